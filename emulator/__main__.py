@@ -1,0 +1,7 @@
+"""``python -m emulator``."""
+
+import sys
+
+from emulator import main
+
+sys.exit(main())

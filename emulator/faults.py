@@ -1,0 +1,277 @@
+"""What goes wrong, on purpose: the fault script.
+
+A script is a JSON list of rules, given as ``--faults FILE`` or at run time with ``PUT /emulator/faults``
+(which replaces the whole script). Every call is offered to the rules in order until one fires::
+
+    [
+      {"on": "submit", "fault": "refused", "status": 429, "retry_after": 1, "times": 2},
+      {"on": "submit", "fault": "drop_after", "match": {"image": "astronaut"}},
+      {"on": "prediction", "fault": "failed", "code": 5000, "times": null, "probability": 0.1}
+    ]
+
+Each rule has:
+
+======================= ==========================================================================
+``on``                  where: see below
+``fault``               what: see below
+``times`` = 1           how often it fires; null: for ever
+``skip`` = 0            how many calls it lets pass before it first fires
+``probability`` = 1     how likely it is to fire when it could (drawn from a fixed seed)
+``match``               ``{"image": part of the image URL, "seed": number}``, both optional: only for
+                        such a request; for submit, prediction, result, cdn and webhook
+======================= ==========================================================================
+
+``submit``
+    * ``refused``: nothing is created; ``status`` = 503, ``message``, ``retry_after`` (seconds, or text sent as
+      it is), ``enveloped`` = false (true: HTTP 200, and the status only in the envelope's ``code``)
+    * ``drop_before`` / ``drop_after``: the connection is cut before / after creation
+    * ``status_after``: created, then ``status`` = 504, ``message``, ``retry_after``, ``enveloped``
+    * ``hang_before``: no answer and nothing created; after ``seconds`` (default: never) a 503
+    * ``hang_after``: created; the answer comes after ``seconds`` (default: never)
+    * ``garbage_before`` / ``garbage``: HTTP 200 with a body that is no JSON, before / after creation
+    * ``no_id``: created, HTTP 200 without the id
+    * ``late``: the connection is cut, and ``seconds`` = 1 later the prediction is created
+    * ``sync_timeout``: created; answers at once with code 5004 and status processing, as sync mode does
+      when it waits for too long
+    * ``redirect``: nothing created; a 307 to ``location``
+``result``, ``history``, ``delete``, ``upload``, ``price``, ``pricing``, ``balance``, ``account_balance``,
+``billings``, ``secret``
+    * ``status``: ``status`` = 503, ``message``, ``retry_after``, ``enveloped``
+    * ``drop``, ``garbage``, ``html`` (HTTP 200, an HTML page)
+    * ``hang``: ``seconds`` (default: never), then the answer
+    * ``redirect``: to ``location``
+    ``price`` is ``/model/price`` alone and ``pricing`` the legacy call; likewise ``balance`` and
+    ``account_balance``. An upload by ticket makes two ``upload`` calls: the ticket and the PUT.
+``cdn`` (downloads of outputs and uploads)
+    * ``status``: ``status`` = 404
+    * ``drop``, ``html``, ``hang``, ``redirect`` as above
+    * ``truncated``: the Content-Length of the whole picture, half of it, and the connection is closed
+    * ``corrupt``: half of the picture, with an honest Content-Length
+    * ``wrong_format``: the picture in another format than was asked for
+    * ``slow``: the picture dribbles in over ``seconds`` = 5
+``prediction`` (how it ends; asked once, when it is created)
+    * ``failed``: with ``code`` = 5000 and ``message``
+    * ``timeout``, ``cancelled``, ``deleted``: ends with that status
+    * ``stuck``: stays processing for ever
+    * ``slow``: takes ``seconds`` = 10
+    * ``nsfw``: every output is flagged
+    * ``expired``: the first output URLs that are told answer 404; asking the result again gives good ones
+    * ``no_outputs``: completed, without outputs
+    * ``data_uri``: base64 outputs come as ``data:image/…;base64,…``
+    * ``unlisted``: the history does not show it for the first ``seconds`` = 5
+``webhook``
+    * ``drop``: never sent
+    * ``twice``: sent twice
+    * ``late``: sent ``seconds`` = 5 later
+    * ``forged``: signed with a wrong secret
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+_REFUSAL = {"status": 503, "message": None, "retry_after": None, "enveloped": False}
+_CALL: dict[str, dict[str, Any]] = {
+    "status": _REFUSAL,
+    "drop": {},
+    "garbage": {},
+    "html": {},
+    "hang": {"seconds": None},
+    "redirect": {"location": None},
+}
+CALLS = (
+    "result",
+    "history",
+    "delete",
+    "upload",
+    "price",
+    "pricing",
+    "balance",
+    "account_balance",
+    "billings",
+    "secret",
+)
+"""The calls which know the plain faults only."""
+
+# Place -> fault -> what the fault can be told, with the defaults.
+FAULTS: dict[str, dict[str, dict[str, Any]]] = {
+    "submit": {
+        "refused": _REFUSAL,
+        "drop_before": {},
+        "drop_after": {},
+        "status_after": {**_REFUSAL, "status": 504},
+        "hang_before": {"seconds": None},
+        "hang_after": {"seconds": None},
+        "garbage_before": {},
+        "garbage": {},
+        "no_id": {},
+        "late": {"seconds": 1.0},
+        "sync_timeout": {},
+        "redirect": {"location": None},
+    },
+    **{name: _CALL for name in CALLS},
+    "cdn": {
+        "status": {"status": 404, "message": None, "retry_after": None},
+        "drop": {},
+        "html": {},
+        "hang": {"seconds": None},
+        "redirect": {"location": None},
+        "truncated": {},
+        "corrupt": {},
+        "wrong_format": {},
+        "slow": {"seconds": 5.0},
+    },
+    "prediction": {
+        "failed": {"code": 5000, "message": "internal error"},
+        "timeout": {},
+        "cancelled": {},
+        "deleted": {},
+        "stuck": {},
+        "slow": {"seconds": 10.0},
+        "nsfw": {},
+        "expired": {},
+        "no_outputs": {},
+        "data_uri": {},
+        "unlisted": {"seconds": 5.0},
+    },
+    "webhook": {"drop": {}, "twice": {}, "late": {"seconds": 5.0}, "forged": {}},
+}
+_MATCHING = frozenset({"submit", "prediction", "result", "cdn", "webhook"})
+
+
+class ScriptError(ValueError):
+    """A fault script that cannot be used; the message is one line and says where."""
+
+
+class Match(BaseModel):
+    """Which requests a rule is for."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    image: str | None = None
+    seed: int | None = None
+
+    def fits(self, asked: Mapping[str, Any]) -> bool:
+        """Whether the request, as it was sent, is one of them."""
+        if self.image is not None and self.image not in str(asked.get("image", "")):
+            return False
+        return self.seed is None or asked.get("seed") == self.seed
+
+
+class Rule(BaseModel):
+    """One fault: where, what and how often. The module's docstring tells every field."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    on: str
+    fault: str
+    times: int | None = Field(default=1, ge=1)
+    skip: int = Field(default=0, ge=0)
+    probability: float = Field(default=1, gt=0, le=1)
+    match: Match | None = None
+
+    status: int = Field(default=503, ge=200, le=599)
+    code: int = 0
+    message: str | None = None
+    retry_after: float | str | None = None
+    enveloped: bool = False
+    seconds: float | None = Field(default=None, ge=0)
+    location: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_the_fault_knows(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError("must be an object")
+        for name in ("on", "fault"):
+            if not isinstance(value.get(name), str):
+                raise ValueError(f'"{name}" is missing or not a string')
+        on, fault = value["on"], value["fault"]
+        if on not in FAULTS:
+            raise ValueError(f'"on" is "{on}", but must be one of {", ".join(FAULTS)}')
+        if fault not in FAULTS[on]:
+            raise ValueError(f'"{on}" has no fault "{fault}", only {", ".join(FAULTS[on])}')
+        knows = FAULTS[on][fault]
+        for name in value:
+            if name not in knows and name not in ("on", "fault", "times", "skip", "probability", "match"):
+                raise ValueError(f'"{name}" means nothing to "{fault}" on "{on}"')
+        if value.get("match") is not None and on not in _MATCHING:
+            raise ValueError(f'"match" means nothing on "{on}"')
+        if fault == "redirect" and not value.get("location"):
+            raise ValueError('"redirect" needs a "location"')
+        return {**knows, **value}
+
+
+_RULES = TypeAdapter(list[Rule])
+
+
+class Script:
+    """The rules in force and how often each has fired."""
+
+    def __init__(self, rules: Sequence[Rule] = ()) -> None:
+        self.rules = list(rules)
+        self._passed = [0] * len(self.rules)
+        self._fired = [0] * len(self.rules)
+        self._random = random.Random(0)
+        self._places = frozenset(rule.on for rule in self.rules)
+
+    @classmethod
+    def parse(cls, raw: Any) -> Script:
+        """Make a script of decoded JSON.
+
+        Raises:
+            ScriptError: it is not a list of valid rules.
+        """
+        try:
+            return cls(_RULES.validate_python(raw))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+            reason = first["msg"].removeprefix("Value error, ")
+            raise ScriptError(f"fault script{', rule ' if where else ''}{where}: {reason}") from None
+
+    @classmethod
+    def read(cls, path: str) -> Script:
+        """Make a script of a JSON file.
+
+        Raises:
+            ScriptError: the file cannot be read, is no JSON, or holds no valid script.
+        """
+        try:
+            raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ScriptError(f"cannot read {path}: {error.strerror}") from None
+        except ValueError as error:
+            raise ScriptError(f"{path} is not JSON: {error}") from None
+        return cls.parse(raw)
+
+    def pick(self, on: str, asked: Mapping[str, Any] | None = None) -> Rule | None:
+        """The rule that fires for this call, if any; it is then counted as fired."""
+        if on not in self._places:
+            return None
+        for number, rule in enumerate(self.rules):
+            if rule.on != on or (rule.match is not None and not rule.match.fits(asked or {})):
+                continue
+            if rule.times is not None and self._fired[number] >= rule.times:
+                continue
+            if self._passed[number] < rule.skip:
+                self._passed[number] += 1
+                continue
+            if rule.probability < 1 and self._random.random() >= rule.probability:
+                continue
+            self._fired[number] += 1
+            return rule
+        return None
+
+    def state(self) -> list[dict[str, Any]]:
+        """The rules with how often each has fired, for ``GET /emulator/faults``."""
+        return [
+            {**rule.model_dump(exclude_unset=True), "fired": fired}
+            for rule, fired in zip(self.rules, self._fired, strict=True)
+        ]

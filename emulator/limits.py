@@ -1,0 +1,34 @@
+"""What an account level allows: submissions a minute and predictions in flight."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+
+_WINDOW = 60.0
+
+
+class Tier:
+    """Counts the submissions of the last 60 seconds (a sliding window) against an account's limits."""
+
+    def __init__(self, requests_per_minute: int, in_flight: int) -> None:
+        self._requests_per_minute = requests_per_minute
+        self._in_flight = in_flight
+        self._accepted: deque[float] = deque()
+
+    def refuse(self, in_flight: int) -> int | None:
+        """Count one submission, or say for how many seconds it has to wait (whole seconds, as Retry-After is)."""
+        now = time.monotonic()
+        while self._accepted and self._accepted[0] <= now - _WINDOW:
+            self._accepted.popleft()
+        if len(self._accepted) >= self._requests_per_minute:
+            return max(1, math.ceil(self._accepted[0] + _WINDOW - now))
+        if in_flight >= self._in_flight:
+            return 1
+        self._accepted.append(now)
+        return None
+
+    def reset(self) -> None:
+        """Forget what was submitted."""
+        self._accepted.clear()

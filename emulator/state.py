@@ -1,0 +1,46 @@
+"""Everything that one emulator remembers, and how its handlers get at it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from aiohttp import web
+
+from emulator.faults import CALLS
+from emulator.limits import Tier
+from emulator.options import Options
+from emulator.predictions import Predictions
+
+
+class State:
+    """The account with its predictions, its limits, and counts of the calls."""
+
+    def __init__(self, options: Options, predictions: Predictions) -> None:
+        self.options = options
+        self.predictions = predictions
+        self.tier = Tier(*options.tier) if options.tier else None
+        self.calls: Counter[str] = Counter()
+        self.rejected = 0
+        self.keys_seen_on_cdn = False
+
+    def ledger(self) -> dict[str, Any]:
+        """What ``GET /emulator/ledger`` answers."""
+        return {
+            **self.predictions.ledger(),
+            "calls": {name: self.calls[name] for name in ("submit", *CALLS, "cdn")},
+            "rejected": self.rejected,
+            "keys_seen_on_cdn": self.keys_seen_on_cdn,
+        }
+
+    async def reset(self) -> None:
+        """Back to the beginning, and nothing going wrong."""
+        await self.predictions.reset()
+        if self.tier:
+            self.tier.reset()
+        self.calls.clear()
+        self.rejected = 0
+        self.keys_seen_on_cdn = False
+
+
+STATE = web.AppKey("state", State)
