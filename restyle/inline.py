@@ -1,0 +1,150 @@
+"""Base64 pictures in a JSON answer, decoded while the answer is still being received."""
+
+from __future__ import annotations
+
+import binascii
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any
+
+LONG = 64 * 1024  # bytes of a JSON string that are read as text; a longer one is taken for a picture
+MAX_TEXT = 16 * 1024 * 1024
+MAX_PICTURES = 256 * 1024 * 1024
+
+# The inside of a JSON string: plain bytes and whole escapes, never half an escape.
+_RUN = re.compile(rb'(?:[^"\\]++|\\u[0-9a-fA-F]{4}|\\[^u])*+')
+_ESCAPE = re.compile(rb"\\u00([0-7][0-9a-fA-F])")
+_DATA_URI = re.compile(rb"data:[^,]{0,200},")
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_LONGEST_ESCAPE = 6
+
+
+class _Picture:
+    """One base64 string on its way through."""
+
+    def __init__(self) -> None:
+        self._bytes = BytesIO()
+        self._carry = b""
+
+    def write(self, run: bytes) -> int:
+        """Decode the next part of the string and return how long the picture is so far.
+
+        Raises:
+            ValueError: it is not base64.
+        """
+        if b"\\" in run:
+            run = _ESCAPE.sub(lambda m: bytes.fromhex(m[1].decode()), run.replace(b"\\/", b"/"))
+        run = self._carry + run.translate(_URL_SAFE, b" \r\n\t")
+        whole = len(run) & ~3
+        self._carry = run[whole:]
+        self._bytes.write(binascii.a2b_base64(run[:whole], strict_mode=True))
+        return self._bytes.tell()
+
+    def close(self) -> bytes:
+        """Decode what is left, padded or not, and return the picture."""
+        self.write(b"=" * (-len(self._carry) % 4))
+        return self._bytes.getvalue()
+
+
+def decode(text: str) -> bytes | None:
+    """The bytes of a short base64 string or data URI; None when it is a URL or anything else."""
+    try:
+        head = text.encode("ascii")
+        prefix = _DATA_URI.match(head)
+        picture = _Picture()
+        picture.write(head[prefix.end() :] if prefix else head)
+        return picture.close() or None
+    except ValueError:
+        return None
+
+
+class Sieve:
+    """Takes a JSON document chunk by chunk and keeps pictures out of it.
+
+    A string longer than ``LONG`` is decoded as it passes and stands in the document as a short mark;
+    so neither the encoded answer nor a second copy of a picture is ever in memory. A long string that
+    is not base64 is cut off.
+    """
+
+    def __init__(self) -> None:
+        self._text = bytearray()
+        self._inside = False  # a string
+        self._string = bytearray()
+        self._picture: _Picture | None = None
+        self._cut = False
+        self._half = b""  # an escape of which the rest is in the next chunk
+        self._nonce = secrets.token_hex(8)
+        self._pictures: dict[str, bytes] = {}
+        self._decoded = 0
+
+    def feed(self, chunk: bytes) -> None:
+        """Take the next bytes of the document.
+
+        Raises:
+            ValueError: it cannot be JSON, a picture in it is not base64, or it is absurdly long.
+        """
+        data = self._half + chunk if self._half else chunk
+        self._half = b""
+        at = 0
+        while at < len(data):
+            if not self._inside:
+                quote = data.find(b'"', at)
+                self._text += data[at:] if quote < 0 else data[at : quote + 1]
+                at = len(data) if quote < 0 else quote + 1
+                self._inside = quote >= 0
+            elif run := _RUN.match(data, at):
+                self._take(run[0])
+                at = run.end()
+                if data[at : at + 1] == b'"':
+                    self._end_string()
+                    at += 1
+                elif at < len(data):
+                    self._half = data[at:]
+                    if len(self._half) >= _LONGEST_ESCAPE:
+                        raise ValueError("the answer is not JSON: a broken escape")
+                    break
+        if len(self._text) > MAX_TEXT:
+            raise ValueError("the answer is too long")
+
+    def close(self) -> tuple[Any, Mapping[str, bytes]]:
+        """The document, and its pictures by the marks that stand for them.
+
+        Raises:
+            ValueError: it is not JSON.
+        """
+        if self._inside:
+            raise ValueError("the answer is not JSON: it ends within a string")
+        return json.loads(self._text.decode("utf-8-sig", "replace")), self._pictures
+
+    def _take(self, run: bytes) -> None:
+        if self._picture is not None:
+            if self._decoded + self._picture.write(run) > MAX_PICTURES:
+                raise ValueError("the pictures in the answer are too big")
+        elif not self._cut:
+            self._string += run
+            if len(self._string) > LONG:
+                self._start_picture(bytes(self._string))
+
+    def _start_picture(self, head: bytes) -> None:
+        prefix = _DATA_URI.match(head)
+        picture = _Picture()
+        try:
+            picture.write(head[prefix.end() :] if prefix else head)
+        except ValueError:
+            self._cut = True
+        else:
+            self._picture = picture
+            self._string = bytearray()
+
+    def _end_string(self) -> None:
+        if self._picture is not None:
+            mark = f"picture-{self._nonce}-{len(self._pictures)}"
+            picture = self._picture.close()
+            self._pictures[mark] = picture
+            self._decoded += len(picture)
+            self._string = bytearray(mark.encode())
+        self._text += self._string + b'"'
+        self._inside, self._string, self._picture, self._cut = False, bytearray(), None, False
