@@ -31,15 +31,22 @@ def success(data: Any) -> web.Response:
 
 
 def refusal(
-    status: int, message: str | None = None, *, retry_after: float | str | None = None, enveloped: bool = False
+    status: int,
+    message: str | None = None,
+    *,
+    retry_after: float | str | None = None,
+    enveloped: bool = False,
 ) -> web.Response:
     """An error in the envelope; ``enveloped`` says it under HTTP 200."""
-    message = message or _WORDS.get(status, "error")
     headers: dict[str, str] = {}
     if retry_after is not None:
         headers["Retry-After"] = retry_after if isinstance(retry_after, str) else f"{retry_after:g}"
     return web.json_response(
-        {"code": status, "message": message, "error_code": message.split(",")[0].replace(" ", "_")},
+        {
+            "code": status,
+            "message": message or _WORDS.get(status, "error"),
+            "error_code": _WORDS.get(status, "error").split(",")[0].replace(" ", "_"),
+        },
         status=200 if enveloped else status,
         headers=headers,
     )

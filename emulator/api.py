@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -82,7 +82,9 @@ def invalid(error: ValidationError) -> web.Response:
     """A 400 that names the field."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"]) or "body"
-    reason = "unknown field" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+    reason = (
+        "unknown field" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+    )
     return answers.refusal(400, f'invalid parameter "{name}": {reason}')
 
 
@@ -163,7 +165,9 @@ async def _answer(request: web.Request, state: State, record: Record, rule: Rule
         case "garbage":
             return answers.garbage()
         case "no_id":
-            return answers.success({name: value for name, value in created.items() if name not in ("id", "urls")})
+            return answers.success(
+                {name: value for name, value in created.items() if name not in ("id", "urls")}
+            )
         case "hang_after" if rule is not None:
             await answers.hang(rule.seconds)
         case "sync_timeout":
@@ -332,7 +336,7 @@ class BillingsQuery(BaseModel):
     page_size: int = Field(ge=1, le=100, strict=True)
     start_time: AwareDatetime | NaiveDatetime | None = None
     end_time: AwareDatetime | NaiveDatetime | None = None
-    billing_type: Literal["deduct"] | str | None = None
+    billing_type: str | None = None
     prediction_uuids: list[str] | None = None
 
 

@@ -65,9 +65,15 @@ def parser(prog: str = "emulator") -> argparse.ArgumentParser:
         metavar=("RPM", "IN_FLIGHT"),
         help="submissions a minute and predictions in flight; more is answered with 429 (default: no limits)",
     )
-    made.add_argument("--faults", metavar="FILE", help="what goes wrong: JSON, described in emulator/faults.py")
-    made.add_argument("--balance", type=_number, default=100.0, metavar="USD", help="of the account (default: 100)")
-    made.add_argument("--price", type=_number, default=0.025, metavar="USD", help="of one picture (default: 0.025)")
+    made.add_argument(
+        "--faults", metavar="FILE", help="what goes wrong: JSON, described in emulator/faults.py"
+    )
+    made.add_argument(
+        "--balance", type=_number, default=100.0, metavar="USD", help="of the account (default: 100)"
+    )
+    made.add_argument(
+        "--price", type=_number, default=0.025, metavar="USD", help="of one picture (default: 0.025)"
+    )
     made.add_argument(
         "--key", action="append", default=[], help="accept this API key only; may be repeated (default: any)"
     )

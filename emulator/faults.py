@@ -22,8 +22,8 @@ Each rule has:
 ======================= ==========================================================================
 
 ``submit``
-    * ``refused``: nothing is created; ``status`` = 503, ``message``, ``retry_after`` (seconds, or text sent as
-      it is), ``enveloped`` = false (true: HTTP 200, and the status only in the envelope's ``code``)
+    * ``refused``: nothing is created; ``status`` = 503, ``message``, ``retry_after`` (seconds, or text that
+      is sent as it is), ``enveloped`` = false (true: HTTP 200, the status only in the envelope's ``code``)
     * ``drop_before`` / ``drop_after``: the connection is cut before / after creation
     * ``status_after``: created, then ``status`` = 504, ``message``, ``retry_after``, ``enveloped``
     * ``hang_before``: no answer and nothing created; after ``seconds`` (default: never) a 503
@@ -115,7 +115,7 @@ FAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "sync_timeout": {},
         "redirect": {"location": None},
     },
-    **{name: _CALL for name in CALLS},
+    **dict.fromkeys(CALLS, _CALL),
     "cdn": {
         "status": {"status": 404, "message": None, "retry_after": None},
         "drop": {},

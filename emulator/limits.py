@@ -18,7 +18,7 @@ class Tier:
         self._accepted: deque[float] = deque()
 
     def refuse(self, in_flight: int) -> int | None:
-        """Count one submission, or say for how many seconds it has to wait (whole seconds, as Retry-After is)."""
+        """Count one submission, or return for how many whole seconds it has to wait."""
         now = time.monotonic()
         while self._accepted and self._accepted[0] <= now - _WINDOW:
             self._accepted.popleft()

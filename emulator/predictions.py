@@ -101,7 +101,9 @@ class Predictions:
         """The price of a request in USD."""
         return round(self.options.price * num_images, 6)
 
-    def create(self, request: ReduxRequest, asked: Mapping[str, Any], webhook: str | None, key: str) -> Record:
+    def create(
+        self, request: ReduxRequest, asked: Mapping[str, Any], webhook: str | None, key: str
+    ) -> Record:
         """Bill a request and start the work on it.
 
         Raises:
@@ -208,7 +210,11 @@ class Predictions:
             takes = record.rule.seconds or 0
         status, code, error = "completed", 0, ""
         if fault in _ENDINGS and record.rule is not None:
-            status, code, error = fault, record.rule.code, record.rule.message or f"the prediction was {fault}"
+            status, code, error = (
+                fault,
+                record.rule.code,
+                record.rule.message or f"the prediction was {fault}",
+            )
             if fault == "timeout":
                 code, error = 5004, "the prediction timed out"
         elif fault != "no_outputs":
@@ -229,7 +235,9 @@ class Predictions:
         else:
             source = await self.uploads.fetch(request.image, self._session)
             seed = request.seed if request.seed >= 0 else random.randrange(2**31)
-            made = [await self._render(source, request, seed + number) for number in range(request.num_images)]
+            made = [
+                await self._render(source, request, seed + number) for number in range(request.num_images)
+            ]
         record.pictures = made
         if request.enable_base64_output:
             prefix = f"data:image/{request.output_format};base64," if record.fault == "data_uri" else ""
@@ -286,7 +294,7 @@ class Predictions:
     # Running it
 
     def ledger(self) -> dict[str, Any]:
-        """What was created and billed, oldest first."""
+        """What was created and what it cost, oldest first; ``billed`` is what was not refunded."""
         records = list(self._records.values())
         billed = [record for record in records if not record.refunded]
         return {
@@ -299,7 +307,7 @@ class Predictions:
                     "model": MODEL,
                     "input": record.asked,
                     "price": record.price,
-                    "billed": True,
+                    "billed": not record.refunded,
                     "refunded": record.refunded,
                     "webhook": record.webhook,
                     "deliveries": record.deliveries,
