@@ -58,7 +58,7 @@ class ReduxParams(BaseModel):
         default=-1,
         ge=-1,
         le=MAX_SEED,
-        description="Seed of the noise; -1 derives one from the job, so the same job always has the same seed.",
+        description="Seed of the noise; -1 derives one from the job: the same job always has the same seed.",
     )
     output_format: OutputFormat = Field(default="jpeg", description="File format of the outputs.")
     enable_base64_output: bool = Field(

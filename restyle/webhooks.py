@@ -1,0 +1,90 @@
+"""Telling WaveSpeedAI's webhooks from everybody else's."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import re
+import time
+from collections.abc import Mapping
+from hashlib import sha256
+
+from pydantic import SecretStr
+
+from restyle.errors import ConfigurationError, RestyleError
+from restyle.models import Prediction
+
+_SIGNATURE = re.compile(r"v3,([0-9a-fA-F]{64})")
+_SECONDS = re.compile(r"\d{1,12}", re.ASCII)
+
+
+class WebhookError(RestyleError):
+    """A webhook that must not be believed."""
+
+
+class MissingHeaderError(WebhookError):
+    """One of the three headers is missing, or is not what it should be."""
+
+
+class StaleWebhookError(WebhookError):
+    """It was sent too long ago, or in the future."""
+
+
+class BadSignatureError(WebhookError):
+    """It was not signed with this secret, or was changed on its way."""
+
+
+class BadPayloadError(WebhookError):
+    """It is signed, but holds no prediction."""
+
+
+def verify_webhook(
+    headers: Mapping[str, str],
+    body: bytes,
+    secret: str | SecretStr,
+    *,
+    now: float | None = None,
+    tolerance: float = 300,
+) -> Prediction:
+    """Return the prediction that a webhook tells of, once it is sure that WaveSpeedAI sent it.
+
+    Signed is ``{webhook-id}.{webhook-timestamp}.{raw body}``, with HMAC-SHA256 and the secret without
+    its ``whsec_`` (WaveSpeedAI v3 API). The same webhook may come more than once.
+
+    Args:
+        headers: the request's headers, in any case.
+        body: the request's body as it came, not decoded and encoded again.
+        secret: what ``WaveSpeedClient.webhook_secret`` returned.
+        now: Unix seconds; the clock's by default.
+        tolerance: seconds that the webhook may be older or newer than that.
+
+    Raises:
+        WebhookError: one of its subclasses, for each way to be bad.
+        ConfigurationError: the secret is empty.
+    """
+    secret = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
+    key = secret.strip().removeprefix("whsec_").encode()
+    if not key:
+        raise ConfigurationError("the webhook secret is empty")
+
+    given = {name.lower(): value.strip() for name, value in headers.items()}
+    try:
+        name, sent, signature = (given[f"webhook-{part}"] for part in ("id", "timestamp", "signature"))
+    except KeyError as missing:
+        raise MissingHeaderError(f"the webhook has no header {missing.args[0]}") from None
+    signatures = _SIGNATURE.findall(signature)
+    if not name or not signatures or not _SECONDS.fullmatch(sent):
+        raise MissingHeaderError("the webhook's headers are malformed")
+
+    # surrogateescape: what a server decoded from odd bytes becomes the same bytes again
+    signed = f"{name}.{sent}.".encode("utf-8", "surrogateescape") + body
+    expected = hmac.new(key, signed, sha256).hexdigest()
+    if not any(hmac.compare_digest(expected, each.lower()) for each in signatures):
+        raise BadSignatureError("the webhook's signature does not match")
+    if abs((time.time() if now is None else now) - int(sent)) > tolerance:
+        raise StaleWebhookError(f"the webhook is more than {tolerance:g} s old or early")
+    try:
+        return Prediction.model_validate(json.loads(body), context={})
+    except ValueError:
+        pass
+    raise BadPayloadError("the webhook is signed, but holds no prediction")
