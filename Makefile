@@ -1,0 +1,51 @@
+# `make demo` and `make test` are all that a newcomer needs; each target makes what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test e2e lint types bench clean
+
+# Without bytecode every start of Prefect takes three times as long.
+unexport PYTHONDONTWRITEBYTECODE
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed ## Install everything into .venv (again only when pyproject.toml or constraints.txt change)
+
+# uv installs in a third of pip's time. It does not read pip's configuration: where that is what makes
+# installing possible (a mirror, say), pip does it instead, with the same pins.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "Python could not make a virtual environment (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --link-mode copy \
+		--constraint constraints.txt --build-constraint constraints.txt --editable '.[dev]' || \
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: setup ## Restyle the photographs in examples/ into ./demo, with an emulator and a Prefect server of its own
+	$(BIN)/restyle demo
+
+test: setup ## Run the tests, but those of `make e2e`
+	$(BIN)/python -m pytest -m "not e2e"
+
+e2e: setup ## Run the tests that need a real Ceph gateway (installs Debian's packages if missing; root)
+	@command -v radosgw >/dev/null || tests/ceph-rgw.sh install
+	$(BIN)/python -m pytest -m e2e
+
+lint: setup ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## Check types
+	$(BIN)/mypy .
+
+bench: setup ## Measure
+	$(BIN)/python -m benchmarks
+
+clean: ## Remove .venv, ./demo and caches
+	rm -rf $(VENV) demo build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
