@@ -36,17 +36,18 @@ until_up() {
 
 answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1"); }
 
-# Ends the daemons by the pids that they wrote, each only if it is still one of ours.
+# Kills the daemons (all that they hold is to be thrown away) by the pids that they wrote, each only if it
+# is still one of ours.
 stop() {
   local file pid ours=()
   for file in "$dir"/*.pid; do
     pid=$(cat "$file" 2>/dev/null) || continue
     if grep -qsF "$dir/ceph.conf" "/proc/$pid/cmdline"; then
-      kill "$pid" && ours+=("$pid")
+      kill -KILL "$pid" && ours+=("$pid")
     fi
   done
   for pid in "${ours[@]}"; do
-    until_up 10 test ! -e "/proc/$pid" || kill -KILL "$pid" 2>/dev/null || true
+    until_up 10 test ! -e "/proc/$pid" || true
   done
   rm -rf "$dir"
 }
