@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import (
@@ -16,7 +16,9 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
@@ -117,11 +119,11 @@ class Timings(BaseModel):
 class Prediction(BaseModel):
     """One prediction as the submit, result and history calls and the webhook tell it.
 
-    Anything optional may be null or missing and unknown fields are kept aside; a status that the
+    Anything optional may be null, missing or odd, and unknown fields are left out; a status that the
     documentation does not name is kept as it is and means "not finished yet".
     """
 
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+    model_config = ConfigDict(extra="ignore", populate_by_name=True, coerce_numbers_to_str=True)
 
     id: str = Field(min_length=1)
     model: str = ""
@@ -143,11 +145,12 @@ class Prediction(BaseModel):
 
     @field_validator("outputs", "has_nsfw_contents", mode="before")
     @classmethod
-    def _null_is_empty(cls, value: Any) -> Any:
+    def _null_is_empty(cls, value: Any, info: ValidationInfo) -> Any:
         if value is None:
             return []
         if isinstance(value, list):
-            return [False if item is None else item for item in value]
+            nothing: Any = "" if info.field_name == "outputs" else False
+            return [nothing if item is None else item for item in value]
         return value
 
     @field_validator("urls", "timings", mode="before")
@@ -174,6 +177,31 @@ class Prediction(BaseModel):
             return None
         return _LONG_FRACTION.sub(r"\1", value) if isinstance(value, str) else value
 
+    @field_validator("created_at", mode="after")
+    @classmethod
+    def _utc_unless_told(cls, value: datetime | None) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+    @field_validator(
+        "outputs",
+        "urls",
+        "has_nsfw_contents",
+        "status",
+        "created_at",
+        "code",
+        "timings",
+        "execution_time",
+        "input",
+        mode="wrap",
+    )
+    @classmethod
+    def _odd_is_missing(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """Nothing odd in an optional field may cost us the id of a prediction that is billed."""
+        try:
+            return read(value)
+        except ValidationError:
+            return cls.model_fields[info.field_name or ""].get_default(call_default_factory=True)
+
     @model_validator(mode="after")
     def _take_from_answer(self, info: ValidationInfo) -> Prediction:
         """Move base64 outputs of an answer just received out of ``outputs``; make its error safe to show."""
@@ -185,6 +213,10 @@ class Prediction(BaseModel):
                     self.outputs[index] = f"inline:{index}"
                     self._inline[f"inline:{index}"] = picture
         return self
+
+    def inline(self, output: str) -> bytes | None:
+        """The picture of a base64 output; None for a URL."""
+        return self._inline.get(output)
 
     @property
     def terminal(self) -> bool:

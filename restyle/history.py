@@ -1,0 +1,131 @@
+"""Finding a prediction whose submission was never answered, among the recent ones."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from restyle.client import WaveSpeedClient
+from restyle.errors import RateLimitedError, UnavailableError
+from restyle.jobs import picture_params
+from restyle.models import MODEL, Prediction, ReduxRequest
+from restyle.pace import backoff
+from restyle.sources import without_signature
+
+# The API's clock and the store's may differ; what is looked for is told by its request, not by its time.
+MARGIN = timedelta(hours=1)
+PAGE_SIZE = 100
+_ENDED_BADLY = frozenset({"failed", "cancelled", "timeout", "deleted"})
+# Shares of the whole search after which to look: a prediction may show up late.
+_LOOKS = (0.0, 0.1, 0.25, 0.5, 1.0)
+
+
+@dataclass
+class _Wanted:
+    matches: Callable[[Prediction], bool]
+    since: datetime
+    answer: asyncio.Future[Prediction | None]
+
+
+class History:
+    """Looks through the account's history; one scan serves every job that waits for one."""
+
+    def __init__(self, client: WaveSpeedClient) -> None:
+        self._client = client
+        self._waiting: list[_Wanted] = []
+        self._scanner: asyncio.Task[None] | None = None
+
+    async def search(
+        self, requests: list[ReduxRequest], since: datetime, seconds: float
+    ) -> Prediction | None:
+        """Look several times over some seconds for a prediction that has not failed.
+
+        Args:
+            requests: the request as the job's claims hold it; they differ in the image's URL at most.
+            since: by the store's clock, when the first of them was claimed.
+            seconds: how long a lost submission may take to show up.
+
+        Returns:
+            The newest one; None when the last look, too, found none.
+
+        Raises:
+            UnavailableError: the history could not be read to the end, so nothing is known.
+        """
+        start = asyncio.get_running_loop().time()
+        for share in _LOOKS:
+            await asyncio.sleep(start + share * seconds - asyncio.get_running_loop().time())
+            if found := await self._look(requests, since - MARGIN):
+                return found
+        return None
+
+    async def _look(self, requests: list[ReduxRequest], since: datetime) -> Prediction | None:
+        loop = asyncio.get_running_loop()
+        wanted = _Wanted(lambda p: any(matches(p, r) for r in requests), since, loop.create_future())
+        self._waiting.append(wanted)
+        # A scan under way may have passed the place: wait for the next, which serves all who wait by then.
+        if self._scanner is None or self._scanner.done():
+            self._scanner = asyncio.create_task(self._serve())
+        return await wanted.answer
+
+    async def _serve(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(0)  # let those who come at the same time come aboard
+            batch, self._waiting = self._waiting, []
+            try:
+                await self._scan(batch)
+            except Exception as error:
+                for wanted in batch:
+                    if not wanted.answer.done():
+                        wanted.answer.set_exception(error)
+            for wanted in batch:
+                if not wanted.answer.done():
+                    wanted.answer.set_result(None)
+
+    async def _scan(self, batch: list[_Wanted]) -> None:
+        since = min(wanted.since for wanted in batch)
+        page = 1
+        while any(not wanted.answer.done() for wanted in batch):
+            items = await self._page(page, since)
+            for prediction in items:
+                for wanted in batch:
+                    if not wanted.answer.done() and wanted.matches(prediction):
+                        wanted.answer.set_result(prediction)
+            if len(items) < PAGE_SIZE:
+                return
+            page += 1
+
+    async def _page(self, page: int, since: datetime) -> list[Prediction]:
+        tries = 0
+        for wait in backoff():
+            try:
+                found = await self._client.history(
+                    page=page, page_size=PAGE_SIZE, model=MODEL, created_after=since, include_inputs=True
+                )
+                return found.items
+            except (UnavailableError, RateLimitedError) as error:
+                tries += 1
+                if tries == 5:
+                    raise
+                await asyncio.sleep(max(wait, error.retry_after or 0))
+        raise AssertionError("backoff() never ends")
+
+
+def matches(prediction: Prediction, request: ReduxRequest) -> bool:
+    """Whether a prediction that has not failed is the answer to this request."""
+    if prediction.status in _ENDED_BADLY or prediction.model not in ("", MODEL) or not prediction.input:
+        return False
+    known: dict[str, Any] = {k: v for k, v in prediction.input.items() if k in ReduxRequest.model_fields}
+    try:
+        sent = ReduxRequest.model_validate(known)
+    except ValidationError:
+        return False
+    return (
+        sent.seed == request.seed
+        and picture_params(sent) == picture_params(request)
+        and without_signature(sent.image) == without_signature(request.image)
+    )

@@ -1,0 +1,253 @@
+"""Source pictures: what makes one itself, and how WaveSpeedAI gets to see it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import ipaddress
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+import boto3
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
+from restyle.client import WaveSpeedClient
+from restyle.errors import SourceError, clean
+from restyle.images import SOURCE_LIMIT, verify_source
+from restyle.jobs import Source
+from restyle.store import S3Access, Store
+
+PRESIGNED_FOR = timedelta(hours=1)
+# WaveSpeedAI keeps uploads for 7 days; an hour is left for it to fetch the picture.
+UPLOAD_KEPT = timedelta(days=7) - timedelta(hours=1)
+
+# Query parameters by which stores sign a URL or let its bearer in: they move, the picture stays.
+_SIGNED = re.compile(
+    r"(?i)x-(amz|goog)-.*|awsaccesskeyid|googleaccessid|ossaccesskeyid|signature|key-pair-id|policy"
+    r"|security-token|(access_|auth_?)?token|sig"
+)
+_SIGNED_WITH = {
+    "signature": {"expires"},  # S3 version 2, CloudFront, OSS
+    "sig": {
+        "sv",
+        "ss",
+        "srt",
+        "sp",
+        "st",
+        "se",
+        "spr",
+        "sr",
+        "sip",
+        "skoid",
+        "sktid",
+        "skt",
+        "ske",
+        "sks",
+        "skv",
+    },
+}
+
+
+def without_signature(url: str) -> str:
+    """A URL without what signs it, its credentials and its fragment: the same picture has the same one."""
+    parts = urlsplit(url)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    names = {name.lower() for name, _ in query}
+    drop = set().union(*(extra for sign, extra in _SIGNED_WITH.items() if sign in names))
+    kept = [(n, v) for n, v in query if not _SIGNED.fullmatch(n) and n.lower() not in drop]
+    host = (parts.netloc.rpartition("@")[2]).lower()
+    return urlunsplit((parts.scheme.lower(), host, parts.path, urlencode(kept), ""))
+
+
+async def identify(image: str, store: Store) -> Source:
+    """Find out which picture is meant, and refuse one that cannot be used, before anything is spent.
+
+    Args:
+        image: https URL, ``s3://bucket/key``, or a local path.
+        store: where outputs go: an S3 source is read with its credentials, if it is on S3.
+
+    Raises:
+        SourceError: it is missing, cannot be read, is no image, or has more than 20 MB.
+    """
+    if not image.strip():
+        raise SourceError("image is empty: give an https URL, s3://bucket/key, or the path of a picture")
+    scheme, separator, _ = image.partition("://")
+    if not separator:
+        return await _identify_file(image, store)
+    if scheme.lower() == "s3":
+        return await _identify_object(image, store)
+    return _identify_url(image)
+
+
+def _identify_url(image: str) -> Source:
+    shown = without_signature(image)
+    parts = urlsplit(image)
+    if parts.scheme.lower() not in ("https", "http"):
+        raise SourceError(
+            f"image {shown}: {parts.scheme}:// is not supported: give https://, s3:// or a path"
+        )
+    if not parts.hostname:
+        raise SourceError(f"image {shown}: the URL names no host")
+    if parts.username or parts.password:
+        raise SourceError(
+            f"image {shown}: a URL with a password in it would be shown to WaveSpeedAI: sign it instead"
+        )
+    if parts.scheme.lower() == "http" and not _is_loopback(parts.hostname):
+        raise SourceError(f"image {shown}: WaveSpeedAI wants https://")
+    name = unquote(parts.path.rstrip("/").rpartition("/")[2]) or parts.hostname
+    return Source(uri=shown, identity=shown, name=name, location=image)
+
+
+async def _identify_object(image: str, store: Store) -> Source:
+    bucket, _, key = image[len("s3://") :].partition("/")
+    if not bucket or not key:
+        raise SourceError(f"image {image}: give s3://bucket/key")
+    with_name = _access(store).bucket(bucket)
+    try:
+        meta: Any = await obstore.head_async(with_name, key)
+    except (BaseError, OSError) as error:
+        raise _unreadable(image, error) from None
+    if meta["size"] > SOURCE_LIMIT:
+        raise SourceError(_too_big(image, meta["size"]))
+    version = meta["version"]
+    mark = (
+        f"version={version}"
+        if version and version != "null"
+        else f"etag={(meta['e_tag'] or '').strip(chr(34))}"
+    )
+    return Source(uri=image, identity=f"{image}#{mark}", name=key.rpartition("/")[2], location=image)
+
+
+async def _identify_file(image: str, store: Store) -> Source:
+    data = await asyncio.to_thread(_read_file, image)
+    verify_source(data, f"image {image}")
+    sha256 = hashlib.sha256(data).hexdigest()
+    path = Path(os.path.abspath(os.path.expanduser(image)))  # noqa: ASYNC240, PTH100, PTH111 - no I/O
+    # The same bytes are the same job under any file name, so the first name seen is the job's for good.
+    name = await _first_name(sha256, path.name, store)
+    return Source(
+        uri=path.as_uri(), identity=f"sha256:{sha256}", name=name, location=str(path), sha256=sha256
+    )
+
+
+async def _first_name(sha256: str, name: str, store: Store) -> str:
+    path = f"sources/{sha256}.json"
+    there = await store.get(path)
+    if there is None and await store.create(path, json.dumps({"name": name}).encode()):
+        return name
+    there = there or await store.get(path)
+    return str(json.loads(there)["name"]) if there else name
+
+
+def _read_file(image: str) -> bytes:
+    path = Path(image).expanduser()
+    try:
+        size = path.stat().st_size
+        if size > SOURCE_LIMIT:
+            raise SourceError(_too_big(f"image {image}", size))
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise SourceError(f"image {image}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise SourceError(f"image {image}: {clean(getattr(error, 'strerror', None) or error)}") from None
+
+
+class Publisher:
+    """Gives a source a URL that WaveSpeedAI can fetch, as late as possible.
+
+    Args:
+        client: what uploads go through.
+        store: where uploads are remembered, so that the same bytes are sent once a week at most.
+    """
+
+    def __init__(self, client: WaveSpeedClient, store: Store) -> None:
+        self._client = client
+        self._store = store
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._waiting: defaultdict[str, int] = defaultdict(int)
+
+    async def url(self, source: Source) -> str:
+        """The URL to submit. It may be signed: a secret.
+
+        Raises:
+            SourceError: the source changed since it was identified, or is no image.
+            RestyleError: the upload failed, as WaveSpeedClient.upload says.
+        """
+        scheme, separator, _ = source.location.partition("://")
+        if not separator:
+            return await self._uploaded(await asyncio.to_thread(_read_file, source.location), source)
+        if scheme.lower() != "s3":
+            return source.location
+        bucket, _, key = source.location[len("s3://") :].partition("/")
+        access = _access(self._store)
+        if access.is_aws:
+            return str(await obstore.sign_async(access.bucket(bucket), "GET", key, PRESIGNED_FOR))
+        return await self._uploaded(await _fetch(access.bucket(bucket), key, source.uri), source)
+
+    async def _uploaded(self, data: bytes, source: Source) -> str:
+        info = verify_source(data, f"image {source.uri}")
+        sha256 = hashlib.sha256(data).hexdigest()
+        if source.sha256 not in (None, sha256):
+            raise SourceError(f"image {source.uri} changed while it was being used: run it again")
+        host = urlsplit(self._client.base_url).netloc.replace(":", "-")
+        async with self._one_at_a_time(sha256):
+            folder = f"uploads/{sha256}/{host}/"
+            newest = max(await self._store.list(folder), key=lambda e: e.last_modified, default=None)
+            if newest and self._store.now() - newest.last_modified < UPLOAD_KEPT:
+                there = await self._store.get(newest.path)
+                if there is not None:
+                    return str(json.loads(there)["url"])
+            url = await self._client.upload(source.name, data, info.content_type)
+            stamp = self._store.now().strftime("%Y%m%dT%H%M%S%fZ")
+            await self._store.create(f"{folder}{stamp}.json", json.dumps({"url": url}).encode())
+            return url
+
+    @asynccontextmanager
+    async def _one_at_a_time(self, sha256: str) -> AsyncIterator[None]:
+        self._waiting[sha256] += 1
+        try:
+            async with self._locks[sha256]:
+                yield
+        finally:
+            self._waiting[sha256] -= 1
+            if not self._waiting[sha256]:
+                del self._waiting[sha256], self._locks[sha256]
+
+
+def _access(store: Store) -> S3Access:
+    return store.access or S3Access(boto3.Session())
+
+
+async def _fetch(bucket: S3Store, key: str, image: str) -> bytes:
+    try:
+        result = await obstore.get_async(bucket, key)
+        return bytes(await result.bytes_async())
+    except (BaseError, OSError) as error:
+        raise _unreadable(image, error) from None
+
+
+def _unreadable(image: str, error: Exception) -> SourceError:
+    if isinstance(error, FileNotFoundError):
+        return SourceError(f"image {image}: no such object")
+    return SourceError(f"image {image}: {clean(str(error).split('Debug source:')[0])}")
+
+
+def _too_big(image: str, size: int) -> str:
+    return f"{image} has {size / 1e6:.1f} MB: WaveSpeedAI takes up to {SOURCE_LIMIT / 1e6:.0f} MB"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
