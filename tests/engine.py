@@ -1,0 +1,46 @@
+"""One image through the engine, without Prefect: for tests of the ledger and the steps."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from restyle.client import WaveSpeedClient
+from restyle.jobs import NsfwPolicy, Restyled, RunInfo
+from restyle.models import ReduxParams
+from restyle.settings import Settings
+from restyle.steps import Steps, carry_through, make_job
+from restyle.store import Store, open_store
+
+PHOTO = Path(__file__).resolve().parent.parent / "examples" / "astronaut.jpg"
+RUN = RunInfo(package_version="test", flow_run_id="run-1")
+SMALL = ReduxParams(size="256*256")
+# As short as the emulator's latency allows, and still in the order that the ledger relies on.
+QUICK = Settings(lease_seconds=4, submit_timeout_seconds=1, reconcile_seconds=1, poll_timeout_seconds=8)
+
+
+async def restyle(
+    base_url: str,
+    output: str | Store,
+    image: str | Path = PHOTO,
+    params: ReduxParams = SMALL,
+    *,
+    variant: int = 0,
+    nsfw: NsfwPolicy = "keep",
+    settings: Settings = QUICK,
+    key: str = "test-key",
+    **terms: Any,
+) -> Restyled:
+    """Restyle one image, from wherever its job is to its end."""
+    store = open_store(output) if isinstance(output, str) else output
+    job = await make_job(str(image), params, variant, store)
+    submit_timeout = settings.submit_timeout_seconds
+    async with WaveSpeedClient(key, base_url, submit_timeout=submit_timeout, timeout=2) as client:
+        steps = Steps(client, store, settings)
+        return await carry_through(
+            job,
+            partial(steps.submit, run=RUN, **terms),
+            steps.poll,
+            partial(steps.download, run=RUN, nsfw=nsfw),
+        )

@@ -1,0 +1,243 @@
+"""Everything that can go wrong at WaveSpeedAI, once each: what becomes of the job, and what it costs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from restyle.errors import (
+    AuthenticationError,
+    InsufficientCreditsError,
+    InvalidRequestError,
+    NotFoundError,
+    OutputError,
+    PredictionFailedError,
+    PredictionTimeoutError,
+    RestyleError,
+)
+from restyle.models import ReduxParams
+from tests.emulator_process import Emulator
+from tests.engine import QUICK, SMALL, restyle
+
+STORED = None
+
+
+@dataclass
+class Case:
+    """A script of faults, what the job comes to, and what was billed and created for it."""
+
+    name: str
+    rules: list[dict[str, Any]]
+    error: type[RestyleError] | None = STORED
+    billed: int = 1
+    created: int = 1
+    buried: bool = False
+    params: ReduxParams = SMALL
+    outputs: int = 1
+
+
+def submit(fault: str, **more: Any) -> list[dict[str, Any]]:
+    return [{"on": "submit", "fault": fault, **more}]
+
+
+def result(fault: str, **more: Any) -> list[dict[str, Any]]:
+    return [{"on": "result", "fault": fault, "times": 2, **more}]
+
+
+def cdn(fault: str, **more: Any) -> list[dict[str, Any]]:
+    return [{"on": "cdn", "fault": fault, "match": {"image": "astronaut"}, **more}]
+
+
+def ends(fault: str, **more: Any) -> list[dict[str, Any]]:
+    return [{"on": "prediction", "fault": fault, **more}]
+
+
+SYNC = SMALL.model_copy(update={"enable_sync_mode": True})
+INLINE = SMALL.model_copy(update={"enable_base64_output": True})
+INLINE_SYNC = SYNC.model_copy(update={"enable_base64_output": True, "num_images": 2})
+
+CASES = [
+    Case("nothing", []),
+    Case("nothing, in sync mode", [], params=SYNC),
+    Case("nothing, with base64 outputs", [], params=INLINE),
+    Case("nothing, two base64 outputs in sync mode", [], params=INLINE_SYNC, outputs=2),
+    # the submission
+    Case("submit refused with 429, with a wait", submit("refused", status=429, retry_after=1, times=2)),
+    Case("submit refused with 429, without a wait", submit("refused", status=429)),
+    Case("submit refused with 429 in the envelope", submit("refused", status=429, enveloped=True)),
+    Case("submit answered with 503, nothing created", submit("refused", status=503)),
+    Case("submit refused with 400", submit("refused", status=400), InvalidRequestError, 0, 0),
+    Case("submit refused with 401", submit("refused", status=401), AuthenticationError, 0, 0),
+    Case("submit refused with 402", submit("refused", status=402), InsufficientCreditsError, 0, 0),
+    Case("submit refused with 403", submit("refused", status=403), AuthenticationError, 0, 0),
+    Case("submit refused with 404", submit("refused", status=404), NotFoundError, 0, 0),
+    Case("submit redirected", submit("redirect", location="https://example.com/")),
+    Case("submit dropped before creation", submit("drop_before")),
+    Case("submit dropped after creation", submit("drop_after")),
+    Case("submit dropped, created later", submit("late", seconds=0.5)),
+    Case("submit answered with 504 after creation", submit("status_after", status=504)),
+    Case("submit answered with 500 after creation", submit("status_after", status=500)),
+    Case("submit hangs before creation", submit("hang_before")),
+    Case("submit hangs after creation", submit("hang_after")),
+    Case("submit answered with garbage, nothing created", submit("garbage_before")),
+    Case("submit answered with garbage after creation", submit("garbage")),
+    Case("submit answered without an id", submit("no_id")),
+    Case("submit dropped after creation, in sync mode", submit("drop_after"), params=SYNC),
+    Case("sync mode gives up waiting", submit("sync_timeout"), params=SYNC),
+    Case("submit dropped before creation, twice", submit("drop_before", times=2)),
+    Case("submit lost three times", submit("drop_before", times=3), PredictionFailedError, 0, 0, buried=True),
+    Case(
+        "submit dropped after creation, the history slow to show it",
+        [*submit("drop_after"), *ends("unlisted", seconds=0.6)],
+    ),
+    Case(
+        "submit dropped after creation, the history failing",
+        [*submit("drop_after"), {"on": "history", "fault": "status", "status": 503, "times": 2}],
+    ),
+    Case(
+        "submit dropped after creation, twice 429 before it",
+        [*submit("refused", status=429, times=2), *submit("drop_after")],
+    ),
+    # the result
+    Case("result answered with 429", result("status", status=429, retry_after=1)),
+    Case("result answered with 500", result("status", status=500)),
+    Case("result answered with 502", result("html")),
+    Case("result answered with 503", result("status", status=503, retry_after=1)),
+    Case("result answered with 504", result("status", status=504)),
+    Case("result dropped", result("drop")),
+    Case("result is garbage", result("garbage")),
+    Case("result hangs", result("hang", times=1)),
+    Case("result unknown for a moment", result("status", status=404)),
+    Case(
+        "result unknown for good",
+        result("status", status=404, times=None),
+        PredictionFailedError,
+        buried=True,
+    ),
+    Case("result refused with 401", result("status", status=401), AuthenticationError),
+    # the outputs
+    Case("output answered with 404", cdn("status", status=404)),
+    Case("output answered with 500", cdn("status", status=500)),
+    Case("output dropped", cdn("drop")),
+    Case("output truncated", cdn("truncated")),
+    Case("output half a picture", cdn("corrupt")),
+    Case("output a web page", cdn("html")),
+    Case("output of another format", cdn("wrong_format")),
+    Case("output slow", cdn("slow", seconds=1)),
+    Case("output truncated for good", cdn("truncated", times=None), OutputError),
+    Case("output URLs expired", ends("expired")),
+    # how a prediction ends
+    Case("fails with 5000", ends("failed", code=5000), created=2),
+    Case("fails with 5003", ends("failed", code=5003), created=2),
+    Case("fails with 5004", ends("failed", code=5004), created=2),
+    Case("ends with timeout", ends("timeout"), created=2),
+    Case("fails with 5000, twice", ends("failed", code=5000, times=2), created=3),
+    Case("fails with 5000, for good", ends("failed", times=None), PredictionFailedError, 0, 3, buried=True),
+    *(
+        Case(f"fails with {code}", ends("failed", code=code), PredictionFailedError, 0, buried=True)
+        for code in (1200, 1400, 1401, 1402, 1403, 1405)
+    ),
+    Case("is cancelled", ends("cancelled"), PredictionFailedError, 0, buried=True),
+    Case("is deleted", ends("deleted"), PredictionFailedError, buried=True),
+    Case("is stuck", ends("stuck"), PredictionTimeoutError),
+    Case("completes without outputs", ends("no_outputs"), PredictionFailedError, buried=True),
+    Case("sends data URIs", ends("data_uri"), params=INLINE),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_whatever_goes_wrong_the_job_ends_as_it_should_and_is_billed_once_at_most(
+    case: Case, emulator: Emulator, tmp_path: Path
+) -> None:
+    emulator.faults(case.rules)
+    stuck = case.error is PredictionTimeoutError
+    settings = QUICK.model_copy(update={"poll_timeout_seconds": 1}) if stuck else QUICK
+    if case.error is STORED:
+        restyled = await restyle(emulator.url, str(tmp_path), params=case.params, settings=settings)
+        assert not restyled.cached
+        assert len(restyled.outputs) == case.outputs
+        assert all(Path(output.uri or "").stat().st_size == output.bytes for output in restyled.outputs)
+        assert Path(restyled.metadata_uri).exists()
+        assert not list(tmp_path.glob("open/*/*.json"))
+    else:
+        with pytest.raises(case.error):
+            await restyle(emulator.url, str(tmp_path), params=case.params, settings=settings)
+        assert not list(tmp_path.glob("images/*/metadata.json"))
+    assert bool(list(tmp_path.glob("failed/*.json"))) is case.buried
+    ledger = emulator.ledger()
+    assert (ledger["billed"], len(ledger["predictions"])) == (case.billed, case.created)
+
+    # Nothing that goes wrong today keeps the job from being finished tomorrow, at no further cost.
+    if case.error is STORED or case.error in (OutputError, PredictionTimeoutError):
+        emulator.faults([])
+        if stuck:
+            return  # it never ends there; see the test below
+        again = await restyle(emulator.url, str(tmp_path), params=case.params)
+        assert again.cached is (case.error is STORED)
+        assert emulator.ledger()["billed"] == 1
+
+
+async def test_a_job_that_failed_for_good_says_so_at_once_until_it_is_told_to_go_again(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    emulator.faults(ends("failed", code=1200, message="not this one"))
+    for _ in range(2):
+        with pytest.raises(PredictionFailedError, match="not this one") as caught:
+            await restyle(emulator.url, str(tmp_path))
+        assert (caught.value.code, caught.value.retryable) == (1200, False)
+    assert len(emulator.ledger()["predictions"]) == 1
+
+    restyled = await restyle(emulator.url, str(tmp_path), retry_failed=True)
+    assert not list(tmp_path.glob("failed/*")), "a job that is done has no dead letter"
+    assert emulator.ledger()["billed"] == 1
+    attempts = json.loads(Path(restyled.metadata_uri).read_text())["attempts"]
+    assert [attempt["prediction_id"] for attempt in attempts] == [restyled.prediction_id]
+
+
+async def test_attempts_are_told_in_the_side_car(emulator: Emulator, tmp_path: Path) -> None:
+    emulator.faults([*ends("failed", code=5000, message="out of memory"), *submit("drop_before", skip=1)])
+    restyled = await restyle(emulator.url, str(tmp_path))
+    attempts = json.loads(Path(restyled.metadata_uri).read_text())["attempts"]
+    assert "out of memory" in attempts[0]["error"]
+    assert attempts[1]["error"] == "no answer was recorded"
+    assert attempts[2] == {
+        "claimed_at": attempts[2]["claimed_at"],
+        "prediction_id": restyled.prediction_id,
+        "error": None,
+    }
+
+
+async def test_a_prediction_that_is_not_ready_in_time_is_named_and_resumed_later(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    emulator.faults(ends("slow", seconds=2))
+    impatient = QUICK.model_copy(update={"poll_timeout_seconds": 0.5})
+    with pytest.raises(PredictionTimeoutError) as caught:
+        await restyle(emulator.url, str(tmp_path), settings=impatient)
+    assert caught.value.prediction_id in str(caught.value)
+    restyled = await restyle(emulator.url, str(tmp_path))
+    assert restyled.prediction_id == caught.value.prediction_id
+    assert emulator.ledger()["billed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "folder"), [("keep", "images"), ("quarantine", "quarantine"), ("drop", None)]
+)
+async def test_flagged_outputs_are_kept_set_apart_or_dropped(
+    policy: Any, folder: str | None, emulator: Emulator, tmp_path: Path
+) -> None:
+    emulator.faults(ends("nsfw"))
+    restyled = await restyle(emulator.url, str(tmp_path), nsfw=policy)
+    (output,) = restyled.outputs
+    assert output.nsfw
+    if folder is None:
+        assert output.uri is None
+        assert not list(tmp_path.glob("**/*.jpeg"))
+    else:
+        assert output.uri is not None
+        assert Path(output.uri).relative_to(tmp_path).parts[0] == folder
+    assert json.loads(Path(restyled.metadata_uri).read_text())["outputs"][0]["nsfw"] is True
