@@ -68,7 +68,8 @@ def ceph_gateway() -> Iterator[CephGateway]:
     if missing:
         raise RuntimeError(f"{', '.join(missing)} not found: run tests/ceph-rgw.sh install (as root)")
     # The script stops the daemons when its standard input closes, however this process ends.
-    with subprocess.Popen([SCRIPT, "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as script:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([SCRIPT, "run"], stdin=pipe, stdout=pipe, text=True) as script:
         assert script.stdout
         endpoint = script.stdout.readline().strip()
         if not endpoint:
