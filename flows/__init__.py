@@ -1,1 +1,5 @@
-"""Prefect flows, one a file."""
+"""Prefect flows."""
+
+from flows.restyle_image import restyle_image
+
+__all__ = ["restyle_image"]

@@ -1,1 +1,7 @@
-"""Prefect tasks, one a file."""
+"""Prefect tasks, one a file: the engine's steps, with retries, names and events."""
+
+from tasks.download import download
+from tasks.poll import poll
+from tasks.submit import submit
+
+__all__ = ["download", "poll", "submit"]

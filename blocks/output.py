@@ -1,0 +1,70 @@
+"""Where outputs go: a saved storage block, a bucket's prefix or a directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from prefect.blocks.core import Block
+from prefect.exceptions import ObjectNotFound
+from prefect.filesystems import LocalFileSystem
+from pydantic import ValidationError
+
+from restyle.errors import ConfigurationError, clean
+from restyle.store import Store, directory_store, open_store, s3_store
+
+S3_BUCKET = "s3-bucket"
+LOCAL = "local-file-system"
+
+_B = TypeVar("_B", bound=Block)
+
+
+def is_block(output: str) -> bool:
+    """Whether an output names a saved block."""
+    return output.partition("/")[0] in (S3_BUCKET, LOCAL) and "/" in output
+
+
+async def open_output(output: str) -> Store:
+    """The store that an output names.
+
+    Args:
+        output: ``s3-bucket/NAME`` or ``local-file-system/NAME`` (saved blocks), ``s3://bucket/prefix``,
+            or a directory.
+
+    Raises:
+        ConfigurationError: there is no such block, it cannot be read, or the name is none of these.
+    """
+    if not is_block(output):
+        return open_store(output)
+    kind, _, name = output.partition("/")
+    if kind == LOCAL:
+        folder = await _load(LocalFileSystem, output, name)
+        return directory_store(Path(folder.basepath or "."))
+    try:
+        from prefect_aws.s3 import S3Bucket
+    except ImportError:
+        raise ConfigurationError(
+            f"output {output}: needs prefect-aws: pip install 'wavespeed-restyle-flows[aws]'"
+        ) from None
+    bucket = await _load(S3Bucket, output, name)
+    client: dict[str, Any] = bucket.credentials.aws_client_parameters.get_params_override()
+    return s3_store(
+        bucket.bucket_name,
+        bucket.bucket_folder,
+        bucket.credentials.get_boto3_session(),
+        endpoint_url=client.get("endpoint_url"),
+        verify=client.get("verify", True) is not False,
+    )
+
+
+async def _load(block: type[_B], output: str, name: str) -> _B:
+    try:
+        return await block.aload(name)
+    except ValidationError:
+        raise ConfigurationError(f"output {output}: the block cannot be used: save it again") from None
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error.__cause__, ObjectNotFound):
+            raise ConfigurationError(
+                f"output {output}: no such block is saved: make it with `restyle setup --out …`"
+            ) from None
+        raise ConfigurationError(f"output {output}: the block cannot be loaded: {clean(error)}") from None

@@ -1,0 +1,145 @@
+"""Artifacts: what a job made, or where it stands, for people who look at a run in Prefect's UI."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from pathlib import Path
+from uuid import UUID
+
+import boto3
+import obstore
+from prefect import get_run_logger
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate
+
+from restyle.errors import clean
+from restyle.images import SOURCE_LIMIT, thumbnail
+from restyle.jobs import Job, Metadata, OutputFacts, Restyled
+from restyle.ledger import Ledger
+from restyle.store import S3Access, Store
+
+
+async def show_restyled(job: Job, restyled: Restyled, store: Store) -> None:
+    """Put up source and results side by side, and the side-car's facts.
+
+    What goes wrong here is logged and no more: the pictures are stored and paid for.
+    """
+    try:
+        metadata = await Ledger(store).done(job)
+        if metadata is None:
+            return
+        await acreate_markdown_artifact(
+            await _page(job, restyled, metadata, store),
+            key=artifact_key(job),
+            description=f"{job.source.name}, restyled",
+        )
+    except Exception as error:
+        get_run_logger().warning("no artifact could be made: %s", clean(error))
+
+
+async def show_standing(job: Job, text: str, flow_run_id: UUID) -> None:
+    """Put up where an interrupted job stands. Usable where no run is under way."""
+    artifact = ArtifactCreate(
+        type="markdown",
+        key=artifact_key(job),
+        description="Where an interrupted run left its job",
+        data=text,
+        flow_run_id=flow_run_id,
+    )
+    async with get_client() as client:
+        await client.create_artifact(artifact)
+
+
+def artifact_key(job: Job) -> str:
+    """Key of the job's artifact: lowercase letters, digits and dashes, as Prefect wants it."""
+    return f"restyle-{job.name}"
+
+
+async def _page(job: Job, restyled: Restyled, metadata: Metadata, store: Store) -> str:
+    pictures = {}
+    if source := await _thumbnail(await _source_bytes(job, store)):
+        pictures["source"] = source
+    for number, output in enumerate(metadata.outputs, 1):
+        pictures[f"output {number}"] = await _output_picture(output, store)
+    facts = "\n".join(f"| {name} | {_cell(value)} |" for name, value in _facts(restyled, metadata, store))
+    return (
+        f"# {_cell(job.source.name)}\n\n"
+        f"| {' | '.join(pictures)} |\n|{' --- |' * len(pictures)}\n| {' | '.join(pictures.values())} |\n\n"
+        f"| | |\n| --- | --- |\n{facts}\n"
+    )
+
+
+def _facts(restyled: Restyled, metadata: Metadata, store: Store) -> list[tuple[str, object]]:
+    request, cost = metadata.request, metadata.cost
+    price = "not known" if cost.usd is None else f"{cost.usd:g} USD ({cost.basis})"
+    took = metadata.prediction.inference_ms
+    return [
+        ("Source", metadata.source.uri),
+        ("Cost", f"nothing: stored by an earlier run, for {price}" if restyled.cached else price),
+        ("Seed", request.seed),
+        ("Variant", metadata.variant),
+        ("Size", request.size),
+        ("Steps", request.num_inference_steps),
+        ("Guidance", f"{request.guidance_scale:g}"),
+        ("Format", request.output_format),
+        *((f"Output {n}", _output_fact(facts, store)) for n, facts in enumerate(metadata.outputs, 1)),
+        ("Prediction", metadata.prediction.id),
+        ("Inference", "not told" if took is None else f"{took / 1000:.1f} s"),
+        ("Attempts", len(metadata.attempts)),
+        ("Stored", metadata.times.stored.isoformat(timespec="seconds")),
+        ("Job", metadata.job_key),
+        ("Record", restyled.metadata_uri),
+    ]
+
+
+def _output_fact(facts: OutputFacts, store: Store) -> str:
+    if facts.key is None:
+        return "dropped: flagged as unsafe for work"
+    flagged = ", flagged as unsafe for work" if facts.nsfw else ""
+    return (
+        f"{store.uri_of(facts.key)} ({facts.width}×{facts.height}, {facts.bytes} bytes{flagged}), "
+        f"SHA-256 {facts.sha256}"
+    )
+
+
+async def _output_picture(facts: OutputFacts, store: Store) -> str:
+    if facts.nsfw or facts.key is None:
+        return "flagged, not shown"
+    return await _thumbnail(await store.get(facts.key)) or "cannot be shown"
+
+
+async def _source_bytes(job: Job, store: Store) -> bytes | None:
+    """The source's bytes where we hold them. WaveSpeedAI fetches a URL; whether we could must not matter."""
+    scheme, separator, _ = job.source.location.partition("://")
+    try:
+        if not separator:
+            return await asyncio.to_thread(_read, job.source.location)
+        if scheme.lower() != "s3":
+            return None
+        bucket, _, key = job.source.location[len("s3://") :].partition("/")
+        access = store.access or S3Access(boto3.Session())
+        result = await obstore.get_async(access.bucket(bucket), key)
+        return bytes(await result.bytes_async()) if result.meta["size"] <= SOURCE_LIMIT else None
+    except Exception:  # moved, changed, forbidden: it was there when it mattered
+        return None
+
+
+def _read(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+async def _thumbnail(data: bytes | None) -> str | None:
+    if data is None:
+        return None
+    try:
+        small = await asyncio.to_thread(thumbnail, data)
+    except Exception:
+        return None
+    return f"![](data:image/jpeg;base64,{base64.b64encode(small).decode()})"
+
+
+def _cell(value: object) -> str:
+    """A value as a table's cell: nothing in it is taken for markup."""
+    return "".join(f"\\{c}" if c in "\\`*_[]<>|!#" else c for c in " ".join(str(value).split()))

@@ -1,0 +1,76 @@
+"""What an interrupted run leaves behind: the truth about its job, where people look for it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import Any
+
+from prefect import Flow, State
+from prefect.client.schemas.objects import FlowRun
+from prefect.logging.loggers import flow_run_logger
+
+from blocks.output import open_output
+from flows._artifacts import show_standing
+from restyle.errors import clean
+from restyle.jobs import Job
+from restyle.ledger import Ledger
+from restyle.models import ReduxParams
+from restyle.steps import make_job
+from restyle.store import Store
+
+_MOST_SECONDS = 20.0
+_AGAIN = "Run it again with the same parameters: it is taken up where it is, and nothing is billed twice."
+
+
+async def leave_the_truth(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Say in the log and in an artifact where the job of a cancelled or crashed run stands.
+
+    It asks the ledger only, so it needs no API key and serves in another process as well: a worker runs
+    the cancellation hook after it has killed the flow's. Nothing that goes wrong here leaves it.
+    """
+    logger = flow_run_logger(flow_run, flow)
+    try:
+        async with asyncio.timeout(_MOST_SECONDS):
+            given = _arguments(flow, flow_run.parameters)
+            store = await open_output(given["output"])
+            params = ReduxParams.model_validate(given["params"])
+            job = await make_job(given["image"], params, given["variant"], store)
+            how = (state.name or "interrupted").lower()
+            standing = await _standing(job, store)
+            logger.warning("%s: %s", how, standing)
+            await show_standing(job, f"# {job.label}: {how}\n\n{standing}\n", flow_run.id)
+    except Exception as error:
+        logger.warning(
+            "interrupted, and where the job stands could not be found out (%s). %s", clean(error), _AGAIN
+        )
+
+
+async def _standing(job: Job, store: Store) -> str:
+    ledger = Ledger(store)
+    if done := await ledger.done(job):
+        return f"Job {job.key} is done: prediction {done.prediction.id} is stored, nothing is open."
+    if letter := await ledger.dead(job.key):
+        return (
+            f"Job {job.key} has failed for good: {clean(letter.error.message)}. Use retry_failed to go again."
+        )
+    there = await ledger.open(job.key)
+    attempt = there.latest
+    if not attempt:
+        return f"Job {job.key}: nothing was submitted, nothing is billed. {_AGAIN}"
+    where = f"The job is open in the ledger at {store.uri_of(f'open/{job.key}/')}."
+    if record := await ledger.recorded(job.key, attempt):
+        return (
+            f"Job {job.key}, attempt {attempt}: prediction {record.prediction_id} was submitted "
+            f"and goes on at WaveSpeedAI. {where} {_AGAIN}"
+        )
+    return (
+        f"Job {job.key}, attempt {attempt}: claimed, no prediction recorded: it may have been submitted. "
+        f"{where} The next run looks for it in the account's history before it submits anything. {_AGAIN}"
+    )
+
+
+def _arguments(flow: Flow[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The run's parameters, those left to their defaults included."""
+    parameters = inspect.signature(flow.fn).parameters
+    return {name: given.get(name, parameter.default) for name, parameter in parameters.items()}

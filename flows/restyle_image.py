@@ -1,0 +1,97 @@
+"""The flow that restyles one image."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Annotated
+from urllib.parse import unquote, urlsplit
+
+from prefect import flow, runtime
+from pydantic import Field
+
+from flows._artifacts import show_restyled
+from flows._hooks import leave_the_truth
+from flows._retries import no_further_retries
+from restyle.errors import RestyleError
+from restyle.jobs import NsfwPolicy, Restyled
+from restyle.models import ReduxParams
+from restyle.steps import carry_through, make_job
+from tasks import download, poll, submit
+from tasks._runtime import DEFAULT_OUTPUT, opened, task_runs_noted, worth_retrying
+
+_DEFAULT = ReduxParams()
+
+
+def _run_name() -> str:
+    # of a URL the path alone: its query may be a signature
+    image = str(runtime.flow_run.parameters.get("image", ""))
+    path = unquote(urlsplit(image).path) if "://" in image else image
+    return f"restyle {PurePosixPath(path).name or 'image'}"
+
+
+@flow(
+    flow_run_name=_run_name,
+    retries=2,
+    retry_delay_seconds=30,
+    persist_result=False,
+    on_cancellation=[leave_the_truth],
+    on_crashed=[leave_the_truth],
+)
+async def restyle_image(
+    image: Annotated[str, Field(min_length=1, examples=["https://example.com/photo.jpg"])],
+    params: ReduxParams = _DEFAULT,
+    variant: Annotated[int, Field(ge=0)] = 0,
+    wavespeed: str = "default",
+    output: str = DEFAULT_OUTPUT,
+    max_cost_usd: Annotated[float, Field(gt=0)] | None = None,
+    nsfw: NsfwPolicy = "keep",
+    retry_failed: bool = False,
+) -> Restyled:
+    """Restyle an image with FLUX.1 Redux [dev], store the pictures and their record, and bill it once.
+
+    The same image, parameters and variant are the same job: run it again and what is stored comes back
+    at no cost; interrupt it and the next run takes it up where it was.
+
+    Args:
+        image: The source picture: an https URL, s3://bucket/key, or a path on the machine that runs this.
+        params: How to restyle it.
+        variant: Another picture of the same source: 0, 1, 2 and so on. Each has its own seed.
+        wavespeed: Name of the WaveSpeed block that holds the API key.
+        output: Where the pictures go: s3-bucket/NAME or local-file-system/NAME (saved blocks),
+            s3://bucket/prefix, or a directory.
+        max_cost_usd: Refuse before anything is sent when the price is higher, in USD. Empty for no limit.
+        nsfw: What to do with pictures that WaveSpeedAI flags as unsafe for work: keep them (flagged in the
+            record), put them under quarantine/, or drop them (recorded, not stored).
+        retry_failed: Go again where this job has failed for good earlier. That may be billed.
+
+    Returns:
+        What is stored, where, and what it cost.
+
+    Raises:
+        RestyleError: one of `restyle.errors`. Those that trying again cannot mend end the run at once,
+            whatever retries it has left.
+    """
+    try:
+        with task_runs_noted():
+            async with opened(wavespeed, output) as used:
+                job = await make_job(image, params, variant, used.store)
+                async with used.in_flight():
+                    restyled = await carry_through(
+                        job,
+                        partial(
+                            submit,
+                            wavespeed=wavespeed,
+                            output=output,
+                            max_cost_usd=max_cost_usd,
+                            retry_failed=retry_failed,
+                        ),
+                        partial(poll, wavespeed=wavespeed, output=output),
+                        partial(download, wavespeed=wavespeed, output=output, nsfw=nsfw),
+                    )
+                await show_restyled(job, restyled, used.store)
+    except RestyleError as error:
+        if not worth_retrying(error):
+            await no_further_retries()
+        raise
+    return restyled

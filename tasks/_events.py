@@ -1,0 +1,83 @@
+"""The events that a job emits, once each: ``wavespeed.job.submitted``, ``.stored`` and ``.failed``.
+
+An event's id is derived from the job and the kind, so however often a job is run again, Prefect keeps
+one and triggers once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+from uuid import UUID, uuid5
+
+from prefect.events import emit_event
+
+from restyle.errors import PredictionFailedError
+from restyle.jobs import Job, Restyled
+from restyle.models import MODEL
+from restyle.steps import Submitted
+
+_NAMESPACE = UUID("27fc87b8-4233-4c9c-bb02-7d355f42b93e")
+
+
+def submitted_event(job: Job, submitted: Submitted) -> None:
+    """Tell that the job was submitted."""
+    _emit(
+        "submitted",
+        job,
+        {
+            "prediction_id": submitted.prediction_id,
+            "attempt": submitted.attempt,
+            "model": MODEL,
+            "source": job.source.uri,
+            "seed": job.seed,
+        },
+    )
+
+
+def stored_event(job: Job, restyled: Restyled) -> None:
+    """Tell that the job's outputs and its side-car are stored."""
+    _emit(
+        "stored",
+        job,
+        {
+            "prediction_id": restyled.prediction_id,
+            "cost_usd": restyled.cost_usd,
+            "seed": restyled.seed,
+            "outputs": [output.uri for output in restyled.outputs],
+            "metadata_uri": restyled.metadata_uri,
+        },
+    )
+
+
+@contextmanager
+def failed_event(job: Job) -> Iterator[None]:
+    """Tell it when the job fails for good inside."""
+    try:
+        yield
+    except PredictionFailedError as error:
+        _emit(
+            "failed",
+            job,
+            {
+                "prediction_id": error.prediction_id,
+                "status": error.status,
+                "code": error.code,
+                "message": error.message,
+            },
+        )
+        raise
+
+
+def _emit(kind: Literal["submitted", "stored", "failed"], job: Job, payload: dict[str, Any]) -> None:
+    name = f"wavespeed.job.{kind}"
+    emit_event(
+        event=name,
+        id=uuid5(_NAMESPACE, f"{name}:{job.key}"),
+        resource={
+            "prefect.resource.id": f"wavespeed.job.{job.key}",
+            "prefect.resource.name": job.label,
+        },
+        payload={"job_key": job.key, **payload},
+    )

@@ -1,0 +1,38 @@
+"""The task that stores what a prediction made."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from restyle.jobs import Job, NsfwPolicy, Restyled
+from restyle.steps import Submitted
+from tasks._events import failed_event, stored_event
+from tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened, run_info
+
+
+@task(task_run_name="download {job.label}", **TASK_OPTIONS)
+async def download(
+    job: Job,
+    submitted: Submitted,
+    wavespeed: str = "default",
+    output: str = DEFAULT_OUTPUT,
+    *,
+    nsfw: NsfwPolicy = "keep",
+) -> Restyled:
+    """Download, verify and store the outputs of a completed prediction, and close its job.
+
+    Args:
+        job: what was asked for.
+        submitted: what `submit` returned.
+        wavespeed: name of the `WaveSpeed` block.
+        output: where the outputs go.
+        nsfw: what to do with outputs that WaveSpeedAI flags.
+
+    Returns:
+        What is stored, and where; the bytes stay in the store.
+    """
+    async with opened(wavespeed, output) as runtime:
+        with failed_event(job):
+            restyled = await runtime.steps.download(job, submitted, run=run_info(), nsfw=nsfw)
+        stored_event(job, restyled)
+        return restyled

@@ -1,0 +1,31 @@
+"""The task that waits for a prediction."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from restyle.jobs import Job
+from restyle.steps import Polled, Submitted
+from tasks._events import failed_event
+from tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened, run_info
+
+
+@task(task_run_name="poll {job.label}", **TASK_OPTIONS)
+async def poll(
+    job: Job, submitted: Submitted, wavespeed: str = "default", output: str = DEFAULT_OUTPUT
+) -> Polled:
+    """Wait until a prediction is ready.
+
+    Args:
+        job: what was asked for.
+        submitted: what `submit` returned.
+        wavespeed: name of the `WaveSpeed` block.
+        output: where the outputs go, and the ledger is.
+
+    Returns:
+        Completed, or failed in a way that a further `submit` may mend.
+    """
+    async with opened(wavespeed, output) as runtime:
+        run_info()  # notes this task run for the side-car
+        with failed_event(job):
+            return await runtime.steps.poll(job, submitted)

@@ -1,0 +1,44 @@
+"""The task that submits a job."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from restyle.jobs import Job
+from restyle.steps import Submitted
+from tasks._events import failed_event, submitted_event
+from tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened, run_info
+
+
+@task(task_run_name="submit {job.label}", **TASK_OPTIONS)
+async def submit(
+    job: Job,
+    wavespeed: str = "default",
+    output: str = DEFAULT_OUTPUT,
+    *,
+    max_cost_usd: float | None = None,
+    retry_failed: bool = False,
+    after: int = 0,
+) -> Submitted:
+    """Make sure that a job is submitted, once, however often this task runs.
+
+    Args:
+        job: what to do, from `restyle.steps.make_job`.
+        wavespeed: name of the `WaveSpeed` block.
+        output: block, ``s3://bucket/prefix`` or directory where the outputs go.
+        max_cost_usd: refuse when the price is higher, in USD.
+        retry_failed: go again where the job has failed for good earlier.
+        after: the attempt that is known to have failed; 0 for none.
+
+    Returns:
+        The prediction to poll; or, when the job is done already, what there is.
+    """
+    async with opened(wavespeed, output) as runtime:
+        with failed_event(job):
+            await runtime.turn()
+            submitted = await runtime.steps.submit(
+                job, run=run_info(), max_cost_usd=max_cost_usd, retry_failed=retry_failed, after=after
+            )
+        if not submitted.restyled:
+            submitted_event(job, submitted)
+        return submitted
