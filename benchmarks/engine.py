@@ -1,0 +1,34 @@
+"""This project's engine: ledger, verified outputs and side-cars included."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from benchmarks.contender import IMAGE, Work, contend
+from restyle import ReduxParams, RunInfo, Steps, WaveSpeedClient, carry_through, make_job, open_store
+
+
+async def _restyle_all(work: Work) -> None:
+    store = open_store(str(work.output))
+    run = RunInfo(package_version="bench")
+    places = asyncio.Semaphore(work.in_flight)
+    async with WaveSpeedClient("bench-key", work.base_url, max_connections=work.in_flight) as client:
+        steps = Steps(client, store)
+        submit, download = partial(steps.submit, run=run), partial(steps.download, run=run)
+
+        async def one(number: int) -> None:
+            async with places:
+                job = await make_job(IMAGE, ReduxParams(seed=number), 0, store)
+                await carry_through(job, submit, steps.poll, download)
+
+        await asyncio.gather(*(one(number) for number in range(work.images)))
+
+
+def run(work: Work) -> None:
+    """Restyle all images."""
+    asyncio.run(_restyle_all(work))
+
+
+if __name__ == "__main__":
+    contend(run)
