@@ -171,6 +171,6 @@ async def _slow(request: web.Request, data: bytes, content_type: str, seconds: f
     await response.prepare(request)
     step = len(data) // _DRIBBLES + 1
     for start in range(0, len(data), step):
-        await response.write(data[start : start + step])
         await asyncio.sleep(seconds / _DRIBBLES)
+        await response.write(data[start : start + step])
     return response
