@@ -119,7 +119,9 @@ class WaveSpeedClient:
             headers={"User-Agent": _USER_AGENT},
             limits=httpx.Limits(max_connections=max_connections),
             # A proxy from the environment must not get what is meant for loopback, in the clear.
-            mounts={f"all://{host}": None} if _is_loopback(host) else None,
+            mounts={f"all://[{host}]" if ":" in host else f"all://{host}": None}
+            if _is_loopback(host)
+            else None,
         )
 
     def __repr__(self) -> str:

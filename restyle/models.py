@@ -234,7 +234,7 @@ class HistoryPage(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
     page: int = 1
-    items: list[Prediction] = Field(default_factory=list)
+    items: list[Prediction]  # required: an answer without it must not pass for an empty history
 
     @field_validator("items", mode="before")
     @classmethod

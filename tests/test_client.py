@@ -1,0 +1,778 @@
+"""WaveSpeedClient over real sockets: against servers that misbehave, and against the emulator."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import logging
+import os
+import pickle
+import time
+import tracemalloc
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from io import BytesIO
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pydantic import SecretStr
+
+from restyle import errors
+from restyle.client import WaveSpeedClient
+from restyle.inline import LONG, Sieve
+from restyle.models import MODEL, ReduxRequest
+from tests.emulator_process import Emulator
+from tests.raw_server import Answer, RawServer, answer, cut, drip, drop, hang, http
+
+KEY = "canary-2f6d1c9e8b7a4053"
+REQUEST = ReduxRequest(image="https://example.com/cat.jpg", seed=7)
+CREATED = {"id": "p1", "model": MODEL, "status": "created"}
+
+Call = Callable[[WaveSpeedClient], Awaitable[Any]]
+CALLS: dict[str, Call] = {
+    "submit": lambda client: client.submit(REQUEST),
+    "result": lambda client: client.result("p1"),
+    "history": lambda client: client.history(),
+    "delete": lambda client: client.delete(["p1"]),
+    "balance": lambda client: client.balance(),
+    "price": lambda client: client.price(REQUEST),
+    "upload": lambda client: client.upload("cat.jpg", b"cat", "image/jpeg"),
+    "webhook_secret": lambda client: client.webhook_secret(),
+}
+
+
+def client_of(server: RawServer, **options: Any) -> WaveSpeedClient:
+    return WaveSpeedClient(KEY, server.url, **options)
+
+
+def holds_no_key(error: BaseException) -> None:
+    """Neither shown, nor pickled, nor in anything that hangs on the error."""
+    again = pickle.loads(pickle.dumps(error))
+    assert vars(again) == vars(error)
+    for each in (error, again):
+        assert KEY not in f"{each!s} {each!r} {vars(each)}"
+    assert KEY.encode() not in pickle.dumps(error)
+    for chained in (error.__cause__, error.__context__):
+        assert chained is None or isinstance(chained, errors.RestyleError)
+
+
+# One POST a submission, and what is made of the answer
+
+
+REFUSALS = {
+    "400": (answer(None, status=400, code=400, message="size: out of range"), errors.InvalidRequestError),
+    "401": (answer(None, status=401, code=401, message="bad key"), errors.AuthenticationError),
+    "402": (answer(None, status=402, code=402, message="pay"), errors.InsufficientCreditsError),
+    "403": (answer(None, status=403, code=403, message="role"), errors.AuthenticationError),
+    "403 credits": (http(403, '{"message": "Insufficient credits."}'), errors.InsufficientCreditsError),
+    "404": (answer(None, status=404, code=404, message="no model"), errors.NotFoundError),
+    "429": (http(429, "<html>slow down</html>"), errors.RateLimitedError),
+    "429 cut": (cut(http(429, "<html>slow down</html>"), 5), errors.RateLimitedError),
+    "200 with code 400": (answer(None, code=400, message="'seed' is wrong"), errors.InvalidRequestError),
+    "200 with code 401": (answer(None, code=401), errors.AuthenticationError),
+    "200 with code 402": (answer(None, code=402), errors.InsufficientCreditsError),
+    "200 with code 429": (answer(None, code=429), errors.RateLimitedError),
+    "200 with code 1401": (answer(None, code=1401), errors.InvalidRequestError),
+    "200 with code 1300, credits": (
+        answer(None, code=1300, message="no credit"),
+        errors.InsufficientCreditsError,
+    ),
+}
+
+DOUBTS: dict[str, Answer] = {
+    "301": http(301, Location="https://example.com/"),
+    "307": http(307, Location="/api/v3/elsewhere"),
+    "500": answer(None, status=500, code=500, message="oops"),
+    "500 credits": answer(None, status=500, code=500, message="could not read credits"),
+    "502": http(502, "<html>Bad gateway</html>"),
+    "503": http(503, "{}", Retry_After="3"),
+    "504": http(504, "<html>Gateway timeout</html>"),
+    "408": http(408),
+    "200 with code 500": answer(None, code=500, message="oops"),
+    "200 with code 5004": answer(None, code=5004, message="timeout"),
+    "200, garbage": http(200, "<html>welcome</html>"),
+    "200, empty": http(200),
+    "200, a list": http(200, "[1]"),
+    "200, no data": http(200, '{"code": 200, "message": "success"}'),
+    "200, no id": answer({"status": "created"}),
+    "200, blank id": answer({"id": "", "status": "created"}),
+    "200, cut": cut(answer(CREATED), 3),
+    "no HTTP": b"220 smtp.example.com ready\r\n",
+    "half a head": cut(b"HTTP/1.1 200 OK\r\nContent-", 1),
+    "dropped": drop,
+    "hangs": hang,
+    "never ends": drip,
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+async def test_a_refused_submission_is_posted_once_and_told_by_its_own_error(case: str) -> None:
+    said, kind = REFUSALS[case]
+    async with RawServer(said) as server, client_of(server) as client:
+        with pytest.raises(errors.RestyleError) as caught:
+            await client.submit(REQUEST)
+    assert type(caught.value) is kind
+    assert len(server.requests) == 1
+    holds_no_key(caught.value)
+
+
+@pytest.mark.parametrize("case", DOUBTS)
+async def test_an_answer_that_leaves_doubt_is_posted_once_and_ambiguous(case: str) -> None:
+    async with RawServer(DOUBTS[case]) as server, client_of(server, submit_timeout=1) as client:
+        with pytest.raises(errors.AmbiguousSubmissionError) as caught:
+            await asyncio.wait_for(client.submit(REQUEST), 3)
+    assert len(server.requests) == 1
+    assert caught.value.retryable
+    holds_no_key(caught.value)
+
+
+@pytest.mark.parametrize("ending", [drop, cut(b"HTTP/1.1 200 OK\r\n\r\n", 2)], ids=["silent", "half"])
+async def test_a_kept_connection_that_dies_under_a_submission_does_not_make_a_second_post(
+    ending: Answer,
+) -> None:
+    """httpx-aiohttp calls this a ConnectTimeout; it is nothing of the kind."""
+    async with RawServer(answer(CREATED), ending) as server, client_of(server) as client:
+        await client.submit(REQUEST)
+        with pytest.raises(errors.AmbiguousSubmissionError):
+            await client.submit(REQUEST)
+        assert server.connections == 1, "the second submission must have gone over the kept connection"
+        assert server.heads == [f"POST /api/v3/{MODEL}"] * 2
+
+
+async def test_no_connection_means_that_nothing_was_sent() -> None:
+    async with RawServer(drop) as server:
+        url = server.url
+    async with WaveSpeedClient(KEY, url) as client:
+        with pytest.raises(errors.UnavailableError) as caught:
+            await client.submit(REQUEST)
+    assert not caught.value.sent
+    assert caught.value.status is None
+    holds_no_key(caught.value)
+
+
+async def test_a_failed_tls_handshake_means_that_nothing_was_sent() -> None:
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.read(65536))
+        writer.write(http(400))
+        writer.close()
+
+    received: list[bytes] = []
+    server = await asyncio.start_server(plain, "127.0.0.1", 0)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, WaveSpeedClient(KEY, url) as client:
+        with pytest.raises(errors.UnavailableError) as caught:
+            await client.submit(REQUEST)
+    assert not caught.value.sent
+    assert received
+    assert KEY.encode() not in b"".join(received)
+
+
+async def test_waiting_in_vain_for_a_free_connection_means_that_nothing_was_sent() -> None:
+    async with RawServer(hang) as server, client_of(server, submit_timeout=1, max_connections=1) as client:
+        first = asyncio.create_task(client.submit(REQUEST))
+        await asyncio.sleep(0.1)
+        with pytest.raises(errors.UnavailableError) as caught:
+            await client.submit(REQUEST)
+        assert not caught.value.sent
+        assert len(server.requests) == 1
+        with pytest.raises(errors.AmbiguousSubmissionError):
+            await first
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        answer({**CREATED, "status": "processing"}, status=504, code=5004, message="timeout"),
+        answer({**CREATED, "status": "processing"}, code=5004),
+        answer({**CREATED, "status": "failed", "error": "oops", "code": 5000}, status=500, code=500),
+        http(200, json.dumps(CREATED)),
+        answer({**CREATED, "created_at": "yesterday", "timings": 3, "outputs": "none yet"}),
+    ],
+    ids=["504", "5004", "500", "no envelope", "odd fields"],
+)
+async def test_an_answer_with_an_id_is_a_prediction_whatever_else_it_says(said: bytes) -> None:
+    async with RawServer(said) as server, client_of(server) as client:
+        assert (await client.submit(REQUEST)).id == "p1"
+
+
+async def test_a_refusal_with_an_id_is_a_refusal() -> None:
+    async with RawServer(answer({"id": "x"}, status=400, code=400)) as server, client_of(server) as client:
+        with pytest.raises(errors.InvalidRequestError):
+            await client.submit(REQUEST)
+
+
+async def test_a_submission_holds_every_field_and_the_webhook_in_its_query() -> None:
+    async with RawServer(answer(CREATED)) as server, client_of(server) as client:
+        await client.submit(REQUEST, webhook_url="https://example.com/hook?token=a&b=c")
+    head, body = server.requests[0].split(b"\r\n\r\n", 1)
+    path, _, query = server.heads[0].partition("?")
+    assert path == f"POST /api/v3/{MODEL}"
+    assert parse_qs(query) == {"webhook": ["https://example.com/hook?token=a&b=c"]}
+    assert f"authorization: bearer {KEY}".encode() in head.lower()
+    assert json.loads(body) == REQUEST.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        ("property 'num_images' must be at most 4", "num_images"),
+        ('invalid value for "size" of image', "size"),
+        ("guidance_scale: out of range", "guidance_scale"),
+        ("cannot read https://example.com/size/seed.jpg", None),
+        ("bad request", None),
+    ],
+)
+async def test_an_invalid_request_names_the_field(message: str, field: str | None) -> None:
+    async with (
+        RawServer(answer(None, status=400, code=400, message=message)) as server,
+        client_of(server) as client,
+    ):
+        with pytest.raises(errors.InvalidRequestError) as caught:
+            await client.submit(REQUEST)
+    assert caught.value.field == field
+    assert not caught.value.retryable
+
+
+# Rate limits
+
+
+async def test_after_a_429_all_submissions_to_the_api_rest_as_long_as_it_says() -> None:
+    async with (
+        RawServer(answer(None, status=429, code=429, Retry_After="1"), answer(CREATED)) as server,
+        client_of(server) as client,
+        client_of(server) as another,
+        RawServer(answer(CREATED)) as elsewhere,
+        client_of(elsewhere) as third,
+    ):
+        start = time.monotonic()
+        with pytest.raises(errors.RateLimitedError) as caught:
+            await client.submit(REQUEST)
+        assert caught.value.retry_after == 1
+        await third.submit(REQUEST)
+        assert time.monotonic() - start < 0.8
+        await asyncio.gather(client.submit(REQUEST), another.submit(REQUEST))
+        assert 1 <= time.monotonic() - start < 3
+        assert len(server.requests) == 3
+
+
+async def test_a_rest_longer_than_half_the_submit_timeout_is_told_at_once_and_nothing_is_sent() -> None:
+    async with (
+        RawServer(http(429, Retry_After="60")) as server,
+        client_of(server, submit_timeout=60) as client,
+    ):
+        for _ in range(2):
+            with pytest.raises(errors.RateLimitedError) as caught:
+                await asyncio.wait_for(client.submit(REQUEST), 2)
+            assert caught.value.retry_after == pytest.approx(60, abs=2)
+        assert len(server.requests) == 1
+
+
+async def test_other_calls_do_not_rest() -> None:
+    async with (
+        RawServer(http(429, Retry_After="60"), answer({**CREATED, "status": "completed"})) as server,
+        client_of(server) as client,
+    ):
+        with pytest.raises(errors.RateLimitedError):
+            await client.submit(REQUEST)
+        assert (await asyncio.wait_for(client.result("p1"), 2)).status == "completed"
+
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry_After": "7"}, 7),
+        ({"Retry_After": " 0 "}, 0),
+        # By the server's clock, which is years off ours.
+        ({"Retry_After": format_datetime(NOON, usegmt=True), "Date": "Thu, 01 Jan 2026 11:59:30 GMT"}, 30),
+        ({"Retry_After": format_datetime(NOON, usegmt=True), "Date": "Thu, 01 Jan 2026 12:00:30 GMT"}, 0),
+        ({"Retry_After": "soon"}, None),
+        ({"Retry_After": "-5"}, None),
+        ({"Retry_After": "inf"}, None),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503])
+async def test_retry_after_is_read_as_seconds_or_as_a_date(
+    status: int, headers: dict[str, str], seconds: float | None
+) -> None:
+    async with RawServer(http(status, **headers)) as server, client_of(server) as client:
+        with pytest.raises((errors.RateLimitedError, errors.UnavailableError)) as caught:
+            await client.result("p1")
+    assert getattr(caught.value, "retry_after") == seconds  # noqa: B009
+
+
+async def test_retry_after_without_a_date_of_the_servers_counts_from_now() -> None:
+    later = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
+    async with RawServer(http(503, Retry_After=later)) as server, client_of(server) as client:
+        with pytest.raises(errors.UnavailableError) as caught:
+            await client.result("p1")
+    assert caught.value.retry_after == pytest.approx(20, abs=3)
+    assert caught.value.status == 503
+
+
+# Other calls
+
+
+@pytest.mark.parametrize("case", [case for case in DOUBTS if "id" not in case])
+async def test_other_calls_say_that_the_api_is_unavailable(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("restyle.client._TRANSFER_SECONDS", 0.2)
+    async with RawServer(DOUBTS[case]) as server, client_of(server, timeout=0.2) as client:
+        for name, call in CALLS.items():
+            if name != "submit":
+                with pytest.raises(errors.UnavailableError) as caught:
+                    await asyncio.wait_for(call(client), 2)
+                assert caught.value.retryable, name
+                holds_no_key(caught.value)
+
+
+async def test_an_unknown_prediction_is_named_in_the_error() -> None:
+    async with RawServer(answer(None, status=404, code=404)) as server, client_of(server) as client:
+        with pytest.raises(errors.NotFoundError) as caught:
+            await client.result("a/b?c")
+    assert caught.value.prediction_id == "a/b?c"
+    assert server.heads == ["GET /api/v3/predictions/a%2Fb%3Fc/result"]
+
+
+async def test_balance_and_price_fall_back_to_the_older_calls() -> None:
+    missing = answer(None, status=404, code=404)
+    async with RawServer(missing, answer({"balance": 12.5})) as server, client_of(server) as client:
+        assert await client.balance() == 12.5
+        assert server.heads == ["GET /api/v3/balance", "GET /api/v3/account/balance"]
+    three = ReduxRequest(image="https://example.com/cat.jpg", num_images=3)
+    older = answer({"unit_price": 0.025, "currency": "USD"})
+    async with RawServer(missing, older) as server, client_of(server) as client:
+        assert (await client.price(three)).usd == pytest.approx(0.075)
+        assert server.heads == ["POST /api/v3/model/price", "POST /api/v3/model/pricing"]
+
+
+@pytest.mark.parametrize(
+    ("told", "usd"),
+    [
+        ({"price": 0.05, "discounted_price": 0.04, "currency": "USD"}, 0.04),
+        ({"price": 0.05, "discounted_price": None, "currency": None}, 0.05),
+        ({"price": 0.05, "discounted_price": 0}, 0.05),
+        ({"price": 0.05}, 0.05),
+    ],
+)
+async def test_the_price_is_the_discounted_one_where_there_is_one(told: dict[str, Any], usd: float) -> None:
+    async with RawServer(answer(told)) as server, client_of(server) as client:
+        assert (await client.price(REQUEST)).usd == usd
+
+
+async def test_history_asks_for_what_it_was_told_to() -> None:
+    page = {"page": 2, "items": [{**CREATED, "inputs": {"seed": 7}}, {**CREATED, "id": "p2"}]}
+    async with (
+        RawServer(answer(page), answer({"page": 1, "items": None})) as server,
+        client_of(server) as client,
+    ):
+        after = datetime(2026, 1, 1, 13, tzinfo=UTC).astimezone()
+        found = await client.history(
+            page=2, page_size=50, model=MODEL, created_after=after, include_inputs=True
+        )
+        assert [item.input for item in found.items] == [{"seed": 7}, None]
+        assert (await client.history()).items == []
+    bodies = [json.loads(request.split(b"\r\n\r\n", 1)[1]) for request in server.requests]
+    assert bodies == [
+        {
+            "page": 2,
+            "page_size": 50,
+            "model": MODEL,
+            "created_after": "2026-01-01T13:00:00Z",
+            "include_inputs": True,
+        },
+        {"page": 1, "page_size": 100},
+    ]
+
+
+# The key
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_never_carries_a_call_or_the_key_away(status: int) -> None:
+    async with (
+        RawServer(answer(CREATED)) as thief,
+        RawServer(http(status, Location=f"{thief.url}/api")) as server,
+        client_of(server) as client,
+    ):
+        for call in CALLS.values():
+            with pytest.raises((errors.UnavailableError, errors.AmbiguousSubmissionError)):
+                await call(client)
+        assert not thief.requests
+        assert len(server.requests) == len(CALLS)
+
+
+async def test_downloads_never_carry_the_key_not_even_to_base_url_or_after_a_redirect() -> None:
+    async with (
+        RawServer(http(200, "picture")) as other,
+        RawServer(answer(CREATED, Set_Cookie="a=b"), http(302, Location=f"{other.url}/moved")) as server,
+        client_of(server) as client,
+    ):
+        await client.result("p1")
+        assert await client.download(f"{server.url}/out/1.jpeg") == b"picture"
+        assert await client.download(f"{other.url}/out/1.jpeg") == b"picture"
+    assert KEY.encode() in server.requests[0]
+    for request in (server.requests[1], *other.requests):
+        assert KEY.encode() not in request
+        assert b"authorization" not in request.lower()
+
+
+@pytest.mark.parametrize("status", [200, 302, 400, 401, 402, 403, 422, 429, 500, 503])
+async def test_an_error_that_echoes_the_key_does_not_spread_it(status: int) -> None:
+    message = f"no luck with Authorization: Bearer {KEY}, key={KEY}"
+    said = answer(None, status=status, code=max(status, 500), message=message)
+    async with RawServer(said) as server, client_of(server) as client:
+        for call in CALLS.values():
+            with pytest.raises(errors.RestyleError) as caught:
+                await call(client)
+            assert "no luck with Authorization: Bearer ***" in str(caught.value)
+            holds_no_key(caught.value)
+
+
+async def test_a_failed_prediction_that_echoes_the_key_does_not_spread_it() -> None:
+    failed = {**CREATED, "status": "failed", "error": f"key {KEY} has no luck"}
+    async with RawServer(answer(failed)) as server, client_of(server) as client:
+        prediction = await client.result("p1")
+    assert prediction.error == "key *** has no luck"
+
+
+async def test_a_client_shows_no_key_and_cannot_be_pickled() -> None:
+    async with WaveSpeedClient(SecretStr(KEY)) as client:
+        assert KEY not in f"{client!r} {client} {vars(client)} {vars(client._auth)}"
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            pickle.dumps(client)
+
+
+async def test_logs_hold_neither_the_key_nor_a_signature(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        async with RawServer(answer(CREATED)) as server, client_of(server) as client:
+            await client.submit(REQUEST, webhook_url="https://example.com/?token=signature")
+            await client.download(f"{server.url}/1.jpeg?X-Amz-Signature=signature")
+    assert "/1.jpeg" in caplog.text
+    assert KEY not in caplog.text
+    assert "signature" not in caplog.text
+
+
+async def test_a_proxy_never_gets_what_is_meant_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with RawServer(http(502)) as proxy, RawServer(answer(CREATED)) as server:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("ALL_PROXY", proxy.url)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        async with client_of(server) as client:
+            await client.submit(REQUEST)
+        assert not proxy.requests
+
+
+async def test_a_proxy_is_asked_for_a_tunnel_and_gets_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with RawServer(http(403)) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        async with WaveSpeedClient(KEY, "https://api.example.com") as client:
+            with pytest.raises(errors.UnavailableError) as caught:
+                await client.submit(REQUEST)
+        assert not caught.value.sent
+        assert proxy.heads == ["CONNECT api.example.com:443"]
+        assert KEY.encode() not in proxy.requests[0]
+        holds_no_key(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://api.wavespeed.ai",
+        "http://127.0.0.1.example.com",
+        "http://localhost.example.com",
+        "http://10.0.0.1",
+        "ftp://127.0.0.1",
+        "https://user:password@api.wavespeed.ai",
+        "https://127.0.0.1@example.com",
+        "https://api.wavespeed.ai/?key=x",
+        "https://api.wavespeed.ai/#x",
+        "https://",
+        "api.wavespeed.ai",
+        "https://api.wavespeed.ai:port",
+        "",
+    ],
+)
+def test_a_base_url_that_is_no_safe_place_for_the_key_is_refused(url: str) -> None:
+    with pytest.raises(errors.ConfigurationError) as caught:
+        WaveSpeedClient(KEY, url)
+    assert "password" not in str(caught.value).replace("a password", "")
+    assert "key=x" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.wavespeed.ai/",
+        "http://127.0.0.1:8080",
+        "http://127.9.9.9",
+        "http://[::1]:80",
+        "http://localhost",
+    ],
+)
+async def test_a_base_url_is_https_or_loopback(url: str) -> None:
+    async with WaveSpeedClient(KEY, url) as client:
+        assert not client.base_url.endswith("/")
+
+
+@pytest.mark.parametrize("key", ["", "  ", "two words", "naïve", "line\nbreak", "nul\0"])
+def test_a_key_that_is_none_is_refused_without_being_shown(key: str) -> None:
+    with pytest.raises(errors.ConfigurationError) as caught:
+        WaveSpeedClient(key)
+    assert not key.strip() or key not in str(caught.value)
+
+
+# Downloads
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+async def test_an_expired_output_is_not_found(status: int) -> None:
+    async with RawServer(http(status, "<html>")) as server, client_of(server) as client:
+        with pytest.raises(errors.NotFoundError) as caught:
+            await client.download(f"{server.url}/1.jpeg?signature=s")
+    assert "signature" not in str(caught.value)
+
+
+async def chunked_and_cut(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+    await writer.drain()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        cut(http(200, "picture"), 2),
+        chunked_and_cut,
+        http(500),
+        http(429),
+        http(304),
+        drop,
+        hang,
+        b"garbage\r\n\r\n",
+    ],
+    ids=["cut", "chunked and cut", "500", "429", "304", "dropped", "hangs", "garbage"],
+)
+async def test_an_output_that_does_not_come_whole_may_be_tried_again(said: Answer) -> None:
+    async with RawServer(said) as server, client_of(server, timeout=0.3) as client:
+        with pytest.raises(errors.OutputError) as caught:
+            await asyncio.wait_for(client.download(f"{server.url}/1.jpeg?signature=s"), 3)
+    assert caught.value.retryable
+    assert "signature" not in str(caught.value)
+    holds_no_key(caught.value)
+
+
+async def endless(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        writer.write(bytes(65536))
+        await writer.drain()
+
+
+@pytest.mark.parametrize("said", [http(200, b"x" * 1001), endless], ids=["announced", "endless"])
+async def test_an_output_over_the_limit_is_given_up_for_good(said: Answer) -> None:
+    async with RawServer(said) as server, client_of(server) as client:
+        with pytest.raises(errors.OutputError, match="bigger than") as caught:
+            await asyncio.wait_for(client.download(f"{server.url}/1.jpeg", limit=1000), 3)
+    assert not caught.value.retryable
+    assert not pickle.loads(pickle.dumps(caught.value)).retryable
+
+
+async def test_an_output_of_just_the_limit_is_taken() -> None:
+    async with RawServer(http(200, b"x" * 1000)) as server, client_of(server) as client:
+        assert await client.download(f"{server.url}/1.jpeg", limit=1000) == b"x" * 1000
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://127.0.0.1/1", "file:///etc/passwd", "inline:0", "", "http://", "not a url"]
+)
+async def test_only_http_is_downloaded(url: str) -> None:
+    async with WaveSpeedClient(KEY) as client:
+        with pytest.raises(errors.OutputError):
+            await client.download(url)
+
+
+async def test_a_redirect_to_a_file_or_in_a_circle_is_not_followed() -> None:
+    async with RawServer(http(302, Location="file:///etc/passwd")) as server, client_of(server) as client:
+        with pytest.raises(errors.OutputError):
+            await client.download(f"{server.url}/1.jpeg")
+    async with RawServer(http(302, Location="/1.jpeg")) as server, client_of(server) as client:
+        with pytest.raises(errors.OutputError):
+            await client.download(f"{server.url}/1.jpeg")
+
+
+# Base64 outputs
+
+
+@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
+@pytest.mark.parametrize("size", [1, 3, 1000, LONG, 1_000_001])
+async def test_base64_outputs_are_decoded_and_urls_left_alone(size: int, prefix: str) -> None:
+    picture = os.urandom(size)
+    encoded = prefix + base64.b64encode(picture).decode()
+    completed = {**CREATED, "status": "completed", "outputs": [encoded, "https://example.com/2.png", encoded]}
+    plain = answer(completed)
+    escaped = json.dumps({"code": 200, "data": completed}).replace("/", "\\/").replace("=", "\\u003d")
+    async with RawServer(plain, http(200, escaped)) as server, client_of(server) as client:
+        for _ in range(2):
+            prediction = await client.result("p1")
+            assert prediction.outputs == ["inline:0", "https://example.com/2.png", "inline:2"]
+            assert prediction._inline == {"inline:0": picture, "inline:2": picture}
+            assert "inline" not in prediction.model_dump_json(exclude={"outputs"})
+
+
+async def test_a_base64_output_is_never_in_memory_twice() -> None:
+    size = 16 * 1024 * 1024
+    encoded = base64.b64encode(bytes(size)).decode()
+    said = answer({**CREATED, "status": "completed", "outputs": [encoded]})
+
+    async def send(writer: asyncio.StreamWriter) -> None:
+        for start in range(0, len(said), 65536):
+            writer.write(said[start : start + 65536])
+            await writer.drain()
+
+    async with RawServer(send) as server, client_of(server) as client:
+        tracemalloc.start()
+        try:
+            prediction = await client.result("p1")
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert len(prediction._inline["inline:0"]) == size
+    # A growing buffer needs some room; the encoded text alone would be a third more on top.
+    assert peak < 1.5 * size
+
+
+def sieved(document: bytes, step: int) -> tuple[Any, Any]:
+    sieve = Sieve()
+    for start in range(0, len(document), step):
+        sieve.feed(document[start : start + step])
+    return sieve.close()
+
+
+ANY_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(document=ANY_JSON, ascii_only=st.booleans(), step=st.integers(1, 9))
+def test_the_sieve_changes_nothing_but_long_strings(document: Any, ascii_only: bool, step: int) -> None:
+    text = json.dumps(document, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    assert sieved(text, step) == (json.loads(text), {})
+
+
+@given(document=st.binary(max_size=200), step=st.integers(1, 9))
+def test_the_sieve_takes_garbage_for_garbage(document: bytes, step: int) -> None:
+    with contextlib.suppress(ValueError):
+        sieved(document, step)
+
+
+@pytest.mark.parametrize("step", [5, 7, 16384])
+@pytest.mark.parametrize("size", [LONG, LONG + 1, LONG + 2])
+def test_the_sieve_decodes_whatever_the_chunks(size: int, step: int) -> None:
+    picture = os.urandom(size)
+    for encoded in (
+        base64.b64encode(picture),
+        base64.b64encode(picture).rstrip(b"="),
+        base64.urlsafe_b64encode(picture),
+        base64.encodebytes(picture).replace(b"\n", b"\\r\\n").replace(b"\\r\\n", b"\n"),
+        b"data:image/png;base64," + base64.b64encode(picture).replace(b"/", b"\\/").replace(b"+", b"\\u002B"),
+    ):
+        document, pictures = sieved(b'{"a": ["' + encoded + b'", "b"]}', step)
+        assert document["a"][1] == "b"
+        assert pictures[document["a"][0]] == picture
+
+
+def test_a_long_text_that_is_not_base64_is_cut_off() -> None:
+    said = 'a "long" story… ' * LONG
+    document, pictures = sieved(json.dumps({"error": said, "id": "p1"}).encode(), 1000)
+    assert document["id"] == "p1"
+    assert said.startswith(document["error"])
+    assert len(document["error"]) <= LONG + 1000
+    assert not pictures
+
+
+@pytest.mark.parametrize("text", [b'{"a": "', b'{"a": "\\u12', b'"\\uzzzz and so on"', b"", b'{"a": "b"'])
+def test_half_a_document_is_no_document(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"JSON|Expecting|delimiter"):
+        sieved(text, 3)
+
+
+async def test_base64_that_breaks_off_in_garbage_is_no_answer() -> None:
+    broken = base64.b64encode(bytes(LONG * 2)).decode() + "!!!!"
+    said = answer({**CREATED, "status": "completed", "outputs": [broken]})
+    async with RawServer(said) as server, client_of(server) as client:
+        with pytest.raises(errors.UnavailableError):
+            await client.result("p1")
+
+
+# Against the emulator
+
+
+def a_photo() -> bytes:
+    photo = BytesIO()
+    Image.effect_noise((320, 240), 80).convert("RGB").save(photo, "JPEG")
+    return photo.getvalue()
+
+
+async def completed(client: WaveSpeedClient, prediction_id: str) -> Any:
+    for _ in range(200):
+        if (prediction := await client.result(prediction_id)).terminal:
+            return prediction
+        await asyncio.sleep(0.05)
+    raise TimeoutError
+
+
+async def test_a_picture_goes_all_the_way(emulator: Emulator) -> None:
+    async with WaveSpeedClient(KEY, emulator.url) as client:
+        balance = await client.balance()
+        url = await client.upload("photo.jpg", a_photo(), "image/jpeg")
+        request = ReduxRequest(image=url, size="256*320", seed=7, num_images=2, output_format="png")
+        price = await client.price(request)
+        started = datetime.now(UTC) - timedelta(minutes=1)
+        submitted = await client.submit(request)
+        prediction = await completed(client, submitted.id)
+        assert (prediction.status, prediction.model) == ("completed", MODEL)
+        assert prediction.inference_ms
+        pictures = [Image.open(BytesIO(await client.download(output))) for output in prediction.outputs]
+        assert [(picture.format, picture.size) for picture in pictures] == [("PNG", (256, 320))] * 2
+        assert await client.balance() == pytest.approx(balance - price.usd)
+        page = await client.history(model=MODEL, created_after=started, include_inputs=True)
+        assert [(item.id, (item.input or {}).get("seed")) for item in page.items] == [(submitted.id, 7)]
+        assert await client.delete([submitted.id]) == 1
+        assert (await client.webhook_secret()).get_secret_value().startswith("whsec_")
+    assert emulator.ledger()["billed"] == 1
+    assert not emulator.ledger()["keys_seen_on_cdn"]
+
+
+async def test_sync_mode_with_base64_outputs_brings_the_pictures_with_the_answer(emulator: Emulator) -> None:
+    async with WaveSpeedClient(KEY, emulator.url) as client:
+        url = await client.upload("photo.jpg", a_photo(), "image/jpeg")
+        options: dict[str, Any] = {"image": url, "size": "256*256", "seed": 7, "output_format": "webp"}
+        inline = await client.submit(
+            ReduxRequest(**options, enable_sync_mode=True, enable_base64_output=True)
+        )
+        assert inline.outputs == ["inline:0"]
+        by_url = await client.submit(ReduxRequest(**options, enable_sync_mode=True))
+        assert inline._inline["inline:0"] == await client.download(by_url.outputs[0])
+
+
+async def test_a_wrong_key_is_an_authentication_error() -> None:
+    with Emulator("--key", "the-right-one") as running:
+        async with WaveSpeedClient(KEY, running.url) as client:
+            for call in CALLS.values():
+                with pytest.raises(errors.AuthenticationError) as caught:
+                    await call(client)
+                holds_no_key(caught.value)
