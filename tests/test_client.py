@@ -66,7 +66,7 @@ def holds_no_key(error: BaseException) -> None:
 # One POST a submission, and what is made of the answer
 
 
-REFUSALS = {
+REFUSALS: dict[str, tuple[Answer, type[errors.RestyleError]]] = {
     "400": (answer(None, status=400, code=400, message="size: out of range"), errors.InvalidRequestError),
     "401": (answer(None, status=401, code=401, message="bad key"), errors.AuthenticationError),
     "402": (answer(None, status=402, code=402, message="pay"), errors.InsufficientCreditsError),

@@ -1,0 +1,145 @@
+"""Pictures told from their bytes, whole ones from broken ones."""
+
+from __future__ import annotations
+
+import zlib
+from io import BytesIO
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from restyle.errors import OutputError, SourceError
+from restyle.images import (
+    CONTENT_TYPES,
+    SOURCE_LIMIT,
+    ImageInfo,
+    sniff,
+    thumbnail,
+    verify_output,
+    verify_source,
+)
+
+OUTPUT_FORMATS = ["jpeg", "png", "webp"]
+
+
+def picture(kind: str, width: int = 96, height: int = 64, **options: Any) -> bytes:
+    data = BytesIO()
+    image = Image.merge("RGB", [Image.effect_noise((width, height), spread) for spread in (40, 60, 80)])
+    image.save(data, kind, **options)
+    return data.getvalue()
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A tiny PNG that says that it is huge."""
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\0\0\0"
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("kind", CONTENT_TYPES)
+def test_a_format_is_told_from_the_first_bytes(kind: str) -> None:
+    assert sniff(picture(kind)) == kind
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff", b"<html>", b"RIFF\0\0\0\0WAVE", b"\x89PNx", b"\0\0\0\x18ftypmp42", b"%PDF-1.7"]
+)
+def test_what_is_no_picture_has_no_format(data: bytes) -> None:
+    assert sniff(data) is None
+
+
+@pytest.mark.parametrize("kind", OUTPUT_FORMATS)
+def test_a_whole_output_is_described(kind: str) -> None:
+    assert verify_output(picture(kind), kind) == ImageInfo(kind, f"image/{kind}", 96, 64)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("jpeg", {}),
+        ("jpeg", {"progressive": True}),
+        ("png", {}),
+        ("webp", {}),
+        ("webp", {"lossless": True}),
+    ],
+)
+def test_an_output_is_cut_short_wherever_it_is_cut(kind: str, options: dict[str, Any]) -> None:
+    whole = picture(kind, **options)
+    for length in [*range(1, len(whole) - 40, 97), *range(len(whole) - 40, len(whole))]:
+        with pytest.raises(OutputError) as caught:
+            verify_output(whole[:length], kind)
+        assert caught.value.retryable
+
+
+@pytest.mark.parametrize("kind", OUTPUT_FORMATS)
+@pytest.mark.parametrize("expected", OUTPUT_FORMATS)
+def test_an_output_must_have_the_format_that_was_asked_for(kind: str, expected: str) -> None:
+    if kind != expected:
+        with pytest.raises(OutputError, match=f"is {kind}, not {expected}"):
+            verify_output(picture(kind), expected)
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>Not here</html>", b"\xff\xd8\xff and so on"])
+def test_an_output_must_be_an_image(data: bytes) -> None:
+    with pytest.raises(OutputError):
+        verify_output(data, "jpeg")
+
+
+def test_a_flipped_byte_in_a_png_is_found() -> None:
+    whole = bytearray(picture("png"))
+    whole[len(whole) // 2] ^= 1
+    with pytest.raises(OutputError):
+        verify_output(bytes(whole), "png")
+
+
+@pytest.mark.parametrize("size", [(5000, 5000), (30_000, 30_000), (2**31 - 1, 2**31 - 1), (0, 0)])
+def test_a_decompression_bomb_is_not_decoded(size: tuple[int, int]) -> None:
+    with pytest.raises(OutputError):
+        verify_output(bomb(*size), "png")
+
+
+@pytest.mark.parametrize("kind", OUTPUT_FORMATS)
+def test_a_source_is_described_from_its_header(kind: str) -> None:
+    whole = picture(kind)
+    assert verify_source(whole, "cat") == ImageInfo(kind, f"image/{kind}", 96, 64)
+
+
+def test_a_source_over_20_mb_is_refused() -> None:
+    fits = picture("jpeg").ljust(SOURCE_LIMIT, b"\0")
+    assert verify_source(fits, "cat.jpg").format == "jpeg"
+    with pytest.raises(SourceError, match=r"cat.jpg is 20.0 MB.* up to 20 MB"):
+        verify_source(fits + b"\0", "cat.jpg")
+
+
+@pytest.mark.parametrize("data", [b"", b"a story", b"\x89PNG\r\n\x1a\n", b"GIF89a", bomb(30_000, 30_000)])
+def test_a_source_that_is_no_picture_is_refused_by_name(data: bytes) -> None:
+    with pytest.raises(SourceError, match=r"cat\.jpg") as caught:
+        verify_source(data, "cat.jpg")
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CONTENT_TYPES if kind != "avif"])
+def test_a_thumbnail_is_a_small_jpeg(kind: str) -> None:
+    small = Image.open(BytesIO(thumbnail(picture(kind, 640, 320))))
+    assert (small.format, small.size) == ("JPEG", (160, 80))
+
+
+def test_a_thumbnail_stands_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turned by a quarter
+    small = Image.open(BytesIO(thumbnail(picture("jpeg", 640, 320, exif=exif), edge=100)))
+    assert small.size == (50, 100)
+
+
+def test_there_is_no_thumbnail_of_a_text() -> None:
+    with pytest.raises(OutputError):
+        thumbnail(b"a story")
