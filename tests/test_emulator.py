@@ -16,12 +16,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from emulator.faults import FAULTS, Script, ScriptError
+from emulator.options import Options
 from emulator.pictures import STYLES, variation
+from emulator.predictions import Predictions
+from restyle.models import ReduxRequest
 from tests.emulator_process import Emulator
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -863,3 +867,19 @@ def test_a_port_that_is_taken_is_told_in_one_line(emulator: Emulator) -> None:
     )
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
     assert port in ended.stderr
+
+
+async def test_predictions_are_forgotten_after_seven_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with aiohttp.ClientSession() as session:
+        predictions = Predictions(Options(latency=(0, 0), prerendered=True), "http://127.0.0.1:1", session)
+        request = ReduxRequest(image="https://example.com/a.jpg", size="256*256")
+        record = predictions.create(request, {}, None, "key")
+        await record.done.wait()
+        now = time.time_ns()
+        day = 24 * 3600 * 1_000_000_000
+        monkeypatch.setattr("emulator.predictions.time.time_ns", lambda: now + 6 * day)
+        assert predictions.get(record.id) is record
+        monkeypatch.setattr("emulator.predictions.time.time_ns", lambda: now + 7 * day + 1)
+        assert predictions.get(record.id) is None
+        assert list(predictions.newest_first()) == []
+        await predictions.close()
