@@ -6,7 +6,11 @@ import asyncio
 from functools import partial
 
 from benchmarks.contender import IMAGE, Work, contend
-from restyle import ReduxParams, RunInfo, Steps, WaveSpeedClient, carry_through, make_job, open_store
+from restyle.client import WaveSpeedClient
+from restyle.jobs import RunInfo
+from restyle.models import ReduxParams
+from restyle.steps import Steps, carry_through, make_job
+from restyle.store import open_store
 
 
 async def _restyle_all(work: Work) -> None:
