@@ -24,7 +24,7 @@ from urllib.parse import quote
 import aiohttp
 import httpx
 from httpx_aiohttp import HttpxAiohttpClient
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, FiniteFloat, SecretStr
 
 from restyle.errors import (
     AmbiguousSubmissionError,
@@ -380,17 +380,17 @@ class _Deleted(BaseModel):
 
 
 class _Balance(BaseModel):
-    balance: float
+    balance: FiniteFloat
 
 
 class _Price(BaseModel):
-    price: float
-    discounted_price: float | None = None
+    price: FiniteFloat = Field(ge=0)
+    discounted_price: FiniteFloat | None = Field(default=None, ge=0)
     currency: str | None = None
 
 
 class _UnitPrice(BaseModel):
-    unit_price: float
+    unit_price: FiniteFloat = Field(ge=0)
     currency: str | None = None
 
 

@@ -371,6 +371,17 @@ async def test_the_price_is_the_discounted_one_where_there_is_one(told: dict[str
         assert (await client.price(REQUEST)).usd == usd
 
 
+@pytest.mark.parametrize("figure", ["NaN", "Infinity", "-1", '"much"', "null", "{}"])
+async def test_a_price_or_balance_that_is_none_is_no_answer(figure: str) -> None:
+    said = http(200, f'{{"code": 200, "data": {{"price": {figure}, "balance": {figure}}}}}')
+    async with RawServer(said) as server, client_of(server) as client:
+        with pytest.raises(errors.UnavailableError):
+            await client.price(REQUEST)
+        if figure != "-1":  # an account may be overdrawn
+            with pytest.raises(errors.UnavailableError):
+                await client.balance()
+
+
 async def test_history_asks_for_what_it_was_told_to() -> None:
     page = {"page": 2, "items": [{**CREATED, "inputs": {"seed": 7}}, {**CREATED, "id": "p2"}]}
     async with (

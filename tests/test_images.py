@@ -94,6 +94,12 @@ def test_an_output_must_be_an_image(data: bytes) -> None:
         verify_output(data, "jpeg")
 
 
+def test_a_jpeg_without_its_end_is_cut_short_even_when_all_pixels_are_there() -> None:
+    for _ in range(50):  # about one in ten decodes without its end
+        with pytest.raises(OutputError):
+            verify_output(picture("jpeg")[:-1], "jpeg")
+
+
 def test_a_flipped_byte_in_a_png_is_found() -> None:
     whole = bytearray(picture("png"))
     whole[len(whole) // 2] ^= 1
