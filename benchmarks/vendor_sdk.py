@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import requests
-from wavespeed import Client
+from wavespeed import Client  # type: ignore[import-untyped]
 
 from benchmarks.contender import IMAGE, Work, contend
 from restyle.models import MODEL

@@ -218,7 +218,7 @@ async def test_a_prediction_that_is_not_ready_in_time_is_named_and_resumed_later
     impatient = QUICK.model_copy(update={"poll_timeout_seconds": 0.5})
     with pytest.raises(PredictionTimeoutError) as caught:
         await restyle(emulator.url, str(tmp_path), settings=impatient)
-    assert caught.value.prediction_id in str(caught.value)
+    assert str(caught.value.prediction_id) in str(caught.value)
     restyled = await restyle(emulator.url, str(tmp_path))
     assert restyled.prediction_id == caught.value.prediction_id
     assert emulator.ledger()["billed"] == 1
