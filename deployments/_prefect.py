@@ -1,0 +1,30 @@
+"""Prefect as a command line wants it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from inspect import isawaitable
+
+_FLUSH_SECONDS = 10.0
+
+
+def quieten() -> None:
+    """Keep Prefect's log off the terminal: runs keep theirs at the server. To call before it is imported."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+
+
+async def flush() -> None:
+    """Send what Prefect still has to send, logs and events, while its server is there.
+
+    At the interpreter's exit Prefect does so itself, and where the server is gone by then it tries for
+    a minute.
+    """
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogHandler
+
+    async with asyncio.timeout(_FLUSH_SECONDS):
+        if isawaitable(draining := EventsWorker.drain_all(timeout=_FLUSH_SECONDS)):
+            await draining
+        await APILogHandler.aflush()

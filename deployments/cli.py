@@ -1,0 +1,179 @@
+"""The command `restyle`.
+
+Commands import what they need when they run: Prefect takes seconds to import, and `restyle emulator`,
+help and a mistyped option need none of it.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+if TYPE_CHECKING:
+    from restyle.errors import RestyleError
+
+_DISTRIBUTION = "wavespeed-restyle-flows"
+_Flag = Parameter(negative="")
+
+
+def _version() -> str:
+    try:
+        return version(_DISTRIBUTION)
+    except PackageNotFoundError:  # run from a source tree
+        return "0+unknown"
+
+
+app = App(
+    name="restyle",
+    help="Restyle images with WaveSpeedAI's FLUX.1 Redux [dev] in Prefect flows, each one billed once.",
+    version=_version,
+    result_action="return_value",
+)
+
+
+@app.command
+def image(
+    source: str,
+    /,
+    *,
+    out: str,
+    size: str = "1024*1024",
+    steps: int = 28,
+    guidance: float = 3.5,
+    num_images: int = 1,
+    seed: int = -1,
+    format: Literal["jpeg", "png", "webp"] = "jpeg",  # noqa: A002
+    variant: int = 0,
+    max_cost_usd: float | None = None,
+    nsfw: Literal["keep", "quarantine", "drop"] = "keep",
+    retry_failed: Annotated[bool, _Flag] = False,
+    wavespeed: str = "default",
+    json: Annotated[bool, _Flag] = False,
+) -> int:
+    """Restyle one image. Run again, the same command returns what is stored and bills nothing.
+
+    Args:
+        source: https URL, s3://bucket/key, or the path of a picture.
+        out: s3://bucket/prefix, a directory, s3-bucket/NAME or local-file-system/NAME (saved blocks).
+        size: Width*height in pixels, each from 256 to 1536.
+        steps: Denoising steps, 1 to 50: more is finer and slower.
+        guidance: How closely the pictures follow the source, 1 to 20.
+        num_images: Variations, 1 to 4.
+        seed: Seed, 0 to 2147483647; -1 derives one from the job.
+        format: File format of the pictures.
+        variant: Another picture of the same source: 0, 1, 2 and so on.
+        max_cost_usd: Refuse when the price is higher, in USD.
+        nsfw: What to do with pictures that are flagged as unsafe for work.
+        retry_failed: Go again where the job has failed for good earlier.
+        wavespeed: WaveSpeed block with the API key. Without a block "default", WAVESPEED_API_KEY serves.
+        json: Print one JSON object on stdout.
+    """
+    from deployments import image as command
+
+    options = command.Options(
+        source=source,
+        out=out,
+        variant=variant,
+        max_cost_usd=max_cost_usd,
+        nsfw=nsfw,
+        retry_failed=retry_failed,
+        wavespeed=wavespeed,
+        params={
+            "size": size,
+            "num_inference_steps": steps,
+            "guidance_scale": guidance,
+            "num_images": num_images,
+            "seed": seed,
+            "output_format": format,
+        },
+    )
+    return command.run(options, as_json=json)
+
+
+@app.command
+def setup(*, out: str | None = None) -> int:
+    """Save what the flows need as Prefect blocks: the key in WAVESPEED_API_KEY and where outputs go.
+
+    Safe to repeat. It says what it found, made and left alone.
+
+    Args:
+        out: s3://bucket/prefix (block s3-bucket/restyle-output) or a directory (block
+            local-file-system/restyle-output).
+    """
+    from deployments import setup as command
+
+    return command.run(out)
+
+
+@app.command
+def demo() -> int:
+    """Restyle the photographs in examples/ into ./demo, with an emulator and a Prefect server of its own."""
+    from deployments import demo as command
+
+    return command.run()
+
+
+@app.command(help_flags=[])
+def emulator(*options: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
+    """Stand in for the WaveSpeedAI API on this machine. See `restyle emulator --help`.
+
+    Args:
+        options: Its options.
+    """
+    from emulator import main as command
+
+    return command(options, prog="restyle emulator")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the arguments; those of the process by default.
+
+    Returns:
+        The exit status: 0, 1 after an error that is told in one line on stderr, 130 when interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return app(arguments, exit_on_error=False, print_error=False) or 0
+    except CycloptsError as problem:
+        from restyle.errors import InvalidRequestError
+
+        message = " ".join(str(problem).split())
+        error: RestyleError = InvalidRequestError(
+            f"{message} See `restyle {' '.join(arguments[:1])} --help`."
+        )
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as problem:
+        from deployments._errors import as_told
+
+        error = as_told(problem)
+    tell(error, as_json="--json" in arguments)
+    return 1
+
+
+def tell(error: RestyleError, *, as_json: bool) -> None:
+    """Print an error: one line on stderr, or one JSON object on stdout."""
+    if not as_json:
+        print(f"error: {error.message}", file=sys.stderr)
+        return
+    told = {
+        "type": type(error).__name__,
+        "message": error.message,
+        "retryable": error.retryable,
+        "job_key": error.job_key,
+        "prediction_id": error.prediction_id,
+    }
+    print(jsonlib.dumps({"error": told}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""`restyle image`: one image through the flow, told in a few lines or as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deployments._prefect import quieten
+from restyle.errors import SourceError
+from restyle.jobs import NsfwPolicy, Restyled
+from restyle.models import ReduxParams
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command was told; ``params`` are the fields of `ReduxParams`."""
+
+    source: str
+    out: str
+    params: dict[str, Any]
+    variant: int
+    max_cost_usd: float | None
+    nsfw: NsfwPolicy
+    retry_failed: bool
+    wavespeed: str
+
+
+def run(options: Options, *, as_json: bool) -> int:
+    """Restyle the image and print what came of it.
+
+    Returns:
+        The exit status: 0, or 130 when interrupted.
+
+    Raises:
+        Exception: what went wrong, to be told by the caller.
+    """
+    quieten()
+    try:
+        with redirect_stdout(sys.stderr):  # what a library prints is no part of the answer
+            restyled = asyncio.run(_restyle(options))
+    except KeyboardInterrupt:
+        print(
+            "interrupted: the job stays open; run the same command again to take it up where it is, "
+            "nothing is billed twice",
+            file=sys.stderr,
+        )
+        return 130
+    print(restyled.model_dump_json() if as_json else _lines(restyled))
+    return 0
+
+
+async def _restyle(options: Options) -> Restyled:
+    params = ReduxParams(**options.params)
+    await _check(options, params)
+    from flows import restyle_image
+
+    # whoever sits at the terminal decides whether to go again
+    return await restyle_image.with_options(retries=0)(
+        options.source,
+        params,
+        variant=options.variant,
+        wavespeed=options.wavespeed,
+        output=options.out,
+        max_cost_usd=options.max_cost_usd,
+        nsfw=options.nsfw,
+        retry_failed=options.retry_failed,
+    )
+
+
+async def _check(options: Options, params: ReduxParams) -> None:
+    """Refuse what cannot work before Prefect is started, which takes seconds."""
+    source = options.source
+    if "://" not in source and not await asyncio.to_thread(_is_file, source):
+        raise SourceError(f"image {source}: no such file")
+    if options.out.startswith(("s3-bucket/", "local-file-system/")):
+        return  # a saved block: the flow asks Prefect for it
+    from restyle.steps import make_job
+    from restyle.store import open_store
+
+    store = open_store(options.out)
+    await make_job(source, params, options.variant, store)
+    await store.ready()
+
+
+def _is_file(path: str) -> bool:
+    return Path(path).expanduser().is_file()
+
+
+def _lines(restyled: Restyled) -> str:
+    pictures = [
+        f"{output.uri}  {output.width}×{output.height}, {(output.bytes or 0) / 1000:.0f} kB"
+        + (", flagged as unsafe for work" if output.nsfw else "")
+        if output.uri
+        else "dropped: flagged as unsafe for work"
+        for output in restyled.outputs
+    ]
+    cost = "cost not known" if restyled.cost_usd is None else f"{restyled.cost_usd:g} USD"
+    if restyled.cached:
+        cost = "nothing billed: stored by an earlier run"
+    facts = f"{cost}, seed {restyled.seed}, prediction {restyled.prediction_id}"
+    return "\n".join([*pictures, facts, f"record: {restyled.metadata_uri}"])
