@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.ceph import CephGateway, ceph_gateway
+from tests.prefect_server import PrefectServer
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -22,3 +23,10 @@ def ceph() -> Iterator[CephGateway]:
     """A real S3 server: checks signatures, races and expiry. Fails, never skips, where Ceph is missing."""
     with ceph_gateway() as gateway:
         yield gateway
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A real Prefect server with nothing saved on it but what tests save."""
+    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
+        yield server

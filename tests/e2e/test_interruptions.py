@@ -1,0 +1,219 @@
+"""Runs on a real Prefect server that are killed, ended, cancelled and raced: each job is billed once."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.emulator_process import Emulator
+from tests.engine import PHOTO
+from tests.prefect_server import Command, Ended, PrefectServer, wait_until
+
+_SEEDS = count(7_000)
+_SLOW = 15  # seconds that a prediction takes: enough to interrupt its run
+
+
+@dataclass
+class Work:
+    """One job, made by commands on a server, with a seed of its own by which all is found again."""
+
+    prefect: PrefectServer
+    emulator: Emulator
+    output: Path
+    seed: int
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What the flow needs to know."""
+        return {"WAVESPEED_API_KEY": "some-key", "WAVESPEED_BASE_URL": self.emulator.url}
+
+    def goes_wrong(self, **fault: Any) -> None:
+        """Let something go wrong with its predictions."""
+        self.emulator.faults([{"times": None, "match": {"seed": self.seed}, **fault}])
+
+    def start(self) -> Command:
+        """Start ``restyle image``."""
+        options = ["--size", "256*256", "--seed", str(self.seed), "--json"]
+        return self.prefect.start("image", str(PHOTO), "--out", str(self.output), *options, env=self.env)
+
+    def start_to_poll(self) -> Command:
+        """Start ``restyle image``, and wait until it waits for a slow prediction."""
+        self.goes_wrong(on="prediction", fault="slow", seconds=_SLOW)
+        command = self.start()
+        self.polls(command)
+        return command
+
+    def polls(self, command: Command) -> None:
+        """Wait until somebody polls."""
+        wait_until(lambda: not command.running or self.emulator.ledger()["calls"]["result"])
+        assert command.running, command.ended()
+
+    def finishes(self) -> dict[str, Any]:
+        """Run the command to its end; the job is done, and was billed once."""
+        return self.done(self.start().ended())
+
+    def done(self, ended: Ended) -> dict[str, Any]:
+        """A command ended well, the job was billed once, and nothing of it is open."""
+        assert ended.status == 0, ended
+        restyled: dict[str, Any] = json.loads(ended.stdout)
+        assert restyled["seed"] == self.seed
+        assert self.billed() == [restyled["prediction_id"]]
+        assert self.emulator.ledger()["calls"]["submit"] == 1
+        assert Path(restyled["metadata_uri"]).exists()
+        assert [output for output in restyled["outputs"] if not Path(output["uri"]).exists()] == []
+        assert list((self.output / "open").rglob("*.json")) == []
+        return restyled
+
+    def billed(self) -> list[str]:
+        """The predictions that were billed."""
+        return [prediction["id"] for prediction in self.emulator.ledger()["predictions"] if prediction["billed"]]
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The job's flow runs, the oldest first."""
+        runs = self.prefect.all("flow_runs")
+        mine = [run for run in runs if run["parameters"].get("params", {}).get("seed") == self.seed]
+        return sorted(mine, key=lambda run: str(run["expected_start_time"]))
+
+    def events(self, restyled_or_error: dict[str, Any]) -> list[str]:
+        """The job's events, the newest first."""
+        resource = f"wavespeed.job.{restyled_or_error['job_key']}"
+        events = self.prefect.events("wavespeed.job.")
+        return [event["event"] for event in events if event["resource"]["prefect.resource.id"] == resource]
+
+    def tells_where_it_stands(self, run: dict[str, Any]) -> None:
+        """The run's hook left an artifact which tells about the prediction."""
+        mine = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+        wait_until(lambda: self.prefect.all("artifacts", **mine))
+        (artifact,) = self.prefect.all("artifacts", **mine)
+        assert f"attempt 1: prediction {self.billed()[0]} was submitted" in artifact["data"]
+        assert "nothing is billed twice" in artifact["data"]
+
+
+@pytest.fixture
+def work(prefect: PrefectServer, emulator: Emulator, tmp_path: Path) -> Work:
+    return Work(prefect, emulator, tmp_path / "out", next(_SEEDS))
+
+
+def test_after_sigkill_while_polling_the_next_run_finishes_the_job(work: Work) -> None:
+    command = work.start_to_poll()
+    command.send(signal.SIGKILL)
+    assert command.ended().status == -signal.SIGKILL
+    assert not work.finishes()["cached"]
+
+
+def test_after_sigterm_while_polling_the_run_is_crashed_and_tells_where_its_job_stands(work: Work) -> None:
+    command = work.start_to_poll()
+    command.send(signal.SIGTERM)
+    ended = command.ended()
+    assert ended.status != 0
+    assert ended.stdout.count("\n") <= 1
+    (run,) = work.runs()
+    assert run["state_type"] == "CRASHED"
+    work.tells_where_it_stands(run)
+    work.finishes()
+
+
+def test_ctrl_c_ends_the_command_with_one_line(work: Work) -> None:
+    command = work.start_to_poll()
+    command.send(signal.SIGINT)
+    ended = command.ended()
+    assert ended.status == 130
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1
+    assert "nothing is billed twice" in ended.stderr
+    (run,) = work.runs()
+    assert run["state_type"] in ("CRASHED", "CANCELLED")
+    work.finishes()
+
+
+def test_two_commands_at_once_bill_once_and_say_the_same(work: Work) -> None:
+    commands = [work.start(), work.start()]
+    first, second = [work.done(command.ended()) for command in commands]
+    assert first["outputs"] == second["outputs"]
+    assert first["metadata_uri"] == second["metadata_uri"]
+
+
+def test_a_job_has_one_event_of_each_kind_however_often_it_is_run(work: Work) -> None:
+    killed = work.start_to_poll()
+    killed.send(signal.SIGKILL)
+    killed.ended()
+    restyled = work.finishes()
+    wait_until(lambda: work.events(restyled)[:1] == ["wavespeed.job.stored"])
+    assert work.finishes()["cached"]
+    _settle(work.prefect)
+    assert work.events(restyled) == ["wavespeed.job.stored", "wavespeed.job.submitted"]
+
+
+def test_a_failed_job_has_one_event_however_often_it_is_run(work: Work) -> None:
+    work.goes_wrong(on="prediction", fault="failed", code=1400, message="no such style")
+    for _ in range(2):
+        ended = work.start().ended()
+        assert ended.status == 1
+        error = json.loads(ended.stdout)["error"]
+        assert error["type"] == "PredictionFailedError"
+    _settle(work.prefect)
+    assert work.events(error) == ["wavespeed.job.failed", "wavespeed.job.submitted"]
+    assert work.emulator.ledger()["calls"]["submit"] == 1
+
+
+@pytest.fixture
+def served(work: Work) -> Iterator[tuple[str, Command]]:
+    """A deployment of the flow, and the process that runs what it is told through the server."""
+    script = f"from flows import restyle_image; restyle_image.serve('served-{work.seed}')"
+    runner = work.prefect.python("-c", script, env={**work.env, "PREFECT_RUNNER_POLL_FREQUENCY": "1"})
+    path = f"/deployments/name/restyle-image/served-{work.seed}"
+
+    def deployed() -> bool:
+        return not runner.running or bool(work.prefect.all("deployments", deployments=_named(path)))
+
+    try:
+        wait_until(deployed)
+        assert runner.running, runner.ended()
+        yield str(work.prefect.call("GET", path)["id"]), runner
+    finally:
+        runner.send(signal.SIGTERM)
+        runner.ended()
+
+
+def test_a_run_cancelled_while_polling_tells_where_its_job_stands(
+    work: Work, served: tuple[str, Command]
+) -> None:
+    deployment, runner = served
+    work.goes_wrong(on="prediction", fault="slow", seconds=3 * _SLOW)
+    parameters = {
+        "image": str(PHOTO),
+        "output": str(work.output),
+        "params": {"size": "256*256", "seed": work.seed},
+    }
+    work.prefect.call("POST", f"/deployments/{deployment}/create_flow_run", {"parameters": parameters})
+    work.polls(runner)
+    (run,) = work.runs()
+    cancelling = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+    work.prefect.call("POST", f"/flow_runs/{run['id']}/set_state", cancelling)
+    wait_until(lambda: work.runs()[0]["state_type"] == "CANCELLED")
+    work.tells_where_it_stands(run)
+    assert list((work.output / "open").rglob("*.prediction.json")) != []
+    assert not work.finishes()["cached"]
+
+
+def _named(path: str) -> dict[str, Any]:
+    return {"name": {"any_": [path.rpartition("/")[2]]}}
+
+
+def _settle(prefect: PrefectServer) -> None:
+    """Wait until no more events come in."""
+    seen = -1
+
+    def still() -> bool:
+        nonlocal seen
+        before, seen = seen, len(prefect.events("wavespeed.job."))
+        return before == seen
+
+    wait_until(still)
