@@ -164,11 +164,17 @@ class Ledger:
 
         Returns:
             The side-car that is there: ours, or that of a runner that was faster.
+
+        Raises:
+            StoreError: there is none although the store refused ours, as S3 may (409) while something else
+                happens to the object. The job is not done, so it must not be closed.
         """
         path = metadata_path(job)
         if await self.store.create(path, _json(metadata, indent=2), metadata=object_metadata):
             return metadata
-        return await self._read(path, Metadata) or metadata
+        if there := await self._read(path, Metadata):
+            return there
+        raise StoreError(f"{self.store.uri_of(path)} could not be written: run the job again")
 
     async def bury(self, letter: DeadLetter) -> DeadLetter:
         """Write the dead letter, unless one of a later attempt is there.

@@ -292,11 +292,14 @@ class Steps:
         metadata = await self._ledger.done(job)
         if metadata is None:
             return None
-        # A runner that was killed at the very end left its claim behind.
-        left = await self._ledger.open(job.key)
-        await self._ledger.close(job.key, left, left.latest, done=True)
+        await self._sweep(job)  # a runner that was killed at the very end left its claim behind
         restyled = self._restyled(job, metadata, cached=True)
         return Submitted(job_key=job.key, prediction_id=metadata.prediction.id, restyled=restyled)
+
+    async def _sweep(self, job: Job) -> None:
+        """Remove what is still open of a job that is done."""
+        left = await self._ledger.open(job.key)
+        await self._ledger.close(job.key, left, left.latest, done=True)
 
     async def _join(self, job: Job, attempt: int, forgiven: int) -> Submitted | None:
         record = await self._ledger.recorded(job.key, attempt)
@@ -525,6 +528,7 @@ class Steps:
         """
         key, attempt, prediction_id = job.key, submitted.attempt, submitted.prediction_id
         if there := await self._ledger.done(job):
+            await self._sweep(job)  # a runner that slept through it all has recorded its prediction since
             return self._restyled(job, there, cached=False)
         try:
             prediction = self._completed.pop(prediction_id, None) or await self._client.result(prediction_id)
