@@ -1,6 +1,7 @@
 """The flow that restyles one image."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: a deployment loads this file by its path, and Prefect 3.8
+# then cannot resolve annotations that are text ("not fully defined"), so every run of it would fail.
 
 from functools import partial
 from pathlib import PurePosixPath
