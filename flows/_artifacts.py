@@ -84,7 +84,7 @@ def _facts(restyled: Restyled, metadata: Metadata, store: Store) -> list[tuple[s
         ("Steps", request.num_inference_steps),
         ("Guidance", f"{request.guidance_scale:g}"),
         ("Format", request.output_format),
-        *((f"Output {n}", _output_fact(facts, store)) for n, facts in enumerate(metadata.outputs, 1)),
+        *(fact for n, facts in enumerate(metadata.outputs, 1) for fact in _output_facts(n, facts, store)),
         ("Prediction", metadata.prediction.id),
         ("Inference", "not told" if took is None else f"{took / 1000:.1f} s"),
         ("Attempts", len(metadata.attempts)),
@@ -94,14 +94,17 @@ def _facts(restyled: Restyled, metadata: Metadata, store: Store) -> list[tuple[s
     ]
 
 
-def _output_fact(facts: OutputFacts, store: Store) -> str:
+def _output_facts(number: int, facts: OutputFacts, store: Store) -> list[tuple[str, object]]:
+    name = f"Output {number}"
     if facts.key is None:
-        return "dropped: flagged as unsafe for work"
+        return [(name, "dropped: flagged as unsafe for work")]
     flagged = ", flagged as unsafe for work" if facts.nsfw else ""
-    return (
-        f"{store.uri_of(facts.key)} ({facts.width}×{facts.height}, {facts.bytes} bytes{flagged}), "
-        f"SHA-256 {facts.sha256}"
-    )
+    # a row each: Prefect's UI cuts off what is wider than the page
+    return [
+        (name, store.uri_of(facts.key)),
+        (f"{name}, picture", f"{facts.width}×{facts.height} pixels, {facts.bytes} bytes{flagged}"),
+        (f"{name}, SHA-256", facts.sha256),
+    ]
 
 
 async def _output_picture(facts: OutputFacts, store: Store) -> str:
