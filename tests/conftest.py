@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.emulator_process import Emulator
+from tests.prefect_server import PrefectServer
+from tests.s3_servers import S3Server, moto_server
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +23,18 @@ def emulator(emulator_process: Emulator) -> Emulator:
     """The session's emulator with an empty account and nothing going wrong."""
     emulator_process.reset()
     return emulator_process
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    """One S3 server for the whole session; let each test have a prefix of its own."""
+    with moto_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A real Prefect server for the whole session."""
+    settings = {"PREFECT_SERVER_UI_ENABLED": "false", "PREFECT_API_BLOCKS_REGISTER_ON_START": "false"}
+    with PrefectServer(tmp_path_factory.mktemp("prefect"), settings) as server:
+        yield server

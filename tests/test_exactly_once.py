@@ -1,0 +1,77 @@
+"""A job is billed once, whatever is killed, raced, paused, set wrong or cut off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from restyle.errors import UnsafeStoreError
+from restyle.models import ReduxParams
+from tests.emulator_process import Emulator
+from tests.engine import SMALL, restyle
+from tests.interruptions import CASES, Case, Outcome, World, rules
+from tests.runners import running
+from tests.s3_servers import S3Server, proxy
+
+KINDS = ("directory", "moto")
+ALL = [
+    (case, kind) for case in CASES for kind in KINDS if (case.on_s3 if kind == "moto" else not case.mischief)
+]
+
+
+@pytest.fixture(scope="module")
+def world(emulator_process: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    emulator_process.reset()
+    with running() as runners:
+        yield World(emulator_process, runners, tmp_path_factory.mktemp("outputs"))
+
+
+@pytest.fixture(scope="module")
+def outcomes(world: World, moto: S3Server) -> list[Outcome]:
+    """What came of all of them, carried out at once. A case's seed is its number."""
+    world.emulator.faults(rules([(case, seed) for seed, (case, _) in enumerate(ALL)]))
+
+    async def one(seed: int, case: Case, kind: str) -> Outcome:
+        await asyncio.sleep(seed * 0.3)  # a process costs some tenths of a second to start
+        return await world.carry_out(case, f"case-{seed}", moto if kind == "moto" else None, seed)
+
+    async def all_of_them() -> list[Outcome]:
+        return await asyncio.gather(*(one(seed, *which) for seed, which in enumerate(ALL)))
+
+    return asyncio.run(all_of_them())
+
+
+@pytest.mark.parametrize("number", range(len(ALL)), ids=[f"{case.name}, on {kind}" for case, kind in ALL])
+async def test_whatever_happens_to_its_runners_a_job_is_billed_once_and_done(
+    number: int, outcomes: list[Outcome]
+) -> None:
+    await outcomes[number].prove()
+
+
+async def test_a_store_that_ignores_create_if_absent_is_refused_before_the_first_post(
+    emulator: Emulator, world: World, moto: S3Server
+) -> None:
+    with proxy(moto) as (way, seen):
+        way.ignore_conditions = True
+        place = world.place("unsafe", seen)
+        with pytest.raises(UnsafeStoreError, match="ignores create-if-absent") as caught:
+            await restyle(emulator.url, place.store)
+    assert not caught.value.retryable
+    assert emulator.ledger()["calls"]["submit"] == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_job_made_again_with_the_recorded_seed_is_the_same_picture_byte_for_byte(
+    kind: str, emulator: Emulator, world: World, moto: S3Server
+) -> None:
+    first, again = (
+        world.place(f"{name}-{kind}", moto if kind == "moto" else None) for name in ("first", "again")
+    )
+    params = SMALL.model_copy(update={"num_images": 2, "output_format": "png"})
+    await restyle(emulator.url, first.store, params=params)
+    recorded = (await first.metadata()).request
+    await restyle(emulator.url, again.store, params=ReduxParams(**recorded.model_dump(exclude={"image"})))
+    assert await first.pictures() == await again.pictures()
+    assert len(emulator.ledger()["predictions"]) == 2
