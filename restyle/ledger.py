@@ -151,9 +151,12 @@ class Ledger:
         Returns:
             What the ledger holds: ours, or what another runner wrote first.
         """
-        if await self.store.create(_path(key, attempt, "prediction"), _json(record)):
-            return record
-        return await self.recorded(key, attempt) or record
+        for _ in range(3):  # S3 may refuse a put (409) while something else happens to the object
+            if await self.store.create(_path(key, attempt, "prediction"), _json(record)):
+                return record
+            if there := await self.recorded(key, attempt):
+                return there
+        raise StoreError(f"prediction {record.prediction_id} could not be recorded: run the job again")
 
     async def recorded(self, key: str, attempt: int) -> Record | None:
         """An attempt's prediction; None when none is recorded, or the job was closed meanwhile."""

@@ -42,7 +42,12 @@ class ReduxParams(BaseModel):
         pydantic.ValidationError: a field is unknown, of the wrong type or out of its range.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        # what Prefect's form shows of it
+        json_schema_extra={"description": "Size, steps, seed and format of the restyled pictures."},
+    )
 
     size: str = Field(
         default="1024*1024",
