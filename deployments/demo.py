@@ -20,6 +20,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,7 @@ def run() -> int:
         )
     console = Console(highlight=False)
     signal.signal(signal.SIGTERM, _as_interrupt)
-    started = time.monotonic()
+    started, since = time.monotonic(), datetime.now(UTC)
     console.print("starting a Prefect server and an emulator of WaveSpeedAI …")
     folder = _own_folder(Path.cwd() / "demo")
     with ExitStack() as stack:
@@ -98,7 +99,7 @@ def run() -> int:
         second = _ledger(url)
         _check(rows, again, first, second)
         done = time.monotonic()
-        asyncio.run(_recorded(2 * len(pictures)))
+        asyncio.run(_recorded(2 * len(pictures), since))
 
     console.print(
         f"billed after the first run: {first['billed']} predictions, {first['spent']:.3f} USD; "
@@ -157,17 +158,19 @@ def _check(
         )
 
 
-async def _recorded(runs: int) -> None:
+async def _recorded(runs: int, since: datetime) -> None:
     """Wait until the server has written down all runs and their tasks: it is behind by some seconds."""
     await flush()
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterStartTime
 
     give_up = time.monotonic() + 10
+    recent = TaskRunFilter(start_time=TaskRunFilterStartTime(after_=since))
     # a run that makes a picture has three tasks, one that finds it has one
     expected = runs // 2 * 3 + runs // 2
     async with get_client() as client:
         while time.monotonic() < give_up:
-            tasks = await client.read_task_runs(limit=200)
+            tasks = await client.read_task_runs(task_run_filter=recent)
             if sum(run.state is not None and run.state.is_completed() for run in tasks) >= expected:
                 return
             await asyncio.sleep(0.2)

@@ -1,0 +1,144 @@
+"""The blocks, saved on and loaded from a real Prefect server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.blocks.core import Block
+from prefect.blocks.system import Secret
+from prefect.filesystems import LocalFileSystem
+from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
+from prefect_aws import AwsClientParameters, AwsCredentials
+from prefect_aws.s3 import S3Bucket
+from pydantic import SecretStr
+
+from blocks.output import open_output
+from blocks.wavespeed import WaveSpeed, load_wavespeed
+from restyle.errors import ConfigurationError
+from tests.prefect_server import PrefectServer
+from tests.s3_servers import S3Server
+
+KEY = "key-that-nobody-may-see"
+
+
+class TestWaveSpeedBlock(BlockStandardTestSuite):
+    @pytest.fixture
+    def block(self) -> type[Block]:
+        return WaveSpeed
+
+    @pytest.mark.skip(reason="fetches the logo")
+    def test_has_a_valid_image(self, block: type[Block]) -> None: ...
+
+
+@pytest.fixture
+def saving(prefect: PrefectServer) -> Iterator[PrefectServer]:
+    with prefect.used_here():
+        yield prefect
+
+
+def save(name: str, key: str = KEY, **fields: Any) -> None:
+    secret: Secret[Any] = Secret(value=SecretStr(key))
+    secret.save(f"{name}-key", overwrite=True)
+    WaveSpeed(api_key=secret, **fields).save(name, overwrite=True)
+
+
+def key_of(block: WaveSpeed) -> str:
+    async def ask() -> str:
+        async with block.get_client() as client:
+            return client._auth.key
+
+    return asyncio.run(ask())
+
+
+def test_a_block_comes_back_as_it_was_saved(saving: PrefectServer) -> None:
+    save("whole", requests_per_minute=500, max_in_flight=100, timeout=7)
+    block = asyncio.run(load_wavespeed("whole"))
+    assert block.api_key.value.get_secret_value() == KEY
+    assert (block.requests_per_minute, block.max_in_flight, block.timeout) == (500, 100, 7)
+
+
+def test_a_block_may_be_named_with_its_type(saving: PrefectServer) -> None:
+    save("typed")
+    assert asyncio.run(load_wavespeed("wavespeed/typed")).base_url == "https://api.wavespeed.ai"
+
+
+def test_a_key_of_digits_stays_as_it_is(saving: PrefectServer) -> None:
+    """Prefect's Secret.get() would read it as a number."""
+    save("digits", key="0012e3")
+    assert key_of(asyncio.run(load_wavespeed("digits"))) == "0012e3"
+
+
+def test_the_key_is_in_the_secret_block_alone(saving: PrefectServer) -> None:
+    save("masked")
+    block = asyncio.run(load_wavespeed("masked"))
+    shown = [repr(block), str(block), repr(block.get_client()), block.model_dump_json()]
+    documents = saving.call("POST", "/block_documents/filter", {"include_secrets": False})
+    secrets = saving.call("POST", "/block_documents/filter", {"include_secrets": True})
+    assert KEY not in "".join(shown)
+    assert KEY not in str(documents)
+    stored = {d["name"]: d["data"] for d in secrets}
+    assert stored["masked-key"] == {"value": KEY}
+    assert set(stored["masked"]["api_key"]) <= {"value", "$ref", "block_type_slug"}
+
+
+def test_an_unknown_block_is_told_by_its_name(saving: PrefectServer) -> None:
+    with pytest.raises(ConfigurationError, match="wavespeed/nobody"):
+        asyncio.run(load_wavespeed("nobody"))
+
+
+def test_the_environment_serves_where_no_default_block_is_saved(
+    saving: PrefectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAVESPEED_API_KEY", KEY)
+    monkeypatch.setenv("WAVESPEED_BASE_URL", "http://127.0.0.1:1")
+    block = asyncio.run(load_wavespeed())
+    assert block.base_url == "http://127.0.0.1:1"
+    assert key_of(block) == KEY
+    monkeypatch.delenv("WAVESPEED_API_KEY")
+    with pytest.raises(ConfigurationError, match="WAVESPEED_API_KEY"):
+        asyncio.run(load_wavespeed())
+
+
+def test_a_submit_timeout_that_breaks_the_lease_is_refused() -> None:
+    """Half the lease is 75 s by default."""
+    block = WaveSpeed(api_key=Secret(value=SecretStr(KEY)), submit_timeout=75)
+    with pytest.raises(ConfigurationError, match="RESTYLE_LEASE_SECONDS"):
+        block.get_client()
+
+
+def test_a_directory_block_opens_its_directory(saving: PrefectServer, tmp_path: Path) -> None:
+    LocalFileSystem(basepath=str(tmp_path / "there")).save("somewhere", overwrite=True)
+    store = asyncio.run(open_output("local-file-system/somewhere"))
+    assert store.uri == str(tmp_path / "there")
+
+
+def test_a_bucket_block_opens_its_prefix_with_its_credentials(saving: PrefectServer, moto: S3Server) -> None:
+    credentials = AwsCredentials(
+        aws_access_key_id="test",
+        aws_secret_access_key=SecretStr("test"),
+        region_name="us-east-1",
+        aws_client_parameters=AwsClientParameters(endpoint_url=moto.endpoint),
+    )
+    credentials.save("team", overwrite=True)
+    bucket = S3Bucket(bucket_name=moto.bucket, bucket_folder="pictures/", credentials=credentials)
+    bucket.save("team", overwrite=True)
+
+    async def use() -> tuple[str, bytes | None]:
+        store = await open_output("s3-bucket/team")
+        await store.ready()
+        await store.put("hello", b"1", "text/plain")
+        return store.uri, await store.get("hello")
+
+    assert asyncio.run(use()) == (f"s3://{moto.bucket}/pictures", b"1")
+    there = moto.client().get_object(Bucket=moto.bucket, Key="pictures/hello")
+    assert there["Body"].read() == b"1"
+
+
+@pytest.mark.parametrize("output", ["s3-bucket/nobody", "local-file-system/nobody"])
+def test_an_unknown_output_block_is_told_by_its_name(saving: PrefectServer, output: str) -> None:
+    with pytest.raises(ConfigurationError, match=output):
+        asyncio.run(open_output(output))

@@ -1,0 +1,329 @@
+"""The flow `restyle_image` on a real Prefect server, against the emulator."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from PIL import Image
+from prefect.client.orchestration import get_client
+from prefect.states import Cancelled, Crashed
+
+from flows import restyle_image
+from flows._hooks import leave_the_truth
+from restyle.client import WaveSpeedClient
+from restyle.errors import (
+    AuthenticationError,
+    PredictionFailedError,
+    PredictionTimeoutError,
+    RestyleError,
+    SourceError,
+    StoreError,
+    UnavailableError,
+)
+from restyle.jobs import Job, Restyled
+from restyle.models import ReduxParams
+from restyle.steps import Steps, make_job
+from restyle.store import open_store
+from tasks._runtime import worth_retrying
+from tests.emulator_process import Emulator
+from tests.engine import PHOTO, RUN
+from tests.prefect_server import PrefectServer, wait_until
+
+KEY = "key-that-nobody-may-see"
+SMALL = ReduxParams(size="256*256")
+
+
+@dataclass
+class World:
+    """A Prefect server, the emulator and an empty directory, and the flow run among them."""
+
+    prefect: PrefectServer
+    emulator: Emulator
+    output: Path
+
+    def restyle(self, image: str | Path = PHOTO, flow: Any = restyle_image, **parameters: Any) -> Restyled:
+        """Run the flow."""
+        arguments = {"params": SMALL, "output": str(self.output), **parameters}
+        with self.prefect.used_here():
+            restyled: Restyled = asyncio.run(flow(str(image), **arguments))
+        return restyled
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        """The flow runs of this test."""
+        runs = self.prefect.all("flow_runs", sort="EXPECTED_START_TIME_DESC")
+        return [run for run in runs if run["parameters"].get("output") == str(self.output)]
+
+    def task_runs(self, names: set[str]) -> dict[str, dict[str, Any]]:
+        """The task runs of the last run by what they do, once all of these have ended."""
+        run = self.runs[0]["id"]
+        found: dict[str, dict[str, Any]] = {}
+
+        def ended() -> bool:
+            tasks = self.prefect.all("task_runs", flow_runs={"id": {"any_": [run]}})
+            found.update({task["name"].split()[0]: task for task in tasks})
+            return {n for n, t in found.items() if t["state_type"] in ("COMPLETED", "FAILED")} >= names
+
+        wait_until(ended)
+        return found
+
+    def artifact(self) -> str:
+        """The text of the last run's artifact."""
+        (artifact,) = self.prefect.all("artifacts", flow_runs={"id": {"any_": [self.runs[0]["id"]]}})
+        return str(artifact["data"])
+
+    def events(self, job_key: str, kinds: set[str]) -> list[dict[str, Any]]:
+        """The job's events, once these kinds are there."""
+        mine: list[dict[str, Any]] = []
+
+        def there() -> bool:
+            mine[:] = [
+                event
+                for event in self.prefect.events("wavespeed.job.")
+                if event["resource"]["prefect.resource.id"] == f"wavespeed.job.{job_key}"
+            ]
+            return {event["event"].rpartition(".")[2] for event in mine} >= kinds
+
+        wait_until(there)
+        return mine
+
+
+@pytest.fixture
+def world(
+    prefect: PrefectServer, emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    monkeypatch.setenv("WAVESPEED_API_KEY", KEY)
+    monkeypatch.setenv("WAVESPEED_BASE_URL", emulator.url)
+    yield World(prefect, emulator, tmp_path / "out")
+    shutil.rmtree(tmp_path)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A picture that no other test has, so that its job is this test's own."""
+    path = tmp_path / "Own Photo.png"
+    Image.frombytes("RGB", (64, 64), (str(tmp_path) * 12288)[:12288].encode()).save(path)
+    return path
+
+
+def test_an_image_is_restyled_and_the_run_shows_it(world: World, photo: Path) -> None:
+    restyled = world.restyle(photo, params=ReduxParams(size="256*320", num_images=2, output_format="png"))
+    assert world.emulator.ledger()["billed"] == 1
+    assert [(o.width, o.height, o.content_type) for o in restyled.outputs] == [(256, 320, "image/png")] * 2
+    (run,) = world.runs
+    assert run["name"] == "restyle Own Photo.png"
+    assert run["state_type"] == "COMPLETED"
+
+    tasks = world.task_runs({"submit", "poll", "download"})
+    label = f"own-photo-{restyled.job_key[:4]}"
+    assert {task["name"] for task in tasks.values()} == {
+        f"{n} {label}" for n in ("submit", "poll", "download")
+    }
+    side_car = json.loads(Path(restyled.metadata_uri).read_text())
+    assert side_car["run"]["flow_run_id"] == run["id"]
+    assert set(side_car["run"]["task_run_ids"]) == {task["id"] for task in tasks.values()}
+
+    page = world.artifact()
+    assert len(page) < 100_000
+    assert "| source | output 1 | output 2 |" in page
+    assert page.count("](data:image/jpeg;base64,") == 3
+    for fact in (restyled.prediction_id, str(restyled.seed), "0.05 USD", str(restyled.outputs[1].sha256)):
+        assert fact in page
+
+
+def test_the_thumbnails_are_pictures(world: World, photo: Path) -> None:
+    world.restyle(photo)
+    for data in re.findall(r"base64,([^)]*)\)", world.artifact()):
+        assert max(Image.open(io.BytesIO(base64.b64decode(data))).size) <= 160
+
+
+def test_a_job_has_one_event_of_each_kind(world: World, photo: Path) -> None:
+    restyled = world.restyle(photo)
+    world.restyle(photo)
+    submitted, stored = sorted(
+        world.events(restyled.job_key, {"submitted", "stored"}), key=lambda e: str(e["occurred"])
+    )
+    assert submitted["payload"]["prediction_id"] == restyled.prediction_id
+    assert stored["payload"]["outputs"] == [restyled.outputs[0].uri]
+    related = {related["prefect.resource.id"].rpartition(".")[0] for related in stored["related"]}
+    assert "prefect.flow-run" in related
+
+
+def test_the_same_again_makes_no_call(world: World, photo: Path) -> None:
+    first = world.restyle(photo)
+    calls = world.emulator.ledger()["calls"]
+    second = world.restyle(photo)
+    assert world.emulator.ledger()["calls"] == calls
+    assert (second.cached, second.cost_usd, second.outputs) == (True, 0, first.outputs)
+    assert "stored by an earlier run" in world.artifact()
+
+
+def test_what_may_pass_is_tried_again_by_its_task(world: World, photo: Path) -> None:
+    world.emulator.faults([{"on": "upload", "fault": "status", "status": 503}])
+    world.restyle(photo)
+    assert world.task_runs({"submit", "download"})["submit"]["run_count"] == 2
+    assert world.emulator.ledger()["billed"] == 1
+
+
+def test_what_cannot_pass_ends_the_run_at_once(world: World, photo: Path) -> None:
+    world.emulator.faults([{"on": "submit", "fault": "refused", "status": 401, "times": None}])
+    started = time.monotonic()
+    with pytest.raises(AuthenticationError):
+        world.restyle(photo)
+    assert time.monotonic() - started < 30  # the flow's own delay
+    (run,) = world.runs
+    assert (run["state_type"], run["run_count"]) == ("FAILED", 1)
+    assert world.emulator.ledger()["calls"]["submit"] == 1
+    assert world.task_runs({"submit"})["submit"]["run_count"] == 1
+
+
+def test_a_failed_prediction_ends_the_run_and_tells_it_once(world: World, photo: Path) -> None:
+    world.emulator.faults([{"on": "prediction", "fault": "failed", "code": 1200, "message": "unsafe"}])
+    for _ in range(2):
+        with pytest.raises(PredictionFailedError) as failed:
+            world.restyle(photo)
+    assert failed.value.job_key
+    events = world.events(failed.value.job_key, {"failed"})
+    assert [e["payload"]["code"] for e in events if e["event"].endswith("failed")] == [1200]
+    assert [run["run_count"] for run in world.runs] == [1, 1]
+    assert world.emulator.ledger()["calls"]["submit"] == 1
+
+
+def test_the_flow_is_retried_after_what_may_pass_alone(
+    world: World, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: list[RestyleError] = [StoreError("passing"), SourceError("for good")]
+
+    async def failing(*_: object) -> Job:
+        raise errors.pop(0)
+
+    monkeypatch.setitem(restyle_image.fn.__globals__, "make_job", failing)
+    with pytest.raises(SourceError, match="for good"):
+        world.restyle(photo, flow=restyle_image.with_options(retry_delay_seconds=0))
+    assert errors == []
+    assert world.runs[0]["run_count"] == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "worth"),
+    [
+        (UnavailableError("later"), True),
+        (PredictionTimeoutError("waited for 15 minutes already"), False),
+        (SourceError("no such file"), False),
+        (RuntimeError("a defect"), False),
+        (None, False),
+    ],
+)
+def test_only_what_may_pass_soon_is_worth_retrying(error: object, worth: bool) -> None:
+    assert worth_retrying(error) is worth
+
+
+def test_the_source_at_a_url_is_named_but_not_fetched_or_signed(world: World, photo: Path) -> None:
+    signed = f"{upload(world, photo)}?X-Amz-Signature=not-for-show"
+    calls = world.emulator.ledger()["calls"].get("cdn", 0)
+    restyled = world.restyle(signed)
+    fetched = world.emulator.ledger()["calls"]["cdn"] - calls
+    assert fetched == len(restyled.outputs)
+    page = world.artifact()
+    assert "| output 1 |" in page
+    assert "source |" not in page
+    shown = [
+        page,
+        world.runs[0]["name"],
+        world.events(restyled.job_key, {"stored"}),
+        restyled.model_dump_json(),
+    ]
+    assert "not-for-show" not in str(shown)
+
+
+def test_flagged_pictures_are_not_shown(world: World, photo: Path) -> None:
+    world.emulator.faults([{"on": "prediction", "fault": "nsfw"}])
+    restyled = world.restyle(photo, nsfw="quarantine")
+    assert "/quarantine/" in str(restyled.outputs[0].uri)
+    page = world.artifact()
+    assert page.count("data:image") == 1
+    assert "flagged, not shown" in page
+
+
+def test_an_artifact_that_cannot_be_made_spoils_nothing(
+    world: World, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise OSError("no disk")
+
+    monkeypatch.setattr("flows._artifacts.acreate_markdown_artifact", broken)
+    assert world.restyle(photo).outputs
+
+
+def test_the_key_is_nowhere_but_in_the_environment(world: World, photo: Path, tmp_path: Path) -> None:
+    restyled = world.restyle(photo)
+    world.emulator.faults([{"on": "submit", "fault": "refused", "status": 402, "times": None}])
+    with pytest.raises(RestyleError):
+        world.restyle(photo, variant=1)
+    world.events(restyled.job_key, {"submitted", "stored"})
+    wait_until(lambda: len(world.prefect.all("logs")) > 0)
+    kept = [file for folder in (world.prefect.home, tmp_path) for file in folder.rglob("*") if file.is_file()]
+    assert any(file.suffix == ".db" for file in kept)
+    assert [file for file in kept if KEY.encode() in file.read_bytes()] == []
+
+
+def test_an_interrupted_run_tells_where_its_job_stands(world: World, photo: Path) -> None:
+    """The hook goes by the ledger alone, so it serves in a process that never saw the run."""
+
+    async def interrupted() -> tuple[str, UUID]:
+        store = open_store(str(world.output))
+        job = await make_job(str(photo), SMALL, 0, store)
+        async with WaveSpeedClient(KEY, world.emulator.url) as client:
+            submitted = await Steps(client, store).submit(job, run=RUN)
+        return submitted.prediction_id, await hook_after(Cancelled(), photo, world.output)
+
+    with world.prefect.used_here():
+        prediction_id, run = asyncio.run(interrupted())
+    (artifact,) = world.prefect.all("artifacts", flow_runs={"id": {"any_": [str(run)]}})
+    assert f"attempt 1: prediction {prediction_id} was submitted" in artifact["data"]
+    assert "nothing is billed twice" in artifact["data"]
+    again = world.restyle(photo)
+    assert (again.prediction_id, again.cached) == (prediction_id, False)
+
+
+def test_a_run_interrupted_before_it_began_says_so(world: World, photo: Path) -> None:
+    with world.prefect.used_here():
+        run = asyncio.run(hook_after(Crashed(), photo, world.output))
+    (artifact,) = world.prefect.all("artifacts", flow_runs={"id": {"any_": [str(run)]}})
+    assert "nothing was submitted, nothing is billed" in artifact["data"]
+
+
+def test_nothing_escapes_the_hook(world: World) -> None:
+    with world.prefect.used_here():
+        asyncio.run(hook_after(Crashed(), Path("gone.jpg"), world.output))
+
+
+async def hook_after(state: Any, image: Path, output: Path) -> UUID:
+    """Create a flow run and call the hook for it, as a worker does."""
+    parameters = {"image": str(image), "params": SMALL.model_dump(), "output": str(output)}
+    async with get_client() as client:
+        run = await client.create_flow_run(restyle_image, parameters=parameters, state=state)
+    await leave_the_truth(restyle_image, run, state)
+    return run.id
+
+
+def upload(world: World, photo: Path) -> str:
+    """The picture, uploaded to the emulator, as a URL."""
+
+    async def send() -> str:
+        async with WaveSpeedClient(KEY, world.emulator.url) as client:
+            return await client.upload(photo.name, photo.read_bytes(), "image/png")
+
+    return asyncio.run(send())
