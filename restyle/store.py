@@ -92,7 +92,7 @@ class S3Access:
             return S3Store(
                 name,
                 prefix=prefix or None,
-                endpoint=None if self.is_aws else self.endpoint_url,
+                endpoint=self.endpoint_url,
                 region=self.region,
                 virtual_hosted_style_request=False,
                 credential_provider=Boto3CredentialProvider(self.session),
