@@ -119,6 +119,7 @@ class Proxy:
     Attributes:
         endpoint: where it listens.
         ignore_conditions: take ``If-None-Match`` away from every request, as a store that ignores it does.
+        page: how many objects a page of a listing has, instead of 1,000.
         mischief: what else it does.
         seen: the requests that reached it, as ``METHOD path``.
     """
@@ -126,6 +127,7 @@ class Proxy:
     upstream: str
     endpoint: str = ""
     ignore_conditions: bool = False
+    page: int = 0
     mischief: list[Mischief] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
@@ -170,7 +172,8 @@ class Proxy:
         headers = request.headers.copy()
         if self.ignore_conditions:
             headers.pop("If-None-Match", None)
-        url = URL(self.upstream + request.raw_path, encoded=True)
+        page = f"&max-keys={self.page}" if self.page and "list-type" in request.query else ""
+        url = URL(self.upstream + request.raw_path + page, encoded=True)
         async with (
             aiohttp.ClientSession(auto_decompress=False, trust_env=False) as session,
             session.request(

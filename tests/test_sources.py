@@ -1,0 +1,282 @@
+"""Which picture is meant, how WaveSpeedAI gets to see it, and what is refused before anything is spent."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import boto3
+import pytest
+
+from restyle.client import WaveSpeedClient
+from restyle.errors import PredictionFailedError, SourceError
+from restyle.jobs import Job, Source
+from restyle.sources import Publisher, identify, without_signature
+from restyle.store import S3Access, Store, directory_store, s3_store
+from tests.emulator_process import Emulator
+from tests.engine import PHOTO, SMALL, restyle
+from tests.runners import running
+from tests.s3_servers import S3Server
+
+OTHER_PHOTO = PHOTO.with_name("coffee.jpg")
+PICTURE = "https://example.com/pictures/a%20b.jpg"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return directory_store(tmp_path / "out")
+
+
+@pytest.fixture
+def on_s3(moto: S3Server) -> Store:
+    return s3_store(moto.bucket, uuid.uuid4().hex, moto.session(), endpoint_url=moto.endpoint)
+
+
+def put(server: S3Server, key: str, data: bytes) -> str:
+    server.client().put_object(Bucket=server.bucket, Key=key, Body=data)
+    return f"s3://{server.bucket}/{key}"
+
+
+def calls(emulator: Emulator) -> int:
+    return sum(emulator.ledger()["calls"].values())
+
+
+SIGNATURES = [
+    (
+        "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIA%2F20260101%2Fus-east-1%2Fs3%2Faws4_request"
+        "&X-Amz-Date=20260101T000000Z&X-Amz-Expires=3600&X-Amz-SignedHeaders=host&X-Amz-Signature=0f"
+        "&X-Amz-Security-Token=abc"
+    ),
+    "AWSAccessKeyId=AKIA&Signature=abc%3D&Expires=1700000000",
+    (
+        "X-Goog-Algorithm=GOOG4-RSA-SHA256&X-Goog-Credential=x&X-Goog-Date=20260101T000000Z&X-Goog-Expires=60"
+        "&X-Goog-SignedHeaders=host&X-Goog-Signature=0f"
+    ),
+    "GoogleAccessId=x%40y&Expires=1700000000&Signature=abc",
+    "sv=2024-11-04&ss=b&srt=o&sp=r&st=2026-01-01T00%3A00Z&se=2026-01-02T00%3A00Z&spr=https&sr=b&sig=abc%3D",
+    "Expires=1700000000&Signature=abc&Key-Pair-Id=K2",
+    "Policy=eyJ&Signature=abc&Key-Pair-Id=K2",
+    "OSSAccessKeyId=x&Expires=1700000000&Signature=abc",
+    "token=abc",
+]
+
+
+@pytest.mark.parametrize("signature", SIGNATURES)
+async def test_a_signature_is_no_part_of_the_picture(signature: str, store: Store) -> None:
+    """And is neither shown nor stored, while the URL is passed on with it."""
+    source = await identify(f"{PICTURE}?{signature}", store)
+    assert source.identity == source.uri == PICTURE
+    assert source.location == f"{PICTURE}?{signature}"
+    with_version = await identify(f"{PICTURE}?v=2&{signature}", store)
+    assert with_version.identity == f"{PICTURE}?v=2"
+
+
+async def test_a_moved_signature_is_the_same_job_and_another_query_another_one(store: Store) -> None:
+    signed = [await identify(f"{PICTURE}?X-Amz-Signature={n}&X-Amz-Date={n}", store) for n in (1, 2)]
+    assert len({Job(source=source).key for source in [*signed, await identify(PICTURE, store)]}) == 1
+    others = [
+        f"{PICTURE}?page=1",
+        f"{PICTURE}?page=2",
+        f"{PICTURE}?expires=1",
+        "https://example.com/A%20b.jpg",
+    ]
+    assert len({Job(source=await identify(url, store)).key for url in others}) == 4
+
+
+def test_what_stays_of_a_url_without_its_signature() -> None:
+    assert (
+        without_signature("HTTPS://User:pw@Example.COM/Path?q=&b=%2F#part")
+        == "https://example.com/Path?q=&b=%2F"
+    )
+
+
+async def test_an_https_source_is_passed_on_untouched_even_when_it_cannot_be_reached_from_here(
+    emulator: Emulator, store: Store
+) -> None:
+    url = "https://pictures.invalid/a.jpg?X-Amz-Signature=secret&X-Amz-Date=1"
+    with pytest.raises(PredictionFailedError) as caught:  # by the emulator, which cannot reach it either
+        await restyle(emulator.url, store, url)
+    assert "secret" not in str(caught.value)
+    ledger = emulator.ledger()
+    assert [prediction["input"]["image"] for prediction in ledger["predictions"]] == [url]
+    assert ledger["calls"]["upload"] == 0
+    for entry in await store.list(""):
+        assert b"secret" not in (await store.get(entry.path) or b""), entry.path
+
+
+async def test_a_file_is_its_bytes(store: Store, tmp_path: Path) -> None:
+    copy, changed = tmp_path / "copy of it.jpg", tmp_path / "astronaut.jpg"
+    copy.write_bytes(PHOTO.read_bytes())
+    changed.write_bytes(OTHER_PHOTO.read_bytes())
+    keys = [Job(source=await identify(str(path), store)).key for path in (PHOTO, copy, changed)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+async def test_the_same_bytes_under_two_names_are_one_job_in_one_folder_billed_once(
+    emulator: Emulator, store: Store, tmp_path: Path
+) -> None:
+    copy = tmp_path / "another name.jpg"
+    copy.write_bytes(PHOTO.read_bytes())
+    first, second = await restyle(emulator.url, store), await restyle(emulator.url, store, copy)
+    assert (first.cached, second.cached) == (False, True)
+    assert first.metadata_uri == second.metadata_uri
+    assert emulator.ledger()["billed"] == 1
+
+
+async def test_an_object_is_its_uri_with_its_etag(moto: S3Server, on_s3: Store) -> None:
+    image = put(moto, "sources/etag/a.jpg", PHOTO.read_bytes())
+    first = await identify(image, on_s3)
+    put(moto, "sources/etag/a.jpg", PHOTO.read_bytes())
+    assert await identify(image, on_s3) == first
+    put(moto, "sources/etag/a.jpg", OTHER_PHOTO.read_bytes())
+    changed = await identify(image, on_s3)
+    assert changed.uri == first.uri == image
+    assert re.fullmatch(re.escape(image) + "#etag=[0-9a-f]{32}", first.identity)
+    assert changed.identity != first.identity
+
+
+async def test_an_object_in_a_versioned_bucket_is_its_uri_with_its_version(
+    moto: S3Server, on_s3: Store
+) -> None:
+    client = moto.client()
+    client.create_bucket(Bucket="versioned")
+    client.put_bucket_versioning(Bucket="versioned", VersioningConfiguration={"Status": "Enabled"})
+    identities = []
+    for _ in range(2):
+        version = client.put_object(Bucket="versioned", Key="a.jpg", Body=PHOTO.read_bytes())["VersionId"]
+        identities.append((await identify("s3://versioned/a.jpg", on_s3)).identity)
+        assert identities[-1] == f"s3://versioned/a.jpg#version={version}"
+    assert len(set(identities)) == 2
+
+
+async def test_the_same_bytes_are_uploaded_once_for_many_jobs_and_processes(
+    emulator: Emulator, store: Store, moto: S3Server, on_s3: Store
+) -> None:
+    await store.ready()
+    source = await identify(str(PHOTO), store)
+    async with WaveSpeedClient("key", emulator.url) as client:
+        publisher = Publisher(client, store)
+        urls = await asyncio.gather(*(publisher.url(source) for _ in range(5)))
+    assert len(set(urls)) == 1
+    for variant in range(2):
+        await restyle(emulator.url, store, variant=variant)
+    with running() as runners:
+        ended = await runners.run(
+            store.uri, emulator.url, "--params", SMALL.model_copy(update={"seed": 1}).model_dump_json()
+        )
+    assert ended.restyled
+    ledger = emulator.ledger()
+    assert (ledger["uploads"], ledger["billed"]) == (1, 3)
+
+    image = put(moto, "sources/uploaded/a.jpg", OTHER_PHOTO.read_bytes())
+    for variant in range(2):
+        await restyle(emulator.url, on_s3, image, variant=variant)
+    assert emulator.ledger()["uploads"] == 2
+
+
+async def test_a_source_on_aws_is_presigned_late_and_not_uploaded() -> None:
+    session = boto3.Session(
+        aws_access_key_id="AKIAEXAMPLE", aws_secret_access_key="example", region_name="eu-central-1"
+    )
+    store = s3_store("outputs", "", session)
+    assert store.access
+    assert store.access.is_aws
+    image = "s3://pictures/a b.jpg"
+    source = Source(uri=image, identity=f"{image}#etag=1", name="a b.jpg", location=image)
+    async with WaveSpeedClient("key", "http://127.0.0.1:1") as client:
+        url = urlsplit(await Publisher(client, store).url(source))
+    assert (url.scheme, url.hostname) == ("https", "s3.eu-central-1.amazonaws.com")
+    assert url.path == "/pictures/a%20b.jpg"
+    query = parse_qs(url.query)
+    assert query["X-Amz-Expires"] == ["3600"]
+    assert query["X-Amz-Credential"][0].startswith("AKIAEXAMPLE/")
+    assert query["X-Amz-Signature"]
+    assert "example" not in url.query.replace("AKIAEXAMPLE", "")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "is_aws"),
+    [
+        (None, True),
+        ("https://s3.cn-north-1.amazonaws.com.cn", True),
+        ("https://minio.example.com", False),
+        ("https://s3.amazonaws.com.example.com", False),
+        ("http://127.0.0.1:9000", False),
+    ],
+)
+def test_which_endpoints_are_amazons(endpoint: str | None, is_aws: bool, moto: S3Server) -> None:
+    assert S3Access(moto.session(), endpoint_url=endpoint).is_aws is is_aws
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"GIF8 but not really", "image"),
+        (b"", "image"),
+        (b"<html>not a picture</html>", "image"),
+        (PHOTO.read_bytes() + b"\0" * 20 * 1024 * 1024, r"\d+\.\d MB: WaveSpeedAI takes up to 2\d MB"),
+    ],
+    ids=["a damaged one", "an empty one", "a page", "one over 20 MB"],
+)
+@pytest.mark.parametrize("kind", ["file", "object"])
+async def test_what_is_no_picture_or_too_big_is_refused_with_nothing_billed(
+    kind: str,
+    data: bytes,
+    says: str,
+    emulator: Emulator,
+    store: Store,
+    moto: S3Server,
+    on_s3: Store,
+    tmp_path: Path,
+) -> None:
+    if kind == "file":
+        image = tmp_path / "a.jpg"
+        image.write_bytes(data)
+        with pytest.raises(SourceError, match=says):
+            await restyle(emulator.url, store, image)
+        assert calls(emulator) == 0
+    else:
+        with pytest.raises(SourceError, match=says):
+            await restyle(emulator.url, on_s3, put(moto, f"sources/{uuid.uuid4().hex}", data))
+        ledger = emulator.ledger()
+        assert (ledger["calls"]["submit"], ledger["calls"]["upload"]) == (0, 0)
+    assert emulator.ledger()["spent"] == 0
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        ("", "image is empty"),
+        ("/nowhere/a.jpg", "no such file"),
+        ("/", "irectory"),
+        ("s3://restyle/nothing.jpg", "no such object"),
+        ("s3://restyle", "give s3://bucket/key"),
+        ("http://example.com/a.jpg", "WaveSpeedAI wants https://"),
+        ("ftp://example.com/a.jpg", "ftp:// is not supported"),
+        ("https:///a.jpg", "names no host"),
+        ("https://user:secret@example.com/a.jpg", "a URL with a password"),
+    ],
+)
+async def test_a_source_that_cannot_be_used_is_told_in_one_line(image: str, says: str, on_s3: Store) -> None:
+    with pytest.raises(SourceError, match=says) as caught:
+        await identify(image, on_s3)
+    assert "\n" not in caught.value.message
+    assert "secret" not in caught.value.message
+    assert not caught.value.retryable
+
+
+async def test_a_file_that_changes_while_it_is_used_is_not_submitted(
+    emulator: Emulator, store: Store, tmp_path: Path
+) -> None:
+    image = tmp_path / "a.jpg"
+    image.write_bytes(PHOTO.read_bytes())
+    source = await identify(str(image), store)
+    image.write_bytes(OTHER_PHOTO.read_bytes())
+    await store.ready()
+    async with WaveSpeedClient("key", emulator.url) as client:
+        with pytest.raises(SourceError, match="changed while it was being used"):
+            await Publisher(client, store).url(source)
+    assert calls(emulator) == 0

@@ -1,0 +1,179 @@
+"""What a store promises, on a directory and on S3; and what it says when it cannot keep it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from restyle.errors import ConfigurationError, StoreError
+from restyle.store import Store, directory_store, open_store, s3_store
+from tests.s3_servers import Mischief, S3Server, proxy
+
+
+@pytest.fixture(params=["directory", "moto"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, moto: S3Server) -> Store:
+    if request.param == "directory":
+        return directory_store(tmp_path / "out")
+    return on_moto(moto)
+
+
+def on_moto(server: S3Server) -> Store:
+    return s3_store(server.bucket, uuid.uuid4().hex, server.session(), endpoint_url=server.endpoint)
+
+
+async def test_an_object_is_created_once(store: Store) -> None:
+    assert await store.create("a/b.json", b"first")
+    assert not await store.create("a/b.json", b"second")
+    assert await store.get("a/b.json") == b"first"
+
+
+async def test_of_24_racing_creators_one_wins_and_the_object_is_its_own(store: Store) -> None:
+    won = await asyncio.gather(*(store.create("race.json", b"%d" % writer) for writer in range(24)))
+    assert sum(won) == 1
+    assert await store.get("race.json") == b"%d" % won.index(True)
+
+
+async def test_a_put_goes_over_what_is_there(store: Store) -> None:
+    await store.create("a.txt", b"first")
+    await store.put("a.txt", b"second", "text/plain")
+    assert await store.get("a.txt") == b"second"
+
+
+async def test_what_is_not_there_is_none_and_removing_it_is_no_error(store: Store) -> None:
+    assert await store.get("nothing.json") is None
+    assert await store.head("nothing.json") is None
+    assert await store.list("nothing/") == []
+    for path in ("a/1.json", "a/2.json", "a/3.json"):
+        await store.create(path, b"1")
+    await store.delete(["a/1.json", "a/nothing.json", "a/3.json"])
+    assert [entry.path for entry in await store.list("a/")] == ["a/2.json"]
+    await store.delete(["a/1.json", "nothing.json"])
+
+
+async def test_a_listing_tells_paths_below_the_stores_own_prefix_times_and_sizes(store: Store) -> None:
+    assert await store.list("open/") == [], "also when nothing was ever written"
+    before = datetime.now(UTC) - timedelta(seconds=2)
+    for path in ("open/k/1.claim.json", "open/k/2.claim.json", "open/kk/1.claim.json"):
+        await store.create(path, b"12345")
+    entries = await store.list("open/k/")
+    assert sorted(entry.path for entry in entries) == ["open/k/1.claim.json", "open/k/2.claim.json"]
+    assert {entry.size for entry in entries} == {5}
+    assert all(before <= entry.last_modified <= datetime.now(UTC) for entry in entries)
+    assert await store.head("open/k/1.claim.json") in entries
+
+
+async def test_a_listing_is_whole_when_it_has_many_pages(moto: S3Server) -> None:
+    with proxy(moto) as (way, seen):
+        way.page = 2
+        store = s3_store(seen.bucket, "pages", seen.session(), endpoint_url=seen.endpoint)
+        await asyncio.gather(*(store.create(f"many/{number}", b"") for number in range(7)))
+        assert len(await store.list("many/")) == 7
+        assert way.seen.count("GET /restyle") == 4
+
+
+async def test_the_stores_clock_is_never_ahead_of_it(store: Store) -> None:
+    await store.ready()
+    first = store.now()
+    assert datetime.now(UTC) - timedelta(seconds=5) < first <= datetime.now(UTC)
+    await asyncio.sleep(0.01)
+    assert first < store.now()
+    assert await store.list("") == [], "the probe is gone"
+
+
+async def test_a_store_is_probed_once_a_process(moto: S3Server) -> None:
+    with proxy(moto) as (way, seen):
+        store = s3_store(seen.bucket, "probed-once", seen.session(), endpoint_url=seen.endpoint)
+        await asyncio.gather(*(store.ready() for _ in range(5)))
+        probes = [request for request in way.seen if "/.probe/" in request]
+        assert sorted(request.split()[0] for request in probes) == ["HEAD", "PUT", "PUT"]
+
+
+async def test_objects_on_s3_bear_their_type_and_metadata(moto: S3Server) -> None:
+    store = on_moto(moto)
+    await store.create("1.jpeg", b"picture", "image/jpeg", {"job-key": "abc", "seed": "7"})
+    await store.put("2.jpeg", b"picture", "image/jpeg", {"job-key": "abc", "seed": "7"})
+    await store.create("metadata.json", b"{}")
+    prefix = store.uri.removeprefix(f"s3://{moto.bucket}/")
+    for name in ("1.jpeg", "2.jpeg"):
+        head = moto.client().head_object(Bucket=moto.bucket, Key=f"{prefix}/{name}")
+        assert (head["ContentType"], head["Metadata"]) == ("image/jpeg", {"job-key": "abc", "seed": "7"})
+    head = moto.client().head_object(Bucket=moto.bucket, Key=f"{prefix}/metadata.json")
+    assert head["ContentType"] == "application/json"
+
+
+async def test_a_put_whose_answer_was_lost_is_sent_again_and_meets_itself(moto: S3Server) -> None:
+    with proxy(moto, Mischief("drop", "PUT", "/a.json")) as (way, seen):
+        store = s3_store(seen.bucket, "lost", seen.session(), endpoint_url=seen.endpoint)
+        assert not await store.create("a.json", b"ours")
+        assert await store.get("a.json") == b"ours"
+        assert way.seen.count("PUT /restyle/lost/a.json") == 2
+
+
+async def test_a_store_that_cannot_be_reached_says_so_soon_and_may_be_tried_again(moto: S3Server) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        store = s3_store("restyle", "", moto.session(), endpoint_url=endpoint)
+        start = time.monotonic()
+        with pytest.raises(
+            StoreError, match=r"cannot write s3://restyle/a\.json: connection refused"
+        ) as caught:
+            await store.create("a.json", b"1")
+    assert caught.value.retryable
+    assert time.monotonic() - start < 10
+
+
+async def test_a_bucket_that_does_not_exist_is_told_by_name(moto: S3Server) -> None:
+    store = s3_store("nowhere", "x", moto.session(), endpoint_url=moto.endpoint)
+    for action in (
+        store.ready(),
+        store.create("a", b"1"),
+        store.list("a/"),
+        store.put("a", b"1", "text/plain"),
+    ):
+        with pytest.raises(ConfigurationError, match=r"s3://nowhere/x/.*the bucket does not exist"):
+            await action
+
+
+async def test_a_directory_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="name a directory that can be written"):
+        open_store(str(tmp_path / "file" / "out"))
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("", "output is empty"),
+        ("s3://", "the bucket's name is missing"),
+        ("s3:///prefix", "the bucket's name is missing"),
+        ("gs://bucket/prefix", "gs:// is not supported"),
+        ("https://bucket.s3.amazonaws.com", "https:// is not supported"),
+    ],
+)
+def test_a_name_that_is_none_is_told(output: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        open_store(output)
+
+
+def test_no_credentials_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    with pytest.raises(ConfigurationError, match="no AWS credentials found: set AWS_ACCESS_KEY_ID"):
+        open_store("s3://bucket/prefix")
+
+
+def test_names_on_s3_are_tidy(moto: S3Server) -> None:
+    for prefix in ("a/b", "/a/b/", "a/b/"):
+        store = s3_store("bucket", prefix, moto.session(), endpoint_url=moto.endpoint)
+        assert store.uri_of("x.json") == "s3://bucket/a/b/x.json"
+    assert s3_store("bucket", "", moto.session(), endpoint_url=moto.endpoint).uri == "s3://bucket"
