@@ -50,6 +50,7 @@ class Case:
         mischief: what goes wrong on the way to the store; only on S3.
         errors: those of the runners that end in one.
         created: how many predictions there are after each round.
+        attempts: how many the side-car tells of.
         killed: how many runners get killed; by default all of those that are alone in their round.
         on_s3: whether it is worth its time on S3, too.
     """
@@ -63,6 +64,7 @@ class Case:
     mischief: tuple[Mischief, ...] = ()
     errors: tuple[str, ...] = ()
     created: tuple[int, ...] = ()
+    attempts: int | None = None
 
     @property
     def deaths(self) -> int:
@@ -127,6 +129,7 @@ MANY = [
     ),
 ]
 ASLEEP = [
+    Case("asleep before the claim, done meanwhile", [[Run(f"before create {CLAIMED}", "sleep 6"), *OK]]),
     Case("asleep with the claim for half a lease", [[Run(f"after create {CLAIMED}", "sleep 4.5")]]),
     Case("asleep with the claim, taken over", [[Run(f"after create {CLAIMED}", "sleep 12"), *OK]]),
     Case("asleep after the POST, taken over", [[Run("after submit", "sleep 12"), *OK]], on_s3=False),
@@ -169,7 +172,7 @@ GIVEN_UP = [
 
 def met(name: str, what: Any, path: str) -> Case:
     """The store plays a trick on one put, and nobody is to notice."""
-    return Case(name, [OK], mischief=(Mischief(what, "PUT", path),))
+    return Case(name, [OK], mischief=(Mischief(what, "PUT", path),), attempts=1)
 
 
 def cut(name: str, what: Any, path: str, times: int = 1, created: tuple[int, ...] = ()) -> Case:
@@ -306,6 +309,7 @@ class Outcome:
 
         metadata = await self.place.metadata()
         assert metadata.prediction.id == prediction["id"]
+        assert self.case.attempts in (None, len(metadata.attempts))
         assert len(await self.place.pictures()) == self.case.images
         assert {one.prediction_id for one in told} == {metadata.prediction.id}
         assert {one.metadata_uri for one in told} == {self.place.store.uri_of(await self.place.side_car())}

@@ -31,20 +31,27 @@ class S3Server:
 
     endpoint: str
     bucket: str = "restyle"
+    access_key: str = "test"
+    secret_key: str = field(default="test", repr=False)
+    region: str = "us-east-1"
 
     @property
     def env(self) -> dict[str, str]:
         """What a process needs in its environment so that ``s3://`` means this server."""
         return {
             "AWS_ENDPOINT_URL_S3": self.endpoint,
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": self.region,
         }
 
     def session(self) -> boto3.Session:
         """A boto3 session for it; it says nothing of the endpoint."""
-        return boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
+        return boto3.Session(
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name=self.region,
+        )
 
     def client(self) -> S3Client:
         """A boto3 client for it."""
@@ -219,7 +226,7 @@ def proxy(upstream: S3Server, *mischief: Mischief) -> Iterator[tuple[Proxy, S3Se
     thread.start()
     try:
         before.up()
-        yield before, S3Server(before.endpoint, upstream.bucket)
+        yield before, replace(upstream, endpoint=before.endpoint)
     finally:
         before.down()
         before._loop.call_soon_threadsafe(before._loop.stop)

@@ -1,0 +1,72 @@
+"""The ledger on a real S3 server: runners race, are killed, live in other times; each job is billed once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from tests.ceph import CephGateway
+from tests.emulator_process import Emulator
+from tests.engine import restyle
+from tests.interruptions import CASES, Case, Outcome, World, rules
+from tests.runners import running
+from tests.s3_servers import S3Server
+
+SHOWN = [case for case in CASES if case.on_s3]
+
+
+@pytest.fixture(scope="module")
+def server(ceph: CephGateway) -> S3Server:
+    return S3Server(ceph.endpoint, ceph.bucket, ceph.access_key, ceph.secret_key, ceph.region)
+
+
+@pytest.fixture(scope="module")
+def world(emulator_process: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    emulator_process.reset()
+    with running() as runners:
+        yield World(emulator_process, runners, tmp_path_factory.mktemp("outputs"))
+
+
+@pytest.fixture(scope="module")
+def outcomes(world: World, server: S3Server) -> list[Outcome]:
+    """What came of all cases, carried out at once."""
+    world.emulator.faults(rules([(case, seed) for seed, case in enumerate(SHOWN)]))
+
+    async def one(seed: int, case: Case) -> Outcome:
+        await asyncio.sleep(seed * 0.5)
+        return await world.carry_out(case, f"case-{seed}", server, seed)
+
+    async def all_of_them() -> list[Outcome]:
+        return await asyncio.gather(*(one(seed, case) for seed, case in enumerate(SHOWN)))
+
+    return asyncio.run(all_of_them())
+
+
+@pytest.mark.parametrize("number", range(len(SHOWN)), ids=[case.name for case in SHOWN])
+async def test_whatever_happens_to_its_runners_a_job_is_billed_once_and_done(
+    number: int, outcomes: list[Outcome]
+) -> None:
+    await outcomes[number].prove()
+
+
+async def test_objects_bear_their_type_and_what_made_them(
+    emulator: Emulator, world: World, server: S3Server, ceph: CephGateway
+) -> None:
+    place = world.place("objects", server)
+    restyled = await restyle(emulator.url, place.store)
+    await place.pictures()
+    for uri, content_type in (
+        (restyled.outputs[0].uri, "image/jpeg"),
+        (restyled.metadata_uri, "application/json"),
+    ):
+        assert uri
+        head = ceph.client().head_object(Bucket=ceph.bucket, Key=uri.removeprefix(f"s3://{ceph.bucket}/"))
+        assert head["ContentType"] == content_type
+        assert head["Metadata"] == {
+            "job-key": restyled.job_key,
+            "prediction-id": restyled.prediction_id,
+            "flow-run-id": "run-1",
+            "seed": str(restyled.seed),
+        }
