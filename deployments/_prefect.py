@@ -13,6 +13,8 @@ def quieten() -> None:
     """Keep Prefect's log off the terminal: runs keep theirs at the server. To call before it is imported."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    # its temporary server takes longer than Prefect waits by default (20 s) to make a first database
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 
 async def flush() -> None:

@@ -165,7 +165,7 @@ async def _recorded(runs: int, since: datetime) -> None:
     from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterStartTime
 
     give_up = time.monotonic() + 10
-    recent = TaskRunFilter(start_time=TaskRunFilterStartTime(after_=since))
+    recent = TaskRunFilter(start_time=TaskRunFilterStartTime.model_validate({"after_": since}))
     # a run that makes a picture has three tasks, one that finds it has one
     expected = runs // 2 * 3 + runs // 2
     async with get_client() as client:
