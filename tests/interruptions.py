@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from restyle.jobs import Metadata
 from restyle.store import Store, directory_store, s3_store
 from tests.emulator_process import Emulator
@@ -276,6 +278,12 @@ class World:
             outcome.predictions.append(self.predictions(seed))
         outcome.mischief_left = [some for some in way.mischief if some.times] if way else []
         return outcome
+
+
+def selected(request: pytest.FixtureRequest) -> list[int]:
+    """The numbers of the cases that this session is to test."""
+    specs = (getattr(item, "callspec", None) for item in request.session.items if item.path == request.path)
+    return [spec.params["number"] for spec in specs if spec and "number" in spec.params]
 
 
 def rules(cases: Sequence[tuple[Case, int]]) -> list[dict[str, Any]]:

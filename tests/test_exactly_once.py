@@ -11,7 +11,7 @@ from restyle.errors import UnsafeStoreError
 from restyle.models import ReduxParams
 from tests.emulator_process import Emulator
 from tests.engine import SMALL, restyle
-from tests.interruptions import CASES, Case, Outcome, World, rules
+from tests.interruptions import CASES, Outcome, World, rules, selected
 from tests.runners import running
 from tests.s3_servers import S3Server, proxy
 
@@ -29,23 +29,25 @@ def world(emulator_process: Emulator, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def outcomes(world: World, moto: S3Server) -> list[Outcome]:
-    """What came of all of them, carried out at once. A case's seed is its number."""
+def outcomes(request: pytest.FixtureRequest, world: World, moto: S3Server) -> dict[int, Outcome]:
+    """What came of all that are selected, carried out at once. A case's seed is its number."""
     world.emulator.faults(rules([(case, seed) for seed, (case, _) in enumerate(ALL)]))
 
-    async def one(seed: int, case: Case, kind: str) -> Outcome:
-        await asyncio.sleep(seed * 0.3)  # a process costs some tenths of a second to start
+    async def one(turn: int, seed: int) -> Outcome:
+        await asyncio.sleep(turn * 0.3)  # a process costs some tenths of a second to start
+        case, kind = ALL[seed]
         return await world.carry_out(case, f"case-{seed}", moto if kind == "moto" else None, seed)
 
-    async def all_of_them() -> list[Outcome]:
-        return await asyncio.gather(*(one(seed, *which) for seed, which in enumerate(ALL)))
+    async def all_of_them(seeds: list[int]) -> dict[int, Outcome]:
+        outcomes = await asyncio.gather(*(one(turn, seed) for turn, seed in enumerate(seeds)))
+        return dict(zip(seeds, outcomes, strict=True))
 
-    return asyncio.run(all_of_them())
+    return asyncio.run(all_of_them(selected(request)))
 
 
 @pytest.mark.parametrize("number", range(len(ALL)), ids=[f"{case.name}, on {kind}" for case, kind in ALL])
 async def test_whatever_happens_to_its_runners_a_job_is_billed_once_and_done(
-    number: int, outcomes: list[Outcome]
+    number: int, outcomes: dict[int, Outcome]
 ) -> None:
     await outcomes[number].prove()
 

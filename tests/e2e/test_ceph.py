@@ -10,7 +10,7 @@ import pytest
 from tests.ceph import CephGateway
 from tests.emulator_process import Emulator
 from tests.engine import restyle
-from tests.interruptions import CASES, Case, Outcome, World, rules
+from tests.interruptions import CASES, Outcome, World, rules, selected
 from tests.runners import running
 from tests.s3_servers import S3Server
 
@@ -30,23 +30,24 @@ def world(emulator_process: Emulator, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def outcomes(world: World, server: S3Server) -> list[Outcome]:
-    """What came of all cases, carried out at once."""
+def outcomes(request: pytest.FixtureRequest, world: World, server: S3Server) -> dict[int, Outcome]:
+    """What came of all that are selected, carried out at once. A case's seed is its number."""
     world.emulator.faults(rules([(case, seed) for seed, case in enumerate(SHOWN)]))
 
-    async def one(seed: int, case: Case) -> Outcome:
-        await asyncio.sleep(seed * 0.5)
-        return await world.carry_out(case, f"case-{seed}", server, seed)
+    async def one(turn: int, seed: int) -> Outcome:
+        await asyncio.sleep(turn * 0.5)
+        return await world.carry_out(SHOWN[seed], f"case-{seed}", server, seed)
 
-    async def all_of_them() -> list[Outcome]:
-        return await asyncio.gather(*(one(seed, case) for seed, case in enumerate(SHOWN)))
+    async def all_of_them(seeds: list[int]) -> dict[int, Outcome]:
+        outcomes = await asyncio.gather(*(one(turn, seed) for turn, seed in enumerate(seeds)))
+        return dict(zip(seeds, outcomes, strict=True))
 
-    return asyncio.run(all_of_them())
+    return asyncio.run(all_of_them(selected(request)))
 
 
 @pytest.mark.parametrize("number", range(len(SHOWN)), ids=[case.name for case in SHOWN])
 async def test_whatever_happens_to_its_runners_a_job_is_billed_once_and_done(
-    number: int, outcomes: list[Outcome]
+    number: int, outcomes: dict[int, Outcome]
 ) -> None:
     await outcomes[number].prove()
 
