@@ -130,10 +130,8 @@ def _bucket_block(
 ) -> Place:
     with request.getfixturevalue("prefect").used_here():
         credentials.save(name, overwrite=True)
-        saved = type(credentials).load(name)
-        S3Bucket(bucket_name=server.bucket, bucket_folder=f"blocks/{name}", credentials=saved).save(
-            name, overwrite=True
-        )
+        bucket = S3Bucket(bucket_name=server.bucket, bucket_folder=f"blocks/{name}", credentials=credentials)
+        bucket.save(name, overwrite=True)
     return Place(f"s3-bucket/{name}", f"s3://{server.bucket}/blocks/{name}", s3=server.client())
 
 
@@ -147,7 +145,7 @@ _PLACES = {
 }
 
 
-@pytest.fixture(params=_PLACES.values(), ids=_PLACES)
+@pytest.fixture(params=list(_PLACES.values()), ids=list(_PLACES))
 def place(request: pytest.FixtureRequest) -> Place:
     made: Place = request.param(request)
     return made
