@@ -17,6 +17,16 @@ def quieten() -> None:
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 
+def interrupted(error: BaseException) -> int | None:
+    """The exit status after Ctrl-C (130) or SIGTERM (143), which Prefect turns into an exception of its own.
+
+    None when the error is another one.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 143 if type(error).__name__ == "TerminationSignal" else None
+
+
 async def flush() -> None:
     """Send what Prefect still has to send, logs and events, while its server is there.
 

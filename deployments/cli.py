@@ -33,6 +33,7 @@ app = App(
     help="Restyle images with WaveSpeedAI's FLUX.1 Redux [dev] in Prefect flows, each one billed once.",
     version=_version,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 
 
@@ -137,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; those of the process by default.
 
     Returns:
-        The exit status: 0, 1 after an error that is told in one line on stderr, 130 when interrupted.
+        The exit status: 0, 1 after an error that is told in one line on stderr, 130 or 143 when interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -149,13 +150,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         error: RestyleError = InvalidRequestError(
             f"{message} See `restyle {' '.join(arguments[:1])} --help`."
         )
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     except Exception as problem:
         from deployments._errors import as_told
 
         error = as_told(problem)
+    except BaseException as stopped:
+        from deployments._prefect import interrupted
+
+        status = interrupted(stopped)
+        if status is None:
+            raise
+        print("interrupted", file=sys.stderr)
+        return status
     tell(error, as_json="--json" in arguments)
     return 1
 

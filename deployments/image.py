@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deployments._prefect import quieten
+from deployments._prefect import interrupted, quieten
 from restyle.errors import SourceError
 from restyle.jobs import NsfwPolicy, Restyled
 from restyle.models import ReduxParams
@@ -33,7 +33,7 @@ def run(options: Options, *, as_json: bool) -> int:
     """Restyle the image and print what came of it.
 
     Returns:
-        The exit status: 0, or 130 when interrupted.
+        The exit status: 0; 130 or 143 when interrupted.
 
     Raises:
         Exception: what went wrong, to be told by the caller.
@@ -42,13 +42,16 @@ def run(options: Options, *, as_json: bool) -> int:
     try:
         with redirect_stdout(sys.stderr):  # what a library prints is no part of the answer
             restyled = asyncio.run(_restyle(options))
-    except KeyboardInterrupt:
+    except BaseException as stopped:
+        status = interrupted(stopped)
+        if status is None:
+            raise
         print(
             "interrupted: the job stays open; run the same command again to take it up where it is, "
             "nothing is billed twice",
             file=sys.stderr,
         )
-        return 130
+        return status
     print(restyled.model_dump_json() if as_json else _lines(restyled))
     return 0
 
