@@ -131,8 +131,11 @@ MANY = [
     ),
 ]
 ASLEEP = [
-    Case("asleep before the claim, done meanwhile", [[Run(f"before create {CLAIMED}", "sleep 6"), *OK]]),
-    Case("asleep with the claim for half a lease", [[Run(f"after create {CLAIMED}", "sleep 4.5")]]),
+    Case("asleep before the claim, done meanwhile", [[Run(f"before create {CLAIMED}", "sleep 3.5"), *OK]]),
+    Case(
+        "asleep with the claim for half a lease", [[Run(f"after create {CLAIMED}", "sleep 4.5")]], attempts=2
+    ),
+    Case("frozen with the claim, taken over", [[Run(f"after create {CLAIMED}", "freeze 12"), *OK]]),
     Case("asleep with the claim, taken over", [[Run(f"after create {CLAIMED}", "sleep 12"), *OK]]),
     Case("asleep after the POST, taken over", [[Run("after submit", "sleep 12"), *OK]], on_s3=False),
     Case("asleep before the side-car", [[Run(f"before create {DONE}", "sleep 3"), *OK]], on_s3=False),

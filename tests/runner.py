@@ -6,8 +6,9 @@ prints the Restyled, or {"error": …} with exit status 1, as JSON. Times are th
 
 PLACE is ``MOMENT METHOD [PATTERN]``: before, after or during (0.3 s after its start) a call of a method of
 Store or WaveSpeedClient whose first argument fits the pattern, such as ``after create *.claim.json``.
-There the process kills itself (``kill``) or stands still for some seconds (``sleep 6``). All of it is done
-from outside, around the methods: the engine knows nothing of it.
+There the process kills itself (``kill``) or stands still for some seconds: ``sleep 6``, or ``freeze 6``
+after which neither of its clocks tells of it. All of it is done from outside, around the methods: the engine
+knows nothing of it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import time_machine
@@ -93,8 +94,14 @@ def _happen(do: str) -> None:
     if do == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     what, seconds = do.split()
-    assert what == "sleep"
     time.sleep(float(seconds))  # the whole process, as when a machine is suspended
+    if what == "freeze":
+        for clock in (time.time, time.monotonic):
+            setattr(time, clock.__name__, partial(_late, clock, float(seconds)))
+
+
+def _late(clock: Callable[[], float], seconds: float) -> float:
+    return clock() - seconds
 
 
 if __name__ == "__main__":
