@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from deployments._prefect import flush, quieten
+from deployments._prefect import flush, interrupted, quieten
 from restyle.errors import ConfigurationError, RestyleError
 
 if TYPE_CHECKING:
@@ -57,12 +57,27 @@ class _Row:
 def run() -> int:
     """Run the demo in ./demo and print a table of what came of it.
 
+    Interrupted, it ends its processes and then its own at once: a flow that Prefect could not finish
+    would otherwise start threads while the interpreter goes down, and hang there.
+
     Returns:
         The exit status: 0.
 
     Raises:
         RestyleError: the photographs are not there, ./demo is something else, or a server did not start.
     """
+    try:
+        return _run()
+    except BaseException as stopped:
+        status = interrupted(stopped)
+        if status is None:
+            raise
+        print("interrupted", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def _run() -> int:
     pictures = sorted(_EXAMPLES.glob("*.jpg"))
     if not pictures:
         raise ConfigurationError(
