@@ -85,6 +85,7 @@ EIGHT = [Run()] * 8
 LOST = {"on": "submit", "fault": "drop_after"}
 HANGS = {"on": "submit", "fault": "hang_after"}
 SLOW = {"on": "prediction", "fault": "slow", "seconds": 2.5}
+VERY_SLOW = {"on": "prediction", "fault": "slow", "seconds": 5}
 DRIBBLES = {"on": "cdn", "fault": "slow", "seconds": 1}
 
 KILLED = [
@@ -135,7 +136,11 @@ ASLEEP = [
     Case(
         "asleep with the claim for half a lease", [[Run(f"after create {CLAIMED}", "sleep 4.5")]], attempts=2
     ),
-    Case("frozen with the claim, taken over", [[Run(f"after create {CLAIMED}", "freeze 12"), *OK]]),
+    Case(
+        "frozen with the claim, taken over",
+        [[Run(f"after create {CLAIMED}", "freeze 12"), *OK]],
+        (VERY_SLOW,),
+    ),
     Case("asleep with the claim, taken over", [[Run(f"after create {CLAIMED}", "sleep 12"), *OK]]),
     Case("asleep after the POST, taken over", [[Run("after submit", "sleep 12"), *OK]], on_s3=False),
     Case("asleep before the side-car", [[Run(f"before create {DONE}", "sleep 3"), *OK]], on_s3=False),

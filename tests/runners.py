@@ -70,6 +70,8 @@ class Runners:
         writer.write(json.dumps(order).encode() + b"\n")
         try:
             said = await asyncio.wait_for(reader.read(), 90)
+        except TimeoutError:
+            return Ended(2, error="TimeoutError", message="still running after 90 s")
         finally:
             writer.close()
         *told, status = [json.loads(line) for line in said.splitlines()]
