@@ -23,6 +23,13 @@ _START_SECONDS = 300.0  # a fresh database takes ten where nothing else runs
 _PAGE = 200
 # What the user of this machine has set up is no part of a test.
 _NOT_PASSED_ON = ("PREFECT_", "RESTYLE_", "WAVESPEED_", "AWS_")
+# On a busy machine SQLite is locked for longer than Prefect's ten seconds: it would answer 503.
+_PATIENT = {
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "120",
+    "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "120",
+    "PREFECT_CLIENT_MAX_RETRIES": "20",
+    "PREFECT_API_REQUEST_TIMEOUT": "180",
+}
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ class PrefectServer:
             port = probe.getsockname()[1]
         self.home = home
         self.url = f"http://127.0.0.1:{port}/api"
-        self._http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        self._http = httpx.Client(base_url=self.url, timeout=180, trust_env=False)
         with (home / "server.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
@@ -120,6 +127,7 @@ class PrefectServer:
             "PREFECT_API_URL": self.url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PYTHONPATH": path,
+            **_PATIENT,
         }
 
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> Command:
