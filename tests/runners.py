@@ -114,7 +114,7 @@ def serve(address: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
-    listener.listen(64)
+    listener.listen(1024)  # asyncio takes a connection refused for a full queue as made
     print("ready", flush=True)
     while listener in select.select([listener, sys.stdin], [], [])[0]:
         connection, _ = listener.accept()
