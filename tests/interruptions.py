@@ -10,14 +10,14 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from restyle.jobs import Metadata
-from restyle.store import Store, directory_store, s3_store
+from restyle.store import S3Access, Store, directory_store
 from tests.emulator_process import Emulator
 from tests.runners import Ended, Runners
 from tests.s3_servers import Mischief, Proxy, S3Server, proxy
@@ -29,12 +29,13 @@ AHEAD, BEHIND = 600.0, -600.0  # seconds
 
 @dataclass(frozen=True)
 class Run:
-    """One runner: what happens to it where (see tests/runner.py), and the time it lives in."""
+    """One runner: what happens to it where (see tests/runner.py), the time it lives in, when it starts."""
 
     at: str = ""
     do: str = "kill"
     clock: float = 0
     retry_failed: bool = False
+    delay: float = 0
 
     @property
     def options(self) -> list[str]:
@@ -80,6 +81,7 @@ def dies(at: str, clock: float = 0) -> list[Run]:
 
 
 OK = [Run()]
+LATER = [Run(delay=1)]
 EIGHT = [Run()] * 8
 
 LOST = {"on": "submit", "fault": "drop_after"}
@@ -138,12 +140,12 @@ ASLEEP = [
     ),
     Case(
         "frozen with the claim, taken over",
-        [[Run(f"after create {CLAIMED}", "freeze 12"), *OK]],
+        [[Run(f"after create {CLAIMED}", "freeze 12"), *LATER]],
         (VERY_SLOW,),
     ),
-    Case("asleep with the claim, taken over", [[Run(f"after create {CLAIMED}", "sleep 12"), *OK]]),
-    Case("asleep after the POST, taken over", [[Run("after submit", "sleep 12"), *OK]], on_s3=False),
-    Case("asleep before the side-car", [[Run(f"before create {DONE}", "sleep 3"), *OK]], on_s3=False),
+    Case("asleep with the claim, taken over", [[Run(f"after create {CLAIMED}", "sleep 12"), *LATER]]),
+    Case("asleep after the POST, taken over", [[Run("after submit", "sleep 12"), *LATER]], on_s3=False),
+    Case("asleep before the side-car", [[Run(f"before create {DONE}", "sleep 3"), *LATER]], on_s3=False),
 ]
 CLOCKS = [
     Case("clocks ahead, behind and right", [[Run(clock=AHEAD), Run(clock=BEHIND), Run()]]),
@@ -249,19 +251,24 @@ class World:
     emulator: Emulator
     runners: Runners
     folder: Path
+    accesses: dict[str, S3Access] = field(default_factory=dict)
 
     def place(self, name: str, server: S3Server | None = None) -> Place:
         """An empty output: a prefix on a server, or a directory."""
         if server is None:
             return Place(directory_store(self.folder / name))
-        return Place(
-            s3_store(server.bucket, name, server.session(), endpoint_url=server.endpoint), server.env
-        )
+        if server.endpoint not in self.accesses:  # a boto3 client takes its time
+            self.accesses[server.endpoint] = S3Access(server.session(), endpoint_url=server.endpoint)
+        access = self.accesses[server.endpoint]
+        store = Store(access.bucket(server.bucket, name), f"s3://{server.bucket}/{name}", access)
+        return Place(store, server.env)
 
     async def run(self, place: Place, seed: int, run: Run | None = None, images: int = 1) -> Ended:
         """Let one runner run."""
         params = json.dumps({"size": "256*256", "seed": seed, "num_images": images})
-        options = ["--params", params, *(run or Run()).options]
+        run = run or Run()
+        await asyncio.sleep(run.delay)
+        options = ["--params", params, *run.options]
         return await self.runners.run(place.store.uri, self.emulator.url, *options, env=place.env)
 
     def predictions(self, seed: int) -> list[dict[str, Any]]:
@@ -270,12 +277,11 @@ class World:
 
     async def carry_out(self, case: Case, name: str, server: S3Server | None, seed: int) -> Outcome:
         """Let a case's rounds run."""
+        place = self.place(name, server)
         if server is None or not case.mischief:
-            return await self._rounds(case, self.place(name, server), seed)
+            return await self._rounds(case, place, seed)
         with proxy(server, *case.mischief) as (way, seen):
-            outcome = await self._rounds(case, self.place(name, seen), seed, way)
-        outcome.place = self.place(name, server)
-        return outcome
+            return await self._rounds(case, replace(place, env=seen.env), seed, way)
 
     async def _rounds(self, case: Case, place: Place, seed: int, way: Proxy | None = None) -> Outcome:
         outcome = Outcome(case, place)
