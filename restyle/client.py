@@ -11,7 +11,7 @@ import ipaddress
 import logging
 import re
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -142,12 +142,23 @@ class WaveSpeedClient:
         """Close all connections."""
         await self._http.aclose()
 
-    async def submit(self, request: ReduxRequest, *, webhook_url: str | None = None) -> Prediction:
+    async def submit(
+        self,
+        request: ReduxRequest,
+        *,
+        webhook_url: str | None = None,
+        in_time: Callable[[], bool] = lambda: True,
+    ) -> Prediction:
         """Submit a request with exactly one POST, and return the prediction that it created.
 
         After a 429 all submissions of this process to this API rest as long as it says. The whole
         call, rest included, takes at most ``submit_timeout`` seconds; a longer rest is a RateLimitedError
         at once, with nothing sent.
+
+        Args:
+            request: what to do.
+            webhook_url: https URL that is told when the prediction has ended.
+            in_time: asked just before sending; when it says no, nothing is sent (RateLimitedError).
 
         Raises:
             InvalidRequestError, AuthenticationError, InsufficientCreditsError, NotFoundError,
@@ -156,6 +167,8 @@ class WaveSpeedClient:
             AmbiguousSubmissionError: anything else; the prediction may exist.
         """
         seconds = await self._rest()
+        if seconds <= 0 or not in_time():
+            raise RateLimitedError("submissions rested for too long: nothing was sent", retry_after=0.0)
         doubt: str | None = None
         try:
             return await self._call(
@@ -291,7 +304,9 @@ class WaveSpeedClient:
         envelope = reply.body if isinstance(reply.body, dict) else {}
         data = envelope.get("data", envelope)
         # A prediction with an id exists, whatever code stands around it (a 504 or a 5004 in sync mode).
+        # An id beside an error, not in ``data``, is a gateway's own.
         exists = shape is Prediction and isinstance(data, dict) and bool(data.get("id"))
+        exists = exists and (_is_success(reply.status) or "data" in envelope)
         status, failure = reply.status, reply.failure
         if _is_success(status) and not exists:
             status = _code(envelope) or status
@@ -415,7 +430,7 @@ def _refusal(status: int | None, said: str) -> RestyleError | None:
             return InsufficientCreditsError(f"top up the WaveSpeed account (402): {said}")
         case None | 408 | 425:
             return None
-        case _ if not 200 <= status < 400 and not 500 <= status < 600 and _CREDITS.search(_URL.sub("", said)):
+        case _ if (400 <= status < 500 or 1000 <= status < 2000) and _CREDITS.search(_URL.sub("", said)):
             return InsufficientCreditsError(f"top up the WaveSpeed account ({status}): {said}")
         case 403:
             return AuthenticationError(f"the WaveSpeed key's account may not do this (403): {said}")
@@ -474,6 +489,8 @@ def _timeouts(seconds: float) -> httpx.Timeout:
 
 def _told(error: BaseException) -> str:
     """An error from below in one line."""
+    if isinstance(error, TimeoutError):
+        return "timed out"
     error = error.__cause__ or error  # aiohttp's own names say more than what httpx-aiohttp makes of them
     return "timed out" if isinstance(error, TimeoutError) else f"{type(error).__name__} {error}".strip()
 

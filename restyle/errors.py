@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 _BEARER = re.compile(r"(?i)\bbearer\s+\S+")
-_QUERY = re.compile(r"(https?://[^\s\"'<>?]+)\?[^\s\"'<>]*")
+_QUERY = re.compile(r"(?i)(https?://[^\s\"'<>?]+)\?[^\s\"'<>]*")
 
 
 def clean(text: object, *secrets: str) -> str:

@@ -6,21 +6,23 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from math import isclose
 from typing import Any
-
-from pydantic import ValidationError
+from urllib.parse import unquote
 
 from restyle.client import WaveSpeedClient
 from restyle.errors import RateLimitedError, UnavailableError
 from restyle.jobs import picture_params
-from restyle.models import MODEL, Prediction, ReduxRequest
+from restyle.models import ENDED_BADLY, MODEL, Prediction, ReduxRequest
 from restyle.pace import backoff
 from restyle.sources import without_signature
 
 # The API's clock and the store's may differ; what is looked for is told by its request, not by its time.
 MARGIN = timedelta(hours=1)
 PAGE_SIZE = 100
-_ENDED_BADLY = frozenset({"failed", "cancelled", "timeout", "deleted"})
+# How far apart the two clocks may be for a prediction without inputs to be left out of account.
+_NEAR = timedelta(minutes=5)
+_DEFAULTS = {name: field.default for name, field in ReduxRequest.model_fields.items()}
 # Shares of the whole search after which to look: a prediction may show up late.
 _LOOKS = (0.0, 0.1, 0.25, 0.5, 1.0)
 
@@ -29,6 +31,7 @@ _LOOKS = (0.0, 0.1, 0.25, 0.5, 1.0)
 class _Wanted:
     matches: Callable[[Prediction], bool]
     since: datetime
+    without: frozenset[str]
     answer: asyncio.Future[Prediction | None]
 
 
@@ -41,7 +44,11 @@ class History:
         self._scanner: asyncio.Task[None] | None = None
 
     async def search(
-        self, requests: list[ReduxRequest], since: datetime, seconds: float
+        self,
+        requests: list[ReduxRequest],
+        since: datetime,
+        seconds: float,
+        without: frozenset[str] = frozenset(),
     ) -> Prediction | None:
         """Look several times over some seconds for a prediction that has not failed.
 
@@ -49,23 +56,27 @@ class History:
             requests: the request as the job's claims hold it; they differ in the image's URL at most.
             since: by the store's clock, when the first of them was claimed.
             seconds: how long a lost submission may take to show up.
+            without: predictions that are known to be of no use.
 
         Returns:
             The newest one; None when the last look, too, found none.
 
         Raises:
-            UnavailableError: the history could not be read to the end, so nothing is known.
+            UnavailableError: the history could not be read to the end, or does not tell what a prediction
+                was asked for, so nothing is known.
         """
         start = asyncio.get_running_loop().time()
         for share in _LOOKS:
             await asyncio.sleep(start + share * seconds - asyncio.get_running_loop().time())
-            if found := await self._look(requests, since - MARGIN):
+            if found := await self._look(requests, since, without):
                 return found
         return None
 
-    async def _look(self, requests: list[ReduxRequest], since: datetime) -> Prediction | None:
+    async def _look(
+        self, requests: list[ReduxRequest], since: datetime, without: frozenset[str]
+    ) -> Prediction | None:
         loop = asyncio.get_running_loop()
-        wanted = _Wanted(lambda p: any(matches(p, r) for r in requests), since, loop.create_future())
+        wanted = _Wanted(lambda p: any(matches(p, r) for r in requests), since, without, loop.create_future())
         self._waiting.append(wanted)
         # A scan under way may have passed the place: wait for the next, which serves all who wait by then.
         if self._scanner is None or self._scanner.done():
@@ -87,14 +98,23 @@ class History:
                     wanted.answer.set_result(None)
 
     async def _scan(self, batch: list[_Wanted]) -> None:
-        since = min(wanted.since for wanted in batch)
+        since = min(wanted.since for wanted in batch) - MARGIN
         page = 1
         while any(not wanted.answer.done() for wanted in batch):
             items = await self._page(page, since)
             for prediction in items:
                 for wanted in batch:
-                    if not wanted.answer.done() and wanted.matches(prediction):
+                    if wanted.answer.done() or prediction.id in wanted.without:
+                        continue
+                    if wanted.matches(prediction):
                         wanted.answer.set_result(prediction)
+                    elif _may_be_it(prediction, wanted.since):
+                        wanted.answer.set_exception(
+                            UnavailableError(
+                                f"the history does not tell what prediction {prediction.id} was asked for, "
+                                "so it cannot be known whether this job was submitted: run it again later"
+                            )
+                        )
             if len(items) < PAGE_SIZE:
                 return
             page += 1
@@ -115,17 +135,35 @@ class History:
         raise AssertionError("backoff() never ends")
 
 
+def _may_be_it(prediction: Prediction, since: datetime) -> bool:
+    """Whether it came about by then and does not say what it was asked for."""
+    return (
+        not prediction.input
+        and prediction.model in ("", MODEL)
+        and prediction.status not in ENDED_BADLY
+        and (prediction.created_at is None or prediction.created_at > since - _NEAR)
+    )
+
+
 def matches(prediction: Prediction, request: ReduxRequest) -> bool:
     """Whether a prediction that has not failed is the answer to this request."""
-    if prediction.status in _ENDED_BADLY or prediction.model not in ("", MODEL) or not prediction.input:
+    if prediction.status in ENDED_BADLY or prediction.model not in ("", MODEL) or not prediction.input:
         return False
-    known: dict[str, Any] = {k: v for k, v in prediction.input.items() if k in ReduxRequest.model_fields}
-    try:
-        sent = ReduxRequest.model_validate(known)
-    except ValidationError:
-        return False
-    return (
-        sent.seed == request.seed
-        and picture_params(sent) == picture_params(request)
-        and without_signature(sent.image) == without_signature(request.image)
-    )
+    # An API may fill in what was left out, or leave out what it was told: defaults make both the same.
+    told = {name: value for name, value in prediction.input.items() if value is not None}
+    asked = {**picture_params(request), "image": request.image}
+    return all(_same(name, told.get(name, _DEFAULTS.get(name)), value) for name, value in asked.items())
+
+
+def _same(name: str, told: Any, asked: Any) -> bool:
+    if name == "image":
+        return _plain(str(told)) == _plain(asked)
+    if isinstance(asked, float):  # 3.3 may come back as 3.29999995
+        return isinstance(told, int | float) and isclose(told, asked, rel_tol=1e-6)
+    if name == "size":
+        return bool(str(told).lower().replace("x", "*") == asked)
+    return bool(told == asked)
+
+
+def _plain(url: str) -> str:
+    return unquote(without_signature(url))

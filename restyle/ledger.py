@@ -35,6 +35,8 @@ class Claim(BaseModel):
     nonce: str
     flow_run_id: str | None
     claimed_at: datetime = Field(description="By the runner's clock: to read, never to decide by.")
+    lease_seconds: float = Field(description="How long its owner may rely on it; others wait as long.")
+    base_url: str = Field(description="The API that it is submitted to.")
     request: ReduxRequest = Field(description="As it will be sent; the URL without its signature.")
 
 
@@ -44,6 +46,7 @@ class Record(BaseModel):
     prediction_id: str
     submitted_at: datetime | None = Field(description="By the API's clock.")
     quoted_usd: float | None
+    base_url: str = Field(description="The API that knows it.")
 
 
 class Failure(BaseModel):
@@ -62,6 +65,7 @@ class DeadLetter(BaseModel):
     job_key: str
     last_attempt: int
     error: Failure
+    flow_run_id: str | None = Field(description="The run that gave it up.")
     source: SourceFacts
     request: ReduxRequest
     variant: int
@@ -142,8 +146,11 @@ class Ledger:
         return entry.last_modified if entry else None
 
     async def release(self, key: str, attempt: int) -> None:
-        """Give up a claim of ours of which nothing came."""
-        await self.store.delete([_path(key, attempt, "claim")])
+        """Give up a claim of ours of which nothing came.
+
+        Asked once: a removal that is sent again could meet the claim that another runner made meanwhile.
+        """
+        await self.store.delete([_path(key, attempt, "claim")], once=True)
 
     async def record(self, key: str, attempt: int, record: Record) -> Record:
         """Write down an attempt's prediction.
@@ -216,7 +223,8 @@ class Ledger:
         except ValidationError as error:
             raise StoreError(
                 f"{self.store.uri_of(path)} is not what this version writes "
-                f"({error.error_count()} fields differ): upgrade, or move the object away"
+                f"({error.error_count()} fields differ): upgrade, or move the object away",
+                retryable=False,
             ) from None
 
 

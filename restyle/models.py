@@ -104,7 +104,8 @@ class ReduxRequest(ReduxParams):
 
 
 Status = Literal["created", "processing", "completed", "failed", "cancelled", "timeout", "deleted"]
-TERMINAL: frozenset[str] = frozenset({"completed", "failed", "cancelled", "timeout", "deleted"})
+ENDED_BADLY: frozenset[str] = frozenset({"failed", "cancelled", "timeout", "deleted"})
+TERMINAL: frozenset[str] = ENDED_BADLY | {"completed"}
 
 
 class PredictionUrls(BaseModel):

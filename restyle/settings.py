@@ -62,4 +62,5 @@ def get_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "".join(f"RESTYLE_{part}".upper() for part in first["loc"])
-        raise ConfigurationError(f"{name}: {first['msg']}".lstrip(": ")) from None
+        said = first["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(f"{name}: {said}".lstrip(": ")) from None

@@ -8,6 +8,7 @@ import ipaddress
 import json
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -34,7 +35,8 @@ UPLOAD_KEPT = timedelta(days=7) - timedelta(hours=1)
 # Query parameters by which stores sign a URL or let its bearer in: they move, the picture stays.
 _SIGNED = re.compile(
     r"(?i)x-(amz|goog)-.*|awsaccesskeyid|googleaccessid|ossaccesskeyid|signature|key-pair-id|policy"
-    r"|security-token|(access_|auth_?)?token|sig"
+    r"|x-(oss|tos|obs|cos|bce)-.*|q-(sign-algorithm|ak|sign-time|key-time|header-list|url-param-list|signature)"
+    r"|accesskeyid|authorization|security-token|(access_|auth_?)?token|sig"
 )
 _SIGNED_WITH = {
     "signature": {"expires"},  # S3 version 2, CloudFront, OSS
@@ -79,6 +81,8 @@ async def identify(image: str, store: Store) -> Source:
     Raises:
         SourceError: it is missing, cannot be read, is no image, or has more than 20 MB.
     """
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in image):
+        raise SourceError(f"image {clean(image)!r} holds a character that no path and no URL has")
     if not image.strip():
         raise SourceError("image is empty: give an https URL, s3://bucket/key, or the path of a picture")
     scheme, separator, _ = image.partition("://")
@@ -90,13 +94,16 @@ async def identify(image: str, store: Store) -> Source:
 
 
 def _identify_url(image: str) -> Source:
-    shown = without_signature(image)
-    parts = urlsplit(image)
+    try:
+        shown, parts = without_signature(image), urlsplit(image)
+        port = parts.port
+    except ValueError as error:
+        raise SourceError(f"image {clean(image)}: not a URL: {clean(error)}") from None
     if parts.scheme.lower() not in ("https", "http"):
         raise SourceError(
             f"image {shown}: {parts.scheme}:// is not supported: give https://, s3:// or a path"
         )
-    if not parts.hostname:
+    if not parts.hostname or port == 0:
         raise SourceError(f"image {shown}: the URL names no host")
     if parts.username or parts.password:
         raise SourceError(
@@ -129,7 +136,7 @@ async def _identify_object(image: str, store: Store) -> Source:
 
 
 async def _identify_file(image: str, store: Store) -> Source:
-    data = await asyncio.to_thread(_read_file, image)
+    data = await asyncio.to_thread(read_file, image)
     verify_source(data, f"image {image}")
     sha256 = hashlib.sha256(data).hexdigest()
     path = Path(os.path.abspath(os.path.expanduser(image)))  # noqa: ASYNC240, PTH100, PTH111 - no I/O
@@ -149,7 +156,12 @@ async def _first_name(sha256: str, name: str, store: Store) -> str:
     return str(json.loads(there)["name"]) if there else name
 
 
-def _read_file(image: str) -> bytes:
+def read_file(image: str) -> bytes:
+    """The bytes of a local picture.
+
+    Raises:
+        SourceError: it is missing, cannot be read, or has more than 20 MB.
+    """
     path = Path(image).expanduser()
     try:
         size = path.stat().st_size
@@ -158,6 +170,8 @@ def _read_file(image: str) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise SourceError(f"image {image}: no such file") from None
+    except IsADirectoryError:
+        raise SourceError(f"image {image} is a directory: name a picture in it") from None
     except (OSError, ValueError) as error:
         raise SourceError(f"image {image}: {clean(getattr(error, 'strerror', None) or error)}") from None
 
@@ -185,13 +199,15 @@ class Publisher:
         """
         scheme, separator, _ = source.location.partition("://")
         if not separator:
-            return await self._uploaded(await asyncio.to_thread(_read_file, source.location), source)
+            return await self._uploaded(await asyncio.to_thread(read_file, source.location), source)
         if scheme.lower() != "s3":
             return source.location
         bucket, _, key = source.location[len("s3://") :].partition("/")
         access = _access(self._store)
         if access.is_aws:
             return str(await obstore.sign_async(access.bucket(bucket), "GET", key, PRESIGNED_FOR))
+        if (await identify(source.location, self._store)).identity != source.identity:
+            raise SourceError(f"image {source.uri} changed while it was being used: run it again")
         return await self._uploaded(await _fetch(access.bucket(bucket), key, source.uri), source)
 
     async def _uploaded(self, data: bytes, source: Source) -> str:
@@ -243,7 +259,7 @@ def _unreadable(image: str, error: Exception) -> SourceError:
 
 
 def _too_big(image: str, size: int) -> str:
-    return f"{image} has {size / 1e6:.1f} MB: WaveSpeedAI takes up to {SOURCE_LIMIT / 1e6:.0f} MB"
+    return f"{image} has {size / 2**20:.1f} MB: WaveSpeedAI takes up to {SOURCE_LIMIT / 2**20:.0f} MB"
 
 
 def _is_loopback(host: str) -> bool:

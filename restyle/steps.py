@@ -15,9 +15,10 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Protocol
 
 from pydantic import BaseModel, ValidationError
@@ -26,9 +27,11 @@ from restyle.client import WaveSpeedClient
 from restyle.errors import (
     AmbiguousSubmissionError,
     BudgetExceededError,
+    ConfigurationError,
     InsufficientCreditsError,
     InvalidRequestError,
     NotFoundError,
+    OutputError,
     PredictionFailedError,
     PredictionTimeoutError,
     RateLimitedError,
@@ -51,7 +54,7 @@ from restyle.jobs import (
     Times,
 )
 from restyle.ledger import Claim, DeadLetter, Failure, Ledger, OpenJob, Record, metadata_path, now
-from restyle.models import Prediction, ReduxParams, ReduxRequest
+from restyle.models import ENDED_BADLY, Prediction, ReduxParams, ReduxRequest
 from restyle.outputs import Collector
 from restyle.pace import backoff, pace
 from restyle.settings import Settings, get_settings
@@ -61,8 +64,9 @@ from restyle.store import Store
 MAX_ATTEMPTS = 3
 # S3 tells whole seconds, so an age told by its clock may be this much too high.
 CLOCK_GRAIN = timedelta(seconds=1)
-# An API that has just taken a prediction may not know it everywhere yet.
-UNKNOWN_TRIES = 4
+# An API may for a moment not know a prediction, or know it without its outputs: so many answers in a row,
+# over RESTYLE_RECONCILE_SECONDS at least, before that is believed.
+DOUBTS = 3
 
 
 class Submitted(BaseModel):
@@ -133,7 +137,8 @@ async def make_job(image: str, params: ReduxParams, variant: int, store: Store) 
         return Job(source=source, params=params, variant=variant)
     except ValidationError as error:
         first = error.errors()[0]
-        raise InvalidRequestError(f"variant {variant}: {first['msg']}", field="variant") from None
+        said = first["msg"].removeprefix("Value error, ")
+        raise InvalidRequestError(f"variant {variant}: {said}", field="variant") from None
 
 
 async def carry_through(job: Job, submit: SubmitStep, poll: PollStep, download: DownloadStep) -> Restyled:
@@ -178,12 +183,30 @@ class Steps:
         client: the API.
         store: where the ledger and the outputs are.
         settings: times; by default those of the environment.
+        turn: awaited before each submission, to pace them.
+
+    Raises:
+        ConfigurationError: the client's submit timeout is so long that two runners could submit one job.
     """
 
-    def __init__(self, client: WaveSpeedClient, store: Store, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        client: WaveSpeedClient,
+        store: Store,
+        settings: Settings | None = None,
+        *,
+        turn: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._client = client
         self._store = store
         self._settings = settings or get_settings()
+        self._turn = turn
+        if client.submit_timeout >= self._settings.lease_seconds / 2:
+            raise ConfigurationError(
+                f"submit_timeout ({client.submit_timeout:g} s) must be less than half of "
+                f"RESTYLE_LEASE_SECONDS ({self._settings.lease_seconds:g} s): otherwise two runners could "
+                "submit one job"
+            )
         self._ledger = Ledger(store)
         self._history = History(client)
         self._publisher = Publisher(client, store)
@@ -229,13 +252,12 @@ class Steps:
             if done := await self._done(job):
                 return done
             letter = await self._ledger.dead(job.key)
+            open_job = await self._ledger.open(job.key)
             if forgiven is None:
-                known = letter.last_attempt if letter and retry_failed else 0
-                forgiven = known if not after or after > known else 0
+                forgiven = _forgiven(letter, open_job, run, after, retry_failed=retry_failed)
             if letter and letter.last_attempt > forgiven:
                 raise letter.as_error()
 
-            open_job = await self._ledger.open(job.key)
             newest = max(open_job.latest, forgiven)
             if newest > forgiven and newest > after and newest in open_job.recorded:
                 if joined := await self._join(job, newest, forgiven):
@@ -247,46 +269,64 @@ class Steps:
                 and newest not in open_job.recorded
                 and newest > max(forgiven, spent)
             )
-            if orphan and self._store.now() - open_job.claimed[newest] < self._lease:
-                await asyncio.sleep(next(waits))
-                continue
+            if orphan:
+                lease = await self._lease(job.key, newest)
+                if self._store.now() - open_job.claimed[newest] < lease:
+                    await asyncio.sleep(next(waits))
+                    continue
             if newest - forgiven >= MAX_ATTEMPTS:
-                return await self._exhausted(job, open_job, forgiven, newest, run)
+                return await self._exhausted(job, open_job, forgiven, newest, letter, run)
 
             attempt = max(newest, after) + 1
             request = await self._affordable_request(job, max_cost_usd)
+            if self._turn:
+                await self._turn()
             ours = await self._claim(job, attempt, request, run)
             if ours is None:
                 continue
             if orphan:
-                await self._outwait(job.key, newest, attempt)
-                if found := await self._search(job, open_job, attempt):
+                await self._outwait(job.key, newest, attempt, lease)
+                if slow := await self._ledger.recorded(job.key, newest):
+                    slow = await self._ledger.record(job.key, attempt, slow)
+                    return self._submitted(job, attempt, slow, forgiven, fresh=False)
+                if found := await self._search(job, open_job, attempt, letter):
                     return await self._record(job, attempt, found, forgiven, fresh=False)
+            sent = time.monotonic()
             try:
                 if not await self._may_post(job, ours, forgiven):
                     spent = attempt
                     continue
-                prediction = await self._client.submit(request, webhook_url=webhook_url)
+                if letter and (found := await self._revived(letter)):
+                    return await self._record(job, attempt, found, forgiven, fresh=False)
+                prediction = await self._client.submit(
+                    request, webhook_url=webhook_url, in_time=partial(self._young, ours)
+                )
             except AmbiguousSubmissionError:
-                found = await self._search(job, open_job, attempt)
+                found = await self._search(job, open_job, attempt, letter, sent=sent)
                 if found is None:
                     spent = attempt
                     continue
                 return await self._record(job, attempt, found, forgiven, fresh=False)
             except RateLimitedError as error:
                 await self._ledger.release(job.key, attempt)
-                if time.monotonic() > give_up:
+                pause = error.retry_after or next(waits)
+                if time.monotonic() + pause > give_up:
                     raise
-                await asyncio.sleep(error.retry_after or next(waits))
+                await asyncio.sleep(pause)
             except RestyleError:  # a clean refusal, or nothing was sent
                 await self._ledger.release(job.key, attempt)
                 raise
             else:
                 return await self._record(job, attempt, prediction, forgiven, fresh=True)
 
-    @property
-    def _lease(self) -> timedelta:
-        return timedelta(seconds=self._settings.lease_seconds) + CLOCK_GRAIN
+    async def _lease(self, key: str, attempt: int) -> timedelta:
+        """How long a claim holds: as long as its owner relies on it, and never less than ours would."""
+        claim = await self._ledger.claimed(key, attempt)
+        longest = max(self._settings.lease_seconds, claim.lease_seconds if claim else 0)
+        return timedelta(seconds=longest) + CLOCK_GRAIN
+
+    def _young(self, ours: _Ours) -> bool:
+        return ours.age < self._settings.lease_seconds / 2
 
     async def _done(self, job: Job) -> Submitted | None:
         metadata = await self._ledger.done(job)
@@ -303,7 +343,16 @@ class Steps:
 
     async def _join(self, job: Job, attempt: int, forgiven: int) -> Submitted | None:
         record = await self._ledger.recorded(job.key, attempt)
-        return self._submitted(job, attempt, record, forgiven, fresh=False) if record else None
+        if record is None:
+            return None
+        if record.base_url != self._client.base_url:
+            raise ConfigurationError(
+                f"this job was submitted to {record.base_url} and this run is told to use "
+                f"{self._client.base_url}: finish it there, or use another output",
+                job_key=job.key,
+                prediction_id=record.prediction_id,
+            )
+        return self._submitted(job, attempt, record, forgiven, fresh=False)
 
     def _submitted(self, job: Job, attempt: int, record: Record, forgiven: int, *, fresh: bool) -> Submitted:
         return Submitted(
@@ -339,7 +388,12 @@ class Steps:
         kind = request.model_dump_json(exclude={"image", "seed"})
         if kind not in self._prices or (must and self._prices[kind] is None):
             try:
-                self._prices[kind] = (await self._client.price(request)).usd
+                quote = await self._client.price(request)
+                if quote.currency != "USD" and must:
+                    raise BudgetExceededError(
+                        f"max_cost_usd cannot be kept: the price is told in {quote.currency}"
+                    )
+                self._prices[kind] = quote.usd if quote.currency == "USD" else None
             except RestyleError:
                 if must:
                     raise
@@ -352,18 +406,20 @@ class Steps:
             nonce=ours.nonce,
             flow_run_id=run.flow_run_id,
             claimed_at=now(),
+            lease_seconds=self._settings.lease_seconds,
+            base_url=self._client.base_url,
             request=request.model_copy(update={"image": without_signature(request.image)}),
         )
         return ours if await self._ledger.claim(job.key, attempt, claim) else None
 
-    async def _outwait(self, key: str, orphan: int, ours: int) -> None:
+    async def _outwait(self, key: str, orphan: int, ours: int, lease: timedelta) -> None:
         """Wait until the orphaned claim is a lease older than ours, so that nothing of it still flies."""
         made = time.monotonic()
         while True:
             old, new = await self._ledger.claimed_at(key, orphan), await self._ledger.claimed_at(key, ours)
             if old is None or new is None:
                 return
-            left = (self._lease - (new - old)).total_seconds() - (time.monotonic() - made)
+            left = (lease - (new - old)).total_seconds() - (time.monotonic() - made)
             if left <= 0:
                 return
             await asyncio.sleep(left)
@@ -379,27 +435,71 @@ class Steps:
             return False
         if open_job.latest != ours.attempt or ours.attempt not in open_job.claimed:
             return False
-        return ours.age < self._settings.lease_seconds / 2
+        return self._young(ours)
 
-    async def _search(self, job: Job, open_job: OpenJob, attempt: int) -> Prediction | None:
+    async def _revived(self, letter: DeadLetter) -> Prediction | None:
+        """What the job was given up with, if it has come to something after all: it is paid for."""
+        if letter.error.prediction_id is None:
+            return None
+        try:
+            prediction = await self._client.result(letter.error.prediction_id)
+        except NotFoundError:
+            return None
+        useless = prediction.terminal and not prediction.outputs
+        return None if useless or prediction.status in ENDED_BADLY else prediction
+
+    async def _search(
+        self,
+        job: Job,
+        open_job: OpenJob,
+        attempt: int,
+        letter: DeadLetter | None,
+        sent: float | None = None,
+    ) -> Prediction | None:
+        """Look for what the attempts so far may have created.
+
+        Args:
+            job: whose.
+            open_job: what was there before the newest attempt.
+            attempt: the newest attempt.
+            letter: an earlier dead letter; its prediction is of no use.
+            sent: when a submission of ours was sent (monotonic clock). Until its time is over the API may
+                still act on it, so that long the search goes on.
+        """
         claims = [await self._ledger.claimed(job.key, n) for n in sorted({*open_job.claimed, attempt})]
-        requests = [claim.request for claim in claims if claim]
-        since = min(open_job.claimed.values(), default=self._store.now())
-        return await self._history.search(requests, since, self._settings.reconcile_seconds)
+        there = [claim for claim in claims if claim]
+        # the earliest by any clock that has a say
+        times = [*open_job.claimed.values(), *(claim.claimed_at for claim in there), self._store.now()]
+        seconds = self._settings.reconcile_seconds
+        if sent is not None:
+            seconds += max(0.0, self._client.submit_timeout - (time.monotonic() - sent))
+        useless = frozenset({letter.error.prediction_id or ""} if letter else ())
+        return await self._history.search([claim.request for claim in there], min(times), seconds, useless)
 
     async def _record(
         self, job: Job, attempt: int, prediction: Prediction, forgiven: int, *, fresh: bool
     ) -> Submitted:
         price = self._prices.get(job.request("-").model_dump_json(exclude={"image", "seed"}))
-        record = Record(prediction_id=prediction.id, submitted_at=prediction.created_at, quoted_usd=price)
+        record = Record(
+            prediction_id=prediction.id,
+            submitted_at=prediction.created_at,
+            quoted_usd=price,
+            base_url=self._client.base_url,
+        )
         record = await self._ledger.record(job.key, attempt, record)
         return self._submitted(job, attempt, record, forgiven, fresh=fresh)
 
     async def _exhausted(
-        self, job: Job, open_job: OpenJob, forgiven: int, newest: int, run: RunInfo
+        self,
+        job: Job,
+        open_job: OpenJob,
+        forgiven: int,
+        newest: int,
+        letter: DeadLetter | None,
+        run: RunInfo,
     ) -> Submitted:
         """No attempt is left. What was paid for and lost is still looked for before the job is given up."""
-        if newest not in open_job.recorded and (found := await self._search(job, open_job, newest)):
+        if newest not in open_job.recorded and (found := await self._search(job, open_job, newest, letter)):
             return await self._record(job, newest, found, forgiven, fresh=False)
         raise await self._fail(
             job,
@@ -443,8 +543,15 @@ class Steps:
         raise await self._fail(job, submitted.attempt, failure)
 
     async def _watch(self, submitted: Submitted) -> Prediction:
+        """Ask for the result until it is final.
+
+        Raises:
+            NotFoundError: the API has not known the prediction for long enough to be believed.
+            PredictionTimeoutError: it was not ready in time.
+        """
         start = time.monotonic()
-        unknown = 0
+        doubts = 0  # answers in a row that may be a fresh prediction's: unknown, or outputs still to come
+        doubted = start
         waits = pace.waits(fresh=submitted.fresh)
         pause = next(waits)
         while True:
@@ -458,28 +565,37 @@ class Steps:
                 )
             await asyncio.sleep(min(pause, left))
             pause = next(waits)
+            if not doubts:
+                doubted = time.monotonic()
+            sure = doubts >= DOUBTS and time.monotonic() - doubted >= self._settings.reconcile_seconds
             try:
                 prediction = await self._client.result(submitted.prediction_id)
             except NotFoundError:
-                unknown += 1
-                if unknown == UNKNOWN_TRIES:
+                if sure:
                     raise
+                doubts += 1
             except (UnavailableError, RateLimitedError) as error:
                 pause = max(pause, error.retry_after or 0)
             else:
-                if prediction.terminal:
+                if prediction.status == "completed" and not prediction.outputs and not sure:
+                    doubts += 1
+                elif prediction.terminal:
                     if submitted.fresh and prediction.status == "completed":
                         took = (prediction.inference_ms or 0) / 1000
                         pace.learn(took or time.monotonic() - start)
                     return prediction
+                else:
+                    doubts = 0
 
     async def _fail(self, job: Job, attempt: int, failure: Failure) -> PredictionFailedError:
         """Write the job's dead letter, close the job, and return the error that tells of it."""
         open_job = await self._ledger.open(job.key)
+        claim = await self._ledger.claimed(job.key, attempt)
         letter = DeadLetter(
             job_key=job.key,
             last_attempt=attempt,
             error=failure,
+            flow_run_id=claim.flow_run_id if claim else None,
             source=_source_facts(job),
             request=job.request(without_signature(job.source.location)),
             variant=job.variant,
@@ -535,8 +651,12 @@ class Steps:
             completed_at = now()
             collector = Collector(self._client, self._store, job, prediction, run, nsfw)
             outputs = await collector.collect()
-        except NotFoundError:
-            raise await self._fail(job, attempt, _lost(prediction_id)) from None
+        except NotFoundError:  # polling tells whether it is lost for good
+            raise OutputError(
+                f"WaveSpeed does not know prediction {prediction_id} at the moment: run the job again",
+                job_key=key,
+                prediction_id=prediction_id,
+            ) from None
         open_job = await self._ledger.open(key)
         claim, record = await self._ledger.claimed(key, attempt), await self._ledger.recorded(key, attempt)
         usd = record.quoted_usd if record else None
@@ -582,6 +702,21 @@ class Steps:
             ],
             metadata_uri=self._store.uri_of(metadata_path(job)),
         )
+
+
+def _forgiven(
+    letter: DeadLetter | None, open_job: OpenJob, run: RunInfo, after: int, *, retry_failed: bool
+) -> int:
+    """The last attempt that a dead letter speaks of and that this run may go on from; 0 for none."""
+    if letter is None:
+        return 0
+    last = letter.last_attempt
+    if open_job.latest > last and open_job.latest in open_job.recorded:
+        return last  # somebody was told to go again and has submitted it: join
+    if not retry_failed or (after and after <= last):
+        return 0
+    # A run that failed the job itself was told once to go again, however often it is retried.
+    return 0 if run.flow_run_id and letter.flow_run_id == run.flow_run_id else last
 
 
 def _may_go_again(prediction: Prediction) -> bool:

@@ -33,6 +33,8 @@ _RETRIES: Any = {
     "retry_timeout": timedelta(seconds=30),
 }
 
+_NO_RETRIES: Any = {**_RETRIES, "max_retries": 0}
+
 # Nothing is promised on a bucket until create-if-absent was seen to work there: once a process.
 _clocks: dict[str, _Clock] = {}
 
@@ -86,7 +88,7 @@ class S3Access:
         host = urlsplit(self.endpoint_url).hostname or ""
         return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
-    def bucket(self, name: str, prefix: str = "") -> S3Store:
+    def bucket(self, name: str, prefix: str = "", retries: Any = _RETRIES) -> S3Store:
         """An obstore handle on a bucket."""
         try:
             return S3Store(
@@ -102,7 +104,7 @@ class S3Access:
                     "connect_timeout": "5s",
                     "timeout": "120s",
                 },
-                retry_config=_RETRIES,
+                retry_config=retries,
             )
         except ValueError as error:
             if "get_credentials" not in str(error):
@@ -125,8 +127,15 @@ class Store:
         access: the S3 server it is on; None for a directory.
     """
 
-    def __init__(self, inner: S3Store | LocalStore, uri: str, access: S3Access | None = None) -> None:
+    def __init__(
+        self,
+        inner: S3Store | LocalStore,
+        uri: str,
+        access: S3Access | None = None,
+        once: S3Store | None = None,
+    ) -> None:
         self._inner = inner
+        self._once = once or inner
         self._lock = asyncio.Lock()
         self.uri = uri
         self.access = access
@@ -204,16 +213,22 @@ class Store:
                 found += [Entry(meta["path"], meta["last_modified"], meta["size"]) for meta in chunk]
         return found
 
-    async def delete(self, paths: Iterable[str]) -> None:
-        """Remove objects; one that is gone already is no error."""
+    async def delete(self, paths: Iterable[str], *, once: bool = False) -> None:
+        """Remove objects; one that is gone already is no error.
+
+        Args:
+            paths: the objects.
+            once: send the request once, even if its answer is lost.
+        """
         gone = list(paths)
+        inner = self._once if once else self._inner
         with self._errors("delete", ", ".join(gone)):
             try:
-                await obstore.delete_async(self._inner, gone)
+                await obstore.delete_async(inner, gone)
             except FileNotFoundError:
                 for path in gone:  # a directory stops at the first one that is missing
                     with suppress(FileNotFoundError):
-                        await obstore.delete_async(self._inner, path)
+                        await obstore.delete_async(inner, path)
 
     async def ready(self) -> None:
         """Make sure, once a process, that create-if-absent holds here, and read the store's clock.
@@ -291,7 +306,7 @@ def s3_store(
     access = S3Access(session, endpoint_url=endpoint_url, verify=verify)
     prefix = prefix.strip("/")
     uri = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
-    return Store(access.bucket(bucket, prefix), uri, access)
+    return Store(access.bucket(bucket, prefix), uri, access, access.bucket(bucket, prefix, _NO_RETRIES))
 
 
 def directory_store(path: Path) -> Store:

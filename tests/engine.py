@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from restyle.client import WaveSpeedClient
 from restyle.jobs import NsfwPolicy, Restyled, RunInfo
@@ -14,7 +15,6 @@ from restyle.steps import Steps, carry_through, make_job
 from restyle.store import Store, open_store
 
 PHOTO = Path(__file__).resolve().parent.parent / "examples" / "astronaut.jpg"
-RUN = RunInfo(package_version="test", flow_run_id="run-1")
 SMALL = ReduxParams(size="256*256")
 # As short as the emulator's latency allows, and still in the order that the ledger relies on.
 QUICK = Settings(lease_seconds=4, submit_timeout_seconds=1, reconcile_seconds=1, poll_timeout_seconds=8)
@@ -30,9 +30,11 @@ async def restyle(
     nsfw: NsfwPolicy = "keep",
     settings: Settings = QUICK,
     key: str = "test-key",
+    run_id: str | None = None,
     **terms: Any,
 ) -> Restyled:
-    """Restyle one image, from wherever its job is to its end."""
+    """Restyle one image, from wherever its job is to its end, as a run of its own unless told which."""
+    run = RunInfo(package_version="test", flow_run_id=run_id or str(uuid4()))
     store = open_store(output) if isinstance(output, str) else output
     job = await make_job(str(image), params, variant, store)
     submit_timeout = settings.submit_timeout_seconds
@@ -40,7 +42,7 @@ async def restyle(
         steps = Steps(client, store, settings)
         return await carry_through(
             job,
-            partial(steps.submit, run=RUN, **terms),
+            partial(steps.submit, run=run, **terms),
             steps.poll,
-            partial(steps.download, run=RUN, nsfw=nsfw),
+            partial(steps.download, run=run, nsfw=nsfw),
         )

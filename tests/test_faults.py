@@ -11,6 +11,7 @@ import pytest
 
 from restyle.errors import (
     AuthenticationError,
+    ConfigurationError,
     InsufficientCreditsError,
     InvalidRequestError,
     NotFoundError,
@@ -196,6 +197,53 @@ async def test_a_job_that_failed_for_good_says_so_at_once_until_it_is_told_to_go
     assert emulator.ledger()["billed"] == 1
     attempts = json.loads(Path(restyled.metadata_uri).read_text())["attempts"]
     assert [attempt["prediction_id"] for attempt in attempts] == [restyled.prediction_id]
+
+
+async def test_a_run_that_is_retried_pays_once_for_being_told_to_go_again(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    emulator.faults(ends("no_outputs", times=None))
+    for run_id, created in (("first", 1), ("second", 2), ("second", 2), ("third", 3)):
+        with pytest.raises(PredictionFailedError, match="without outputs"):
+            await restyle(emulator.url, str(tmp_path), retry_failed=True, run_id=run_id)
+        assert len(emulator.ledger()["predictions"]) == created
+
+
+async def test_a_prediction_that_comes_to_something_after_all_is_taken_up_and_not_paid_again(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    emulator.faults(result("status", status=404, times=None))
+    with pytest.raises(PredictionFailedError, match="does not know"):
+        await restyle(emulator.url, str(tmp_path))
+    emulator.faults([])
+    await restyle(emulator.url, str(tmp_path), retry_failed=True)
+    assert len(emulator.ledger()["predictions"]) == 1
+
+
+async def test_results_that_are_unknown_now_and_then_bury_nothing(emulator: Emulator, tmp_path: Path) -> None:
+    emulator.faults(
+        [
+            *ends("slow", seconds=2),
+            *(rule for skip in range(0, 12, 2) for rule in result("status", status=404, skip=skip, times=1)),
+        ]
+    )
+    await restyle(emulator.url, str(tmp_path))
+    assert emulator.ledger()["billed"] == 1
+
+
+async def test_a_job_that_was_submitted_elsewhere_is_left_to_be_finished_there(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    emulator.faults(ends("slow", seconds=2))
+    impatient = QUICK.model_copy(update={"poll_timeout_seconds": 0.5})
+    with pytest.raises(PredictionTimeoutError):
+        await restyle(emulator.url, str(tmp_path), settings=impatient)
+    with Emulator("--latency", "0", "0.1") as elsewhere:
+        with pytest.raises(ConfigurationError, match=emulator.url):
+            await restyle(elsewhere.url, str(tmp_path))
+        assert not elsewhere.ledger()["predictions"]
+    await restyle(emulator.url, str(tmp_path))
+    assert emulator.ledger()["billed"] == 1
 
 
 async def test_attempts_are_told_in_the_side_car(emulator: Emulator, tmp_path: Path) -> None:
