@@ -147,8 +147,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from restyle.errors import InvalidRequestError
 
         message = " ".join(str(problem).split())
+        command = [name for name in arguments[:1] if name in app]
         error: RestyleError = InvalidRequestError(
-            f"{message} See `restyle {' '.join(arguments[:1])} --help`."
+            f"{message} See `{' '.join(['restyle', *command])} --help`."
         )
     except Exception as problem:
         from deployments._errors import as_told

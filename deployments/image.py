@@ -6,13 +6,14 @@ import asyncio
 import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
+from math import isfinite
 from typing import Any
 
 from deployments._prefect import interrupted, quieten
-from restyle.errors import SourceError
+from restyle.errors import ConfigurationError
 from restyle.jobs import NsfwPolicy, Restyled
 from restyle.models import ReduxParams
+from restyle.settings import get_settings
 
 
 @dataclass(frozen=True)
@@ -77,20 +78,22 @@ async def _restyle(options: Options) -> Restyled:
 async def _check(options: Options, params: ReduxParams) -> None:
     """Refuse what cannot work before Prefect is started, which takes seconds."""
     source = options.source
-    if "://" not in source and not await asyncio.to_thread(_is_file, source):
-        raise SourceError(f"image {source}: no such file")
-    if options.out.startswith(("s3-bucket/", "local-file-system/")):
-        return  # a saved block: the flow asks Prefect for it
+    get_settings()
+    limit = options.max_cost_usd
+    if limit is not None and not (isfinite(limit) and limit > 0):
+        raise ConfigurationError(f"--max-cost-usd {limit:g}: give an amount above 0, in USD")
+    from restyle.sources import read_file
     from restyle.steps import make_job
     from restyle.store import open_store
+
+    if options.out.startswith(("s3-bucket/", "local-file-system/")):  # a block: the flow asks Prefect for it
+        if source and "://" not in source:
+            await asyncio.to_thread(read_file, source)
+        return
 
     store = open_store(options.out)
     await make_job(source, params, options.variant, store)
     await store.ready()
-
-
-def _is_file(path: str) -> bool:
-    return Path(path).expanduser().is_file()
 
 
 def _lines(restyled: Restyled) -> str:

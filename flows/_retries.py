@@ -22,5 +22,5 @@ async def no_further_retries() -> None:
             run = await client.read_flow_run(context.flow_run.id)
             policy = run.empirical_policy.model_copy(update={"retries": 0})
             await client.update_flow_run(run.id, empirical_policy=policy)
-    except Exception as error:  # then it is retried in vain, which costs nothing but time
+    except Exception as error:  # then it is retried in vain, and the ledger bills nothing twice
         get_run_logger().warning("the run's retries could not be taken back: %s", clean(error))

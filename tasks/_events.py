@@ -66,15 +66,18 @@ def failed_event(job: Job) -> Iterator[None]:
                 "code": error.code,
                 "message": error.message,
             },
+            about=error.prediction_id or "",
         )
         raise
 
 
-def _emit(kind: Literal["submitted", "stored", "failed"], job: Job, payload: dict[str, Any]) -> None:
+def _emit(
+    kind: Literal["submitted", "stored", "failed"], job: Job, payload: dict[str, Any], about: str = ""
+) -> None:
     name = f"wavespeed.job.{kind}"
     emit_event(
         event=name,
-        id=uuid5(_NAMESPACE, f"{name}:{job.key}"),
+        id=uuid5(_NAMESPACE, f"{name}:{job.key}{about}"),  # about: a job may fail again when told to go again
         resource={
             "prefect.resource.id": f"wavespeed.job.{job.key}",
             "prefect.resource.name": job.label,

@@ -69,7 +69,7 @@ class Runtime:
     """
 
     def __init__(self, client: WaveSpeedClient, store: Store, rpm: int | None, in_flight: int | None) -> None:
-        self.steps = Steps(client, store)
+        self.steps = Steps(client, store, turn=self.turn)
         self.store = store
         self._client = client
         self._interval = 60 / rpm if rpm else 0.0

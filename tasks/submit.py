@@ -6,7 +6,7 @@ from prefect import task
 
 from restyle.jobs import Job
 from restyle.steps import Submitted
-from tasks._events import failed_event, submitted_event
+from tasks._events import failed_event, stored_event, submitted_event
 from tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened, run_info
 
 
@@ -35,10 +35,11 @@ async def submit(
     """
     async with opened(wavespeed, output) as runtime:
         with failed_event(job):
-            await runtime.turn()
             submitted = await runtime.steps.submit(
                 job, run=run_info(), max_cost_usd=max_cost_usd, retry_failed=retry_failed, after=after
             )
-        if not submitted.restyled:
+        if submitted.restyled:  # told again, under the same id: the run that stored it may have been killed
+            stored_event(job, submitted.restyled)
+        else:
             submitted_event(job, submitted)
         return submitted

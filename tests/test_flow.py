@@ -32,13 +32,13 @@ from restyle.errors import (
     StoreError,
     UnavailableError,
 )
-from restyle.jobs import Job, Restyled
+from restyle.jobs import Job, Restyled, RunInfo
 from restyle.models import ReduxParams
 from restyle.steps import Steps, make_job
 from restyle.store import open_store
 from tasks._runtime import worth_retrying
 from tests.emulator_process import Emulator
-from tests.engine import PHOTO, RUN
+from tests.engine import PHOTO
 from tests.prefect_server import PrefectServer, wait_until
 
 KEY = "key-that-nobody-may-see"
@@ -286,7 +286,7 @@ def test_an_interrupted_run_tells_where_its_job_stands(world: World, photo: Path
         store = open_store(str(world.output))
         job = await make_job(str(photo), SMALL, 0, store)
         async with WaveSpeedClient(KEY, world.emulator.url) as client:
-            submitted = await Steps(client, store).submit(job, run=RUN)
+            submitted = await Steps(client, store).submit(job, run=RunInfo(package_version="test"))
         return submitted.prediction_id, await hook_after(Cancelled(), photo, world.output)
 
     with world.prefect.used_here():
