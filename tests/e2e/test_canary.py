@@ -345,8 +345,9 @@ def _objects(server: S3Server, prefix: str) -> dict[str, bytes]:
 
 def test_every_run_ended_as_it_should(aftermath: Aftermath) -> None:
     expected = {name: failure.ends_with for name, failure in aftermath.failures.items()}
-    assert aftermath.commands["failures"].status == 0, aftermath.commands["failures"].stderr[-3000:]
-    assert {name: aftermath.endings[name] for name in expected} == expected
+    run = aftermath.commands["failures"]
+    assert run.status == 0, run.stderr[-3000:]
+    assert {name: aftermath.endings[name] for name in expected} == expected, run.stdout
     assert aftermath.endings["signed"] == aftermath.endings["signed, again"] == "Restyled"
     assert aftermath.endings["no directory"] in ("StoreError", "ConfigurationError")
     assert aftermath.endings["no bucket"] in ("StoreError", "ConfigurationError")
