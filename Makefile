@@ -31,7 +31,7 @@ demo: setup ## Restyle the photographs in examples/ into ./demo, with an emulato
 	$(BIN)/restyle demo
 
 test: setup ## Run the tests, but those of `make e2e`
-	$(BIN)/python -m pytest -m "not e2e"
+	$(BIN)/python -m pytest -m "not e2e" --numprocesses 3 --dist loadfile
 
 e2e: setup ## Run the tests that need a real Ceph gateway (installs Debian's packages if missing; root)
 	@command -v radosgw >/dev/null || tests/ceph-rgw.sh install

@@ -115,8 +115,9 @@ def test_after_sigterm_while_polling_the_run_is_crashed_and_tells_where_its_job_
     command = work.start_to_poll()
     command.send(signal.SIGTERM)
     ended = command.ended()
-    assert ended.status != 0
-    assert ended.stdout.count("\n") <= 1
+    assert ended.status == 128 + signal.SIGTERM
+    assert ended.stdout == ""
+    assert ended.stderr.count("\n") == 1
     (run,) = work.runs()
     assert run["state_type"] == "CRASHED"
     work.tells_where_it_stands(run)
