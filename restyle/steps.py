@@ -283,6 +283,7 @@ class Steps:
                 await self._turn()
             ours = await self._claim(job, attempt, request, run)
             if ours is None:
+                await asyncio.sleep(next(waits))
                 continue
             if orphan:
                 await self._outwait(job.key, newest, attempt, lease)
