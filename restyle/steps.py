@@ -323,8 +323,19 @@ class Steps:
     async def _lease(self, key: str, attempt: int) -> timedelta:
         """How long a claim holds: as long as its owner relies on it, and never less than ours would."""
         claim = await self._ledger.claimed(key, attempt)
+        if claim:
+            self._same_api(claim.base_url, key)
         longest = max(self._settings.lease_seconds, claim.lease_seconds if claim else 0)
         return timedelta(seconds=longest) + CLOCK_GRAIN
+
+    def _same_api(self, base_url: str, key: str) -> None:
+        """Only the API that a job was submitted to knows what became of it."""
+        if base_url != self._client.base_url:
+            raise ConfigurationError(
+                f"this job is open at {base_url} and this run is told to use {self._client.base_url}: "
+                "finish it there, or use another output",
+                job_key=key,
+            )
 
     def _young(self, ours: _Ours) -> bool:
         return ours.age < self._settings.lease_seconds / 2
@@ -346,13 +357,7 @@ class Steps:
         record = await self._ledger.recorded(job.key, attempt)
         if record is None:
             return None
-        if record.base_url != self._client.base_url:
-            raise ConfigurationError(
-                f"this job was submitted to {record.base_url} and this run is told to use "
-                f"{self._client.base_url}: finish it there, or use another output",
-                job_key=job.key,
-                prediction_id=record.prediction_id,
-            )
+        self._same_api(record.base_url, job.key)
         return self._submitted(job, attempt, record, forgiven, fresh=False)
 
     def _submitted(self, job: Job, attempt: int, record: Record, forgiven: int, *, fresh: bool) -> Submitted:

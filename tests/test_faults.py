@@ -238,10 +238,14 @@ async def test_a_job_that_was_submitted_elsewhere_is_left_to_be_finished_there(
     impatient = QUICK.model_copy(update={"poll_timeout_seconds": 0.5})
     with pytest.raises(PredictionTimeoutError):
         await restyle(emulator.url, str(tmp_path), settings=impatient)
+    (record,) = tmp_path.glob("open/*/1.prediction.json")
     with Emulator("--latency", "0", "0.1") as elsewhere:
-        with pytest.raises(ConfigurationError, match=emulator.url):
-            await restyle(elsewhere.url, str(tmp_path))
-        assert not elsewhere.ledger()["predictions"]
+        for known in ("its prediction", "no more than its claim"):
+            with pytest.raises(ConfigurationError, match=emulator.url):
+                await restyle(elsewhere.url, str(tmp_path))
+            assert not elsewhere.ledger()["predictions"], known
+            record = record.rename(tmp_path / "aside") if known == "its prediction" else record
+    record.rename(next(tmp_path.glob("open/*")) / "1.prediction.json")
     await restyle(emulator.url, str(tmp_path))
     assert emulator.ledger()["billed"] == 1
 
