@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -82,6 +83,8 @@ class Command:
 class PrefectServer:
     """Starts ``prefect server start`` on a free port, with a home and a database of its own, and stops it.
 
+    It also ends when this process does, however that happens.
+
     Args:
         home: an empty folder: its PREFECT_HOME.
         settings: more of its environment.
@@ -100,9 +103,9 @@ class PrefectServer:
         self._http = httpx.Client(base_url=self.url, timeout=180, trust_env=False)
         with (home / "server.log").open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
+                [sys.executable, "-m", "tests.prefect_server", str(port)],
                 env={**self.env, **(settings or {})},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -180,6 +183,8 @@ class PrefectServer:
         """End it, and whatever it started."""
         self._http.close()
         end(self.process)
+        if self.process.stdin:
+            self.process.stdin.close()
 
     def __enter__(self) -> PrefectServer:
         return self
@@ -216,3 +221,20 @@ def wait_until(condition: Any, timeout: float = 120) -> None:
         if time.monotonic() > give_up:
             raise TimeoutError(f"not within {timeout:g} s")
         time.sleep(0.1)
+
+
+def serve(port: str) -> int:
+    """Run a server to its end, or until standard input closes: also when whoever started it was killed."""
+
+    def end_all() -> None:
+        os.read(sys.stdin.fileno(), 1)
+        os.killpg(0, signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the server has it as well, and takes its time
+    threading.Thread(target=end_all, daemon=True).start()
+    command = [sys.executable, "-m", "prefect", "server", "start", "--port", port]
+    return subprocess.run(command, stdin=subprocess.DEVNULL).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(serve(sys.argv[1]))
