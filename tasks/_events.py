@@ -1,7 +1,7 @@
 """The events that a job emits, once each: ``wavespeed.job.submitted``, ``.stored`` and ``.failed``.
 
-An event's id is derived from the job and the kind, so however often a job is run again, Prefect keeps
-one and triggers once.
+An event's id is derived from the job, where its outputs go and the kind, so however often a job is run
+again, Prefect keeps one and triggers once.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from restyle.steps import Submitted
 _NAMESPACE = UUID("27fc87b8-4233-4c9c-bb02-7d355f42b93e")
 
 
-def submitted_event(job: Job, submitted: Submitted) -> None:
+def submitted_event(job: Job, output: str, submitted: Submitted) -> None:
     """Tell that the job was submitted."""
     _emit(
         "submitted",
         job,
+        output,
         {
             "prediction_id": submitted.prediction_id,
             "attempt": submitted.attempt,
@@ -36,11 +37,12 @@ def submitted_event(job: Job, submitted: Submitted) -> None:
     )
 
 
-def stored_event(job: Job, restyled: Restyled) -> None:
+def stored_event(job: Job, output: str, restyled: Restyled) -> None:
     """Tell that the job's outputs and its side-car are stored."""
     _emit(
         "stored",
         job,
+        output,
         {
             "prediction_id": restyled.prediction_id,
             "cost_usd": restyled.cost_usd,
@@ -52,7 +54,7 @@ def stored_event(job: Job, restyled: Restyled) -> None:
 
 
 @contextmanager
-def failed_event(job: Job) -> Iterator[None]:
+def failed_event(job: Job, output: str) -> Iterator[None]:
     """Tell it when the job fails for good inside."""
     try:
         yield
@@ -60,6 +62,7 @@ def failed_event(job: Job) -> Iterator[None]:
         _emit(
             "failed",
             job,
+            output,
             {
                 "prediction_id": error.prediction_id,
                 "status": error.status,
@@ -72,12 +75,18 @@ def failed_event(job: Job) -> Iterator[None]:
 
 
 def _emit(
-    kind: Literal["submitted", "stored", "failed"], job: Job, payload: dict[str, Any], about: str = ""
+    kind: Literal["submitted", "stored", "failed"],
+    job: Job,
+    output: str,
+    payload: dict[str, Any],
+    about: str = "",
 ) -> None:
     name = f"wavespeed.job.{kind}"
     emit_event(
         event=name,
-        id=uuid5(_NAMESPACE, f"{name}:{job.key}{about}"),  # about: a job may fail again when told to go again
+        id=uuid5(
+            _NAMESPACE, f"{name}:{output}:{job.key}{about}"
+        ),  # about: a job may fail again when told to go again
         resource={
             "prefect.resource.id": f"wavespeed.job.{job.key}",
             "prefect.resource.name": job.label,

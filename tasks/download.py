@@ -32,7 +32,7 @@ async def download(
         What is stored, and where; the bytes stay in the store.
     """
     async with opened(wavespeed, output) as runtime:
-        with failed_event(job):
+        with failed_event(job, runtime.store.uri):
             restyled = await runtime.steps.download(job, submitted, run=run_info(), nsfw=nsfw)
-        stored_event(job, restyled)
+        stored_event(job, runtime.store.uri, restyled)
         return restyled

@@ -27,5 +27,5 @@ async def poll(
     """
     async with opened(wavespeed, output) as runtime:
         run_info()  # notes this task run for the side-car
-        with failed_event(job):
+        with failed_event(job, runtime.store.uri):
             return await runtime.steps.poll(job, submitted)

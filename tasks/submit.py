@@ -34,12 +34,12 @@ async def submit(
         The prediction to poll; or, when the job is done already, what there is.
     """
     async with opened(wavespeed, output) as runtime:
-        with failed_event(job):
+        with failed_event(job, runtime.store.uri):
             submitted = await runtime.steps.submit(
                 job, run=run_info(), max_cost_usd=max_cost_usd, retry_failed=retry_failed, after=after
             )
         if submitted.restyled:  # told again, under the same id: the run that stored it may have been killed
-            stored_event(job, submitted.restyled)
+            stored_event(job, runtime.store.uri, submitted.restyled)
         else:
-            submitted_event(job, submitted)
+            submitted_event(job, runtime.store.uri, submitted)
         return submitted
