@@ -56,7 +56,7 @@ async def test_objects_bear_their_type_and_what_made_them(
     emulator: Emulator, world: World, server: S3Server, ceph: CephGateway
 ) -> None:
     place = world.place("objects", server)
-    restyled = await restyle(emulator.url, place.store)
+    restyled = await restyle(emulator.url, place.store, run_id="run-1")
     await place.pictures()
     for uri, content_type in (
         (restyled.outputs[0].uri, "image/jpeg"),
