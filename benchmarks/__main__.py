@@ -75,8 +75,7 @@ def main() -> None:
             str(result.billed),
             str(result.stored),
         )
-    console = Console()
-    console.print(table, width=None if console.is_terminal else 120)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def _measure(name: str, module: str, url: str, output: Path, images: int, in_flight: int) -> Result:
