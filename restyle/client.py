@@ -120,7 +120,7 @@ class WaveSpeedClient:
             limits=httpx.Limits(max_connections=max_connections),
             # A proxy from the environment must not get what is meant for loopback, in the clear.
             mounts={f"all://[{host}]" if ":" in host else f"all://{host}": None}
-            if _is_loopback(host)
+            if is_loopback(host)
             else None,
         )
 
@@ -512,12 +512,13 @@ def _checked(base_url: str) -> tuple[str, str]:
         raise ConfigurationError("base_url is not a URL") from None
     if url.userinfo or url.query or url.fragment:
         raise ConfigurationError("base_url must not hold a user, a password, a query or a fragment")
-    if not url.host or not (url.scheme == "https" or (url.scheme == "http" and _is_loopback(url.host))):
+    if not url.host or not (url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host))):
         raise ConfigurationError(f"base_url must be https, or http on loopback: not {clean(url)}")
     return str(url).rstrip("/"), url.host
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

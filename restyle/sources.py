@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import ipaddress
 import json
 import os
 import re
@@ -22,7 +21,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from restyle.client import WaveSpeedClient
+from restyle.client import WaveSpeedClient, is_loopback
 from restyle.errors import SourceError, clean
 from restyle.images import SOURCE_LIMIT, verify_source
 from restyle.jobs import Source
@@ -109,7 +108,7 @@ def _identify_url(image: str) -> Source:
         raise SourceError(
             f"image {shown}: a URL with a password in it would be shown to WaveSpeedAI: sign it instead"
         )
-    if parts.scheme.lower() == "http" and not _is_loopback(parts.hostname):
+    if parts.scheme.lower() == "http" and not is_loopback(parts.hostname):
         raise SourceError(f"image {shown}: WaveSpeedAI wants https://")
     name = unquote(parts.path.rstrip("/").rpartition("/")[2]) or parts.hostname
     return Source(uri=shown, identity=shown, name=name, location=image)
@@ -260,10 +259,3 @@ def _unreadable(image: str, error: Exception) -> SourceError:
 
 def _too_big(image: str, size: int) -> str:
     return f"{image} has {size / 2**20:.1f} MB: WaveSpeedAI takes up to {SOURCE_LIMIT / 2**20:.0f} MB"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -275,7 +275,7 @@ class Steps:
                     await asyncio.sleep(next(waits))
                     continue
             if newest - forgiven >= MAX_ATTEMPTS:
-                return await self._exhausted(job, open_job, forgiven, newest, letter, run)
+                return await self._exhausted(job, open_job, forgiven, newest, letter)
 
             attempt = max(newest, after) + 1
             request = await self._affordable_request(job, max_cost_usd)
@@ -292,13 +292,13 @@ class Steps:
                     return self._submitted(job, attempt, slow, forgiven, fresh=False)
                 if found := await self._search(job, open_job, attempt, letter):
                     return await self._record(job, attempt, found, forgiven, fresh=False)
-            sent = time.monotonic()
             try:
                 if not await self._may_post(job, ours, forgiven):
                     spent = attempt
                     continue
                 if letter and (found := await self._revived(letter)):
                     return await self._record(job, attempt, found, forgiven, fresh=False)
+                sent = time.monotonic()
                 prediction = await self._client.submit(
                     request, webhook_url=webhook_url, in_time=partial(self._young, ours)
                 )
@@ -502,7 +502,6 @@ class Steps:
         forgiven: int,
         newest: int,
         letter: DeadLetter | None,
-        run: RunInfo,
     ) -> Submitted:
         """No attempt is left. What was paid for and lost is still looked for before the job is given up."""
         if newest not in open_job.recorded and (found := await self._search(job, open_job, newest, letter)):
