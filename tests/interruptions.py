@@ -136,15 +136,15 @@ MANY = [
 ASLEEP = [
     Case("asleep before the claim, done meanwhile", [[Run(f"before create {CLAIMED}", "sleep 3.5"), *OK]]),
     Case(
-        "asleep with the claim for half a lease", [[Run(f"after create {CLAIMED}", "sleep 4.5")]], attempts=2
+        "asleep with the claim for half a lease", [[Run(f"after create {CLAIMED}", "sleep 6.5")]], attempts=2
     ),
     Case(
         "frozen with the claim, taken over",
-        [[Run(f"after create {CLAIMED}", "freeze 12"), *LATER]],
+        [[Run(f"after create {CLAIMED}", "freeze 16"), *LATER]],
         (VERY_SLOW,),
     ),
-    Case("asleep with the claim, taken over", [[Run(f"after create {CLAIMED}", "sleep 12"), *LATER]]),
-    Case("asleep after the POST, taken over", [[Run("after submit", "sleep 12"), *LATER]], on_s3=False),
+    Case("asleep with the claim, taken over", [[Run(f"after create {CLAIMED}", "sleep 16"), *LATER]]),
+    Case("asleep after the POST, taken over", [[Run("after submit", "sleep 16"), *LATER]], on_s3=False),
     Case("asleep before the side-car", [[Run(f"before create {DONE}", "sleep 3"), *LATER]], on_s3=False),
 ]
 CLOCKS = [

@@ -154,8 +154,15 @@ class PrefectServer:
             yield
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Make a call of its API, and return the answer; an ``httpx.HTTPStatusError`` where it refuses."""
-        answer = self._http.request(method, self.url + path, json=body)
+        """Make a call of its API, and return the answer; an ``httpx.HTTPStatusError`` where it refuses.
+
+        SQLite under load makes it answer 503: then again, as Prefect's own client does.
+        """
+        for wait in (0.5, 1, 2, 4, 8, 0):
+            answer = self._http.request(method, self.url + path, json=body)
+            if answer.status_code != 503:
+                break
+            time.sleep(wait)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
