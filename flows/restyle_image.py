@@ -85,6 +85,7 @@ async def restyle_image(
                             wavespeed=wavespeed,
                             output=output,
                             max_cost_usd=max_cost_usd,
+                            nsfw=nsfw,
                             retry_failed=retry_failed,
                         ),
                         partial(poll, wavespeed=wavespeed, output=output),

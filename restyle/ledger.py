@@ -21,7 +21,7 @@ from typing import TypeVar
 from pydantic import BaseModel, Field, ValidationError
 
 from restyle.errors import PredictionFailedError, StoreError
-from restyle.jobs import Attempt, Job, Metadata, SourceFacts
+from restyle.jobs import Attempt, Job, Metadata, NsfwPolicy, SourceFacts
 from restyle.models import ReduxRequest
 from restyle.store import Store
 
@@ -38,6 +38,8 @@ class Claim(BaseModel):
     lease_seconds: float = Field(description="How long its owner may rely on it; others wait as long.")
     base_url: str = Field(description="The API that it is submitted to.")
     request: ReduxRequest = Field(description="As it will be sent; the URL without its signature.")
+    job: Job = Field(description="What `settle` finishes when its runner is gone; no signature in it either.")
+    nsfw: NsfwPolicy = Field(description="What its runner was told to do with flagged outputs.")
 
 
 class Record(BaseModel):

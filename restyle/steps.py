@@ -221,6 +221,7 @@ class Steps:
         *,
         run: RunInfo,
         max_cost_usd: float | None = None,
+        nsfw: NsfwPolicy = "keep",
         retry_failed: bool = False,
         after: int = 0,
         webhook_url: str | None = None,
@@ -231,6 +232,7 @@ class Steps:
             job: what to do.
             run: who does it.
             max_cost_usd: refuse if the price, or the price on this balance, is more than can be paid.
+            nsfw: what will be done with flagged outputs, for whoever finishes the job if this run cannot.
             retry_failed: go again where the job has failed for good earlier.
             after: the attempt that is known to have failed; 0 for none.
             webhook_url: https URL that WaveSpeedAI tells when the prediction is ready.
@@ -281,7 +283,7 @@ class Steps:
             request = await self._affordable_request(job, max_cost_usd)
             if self._turn:
                 await self._turn()
-            ours = await self._claim(job, attempt, request, run)
+            ours = await self._claim(job, attempt, request, run, nsfw)
             if ours is None:
                 await asyncio.sleep(next(waits))
                 continue
@@ -406,7 +408,9 @@ class Steps:
                 self._prices[kind] = None
         return self._prices[kind]
 
-    async def _claim(self, job: Job, attempt: int, request: ReduxRequest, run: RunInfo) -> _Ours | None:
+    async def _claim(
+        self, job: Job, attempt: int, request: ReduxRequest, run: RunInfo, nsfw: NsfwPolicy
+    ) -> _Ours | None:
         ours = _Ours(attempt, uuid.uuid4().hex, (time.monotonic(), time.time()))
         claim = Claim(
             nonce=ours.nonce,
@@ -415,6 +419,8 @@ class Steps:
             lease_seconds=self._settings.lease_seconds,
             base_url=self._client.base_url,
             request=request.model_copy(update={"image": without_signature(request.image)}),
+            job=_unsigned(job),
+            nsfw=nsfw,
         )
         return ours if await self._ledger.claim(job.key, attempt, claim) else None
 
@@ -757,6 +763,14 @@ def _lost(prediction_id: str) -> Failure:
         status="deleted",
         prediction_id=prediction_id,
     )
+
+
+def _unsigned(job: Job) -> Job:
+    """The job with nothing secret in it, to be written down."""
+    location = job.source.location
+    if location.lower().startswith(("https://", "http://")):
+        location = without_signature(location)
+    return job.model_copy(update={"source": job.source.model_copy(update={"location": location})})
 
 
 def _source_facts(job: Job) -> SourceFacts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
-from restyle.jobs import Job
+from restyle.jobs import Job, NsfwPolicy
 from restyle.steps import Submitted
 from tasks._events import failed_event, stored_event, submitted_event
 from tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened, run_info
@@ -17,6 +17,7 @@ async def submit(
     output: str = DEFAULT_OUTPUT,
     *,
     max_cost_usd: float | None = None,
+    nsfw: NsfwPolicy = "keep",
     retry_failed: bool = False,
     after: int = 0,
 ) -> Submitted:
@@ -27,6 +28,7 @@ async def submit(
         wavespeed: name of the `WaveSpeed` block.
         output: block, ``s3://bucket/prefix`` or directory where the outputs go.
         max_cost_usd: refuse when the price is higher, in USD.
+        nsfw: what will be done with outputs that WaveSpeedAI flags.
         retry_failed: go again where the job has failed for good earlier.
         after: the attempt that is known to have failed; 0 for none.
 
@@ -36,7 +38,12 @@ async def submit(
     async with opened(wavespeed, output) as runtime:
         with failed_event(job, runtime.store.uri):
             submitted = await runtime.steps.submit(
-                job, run=run_info(), max_cost_usd=max_cost_usd, retry_failed=retry_failed, after=after
+                job,
+                run=run_info(),
+                max_cost_usd=max_cost_usd,
+                nsfw=nsfw,
+                retry_failed=retry_failed,
+                after=after,
             )
         if submitted.restyled:  # told again, under the same id: the run that stored it may have been killed
             stored_event(job, runtime.store.uri, submitted.restyled)
