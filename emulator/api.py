@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -324,11 +324,11 @@ async def pricing(request: web.Request) -> web.StreamResponse:
     wanted = await _priced(request)
     if isinstance(wanted, web.Response):
         return wanted
-    return answers.success({"unit_price": request.app[STATE].options.price, "currency": "USD"})
+    return answers.success({"unit_price": request.app[STATE].predictions.price, "currency": "USD"})
 
 
 class BillingsQuery(BaseModel):
-    """Body of the billings search; filters that the documentation does not spell out are let pass."""
+    """Body of the billings search. Times are milliseconds since 1970, as text; ISO times are let pass."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -338,6 +338,7 @@ class BillingsQuery(BaseModel):
     end_time: AwareDatetime | NaiveDatetime | None = None
     billing_type: str | None = None
     prediction_uuids: list[str] | None = None
+    sort: Literal["created_at ASC", "created_at DESC"] = "created_at DESC"
 
 
 @call("billings")
@@ -354,8 +355,11 @@ async def billings(request: web.Request) -> web.StreamResponse:
         record
         for record in predictions.newest_first()
         if after <= record.created <= before
+        and query.billing_type in (None, "deduct")
         and (query.prediction_uuids is None or record.id in query.prediction_uuids)
     ]
+    if query.sort == "created_at ASC":
+        fitting.reverse()
     first = (query.page - 1) * query.page_size
     items = [predictions.bill(record) for record in fitting[first : first + query.page_size]]
     return answers.success({"page": query.page, "total": len(fitting), "items": items})

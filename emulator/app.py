@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import signal
 import socket
 
@@ -43,6 +44,18 @@ async def put_faults(request: web.Request) -> web.Response:
     return web.json_response(script.state())
 
 
+async def put_price(request: web.Request) -> web.Response:
+    """``PUT /emulator/price``: what one picture costs from now on, ``{"usd": 0.03}``."""
+    try:
+        price = float(json.loads(await request.read())["usd"])
+    except (ValueError, TypeError, KeyError):
+        price = -1.0
+    if not (math.isfinite(price) and price >= 0):
+        return web.json_response({"error": 'price: must be {"usd": a number, 0 or more}'}, status=400)
+    request.app[STATE].predictions.price = price
+    return web.json_response({"usd": price})
+
+
 async def reset(request: web.Request) -> web.Response:
     """``POST /emulator/reset``."""
     await request.app[STATE].reset()
@@ -75,6 +88,7 @@ def make_app(state: State) -> web.Application:
             web.get("/emulator/ledger", ledger),
             web.get("/emulator/faults", get_faults),
             web.put("/emulator/faults", put_faults),
+            web.put("/emulator/price", put_price),
             web.post("/emulator/reset", reset),
             web.route("*", "/api/{rest:.*}", api.unknown),
         ]

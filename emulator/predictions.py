@@ -87,6 +87,7 @@ class Predictions:
         self.uploads = Uploads(base_url)
         self.script: Script = options.faults
         self.balance = options.balance
+        self.price = options.price
         self.in_flight = 0
         self.max_in_flight = 0
         self._records: dict[str, Record] = {}
@@ -99,7 +100,7 @@ class Predictions:
 
     def quote(self, num_images: int) -> float:
         """The price of a request in USD."""
-        return round(self.options.price * num_images, 6)
+        return round(self.price * num_images, 6)
 
     def create(
         self, request: ReduxRequest, asked: Mapping[str, Any], webhook: str | None, key: str
@@ -181,11 +182,15 @@ class Predictions:
 
     def bill(self, record: Record) -> dict[str, Any]:
         """What the billings call says of a prediction."""
+        price = 0.0 if record.refunded else record.price
         return {
             "uuid": f"bill_{record.id}",
             "billing_type": "deduct",
-            "price": 0.0 if record.refunded else record.price,
+            "price": price,
             "created_at": timestamp(record.created),
+            "updated_at": timestamp(record.created),
+            "order": {"state": "done", "price": price, "origin_price": record.price, "status": ""},
+            "access_key_name": "",
             "prediction": {"uuid": record.id, "model_uuid": MODEL, "status": record.status},
         }
 
@@ -317,6 +322,7 @@ class Predictions:
             "billed": len(billed),
             "spent": round(sum(record.price for record in billed), 6),
             "balance": round(self.balance, 6),
+            "price": self.price,
             "in_flight": self.in_flight,
             "max_in_flight": self.max_in_flight,
             "uploads": len(self.uploads),
@@ -328,7 +334,7 @@ class Predictions:
         self._records.clear()
         self.uploads.reset()
         self.script = Script()
-        self.balance = self.options.balance
+        self.balance, self.price = self.options.balance, self.options.price
         self.in_flight = self.max_in_flight = 0
 
     async def close(self) -> None:

@@ -40,7 +40,7 @@ from restyle.errors import (
     clean,
 )
 from restyle.inline import Sieve
-from restyle.models import MODEL, HistoryPage, Prediction, Quote, ReduxRequest
+from restyle.models import MODEL, BillingsPage, HistoryPage, Prediction, Quote, ReduxRequest
 from restyle.settings import get_settings
 
 MAX_DOWNLOAD = 50 * 1024 * 1024
@@ -235,6 +235,20 @@ class WaveSpeedClient:
         except NotFoundError:
             unit = await self._call("POST", "/api/v3/model/pricing", _UnitPrice, json={"model_id": MODEL})
             return Quote(usd=unit.unit_price * request.num_images, currency=unit.currency or "USD")
+
+    async def billings(
+        self,
+        *,
+        page: int = 1,
+        page_size: int = 100,
+        start_time: datetime | None = None,
+        end_time: datetime | None = None,
+    ) -> BillingsPage:
+        """Return one page of what the account was billed, oldest first; the times must be aware."""
+        query: dict[str, Any] = {"page": page, "page_size": page_size, "sort": "created_at ASC"}
+        query |= {"start_time": _milliseconds(start_time)} if start_time else {}
+        query |= {"end_time": _milliseconds(end_time)} if end_time else {}
+        return await self._call("POST", "/api/v3/billings/search", BillingsPage, json=query)
 
     async def upload(self, filename: str, data: bytes, content_type: str) -> str:
         """Upload a picture (up to 20 MB, kept for 7 days) and return the URL to submit it by."""
@@ -502,6 +516,11 @@ def _place(url: str) -> str:
 
 def _iso(time: datetime) -> str:
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _milliseconds(time: datetime) -> str:
+    """As the billings call wants its times: milliseconds since 1970, as text."""
+    return str(int(time.timestamp() * 1000))
 
 
 def _checked(base_url: str) -> tuple[str, str]:

@@ -253,3 +253,70 @@ class Quote(BaseModel):
 
     usd: float = Field(ge=0, description="Price of the whole request in USD, discounts included.")
     currency: str = "USD"
+
+
+class BilledPrediction(BaseModel):
+    """The prediction that a billing record is about."""
+
+    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
+
+    uuid: str = ""
+    model_uuid: str = ""
+    status: str = ""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _null_is_blank(cls, value: Any) -> Any:
+        return "" if value is None else value
+
+
+class Billing(BaseModel):
+    """One record of what the account was charged or given back.
+
+    Fields as the vendor's page "Check Billings" tells them; of the billing types it names ``deduct`` only.
+    """
+
+    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
+
+    billing_type: str = "deduct"
+    price: float | None = Field(default=None, allow_inf_nan=False, description="USD; None when not told.")
+    created_at: datetime | None = None
+    prediction: BilledPrediction = Field(default_factory=BilledPrediction)
+
+    @field_validator("billing_type", mode="before")
+    @classmethod
+    def _null_is_a_charge(cls, value: Any) -> Any:
+        return "deduct" if value is None else value
+
+    @field_validator("prediction", mode="before")
+    @classmethod
+    def _null_is_none_of_ours(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+    @field_validator("price", "created_at", mode="wrap")
+    @classmethod
+    def _odd_is_not_told(cls, value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return read(value)
+        except ValidationError:
+            return None
+
+    @property
+    def usd(self) -> float | None:
+        """What the account paid, in USD: below 0 for what it was given back; None when not told."""
+        if self.price is not None and "refund" in self.billing_type.lower():
+            return -abs(self.price)
+        return self.price
+
+
+class BillingsPage(BaseModel):
+    """One page of the billing records."""
+
+    model_config = ConfigDict(extra="ignore")
+    page: int = 1
+    items: list[Billing]  # required: an answer without it must not pass for an account without costs
+
+    @field_validator("items", mode="before")
+    @classmethod
+    def _null_is_empty(cls, value: Any) -> Any:
+        return [] if value is None else value

@@ -49,6 +49,10 @@ class Emulator:
         """Replace the fault script; raises ``ValueError`` when it is not valid."""
         self._call("PUT", "/emulator/faults", rules)
 
+    def price(self, usd: float) -> None:
+        """Let a picture cost this much from now on; raises ``ValueError`` when that is no price."""
+        self._call("PUT", "/emulator/price", {"usd": usd})
+
     def reset(self) -> None:
         """Back to an empty account with its first balance, and nothing going wrong."""
         self._call("POST", "/emulator/reset")

@@ -42,6 +42,7 @@ CALLS: dict[str, Call] = {
     "history": lambda client: client.history(),
     "delete": lambda client: client.delete(["p1"]),
     "balance": lambda client: client.balance(),
+    "billings": lambda client: client.billings(),
     "price": lambda client: client.price(REQUEST),
     "upload": lambda client: client.upload("cat.jpg", b"cat", "image/jpeg"),
     "webhook_secret": lambda client: client.webhook_secret(),

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -356,6 +357,50 @@ def test_balance_price_and_billings_agree(api: Api) -> None:
     )
     prices = {item["prediction"]["uuid"]: item["price"] for item in billings["items"]}
     assert prices == {done["id"]: 0.075, failed["id"]: 0}
+
+
+def billed_to(api: Api, **filters: Any) -> list[str]:
+    items = data_of(api.post("/api/v3/billings/search", {"page": 1, "page_size": 100, **filters}))["items"]
+    return [item["prediction"]["uuid"] for item in items]
+
+
+def test_billings_are_paged_sorted_and_filtered_by_time_prediction_and_type(api: Api) -> None:
+    ids = []
+    for seed in range(3):
+        ids.append(api.run(seed=seed)["id"])
+        time.sleep(0.005)  # the call tells milliseconds apart
+    assert billed_to(api) == ids[::-1]
+    assert billed_to(api, sort="created_at ASC") == ids
+    assert [billed_to(api, sort="created_at ASC", page=page, page_size=2) for page in (1, 2, 3)] == [
+        ids[:2],
+        ids[2:],
+        [],
+    ]
+    created = datetime.fromisoformat(api.result(ids[1])["created_at"][:26] + "+00:00").timestamp() * 1000
+    assert billed_to(api, start_time=str(int(created))) == ids[:0:-1]
+    assert billed_to(api, end_time=str(int(created) + 1)) == ids[1::-1]
+    assert billed_to(api, prediction_uuids=[ids[2], "unknown"]) == [ids[2]]
+    assert billed_to(api, billing_type="recharge") == []
+
+
+def test_a_price_that_changes_holds_from_then_on(api: Api, emulator: Emulator) -> None:
+    before = api.run()["id"]
+    emulator.price(0.03)
+    after = api.run(num_images=2)["id"]
+    ledger = emulator.ledger()
+    assert ledger["price"] == 0.03
+    assert {record["id"]: record["price"] for record in ledger["predictions"]} == {before: 0.025, after: 0.06}
+    asked = {"model_id": MODEL, "inputs": {}}
+    assert data_of(api.post("/api/v3/model/price", asked))["price"] == 0.03
+    emulator.reset()
+    assert emulator.ledger()["price"] == 0.025
+
+
+@pytest.mark.parametrize("usd", [-1, "dear", None, float("inf")])
+def test_a_price_that_is_none_is_refused(emulator: Emulator, usd: Any) -> None:
+    with pytest.raises(ValueError, match="price"):
+        emulator.price(usd)
+    assert emulator.ledger()["price"] == 0.025
 
 
 def test_the_price_of_an_unknown_model_or_a_wrong_field_is_refused(api: Api) -> None:
