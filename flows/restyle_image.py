@@ -77,20 +77,20 @@ async def restyle_image(
         with task_runs_noted():
             async with opened(wavespeed, output) as used:
                 job = await make_job(image, params, variant, used.store)
-                async with used.in_flight():
-                    restyled = await carry_through(
-                        job,
-                        partial(
-                            submit,
-                            wavespeed=wavespeed,
-                            output=output,
-                            max_cost_usd=max_cost_usd,
-                            nsfw=nsfw,
-                            retry_failed=retry_failed,
-                        ),
-                        partial(poll, wavespeed=wavespeed, output=output),
-                        partial(download, wavespeed=wavespeed, output=output, nsfw=nsfw),
-                    )
+                restyled = await carry_through(
+                    job,
+                    partial(
+                        submit,
+                        wavespeed=wavespeed,
+                        output=output,
+                        max_cost_usd=max_cost_usd,
+                        nsfw=nsfw,
+                        retry_failed=retry_failed,
+                    ),
+                    partial(poll, wavespeed=wavespeed, output=output),
+                    partial(download, wavespeed=wavespeed, output=output, nsfw=nsfw),
+                    used.in_flight,
+                )
                 await show_restyled(job, restyled, used.store)
     except RestyleError as error:
         if not worth_retrying(error):

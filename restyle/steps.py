@@ -16,10 +16,11 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 
@@ -74,6 +75,7 @@ class Submitted(BaseModel):
 
     Attributes:
         restyled: what there is already; the job needs no polling.
+        flow_run_id: the flow run whose claim it is; None where the claim is gone, or no flow made it.
         fresh: it was submitted just now by this call.
         last_attempt: when this one fails, the job has failed.
     """
@@ -82,6 +84,7 @@ class Submitted(BaseModel):
     prediction_id: str
     attempt: int = 0
     restyled: Restyled | None = None
+    flow_run_id: str | None = None
     fresh: bool = False
     last_attempt: bool = False
 
@@ -93,6 +96,10 @@ class Polled(BaseModel):
     completed: bool
     inference_ms: float | None = None
     error: str = ""
+
+
+Admit = Callable[[Job, int, float | None], Awaitable[None]]
+"""What ``Steps`` asks before each claim: the job, the attempt's number, its price in USD where known."""
 
 
 class SubmitStep(Protocol):
@@ -141,17 +148,28 @@ async def make_job(image: str, params: ReduxParams, variant: int, store: Store) 
         raise InvalidRequestError(f"variant {variant}: {said}", field="variant") from None
 
 
-async def carry_through(job: Job, submit: SubmitStep, poll: PollStep, download: DownloadStep) -> Restyled:
+async def carry_through(
+    job: Job,
+    submit: SubmitStep,
+    poll: PollStep,
+    download: DownloadStep,
+    place: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext,
+) -> Restyled:
     """Take a job from wherever it is to its end.
 
-    The steps are those of ``Steps``, or tasks around them.
+    Args:
+        job: what to do.
+        submit, poll, download: those of ``Steps``, or tasks around them.
+        place: a place in flight, held from the submission until the prediction is known to have ended;
+            the download needs none.
     """
     after = 0
     while True:
-        submitted = await submit(job, after=after)
-        if submitted.restyled:
-            return submitted.restyled
-        polled = await poll(job, submitted)
+        async with place():
+            submitted = await submit(job, after=after)
+            if submitted.restyled:
+                return submitted.restyled
+            polled = await poll(job, submitted)
         if polled.completed:
             return await download(job, submitted)
         after = submitted.attempt
@@ -183,7 +201,10 @@ class Steps:
         client: the API.
         store: where the ledger and the outputs are.
         settings: times; by default those of the environment.
-        turn: awaited before each submission, to pace them.
+        admit: awaited just before each claim with the job, the attempt's number and its price in USD (None
+            where it is not known). It paces, and may raise a RestyleError to refuse: then nothing has been
+            claimed or sent. Asked again, with the same number, where the claim went to another runner or
+            was given back after a 429.
 
     Raises:
         ConfigurationError: the client's submit timeout is so long that two runners could submit one job.
@@ -195,12 +216,12 @@ class Steps:
         store: Store,
         settings: Settings | None = None,
         *,
-        turn: Callable[[], Awaitable[None]] | None = None,
+        admit: Admit | None = None,
     ) -> None:
         self._client = client
         self._store = store
         self._settings = settings or get_settings()
-        self._turn = turn
+        self._admit = admit
         if client.submit_timeout >= self._settings.lease_seconds / 2:
             raise ConfigurationError(
                 f"submit_timeout ({client.submit_timeout:g} s) must be less than half of "
@@ -281,8 +302,8 @@ class Steps:
 
             attempt = max(newest, after) + 1
             request = await self._affordable_request(job, max_cost_usd)
-            if self._turn:
-                await self._turn()
+            if self._admit:
+                await self._admit(job, attempt, self._known_price(request))
             ours = await self._claim(job, attempt, request, run, nsfw)
             if ours is None:
                 await asyncio.sleep(next(waits))
@@ -291,15 +312,15 @@ class Steps:
                 await self._outwait(job.key, newest, attempt, lease)
                 if slow := await self._ledger.recorded(job.key, newest):
                     slow = await self._ledger.record(job.key, attempt, slow)
-                    return self._submitted(job, attempt, slow, forgiven, fresh=False)
+                    return self._submitted(job, attempt, slow, forgiven, run.flow_run_id, fresh=False)
                 if found := await self._search(job, open_job, attempt, letter):
-                    return await self._record(job, attempt, found, forgiven, fresh=False)
+                    return await self._record(job, attempt, found, forgiven, run.flow_run_id, fresh=False)
             try:
                 if not await self._may_post(job, ours, forgiven):
                     spent = attempt
                     continue
                 if letter and (found := await self._revived(letter)):
-                    return await self._record(job, attempt, found, forgiven, fresh=False)
+                    return await self._record(job, attempt, found, forgiven, run.flow_run_id, fresh=False)
                 sent = time.monotonic()
                 prediction = await self._client.submit(
                     request, webhook_url=webhook_url, in_time=partial(self._young, ours)
@@ -309,7 +330,7 @@ class Steps:
                 if found is None:
                     spent = attempt
                     continue
-                return await self._record(job, attempt, found, forgiven, fresh=False)
+                return await self._record(job, attempt, found, forgiven, run.flow_run_id, fresh=False)
             except RateLimitedError as error:
                 await self._ledger.release(job.key, attempt)
                 pause = error.retry_after or next(waits)
@@ -320,7 +341,7 @@ class Steps:
                 await self._ledger.release(job.key, attempt)
                 raise
             else:
-                return await self._record(job, attempt, prediction, forgiven, fresh=True)
+                return await self._record(job, attempt, prediction, forgiven, run.flow_run_id, fresh=True)
 
     async def _lease(self, key: str, attempt: int) -> timedelta:
         """How long a claim holds: as long as its owner relies on it, and never less than ours would."""
@@ -360,13 +381,25 @@ class Steps:
         if record is None:
             return None
         self._same_api(record.base_url, job.key)
-        return self._submitted(job, attempt, record, forgiven, fresh=False)
+        claim = await self._ledger.claimed(job.key, attempt)
+        flow_run_id = claim.flow_run_id if claim else None
+        return self._submitted(job, attempt, record, forgiven, flow_run_id, fresh=False)
 
-    def _submitted(self, job: Job, attempt: int, record: Record, forgiven: int, *, fresh: bool) -> Submitted:
+    def _submitted(
+        self,
+        job: Job,
+        attempt: int,
+        record: Record,
+        forgiven: int,
+        flow_run_id: str | None,
+        *,
+        fresh: bool,
+    ) -> Submitted:
         return Submitted(
             job_key=job.key,
             prediction_id=record.prediction_id,
             attempt=attempt,
+            flow_run_id=flow_run_id,
             fresh=fresh,
             last_attempt=attempt - forgiven >= MAX_ATTEMPTS,
         )
@@ -390,6 +423,9 @@ class Steps:
                     job_key=job.key,
                 )
         return job.request(await self._publisher.url(job.source))
+
+    def _known_price(self, request: ReduxRequest) -> float | None:
+        return self._prices.get(request.model_dump_json(exclude={"image", "seed"}))
 
     async def _price(self, request: ReduxRequest, *, must: bool) -> float | None:
         """What it costs, asked once for each set of parameters; None where it need not be known and isn't."""
@@ -489,9 +525,16 @@ class Steps:
         return await self._history.search([claim.request for claim in there], min(times), seconds, useless)
 
     async def _record(
-        self, job: Job, attempt: int, prediction: Prediction, forgiven: int, *, fresh: bool
+        self,
+        job: Job,
+        attempt: int,
+        prediction: Prediction,
+        forgiven: int,
+        flow_run_id: str | None,
+        *,
+        fresh: bool,
     ) -> Submitted:
-        price = self._prices.get(job.request("-").model_dump_json(exclude={"image", "seed"}))
+        price = self._known_price(job.request("-"))
         record = Record(
             prediction_id=prediction.id,
             submitted_at=prediction.created_at,
@@ -499,7 +542,7 @@ class Steps:
             base_url=self._client.base_url,
         )
         record = await self._ledger.record(job.key, attempt, record)
-        return self._submitted(job, attempt, record, forgiven, fresh=fresh)
+        return self._submitted(job, attempt, record, forgiven, flow_run_id, fresh=fresh)
 
     async def _exhausted(
         self,
@@ -511,7 +554,9 @@ class Steps:
     ) -> Submitted:
         """No attempt is left. What was paid for and lost is still looked for before the job is given up."""
         if newest not in open_job.recorded and (found := await self._search(job, open_job, newest, letter)):
-            return await self._record(job, newest, found, forgiven, fresh=False)
+            claim = await self._ledger.claimed(job.key, newest)
+            flow_run_id = claim.flow_run_id if claim else None
+            return await self._record(job, newest, found, forgiven, flow_run_id, fresh=False)
         raise await self._fail(
             job,
             newest,

@@ -25,7 +25,7 @@ from blocks.output import open_output
 from blocks.wavespeed import load_wavespeed
 from restyle.client import WaveSpeedClient
 from restyle.errors import PredictionTimeoutError, RestyleError, clean
-from restyle.jobs import RunInfo
+from restyle.jobs import Job, RunInfo
 from restyle.steps import Steps
 from restyle.store import Store
 
@@ -69,7 +69,7 @@ class Runtime:
     """
 
     def __init__(self, client: WaveSpeedClient, store: Store, rpm: int | None, in_flight: int | None) -> None:
-        self.steps = Steps(client, store, turn=self.turn)
+        self.steps = Steps(client, store, admit=self.admit)
         self.store = store
         self._client = client
         self._interval = 60 / rpm if rpm else 0.0
@@ -93,7 +93,7 @@ class Runtime:
         """One of the block's ``max_in_flight`` places, waited for when all are taken."""
         return self._slots
 
-    async def turn(self) -> None:
+    async def admit(self, job: Job, attempt: int, usd: float | None) -> None:
         """Wait for the next submission that the block's ``requests_per_minute`` allow."""
         now = time.monotonic()
         turn = max(now, self._next)
