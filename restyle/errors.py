@@ -76,6 +76,10 @@ class SourceError(RestyleError):
     """The source picture is missing, cannot be read, is no image, or is too big."""
 
 
+class ManifestError(RestyleError):
+    """The list of images cannot be read, or is no list of images."""
+
+
 class AuthenticationError(RestyleError):
     """The API refused the key (401), or what the key's account may do (403)."""
 

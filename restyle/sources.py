@@ -80,19 +80,40 @@ async def identify(image: str, store: Store) -> Source:
     Raises:
         SourceError: it is missing, cannot be read, is no image, or has more than 20 MB.
     """
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in image):
-        raise SourceError(f"image {clean(image)!r} holds a character that no path and no URL has")
-    if not image.strip():
-        raise SourceError("image is empty: give an https URL, s3://bucket/key, or the path of a picture")
+    check_name(image)
     scheme, separator, _ = image.partition("://")
     if not separator:
         return await _identify_file(image, store)
     if scheme.lower() == "s3":
         return await _identify_object(image, store)
-    return _identify_url(image)
+    return identify_url(image)
 
 
-def _identify_url(image: str) -> Source:
+def check_name(image: str) -> None:
+    """Refuse what can name no picture, without looking whether there is one.
+
+    Raises:
+        SourceError: it is empty, or no https URL, ``s3://bucket/key`` or path.
+    """
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in image):
+        raise SourceError(f"image {clean(image)!r} holds a character that no path and no URL has")
+    if not image.strip():
+        raise SourceError("image is empty: give an https URL, s3://bucket/key, or the path of a picture")
+    scheme, separator, rest = image.partition("://")
+    if scheme.lower() == "s3":
+        bucket, _, key = rest.partition("/")
+        if separator and not (bucket and key):
+            raise SourceError(f"image {image}: give s3://bucket/key")
+    elif separator:
+        identify_url(image)
+
+
+def identify_url(image: str) -> Source:
+    """The picture that a URL means; nothing is fetched.
+
+    Raises:
+        SourceError: it is no URL that WaveSpeedAI could fetch.
+    """
     try:
         shown, parts = without_signature(image), urlsplit(image)
         port = parts.port
@@ -116,8 +137,6 @@ def _identify_url(image: str) -> Source:
 
 async def _identify_object(image: str, store: Store) -> Source:
     bucket, _, key = image[len("s3://") :].partition("/")
-    if not bucket or not key:
-        raise SourceError(f"image {image}: give s3://bucket/key")
     with_name = _access(store).bucket(bucket)
     try:
         meta: Any = await obstore.head_async(with_name, key)

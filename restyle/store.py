@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -187,6 +187,29 @@ class Store:
                 use_multipart=False,
             )
 
+    async def put_file(self, path: str, file: Path, content_type: str) -> None:
+        """Put a file of any size, over whatever is there; in several parts where it is big."""
+        with self._errors("write", path):
+            await obstore.put_async(
+                self._inner,
+                path,
+                file,
+                attributes={"Content-Type": content_type} if self.access else None,
+                max_concurrency=4,  # parts of 5 MB that are held at once
+            )
+
+    async def get_file(self, path: str, file: Path) -> bool:
+        """Fetch an object of any size into a file; False when there is none."""
+        with self._errors("read", path):
+            try:
+                result = await obstore.get_async(self._inner, path)
+            except FileNotFoundError:
+                return False
+            with file.open("wb") as target:
+                async for chunk in result.stream():
+                    await asyncio.to_thread(target.write, chunk)
+        return True
+
     async def get(self, path: str) -> bytes | None:
         """The object's bytes; None when there is none."""
         with self._errors("read", path):
@@ -207,11 +230,13 @@ class Store:
 
     async def list(self, prefix: str) -> list[Entry]:
         """All objects below a prefix."""
-        found: list[Entry] = []
+        return [entry async for page in self.pages(prefix) for entry in page]
+
+    async def pages(self, prefix: str) -> AsyncIterator[Sequence[Entry]]:
+        """All objects below a prefix, however many, a page of the listing at a time."""
         with self._errors("list", prefix):
             async for chunk in obstore.list(self._inner, prefix=prefix):
-                found += [Entry(meta["path"], meta["last_modified"], meta["size"]) for meta in chunk]
-        return found
+                yield [Entry(meta["path"], meta["last_modified"], meta["size"]) for meta in chunk]
 
     async def delete(self, paths: Iterable[str], *, once: bool = False) -> None:
         """Remove objects; one that is gone already is no error.
