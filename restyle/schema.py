@@ -9,10 +9,16 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
+from restyle.account import AccountRow, Summary
 from restyle.jobs import Metadata
 from restyle.ledger import DeadLetter
 
-PUBLISHED: dict[str, type[BaseModel]] = {"metadata": Metadata, "dead-letter": DeadLetter}
+PUBLISHED: dict[str, type[BaseModel]] = {
+    "metadata": Metadata,
+    "dead-letter": DeadLetter,
+    "account": AccountRow,
+    "summary": Summary,
+}
 """What has a schema under docs/, as ``{name}.schema.json``."""
 
 
