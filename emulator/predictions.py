@@ -56,6 +56,8 @@ class Record:
     pictures: list[bytes] = field(default_factory=list)
     inline: list[str] | None = None
     told: bool = False
+    completed_at: int = 0
+    told_at: int = 0
     listed_from: int = 0
     deliveries: list[int | None] = field(default_factory=list)
     done: asyncio.Event = field(default_factory=asyncio.Event)
@@ -166,6 +168,8 @@ class Predictions:
                 for number in range(1, len(record.pictures) + 1)
             ]
             record.told = record.told or tell
+        if tell and record.terminal and not record.told_at:
+            record.told_at = time.time_ns()
         return {
             "id": record.id,
             "model": MODEL,
@@ -270,6 +274,7 @@ class Predictions:
 
     def _finish(self, record: Record, status: str, code: int = 0, error: str = "") -> None:
         record.status, record.code, record.error = status, code, error
+        record.completed_at = time.time_ns()
         self.in_flight -= 1
         if status in _REFUNDED:
             record.refunded = True
@@ -299,7 +304,11 @@ class Predictions:
     # Running it
 
     def ledger(self) -> dict[str, Any]:
-        """What was created and what it cost, oldest first; ``billed`` is what was not refunded."""
+        """What was created and what it cost, oldest first; ``billed`` is what was not refunded.
+
+        A prediction tells when it ended (``completed_at``, however it ended) and when an answer that says
+        so first left here (``told_at``).
+        """
         records = list(self._records.values())
         billed = [record for record in records if not record.refunded]
         return {
@@ -307,6 +316,8 @@ class Predictions:
                 {
                     "id": record.id,
                     "created_at": timestamp(record.created),
+                    "completed_at": timestamp(record.completed_at) if record.completed_at else None,
+                    "told_at": timestamp(record.told_at) if record.told_at else None,
                     "status": record.status,
                     "code": record.code,
                     "model": MODEL,

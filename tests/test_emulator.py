@@ -130,6 +130,23 @@ def test_a_prediction_is_a_picture_of_the_size_and_format_asked_for(api: Api, ou
     assert pictures[0].content != pictures[1].content
 
 
+def test_the_ledger_tells_when_a_prediction_ended_and_when_that_was_first_told(
+    emulator: Emulator, api: Api
+) -> None:
+    api.submit(image=api.upload())
+    (flying,) = emulator.ledger()["predictions"]
+    assert flying["completed_at"] is flying["told_at"] is None
+    until(lambda: emulator.ledger()["in_flight"] == 0)
+    (ended,) = emulator.ledger()["predictions"]
+    assert ended["created_at"] < ended["completed_at"]
+    assert ended["told_at"] is None
+    api.result(ended["id"])
+    (told,) = emulator.ledger()["predictions"]
+    assert told["completed_at"] == ended["completed_at"] < told["told_at"]
+    api.result(ended["id"])
+    assert emulator.ledger()["predictions"] == [told]
+
+
 def test_the_same_request_makes_the_same_bytes(api: Api) -> None:
     image = api.upload()
     first, again, other = (api.run(image=image, seed=seed)["outputs"][0] for seed in (7, 7, 8))
