@@ -56,6 +56,11 @@ class WaveSpeed(CredentialsBlock):
         ge=1,
         description="Most predictions that one process has under way at once. Empty for no limit.",
     )
+    concurrency_limit: str | None = Field(
+        default=None,
+        description="Prefect global concurrency limit by which all runs on this account share its places in "
+        "flight. Empty: every process has max_in_flight to itself.",
+    )
     submit_timeout: float | None = Field(
         default=None,
         gt=0,

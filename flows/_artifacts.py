@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from pathlib import Path
 from uuid import UUID
 
-import boto3
-import obstore
 from prefect import get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 
 from restyle.errors import clean
-from restyle.images import SOURCE_LIMIT, thumbnail
+from restyle.images import thumbnail
 from restyle.jobs import Job, Metadata, OutputFacts, Restyled
 from restyle.ledger import Ledger
-from restyle.store import S3Access, Store
+from restyle.sources import held_bytes
+from restyle.store import Store
 
 
 async def show_restyled(job: Job, restyled: Restyled, store: Store) -> None:
@@ -114,23 +112,10 @@ async def _output_picture(facts: OutputFacts, store: Store) -> str:
 
 
 async def _source_bytes(job: Job, store: Store) -> bytes | None:
-    """The source's bytes where we hold them. WaveSpeedAI fetches a URL; whether we could must not matter."""
-    scheme, separator, _ = job.source.location.partition("://")
     try:
-        if not separator:
-            return await asyncio.to_thread(_read, job.source.location)
-        if scheme.lower() != "s3":
-            return None
-        bucket, _, key = job.source.location[len("s3://") :].partition("/")
-        access = store.access or S3Access(boto3.Session())
-        result = await obstore.get_async(access.bucket(bucket), key)
-        return bytes(await result.bytes_async()) if result.meta["size"] <= SOURCE_LIMIT else None
+        return await held_bytes(job.source, store)
     except Exception:  # moved, changed, forbidden: it was there when it mattered
         return None
-
-
-def _read(path: str) -> bytes:
-    return Path(path).read_bytes()
 
 
 async def _thumbnail(data: bytes | None) -> str | None:

@@ -14,12 +14,12 @@ from pydantic import Field
 from flows._artifacts import show_restyled
 from flows._hooks import leave_the_truth
 from flows._retries import no_further_retries
-from restyle.errors import RestyleError
+from restyle.errors import RestyleError, worth_retrying
 from restyle.jobs import NsfwPolicy, Restyled
 from restyle.models import ReduxParams
 from restyle.steps import carry_through, make_job
 from tasks import download, poll, submit
-from tasks._runtime import DEFAULT_OUTPUT, opened, task_runs_noted, worth_retrying
+from tasks._runtime import DEFAULT_OUTPUT, opened, task_runs_noted
 
 _DEFAULT = ReduxParams()
 
@@ -89,7 +89,7 @@ async def restyle_image(
                     ),
                     partial(poll, wavespeed=wavespeed, output=output),
                     partial(download, wavespeed=wavespeed, output=output, nsfw=nsfw),
-                    used.in_flight,
+                    used.place,
                 )
                 await show_restyled(job, restyled, used.store)
     except RestyleError as error:

@@ -153,6 +153,10 @@ class PredictionFailedError(RestyleError):
     status: str = "failed"
 
 
+class BatchFailedError(RestyleError):
+    """More rows of a batch came to nothing than ``max_failed`` allows. The others are stored."""
+
+
 class PredictionTimeoutError(RestyleError):
     """The prediction was not ready within the local timeout. It goes on, and so can the job: run it again."""
 
@@ -173,3 +177,10 @@ class StoreError(RestyleError):
 
 class UnsafeStoreError(RestyleError):
     """The store ignores create-if-absent, so nothing on it can be billed exactly once."""
+
+
+def worth_retrying(error: object) -> bool:
+    """Whether to try again at once. A prediction that was waited for long enough is left to a later run."""
+    return (
+        isinstance(error, RestyleError) and error.retryable and not isinstance(error, PredictionTimeoutError)
+    )

@@ -258,6 +258,21 @@ class Publisher:
                 del self._waiting[sha256], self._locks[sha256]
 
 
+async def held_bytes(source: Source, store: Store) -> bytes | None:
+    """The picture itself where it lies with us; None for a URL: WaveSpeedAI fetches that, we need not.
+
+    Raises:
+        SourceError: it cannot be read any more, or has more than 20 MB.
+    """
+    scheme, separator, _ = source.location.partition("://")
+    if not separator:
+        return await asyncio.to_thread(read_file, source.location)
+    if scheme.lower() != "s3":
+        return None
+    bucket, _, key = source.location[len("s3://") :].partition("/")
+    return await _fetch(_access(store).bucket(bucket), key, source.uri)
+
+
 def _access(store: Store) -> S3Access:
     return store.access or S3Access(boto3.Session())
 
@@ -265,6 +280,8 @@ def _access(store: Store) -> S3Access:
 async def _fetch(bucket: S3Store, key: str, image: str) -> bytes:
     try:
         result = await obstore.get_async(bucket, key)
+        if result.meta["size"] > SOURCE_LIMIT:
+            raise SourceError(_too_big(image, result.meta["size"]))
         return bytes(await result.bytes_async())
     except (BaseError, OSError) as error:
         raise _unreadable(image, error) from None

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 import prefect
@@ -22,25 +21,22 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
 from blocks.output import open_output
-from blocks.wavespeed import load_wavespeed
+from blocks.wavespeed import WaveSpeed, load_wavespeed
+from restyle.budget import Budget
 from restyle.client import WaveSpeedClient
-from restyle.errors import PredictionTimeoutError, RestyleError, clean
+from restyle.errors import RestyleError, clean, worth_retrying
 from restyle.jobs import Job, RunInfo
 from restyle.steps import Steps
 from restyle.store import Store
+from tasks._allowance import Allowance
 
 DEFAULT_OUTPUT = "s3-bucket/restyle-output"
 """The block that `restyle setup --out s3://…` makes."""
 
+_T = TypeVar("_T")
+
 # The task runs of the flow run under way, for the side-car.
 _task_runs: ContextVar[list[str] | None] = ContextVar("task_runs", default=None)
-
-
-def worth_retrying(error: object) -> bool:
-    """Whether to try again at once. A prediction that was waited for long enough is left to a later run."""
-    return (
-        isinstance(error, RestyleError) and error.retryable and not isinstance(error, PredictionTimeoutError)
-    )
 
 
 def _worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -64,66 +60,62 @@ class Runtime:
     """An open client and store, shared by all runs of this event loop that use the same block and output.
 
     Attributes:
-        steps: the engine's steps.
+        client: the API.
         store: where outputs go.
+        steps: the engine's steps on both.
+        place: a place in flight, as the block allows.
     """
 
-    def __init__(self, client: WaveSpeedClient, store: Store, rpm: int | None, in_flight: int | None) -> None:
-        self.steps = Steps(client, store, admit=self.admit)
+    def __init__(self, client: WaveSpeedClient, store: Store, allowance: Allowance) -> None:
+        self.client = client
         self.store = store
-        self._client = client
-        self._interval = 60 / rpm if rpm else 0.0
-        self._next = 0.0
-        self._slots: AbstractAsyncContextManager[Any] = (
-            asyncio.Semaphore(in_flight) if in_flight else nullcontext()
-        )
+        self.steps = Steps(client, store, admit=self._admit)
+        self.place = allowance.place
+        self._allowance = allowance
 
-    @classmethod
-    async def open(cls, wavespeed: str, output: str) -> Runtime:
-        """Open what a block's name and an output's name stand for."""
-        store = await open_output(output)
-        block = await load_wavespeed(wavespeed)
-        return cls(block.get_client(), store, block.requests_per_minute, block.max_in_flight)
-
-    async def close(self) -> None:
-        """Close the client."""
-        await self._client.aclose()
-
-    def in_flight(self) -> AbstractAsyncContextManager[Any]:
-        """One of the block's ``max_in_flight`` places, waited for when all are taken."""
-        return self._slots
-
-    async def admit(self, job: Job, attempt: int, usd: float | None) -> None:
-        """Wait for the next submission that the block's ``requests_per_minute`` allow."""
-        now = time.monotonic()
-        turn = max(now, self._next)
-        self._next = turn + self._interval
-        await asyncio.sleep(turn - now)
+    async def _admit(self, job: Job, attempt: int, usd: float | None) -> None:
+        if budget := spending.get():
+            await budget.take(job, attempt)
+        await self._allowance.turn()
 
 
-class _Shared:
-    """A Runtime that is open as long as somebody uses it."""
+spending: ContextVar[Budget | None] = ContextVar("spending", default=None)
+"""The budget of the run under way, where it has one."""
 
-    def __init__(self, wavespeed: str, output: str) -> None:
-        self._names = (wavespeed, output)
+
+class _Shared(Generic[_T]):
+    """Something that is open as long as somebody uses it."""
+
+    def __init__(self, opening: Callable[[], AbstractAsyncContextManager[_T]]) -> None:
+        self._opening = opening
         self._lock = asyncio.Lock()
         self._users = 0
-        self._runtime: Runtime | None = None
+        self._stack = AsyncExitStack()
+        self._there: _T
 
-    async def __aenter__(self) -> Runtime:
+    @asynccontextmanager
+    async def used(self) -> AsyncIterator[_T]:
         async with self._lock:
-            self._runtime = self._runtime or await Runtime.open(*self._names)
+            if not self._users:
+                self._there = await self._stack.enter_async_context(self._opening())
             self._users += 1
-            return self._runtime
+        try:
+            yield self._there
+        finally:
+            async with self._lock:
+                self._users -= 1
+                if not self._users:
+                    await self._stack.aclose()
 
-    async def __aexit__(self, *_: object) -> None:
-        self._users -= 1
-        if not self._users and self._runtime:
-            closing, self._runtime = self._runtime, None
-            await closing.close()
+
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[object, _Shared[Any]]] = WeakKeyDictionary()
 
 
-_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], _Shared]] = WeakKeyDictionary()
+def _one_for_all(
+    name: object, opening: Callable[[], AbstractAsyncContextManager[_T]]
+) -> AbstractAsyncContextManager[_T]:
+    of_loop = _shared.setdefault(asyncio.get_running_loop(), {})
+    return of_loop.setdefault(name, _Shared(opening)).used()
 
 
 @asynccontextmanager
@@ -137,11 +129,29 @@ async def opened(wavespeed: str, output: str) -> AsyncIterator[Runtime]:
     Raises:
         ConfigurationError: one of them does not exist or cannot be used.
     """
-    of_loop = _shared.setdefault(asyncio.get_running_loop(), {})
-    shared = of_loop.setdefault((wavespeed, output), _Shared(wavespeed, output))
     with safe_errors():
-        async with shared as runtime:
+        async with _one_for_all((wavespeed, output), partial(_open_runtime, wavespeed, output)) as runtime:
             yield runtime
+
+
+@asynccontextmanager
+async def _open_runtime(wavespeed: str, output: str) -> AsyncIterator[Runtime]:
+    store = await open_output(output)
+    block = await load_wavespeed(wavespeed)
+    async with (
+        _one_for_all(wavespeed, partial(_open_allowance, block)) as allowance,
+        block.get_client() as client,
+    ):
+        yield Runtime(client, store, allowance)
+
+
+@asynccontextmanager
+async def _open_allowance(block: WaveSpeed) -> AsyncIterator[Allowance]:
+    allowance = await Allowance.open(block)
+    try:
+        yield allowance
+    finally:
+        await allowance.close()
 
 
 @contextmanager

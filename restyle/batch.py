@@ -1,0 +1,575 @@
+"""A batch: a list of jobs, carried out side by side, and an account of what became of each.
+
+    async with Batch(client, store, run, folder, order) as batch:
+        await batch.read(manifest)      # every row is looked at, before anything is spent
+        await batch.afford()            # quote and balance, before the first submission
+        await batch.carry_out(carrier)
+        summary = await batch.close()   # the account is written
+
+A job's failure never stops the others. Three things stop the submitting of what is not submitted yet: the
+cap is reached, the key is refused, the account is empty. What flies is finished and stored all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from itertools import islice
+from typing import Any, Literal, ParamSpec, Self, TypeVar
+
+from restyle.account import Status, Summary, write_account
+from restyle.budget import Budget, Prices
+from restyle.client import WaveSpeedClient
+from restyle.errors import (
+    AuthenticationError,
+    BatchFailedError,
+    BudgetExceededError,
+    ConfigurationError,
+    InsufficientCreditsError,
+    InvalidRequestError,
+    ManifestError,
+    NotFoundError,
+    PredictionFailedError,
+    RateLimitedError,
+    RestyleError,
+    SourceError,
+    clean,
+    worth_retrying,
+)
+from restyle.images import thumbnail
+from restyle.jobs import Job, Metadata, NsfwPolicy, Restyled, RunInfo
+from restyle.ledger import Ledger, metadata_path, now
+from restyle.manifest import BadRow, Row, read_manifest, shown
+from restyle.models import ReduxParams
+from restyle.pace import backoff
+from restyle.parts import Parts
+from restyle.plan import Outcome, Plan
+from restyle.sources import held_bytes
+from restyle.steps import DownloadStep, PollStep, SubmitStep, Submitted, carry_through, make_job
+from restyle.store import Store
+
+DEFAULT_CONCURRENCY = 32
+_AT_ONCE = 32  # rows, or jobs, that are looked at in the store at once
+_TRIES = 4  # of a step
+_NAMED = 5  # bad rows that an error names
+_SOURCES_SHOWN = 500  # sources that get a thumbnail of their own
+
+# After these nothing was billed for the job.
+_UNBILLED = (
+    AuthenticationError,
+    BudgetExceededError,
+    ConfigurationError,
+    InsufficientCreditsError,
+    InvalidRequestError,
+    NotFoundError,
+    RateLimitedError,
+    SourceError,
+)
+# After these every further submission would end the same way.
+_STOPPING = (AuthenticationError, BudgetExceededError, InsufficientCreditsError)
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a batch is told.
+
+    Attributes:
+        params: of all rows, where a row says nothing else.
+        concurrency: most predictions that this run has in flight.
+        max_cost_usd: most that this run may spend; None for no cap.
+        max_failed: the share of rows that may come to nothing before the run counts as failed, 0 to 1.
+        on_bad_row: refuse the whole manifest for a bad row, or skip the row.
+        nsfw: what to do with flagged outputs.
+        retry_failed: go again where a job has failed for good earlier.
+        wait: False submits, and leaves the rest to ``settle``.
+    """
+
+    params: ReduxParams = field(default_factory=ReduxParams)
+    concurrency: int = DEFAULT_CONCURRENCY
+    max_cost_usd: float | None = None
+    max_failed: float = 0.0
+    on_bad_row: Literal["fail", "skip"] = "fail"
+    nsfw: NsfwPolicy = "keep"
+    retry_failed: bool = False
+    wait: bool = True
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What a batch would cost, before anything is spent.
+
+    Attributes:
+        rows: in the manifest.
+        invalid: bad rows, which are skipped.
+        jobs: different ones that the rows ask for.
+        done: jobs that are stored already; None where that was not counted, for all could be paid anyway.
+        billed: jobs that would be billed, at the most.
+        usd: what these cost.
+        balance_usd: what the account holds.
+    """
+
+    rows: int
+    invalid: int
+    jobs: int
+    done: int | None
+    billed: int
+    usd: float
+    balance_usd: float
+
+
+@dataclass
+class Progress:
+    """Where a batch stands.
+
+    Attributes:
+        rows: in the manifest.
+        counts: rows of which it is known what became of them.
+        spent_usd: what the pictures stored so far have cost.
+    """
+
+    rows: int = 0
+    counts: Counter[Status] = field(default_factory=Counter)
+    spent_usd: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def known(self) -> int:
+        """Rows of which it is known what became of them."""
+        return self.counts.total()
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """The steps that carry a job through: those of ``Steps`` or tasks around them; and a place in flight."""
+
+    submit: SubmitStep
+    poll: PollStep
+    download: DownloadStep
+    place: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext
+
+    def patient(self) -> Carrier:
+        """The same, each step tried again after an error that may pass."""
+        return Carrier(_patient(self.submit), _patient(self.poll), _patient(self.download), self.place)
+
+
+class Batch:
+    """A batch on one API and one store.
+
+    Args:
+        client: the API.
+        store: where the outputs go.
+        run: who does it.
+        folder: where below the store the account goes: see ``account_folder``.
+        order: what is asked for.
+        on_change: told whenever it is known of some more rows what became of them.
+
+    Attributes:
+        plan: its rows and jobs, once they are read.
+        budget: what is spent; whoever submits takes from it first.
+        progress: where it stands.
+        stopped: why nothing more is submitted; None as long as all goes on.
+    """
+
+    def __init__(
+        self,
+        client: WaveSpeedClient,
+        store: Store,
+        run: RunInfo,
+        folder: str,
+        order: Order,
+        on_change: Callable[[Progress], None] = lambda _: None,
+    ) -> None:
+        self.plan = Plan()
+        self.progress = Progress()
+        self.stopped: RestyleError | None = None
+        self._client = client
+        self._store = store
+        self._run = run
+        self._folder = folder
+        self.order = order
+        self._on_change = on_change
+        self._ledger = Ledger(store)
+        self._prices = Prices(client)
+        self.budget = Budget(order.max_cost_usd, self._prices.usd)
+        self._quote: Quote | None = None
+        self._manifest = ""
+        self._started = now()
+        self._parts = Parts(store, folder)
+        self._places = asyncio.Semaphore(order.concurrency)
+        # Beside those in flight: one at the door for each place that gets free, and those that download.
+        self._room = asyncio.Semaphore(order.concurrency + max(16, order.concurrency // 2))
+        self._holding: set[asyncio.Task[None]] = set()
+        self._sources_shown = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._holding:
+            task.cancel()
+        await asyncio.gather(*self._holding, return_exceptions=True)
+        try:
+            await self._parts.flush()
+        finally:
+            self.plan.close()
+
+    # -- before anything is spent ---------------------------------------------------------------
+
+    async def read(self, manifest: str | Sequence[str]) -> None:
+        """Read the whole manifest and look at every row.
+
+        Args:
+            manifest: a file, ``s3://…``, an https URL, or images; see ``read_manifest``.
+
+        Raises:
+            ManifestError: it cannot be read, holds nothing, or holds bad rows that are not to be skipped.
+            StoreError, UnsafeStoreError: the store cannot be relied on.
+        """
+        self._manifest = shown(manifest)
+        await self._store.ready()
+        async for rows in read_manifest(manifest, self.order.params, self._store):
+            for row, job in await _side_by_side(self._identified, rows):
+                if isinstance(row, BadRow):
+                    self.plan.reject(row)
+                elif job:
+                    self.plan.add(row, job)
+        self._refuse_bad_rows()
+        self.progress.rows = self.plan.rows
+        self.progress.counts["invalid"] = self.plan.invalid
+
+    async def _identified(self, row: Row | BadRow) -> tuple[Row | BadRow, Job | None]:
+        if isinstance(row, BadRow):
+            return row, None
+        try:
+            return row, await make_job(row.image, row.params, row.variant, self._store)
+        except (SourceError, InvalidRequestError) as error:
+            return BadRow(number=row.number, reason=error.message, id=row.id, image=row.shown), None
+
+    def _refuse_bad_rows(self) -> None:
+        plan = self.plan
+        if plan.invalid and (self.order.on_bad_row == "fail" or not plan.jobs):
+            named = "; ".join(f"row {row.number}: {row.reason}" for row in plan.rejected(_NAMED))
+            more = f"; and {plan.invalid - _NAMED:,} more" if plan.invalid > _NAMED else ""
+            what = "mend them" + (", or skip them with on_bad_row=skip" if plan.jobs else "")
+            raise ManifestError(
+                f"{plan.invalid:,} of {plan.rows:,} rows cannot be used: {named}{more}: {what}; "
+                "nothing was submitted"
+            )
+
+    async def quote(self, *, count_done: bool) -> Quote:
+        """What it would cost and what the account holds. Nothing is spent.
+
+        Args:
+            count_done: look for what is stored already, job by job; otherwise all jobs are quoted.
+        """
+        if count_done:
+            await self._find_done()
+        usd, billed = 0.0, 0
+        for job, count in self.plan.kinds():
+            usd += await self._prices.usd(job) * count
+            billed += count
+        self._quote = Quote(
+            rows=self.plan.rows,
+            invalid=self.plan.invalid,
+            jobs=self.plan.jobs,
+            done=self.plan.jobs - billed if count_done else None,
+            billed=billed,
+            usd=usd,
+            balance_usd=await self._client.balance(),
+        )
+        return self._quote
+
+    async def afford(self) -> Quote:
+        """Refuse what cannot be paid, before the first submission.
+
+        Raises:
+            BudgetExceededError: it costs more than ``max_cost_usd``.
+            InsufficientCreditsError: it costs more than the account holds.
+            RestyleError: the price or the balance cannot be learnt now.
+        """
+        quote = await self.quote(count_done=False)
+        cap = self.order.max_cost_usd
+        enough = quote.balance_usd if cap is None else min(cap, quote.balance_usd)
+        if quote.usd > enough + 1e-9:  # only then is it worth a look at every job
+            quote = await self.quote(count_done=True)
+        figures = f"{quote.billed:,} images to bill cost {quote.usd:g} USD"
+        if cap is not None and quote.usd > cap + 1e-9:
+            raise BudgetExceededError(
+                f"max_cost_usd {cap:g}: {figures}: raise the limit or ask for less; nothing was submitted"
+            )
+        if quote.usd > quote.balance_usd + 1e-9:
+            raise InsufficientCreditsError(
+                f"{figures} and the balance is {quote.balance_usd:g} USD: top up the WaveSpeed account; "
+                "nothing was submitted"
+            )
+        return quote
+
+    async def _find_done(self) -> None:
+        async def look(job: Job) -> None:
+            if metadata := await self._ledger.done(job):
+                self._tell(job, self._done(job, metadata))
+
+        jobs = self.plan.between(1, self.plan.jobs)
+        while some := list(islice(jobs, 500)):
+            await _side_by_side(look, some)
+
+    # -- carrying it out ------------------------------------------------------------------------
+
+    async def carry_out(
+        self, carrier: Carrier, first: int = 1, last: int | None = None, *, fed: asyncio.Event | None = None
+    ) -> None:
+        """Carry jobs through, side by side, each on its own: nothing waits for the slowest.
+
+        Args:
+            carrier: how.
+            first, last: numbers of the jobs; all by default.
+            fed: set when the last of them has begun, so that those after them may begin, too.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                for job in self.plan.between(first, last or self.plan.jobs):
+                    await self._room.acquire()
+                    group.create_task(self._carry(job, carrier))
+                if fed:
+                    fed.set()
+        finally:
+            if fed:
+                fed.set()
+
+    async def _carry(self, job: Job, carrier: Carrier) -> None:
+        flight = _Flight()
+        try:
+            outcome = await self._outcome(job, carrier, flight)
+        except RestyleError as error:
+            outcome = self._failed(job, flight, error)
+        except Exception as error:  # a defect ends this job, not the others
+            unexpected = RestyleError(f"unexpected {type(error).__name__}: {clean(error)}")
+            outcome = self._failed(job, flight, unexpected)
+        finally:
+            self._room.release()
+        self._tell(job, outcome)
+        await self._parts.flush_if_due()
+
+    async def _outcome(self, job: Job, carrier: Carrier, flight: _Flight) -> Outcome:
+        """Take a job as far as it goes."""
+        if self.stopped:
+            if metadata := await self._ledger.done(job):
+                return self._done(job, metadata)
+            raise self.stopped
+        submit = partial(self._submit, carrier.submit, flight)
+        place = partial(self._place, carrier)
+        if not self.order.wait:
+            return await self._submit_only(job, submit, carrier.poll, place)
+        restyled = await carry_through(job, submit, carrier.poll, carrier.download, place)
+        if restyled.cached:
+            return self._restyled(restyled, flight, "done")
+        await self._show_source(job)
+        return self._restyled(restyled, flight, "stored")
+
+    async def _submit(self, step: SubmitStep, flight: _Flight, job: Job, *, after: int) -> Submitted:
+        if self.stopped:  # while this one waited for its place
+            raise self.stopped
+        flight.submitted = submitted = await step(job, after=after)
+        flight.since = flight.since or time.monotonic()
+        ours = submitted.flow_run_id is not None and submitted.flow_run_id == self._run.flow_run_id
+        if ours and not submitted.fresh:
+            await self.budget.count(job, submitted.attempt)  # by an earlier try of this run
+        elif not submitted.fresh:
+            self.budget.give_back(job)  # stored already, or submitted by another run
+        return submitted
+
+    async def _submit_only(
+        self,
+        job: Job,
+        submit: SubmitStep,
+        poll: PollStep,
+        place: Callable[[], AbstractAsyncContextManager[None]],
+    ) -> Outcome:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(place())
+            submitted = await submit(job, after=0)
+            if submitted.restyled:
+                return self._restyled(submitted.restyled, _Flight(), "done")
+            # The place stays taken until the prediction has ended, or until nobody needs it any more.
+            held = stack.pop_all()
+        self._holding.add(holding := asyncio.create_task(_hold(held, poll, job, submitted)))
+        holding.add_done_callback(self._holding.discard)
+        return Outcome("submitted", submitted.prediction_id, attempts=submitted.attempt)
+
+    @asynccontextmanager
+    async def _place(self, carrier: Carrier) -> AsyncIterator[None]:
+        async with self._places, carrier.place():
+            yield
+
+    def _failed(self, job: Job, flight: _Flight, error: RestyleError) -> Outcome:
+        submitted = flight.submitted
+        if isinstance(error, _STOPPING):
+            self.stopped = self.stopped or error
+        if submitted is None and isinstance(error, _UNBILLED):
+            self.budget.give_back(job)
+        if submitted is None:
+            status: Status = "unsubmitted" if isinstance(error, _STOPPING) else "failed"
+        else:
+            status = "failed" if isinstance(error, PredictionFailedError) else "open"
+        return Outcome(
+            status,
+            prediction_id=error.prediction_id or (submitted.prediction_id if submitted else None),
+            attempts=submitted.attempt if submitted else None,
+            error_type=type(error).__name__,
+            error_message=error.message,
+        )
+
+    def _restyled(self, restyled: Restyled, flight: _Flight, status: Status) -> Outcome:
+        since, submitted = flight.since, flight.submitted
+        return Outcome(
+            status,
+            prediction_id=restyled.prediction_id,
+            outputs=[output.uri for output in restyled.outputs if output.uri],
+            metadata_uri=restyled.metadata_uri,
+            cost_usd=restyled.cost_usd,
+            attempts=submitted.attempt or None if submitted else None,
+            seconds=time.monotonic() - since if since and status == "stored" else None,
+        )
+
+    def _tell(self, job: Job, outcome: Outcome) -> None:
+        """Write down what became of a job."""
+        rows = self.plan.settle(job.key, outcome)
+        for row in rows:
+            self.progress.counts[row.status] += 1
+            if row.status == "stored":
+                self.progress.spent_usd += row.cost_usd or 0.0
+        self._parts.add(rows)
+        self._on_change(self.progress)
+
+    def _done(self, job: Job, metadata: Metadata) -> Outcome:
+        return Outcome(
+            "done",
+            prediction_id=metadata.prediction.id,
+            outputs=[self._store.uri_of(output.key) for output in metadata.outputs if output.key],
+            metadata_uri=self._store.uri_of(metadata_path(job)),
+            cost_usd=0.0,
+            attempts=len(metadata.attempts),
+        )
+
+    async def _show_source(self, job: Job) -> None:
+        """Keep a small picture of the source, where we hold it. Best effort: it is for the gallery."""
+        if self._sources_shown >= _SOURCES_SHOWN:
+            return
+        self._sources_shown += 1
+        try:
+            if data := await held_bytes(job.source, self._store):
+                self.plan.keep_source(job.key, await asyncio.to_thread(thumbnail, data, 128))
+        except Exception:  # the picture that was paid for is stored: nothing here is worth an error
+            return
+
+    # -- the account ----------------------------------------------------------------------------
+
+    async def close(self) -> Summary:
+        """Write the account.
+
+        Raises:
+            StoreError: it cannot be written now.
+        """
+        seconds = time.monotonic() - self.progress.started
+        pictures, spent = self.plan.stored()
+        summary = Summary(
+            flow_run_id=self._run.flow_run_id,
+            flow_run_name=self._run.flow_run_name,
+            manifest=self._manifest,
+            output=self._store.uri,
+            started=self._started,
+            ended=now(),
+            rows=self.plan.rows,
+            counts=self.plan.counts(),
+            errors=self.plan.errors(),
+            jobs=self.plan.jobs,
+            quoted_usd=self._quote.usd if self._quote else None,
+            spent_usd=round(spent, 6),
+            balance_usd=self._quote.balance_usd if self._quote else None,
+            latency_p50=self.plan.latency(0.5),
+            latency_p95=self.plan.latency(0.95),
+            images=pictures,
+            images_per_minute=pictures / seconds * 60 if pictures else None,
+            seconds=seconds,
+        )
+        await write_account(self._store, self._folder, self.plan.account, summary)
+        await self._parts.remove()  # what they told is in the account now
+        return summary
+
+    def verdict(self, summary: Summary) -> RestyleError | None:
+        """Why the run counts as failed, in one line; None when it does not."""
+        counts = summary.counts
+        failed = counts.get("failed", 0) + counts.get("open", 0)
+        account = f"the account is in {self._store.uri_of(self._folder)}/"
+        told = ", ".join(f"{count:,} {name}" for name, count in summary.errors.items())
+        kept = counts.get("stored", 0) + counts.get("done", 0)
+        if self.stopped:
+            left = counts.get("unsubmitted", 0)
+            stopped: RestyleError = type(self.stopped)(
+                f"{self.stopped.message} ({kept:,} of {summary.rows:,} rows are stored, {left:,} were not "
+                f"submitted; {account})"
+            )
+            return stopped
+        if failed > self.order.max_failed * summary.rows:
+            return BatchFailedError(
+                f"{failed:,} of {summary.rows:,} rows failed ({told}), more than max_failed "
+                f"{self.order.max_failed:g} allows; {kept:,} are stored; {account}",
+                retryable=bool(counts.get("open")),
+            )
+        return None
+
+
+@dataclass
+class _Flight:
+    """How far a job has come in this run."""
+
+    submitted: Submitted | None = None
+    since: float | None = None
+
+
+async def _hold(place: AsyncExitStack, poll: PollStep, job: Job, submitted: Submitted) -> None:
+    async with place:
+        with suppress(RestyleError):  # settle will meet it, too
+            await poll(job, submitted)
+
+
+def _patient(step: Callable[_P, Awaitable[_T]]) -> Callable[_P, Awaitable[_T]]:
+    """The step, tried again after an error that may pass."""
+
+    async def tried(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        for wait in islice(backoff(first=2), _TRIES - 1):
+            try:
+                return await step(*args, **kwargs)
+            except RestyleError as error:
+                if not worth_retrying(error):
+                    raise
+            await asyncio.sleep(wait)
+        return await step(*args, **kwargs)
+
+    return tried
+
+
+async def _side_by_side(work: Callable[[_Item], Awaitable[_T]], items: Iterable[_Item]) -> list[_T]:
+    """The work on each of some items, a bounded number at once; answers in their order."""
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(item: _Item) -> _T:
+        async with places:
+            return await work(item)
+
+    return await asyncio.gather(*(one(item) for item in items))
+
+
+def account_folder(started: datetime, run_id: str) -> str:
+    """Where below the output a run's account is."""
+    return f"runs/dt={started:%Y-%m-%d}/{run_id}"

@@ -1,0 +1,229 @@
+"""What a batch is to do and what became of it: its rows, its distinct jobs and their outcomes.
+
+Kept in SQLite's private temporary database, which spills to disk and is gone with the process: a million
+rows need no more memory than a thousand, and nothing signed is left lying about.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from pydantic import TypeAdapter
+
+from restyle.account import AccountRow, Status, Thumbs
+from restyle.jobs import Job
+from restyle.manifest import BadRow, Row
+
+_SCHEMA = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+CREATE TABLE rows (n INTEGER PRIMARY KEY, id TEXT, image TEXT, key TEXT, reason TEXT);
+CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY, key TEXT UNIQUE, kind TEXT, job TEXT, row INTEGER, rows INTEGER DEFAULT 1,
+    status TEXT DEFAULT 'unsubmitted', outcome TEXT, seconds REAL, pictures INTEGER DEFAULT 0, cost REAL,
+    error TEXT
+);
+CREATE TABLE thumbs (key TEXT, place INTEGER, picture BLOB, PRIMARY KEY (key, place));
+"""
+_SOURCE = -1  # place of the source's thumbnail; the outputs' are 0, 1, …
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job, for all rows that ask for it."""
+
+    status: Status
+    prediction_id: str | None = None
+    outputs: list[str] = field(default_factory=list)
+    metadata_uri: str | None = None
+    cost_usd: float | None = None
+    attempts: int | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    seconds: float | None = None
+
+
+_OUTCOME = TypeAdapter(Outcome)
+
+
+class Plan:
+    """The rows of a batch and its jobs, numbered from 1 in the order of their first rows."""
+
+    def __init__(self) -> None:
+        # "": private, on disk, unlinked at once; the account is written from a thread
+        self._db = sqlite3.connect("", check_same_thread=False)
+        self._db.executescript(_SCHEMA)
+        self.rows = 0
+        self.jobs = 0
+        self.invalid = 0
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._db.close()
+
+    def add(self, row: Row, job: Job) -> None:
+        """Add a row. The same job asked for twice is one job."""
+        self.rows += 1
+        self._db.execute(
+            "INSERT INTO rows VALUES (?, ?, ?, ?, NULL)", (row.number, row.id, job.source.uri, job.key)
+        )
+        again = self._db.execute("UPDATE jobs SET rows = rows + 1 WHERE key = ?", (job.key,)).rowcount
+        if not again:
+            self.jobs += 1
+            self._db.execute(
+                "INSERT INTO jobs (number, key, kind, job, row) VALUES (?, ?, ?, ?, ?)",
+                (self.jobs, job.key, price_kind(job), job.model_dump_json(), row.number),
+            )
+
+    def reject(self, row: BadRow) -> None:
+        """Add a row that asks for nothing that can be done."""
+        self.rows += 1
+        self.invalid += 1
+        self._db.execute(
+            "INSERT INTO rows VALUES (?, ?, ?, NULL, ?)", (row.number, row.id, row.image, row.reason)
+        )
+
+    def rejected(self, most: int) -> list[BadRow]:
+        """The first rows that were rejected."""
+        found = self._db.execute(
+            "SELECT n, id, image, reason FROM rows WHERE reason IS NOT NULL ORDER BY n LIMIT ?", (most,)
+        )
+        return [BadRow(number=n, id=name, image=image, reason=why) for n, name, image, why in found]
+
+    def between(self, first: int, last: int) -> Iterator[Job]:
+        """The jobs with these numbers of which it is not known yet what becomes of them."""
+        query = "SELECT job FROM jobs WHERE number = ? AND outcome IS NULL"
+        for number in range(first, last + 1):
+            for (text,) in self._db.execute(query, (number,)).fetchall():
+                yield Job.model_validate_json(text)
+
+    def kinds(self) -> Iterator[tuple[Job, int]]:
+        """A job of each kind that has a price of its own, and how many are like it, of those not settled."""
+        query = "SELECT job, count(*) FROM jobs WHERE outcome IS NULL GROUP BY kind"
+        for text, count in self._db.execute(query).fetchall():
+            yield Job.model_validate_json(text), count
+
+    def settle(self, key: str, outcome: Outcome) -> list[AccountRow]:
+        """Write down what became of a job, and return its rows of the account."""
+        self._db.execute(
+            "UPDATE jobs SET status = ?, outcome = ?, seconds = ?, pictures = ?, cost = ?, error = ?"
+            " WHERE key = ?",
+            (
+                outcome.status,
+                _OUTCOME.dump_json(outcome),
+                outcome.seconds,
+                len(outcome.outputs),
+                outcome.cost_usd,
+                outcome.error_type,
+                key,
+            ),
+        )
+        return [row for row, _ in self._account("WHERE rows.key = ?", key)]
+
+    def keep_thumbnail(self, key: str, index: int, picture: bytes) -> None:
+        """Keep a small picture of an output."""
+        self._db.execute("INSERT OR REPLACE INTO thumbs VALUES (?, ?, ?)", (key, index, picture))
+
+    def keep_source(self, key: str, picture: bytes) -> None:
+        """Keep a small picture of a job's source."""
+        self.keep_thumbnail(key, _SOURCE, picture)
+
+    def account(self) -> Iterator[tuple[AccountRow, Thumbs | None]]:
+        """All rows in their order, with small pictures of those that have any."""
+        for row, key in self._account(""):
+            yield row, self._thumbs(key)
+
+    def failures(self, most: int) -> list[AccountRow]:
+        """The first rows that came to nothing."""
+        return [row for row, _ in self._account("WHERE jobs.status IN ('failed', 'open') LIMIT ?", most)]
+
+    def pairs(self, most: int) -> list[tuple[AccountRow, Thumbs]]:
+        """The first rows with small pictures."""
+        found = self._account("WHERE rows.key IN (SELECT key FROM thumbs) LIMIT ?", most)
+        return [(row, self._thumbs(key) or Thumbs()) for row, key in found]
+
+    def counts(self) -> dict[Status, int]:
+        """How many rows there are of each status."""
+        found = dict(self._db.execute("SELECT status, sum(rows) FROM jobs GROUP BY status").fetchall())
+        return found | ({"invalid": self.invalid} if self.invalid else {})
+
+    def errors(self) -> dict[str, int]:
+        """How many rows there are of each error."""
+        query = "SELECT error, sum(rows) FROM jobs WHERE error IS NOT NULL GROUP BY error ORDER BY 2 DESC"
+        return dict(self._db.execute(query).fetchall())
+
+    def stored(self) -> tuple[int, float]:
+        """Pictures stored by this run, and what they cost in USD."""
+        query = "SELECT coalesce(sum(pictures), 0), coalesce(sum(cost), 0) FROM jobs WHERE status = 'stored'"
+        pictures, cost = self._db.execute(query).fetchone()
+        return pictures, cost
+
+    def latency(self, share: float) -> float | None:
+        """Seconds from submission to storing that this share of the jobs took at most."""
+        there = "FROM jobs WHERE status = 'stored' AND seconds IS NOT NULL"
+        (count,) = self._db.execute(f"SELECT count(*) {there}").fetchone()
+        if not count:
+            return None
+        query = f"SELECT seconds {there} ORDER BY seconds LIMIT 1 OFFSET ?"
+        (seconds,) = self._db.execute(query, (min(count - 1, int(share * count)),)).fetchone()
+        return float(seconds)
+
+    def _account(self, where: str, *values: object) -> Iterator[tuple[AccountRow, str | None]]:
+        query = (
+            "SELECT rows.n, rows.id, rows.image, rows.key, rows.reason, jobs.status, jobs.job, jobs.outcome,"
+            f" jobs.row FROM rows LEFT JOIN jobs ON rows.key = jobs.key {where}"
+        )
+        if "LIMIT" not in where:
+            query += " ORDER BY rows.n"
+        for n, name, image, key, reason, status, text, told, first in self._db.execute(query, values):
+            yield _row(n, name, image, reason, status, text, told, first=n == first), key
+
+    def _thumbs(self, key: str | None) -> Thumbs | None:
+        query = "SELECT place, picture FROM thumbs WHERE key = ? ORDER BY place"
+        found = dict(self._db.execute(query, (key,)).fetchall())
+        source = found.pop(_SOURCE, None)
+        return Thumbs(source, list(found.values())) if source or found else None
+
+
+def price_kind(job: Job) -> str:
+    """What two jobs of one price have in common: all parameters but the seed."""
+    return job.params.model_dump_json(exclude={"seed"})
+
+
+def _row(
+    n: int,
+    name: str | None,
+    image: str | None,
+    reason: str | None,
+    status: Status | None,
+    text: str | None,
+    told: bytes | None,
+    *,
+    first: bool,
+) -> AccountRow:
+    if text is None:
+        return AccountRow(
+            row=n, id=name, image=image or "", status="invalid", error_type="BadRow", error_message=reason
+        )
+    job = Job.model_validate_json(text)
+    outcome = _OUTCOME.validate_json(told) if told else Outcome("unsubmitted")
+    return AccountRow(
+        row=n,
+        id=name,
+        image=image or "",
+        status=status or "unsubmitted",
+        variant=job.variant,
+        job_key=job.key,
+        prediction_id=outcome.prediction_id,
+        seed=job.seed,
+        outputs=outcome.outputs,
+        metadata_uri=outcome.metadata_uri,
+        # a job that several rows ask for is paid once
+        cost_usd=outcome.cost_usd if first or not outcome.cost_usd else 0.0,
+        attempts=outcome.attempts,
+        error_type=outcome.error_type,
+        error_message=outcome.error_message,
+        seconds=outcome.seconds,
+    )

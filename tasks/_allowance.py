@@ -1,0 +1,147 @@
+"""How fast this process may submit: its places in flight and its turns, as the `WaveSpeed` block says.
+
+Runs that share an account share its places through a Prefect global concurrency limit. Asking the server
+for each image would be far too slow, so places are leased in blocks: as many blocks as are needed, given
+back when they are not, when this process ends, and now and then so that other runs get their share. The
+lease of a process that is killed runs out by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from prefect.client.orchestration import get_client
+from prefect.concurrency.asyncio import concurrency
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_logger
+
+from blocks.wavespeed import WaveSpeed
+from restyle.errors import ConfigurationError, clean
+
+_BLOCKS = 8  # that the whole allowance is leased in
+_LEASE_SECONDS = 120.0
+_SHARE_SECONDS = 60.0  # after which a block goes back where others may be waiting
+_LOOK_SECONDS = 1.0
+_AGAIN_SECONDS = 5.0
+
+
+class Allowance:
+    """The places and turns of one `WaveSpeed` block, for all runs of this event loop."""
+
+    def __init__(self, requests_per_minute: int | None, places: int | None, limit: str | None = None) -> None:
+        self._interval = 60 / requests_per_minute if requests_per_minute else 0.0
+        self._next = 0.0
+        self._limit = limit
+        self._places = places
+        self._free = asyncio.Semaphore(0 if limit else places or 0)
+        self._wanted = 0
+        self._closed = False
+        self._size = max(1, (places or 1) // _BLOCKS)
+        self._blocks: set[asyncio.Task[None]] = set()
+        self._asked = 0  # places in all blocks, those being waited for included
+        self._leased = 0
+
+    @classmethod
+    async def open(cls, block: WaveSpeed) -> Allowance:
+        """What a block allows.
+
+        Raises:
+            ConfigurationError: the global concurrency limit that it names does not exist.
+        """
+        places = block.max_in_flight
+        if block.concurrency_limit is None:
+            return cls(block.requests_per_minute, places)
+        try:
+            async with get_client() as client:
+                there = await client.read_global_concurrency_limit_by_name(block.concurrency_limit)
+        except ObjectNotFound:
+            raise ConfigurationError(
+                f"WaveSpeed block: concurrency_limit {block.concurrency_limit} does not exist: make it with "
+                f"`prefect gcl create {block.concurrency_limit} --limit N` or `restyle setup --tier …`"
+            ) from None
+        return cls(
+            block.requests_per_minute, min(there.limit, places or there.limit), block.concurrency_limit
+        )
+
+    async def close(self) -> None:
+        """Give all places back."""
+        self._closed = True
+        for block in self._blocks:
+            block.cancel()
+        await asyncio.gather(*self._blocks, return_exceptions=True)
+
+    async def turn(self) -> None:
+        """Wait for the next submission that ``requests_per_minute`` allow, evenly spaced."""
+        now = time.monotonic()
+        turn = max(now, self._next)
+        self._next = turn + self._interval
+        await asyncio.sleep(turn - now)
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """One place in flight, waited for when all are taken: first come, first served."""
+        if self._places is None:
+            yield
+            return
+        self._wanted += 1
+        self._lease_what_is_wanted()
+        try:
+            async with self._free:
+                yield
+        finally:
+            self._wanted -= 1
+
+    def _lease_what_is_wanted(self) -> None:
+        """Start leasing until the blocks, those being waited for included, are enough."""
+        if self._limit is None or self._places is None:
+            return
+        while self._asked < min(self._wanted, self._places):
+            size = min(self._size, self._places - self._asked)
+            self._asked += size
+            block = asyncio.create_task(self._block(self._limit, size))
+            self._blocks.add(block)
+            block.add_done_callback(self._gone)
+
+    def _gone(self, block: asyncio.Task[None]) -> None:
+        self._blocks.discard(block)
+        if not self._closed:
+            self._lease_what_is_wanted()
+
+    async def _block(self, limit: str, size: int) -> None:
+        try:
+            async with concurrency(limit, occupy=size, strict=True, lease_duration=_LEASE_SECONDS):
+                self._leased += size
+                for _ in range(size):
+                    self._free.release()
+                try:
+                    await self._needed(limit, size)
+                finally:
+                    self._leased -= size
+                    # those in use are waited for: they go back when their predictions have ended
+                    await asyncio.gather(*(self._free.acquire() for _ in range(size)))
+        except Exception as error:  # Prefect cannot be reached, or somebody removed the limit: try again
+            get_logger("restyle").warning("no places in flight from %s now: %s", limit, clean(error))
+            await asyncio.sleep(_AGAIN_SECONDS)
+        finally:
+            self._asked -= size
+
+    async def _needed(self, limit: str, size: int) -> None:
+        """Return when the block is not needed any more, or others should have their share."""
+        since = time.monotonic()
+        idle = 0
+        while idle < 2:
+            await asyncio.sleep(_LOOK_SECONDS)
+            idle = idle + 1 if self._leased - size >= self._wanted else 0
+            if time.monotonic() - since > _SHARE_SECONDS:
+                if await _is_used_up(limit):
+                    return
+                since = time.monotonic()
+
+
+async def _is_used_up(limit: str) -> bool:
+    async with get_client() as client:
+        there = await client.read_global_concurrency_limit_by_name(limit)
+    return there.active_slots >= there.limit
