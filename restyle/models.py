@@ -278,20 +278,31 @@ class Billing(BaseModel):
 
     model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
 
+    uuid: str = ""
     billing_type: str = "deduct"
     price: float | None = Field(default=None, allow_inf_nan=False, description="USD; None when not told.")
     created_at: datetime | None = None
     prediction: BilledPrediction = Field(default_factory=BilledPrediction)
 
-    @field_validator("billing_type", mode="before")
+    @field_validator("uuid", "billing_type", mode="before")
     @classmethod
-    def _null_is_a_charge(cls, value: Any) -> Any:
-        return "deduct" if value is None else value
+    def _null_is_blank(cls, value: Any) -> Any:
+        return "" if value is None else value
 
     @field_validator("prediction", mode="before")
     @classmethod
     def _null_is_none_of_ours(cls, value: Any) -> Any:
         return {} if value is None else value
+
+    @field_validator("created_at", mode="before")
+    @classmethod
+    def _nanoseconds(cls, value: Any) -> Any:
+        return _LONG_FRACTION.sub(r"\1", value) if isinstance(value, str) else value
+
+    @field_validator("created_at", mode="after")
+    @classmethod
+    def _utc_unless_told(cls, value: datetime | None) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
     @field_validator("price", "created_at", mode="wrap")
     @classmethod
