@@ -61,9 +61,9 @@ async def _page(job: Job, restyled: Restyled, metadata: Metadata, store: Store) 
         pictures["source"] = source
     for number, output in enumerate(metadata.outputs, 1):
         pictures[f"output {number}"] = await _output_picture(output, store)
-    facts = "\n".join(f"| {name} | {_cell(value)} |" for name, value in _facts(restyled, metadata, store))
+    facts = "\n".join(f"| {name} | {cell(value)} |" for name, value in _facts(restyled, metadata, store))
     return (
-        f"# {_cell(job.source.name)}\n\n"
+        f"# {cell(job.source.name)}\n\n"
         f"| {' | '.join(pictures)} |\n|{' --- |' * len(pictures)}\n| {' | '.join(pictures.values())} |\n\n"
         f"| | |\n| --- | --- |\n{facts}\n"
     )
@@ -128,6 +128,6 @@ async def _thumbnail(data: bytes | None) -> str | None:
     return f"![](data:image/jpeg;base64,{base64.b64encode(small).decode()})"
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
     """A value as a table's cell: nothing in it is taken for markup."""
     return "".join(f"\\{c}" if c in "\\`*_[]<>|!#" else c for c in " ".join(str(value).split()))

@@ -27,6 +27,10 @@ CREATE TABLE jobs (
 );
 CREATE TABLE thumbs (key TEXT, place INTEGER, picture BLOB, PRIMARY KEY (key, place));
 """
+_ACCOUNT = (
+    "SELECT rows.n, rows.id, rows.image, rows.key, rows.reason, jobs.status, jobs.job, jobs.outcome, jobs.row"
+    " FROM rows LEFT JOIN jobs ON rows.key = jobs.key"
+)
 _SOURCE = -1  # place of the source's thumbnail; the outputs' are 0, 1, …
 
 
@@ -171,12 +175,7 @@ class Plan:
         return float(seconds)
 
     def _account(self, where: str, *values: object) -> Iterator[tuple[AccountRow, str | None]]:
-        query = (
-            "SELECT rows.n, rows.id, rows.image, rows.key, rows.reason, jobs.status, jobs.job, jobs.outcome,"
-            f" jobs.row FROM rows LEFT JOIN jobs ON rows.key = jobs.key {where}"
-        )
-        if "LIMIT" not in where:
-            query += " ORDER BY rows.n"
+        query = f"{_ACCOUNT} {where}" + ("" if "LIMIT" in where else " ORDER BY rows.n")
         for n, name, image, key, reason, status, text, told, first in self._db.execute(query, values):
             yield _row(n, name, image, reason, status, text, told, first=n == first), key
 

@@ -170,6 +170,11 @@ def safe_errors() -> Iterator[None]:
         raise RestyleError(message).with_traceback(error.__traceback__) from None
 
 
+def note_task_runs() -> None:
+    """From here on, collect the ids of the task runs of this asyncio task, for ``run_info``."""
+    _task_runs.set([])
+
+
 @contextmanager
 def task_runs_noted() -> Iterator[None]:
     """Collect the ids of the task runs inside, for ``run_info``."""

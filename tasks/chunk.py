@@ -13,15 +13,13 @@ from restyle.batch import Batch, Carrier
 from restyle.jobs import Job, NsfwPolicy, Restyled
 from restyle.steps import Polled, Submitted
 from tasks._events import failed_event, stored_event
-from tasks._runtime import Runtime, run_info, task_runs_noted
+from tasks._runtime import Runtime, note_task_runs, run_info
 
 batch_under_way: ContextVar[tuple[Batch, Runtime]] = ContextVar("batch_under_way")
 """The batch of the flow run under way, and what it runs on: too big to be a task's parameter."""
 
 
-@task(
-    task_run_name="restyle {first}-{last}", cache_policy=NO_CACHE, persist_result=False, tags=["wavespeed"]
-)
+@task(task_run_name="restyle {first}-{last}", cache_policy=NO_CACHE, persist_result=False, tags=["wavespeed"])
 async def restyle_chunk(first: int, last: int, fed: asyncio.Event) -> None:
     """Carry the jobs with these numbers through, each on its own.
 
@@ -31,8 +29,8 @@ async def restyle_chunk(first: int, last: int, fed: asyncio.Event) -> None:
         fed: set when the last one has begun, so that the next chunk may begin.
     """
     batch, runtime = batch_under_way.get()
-    with task_runs_noted():
-        await batch.carry_out(_carrier(batch, runtime), first, last, fed=fed)
+    note_task_runs()
+    await batch.carry_out(_carrier(batch, runtime), first, last, fed=fed)
 
 
 def _carrier(batch: Batch, runtime: Runtime) -> Carrier:

@@ -1,0 +1,88 @@
+"""What a batch came to, for people who look at its run in Prefect's UI."""
+
+from __future__ import annotations
+
+import base64
+
+from prefect import get_run_logger
+from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+
+from flows._artifacts import cell
+from restyle.account import AccountRow, Summary
+from restyle.errors import clean
+from restyle.plan import Plan
+from restyle.store import Store
+
+_FAILURES = 100
+_PAIRS = 12
+
+
+async def show_account(plan: Plan, summary: Summary, store: Store, folder: str) -> None:
+    """Put up a summary, a table of failures and the first pairs of pictures.
+
+    What goes wrong here is logged and no more: the pictures and the account are stored.
+    """
+    try:
+        await acreate_markdown_artifact(
+            _summary(summary, store.uri_of(folder)), key="restyle-summary", description="The run in figures"
+        )
+        if failures := plan.failures(_FAILURES):
+            await acreate_table_artifact(
+                [_failure(row) for row in failures],
+                key="restyle-failures",
+                description=f"The first {len(failures)} rows that came to nothing",
+            )
+        if pairs := _pairs(plan):
+            await acreate_markdown_artifact(pairs, key="restyle-gallery", description="The first pictures")
+    except Exception as error:
+        get_run_logger().warning("the account could not be shown: %s", clean(error))
+
+
+def _summary(summary: Summary, account: str) -> str:
+    rate = "" if summary.images_per_minute is None else f" ({summary.images_per_minute:,.0f} a minute)"
+    facts = [
+        *((f"Rows {name}", f"{count:,}") for name, count in summary.counts.items()),
+        *((f"Failed with {name}", f"{count:,}") for name, count in summary.errors.items()),
+        ("Pictures stored", f"{summary.images:,} in {summary.seconds:,.0f} s{rate}"),
+        ("Spent", f"{summary.spent_usd:,.4g} USD"),
+        ("Quoted", "" if summary.quoted_usd is None else f"{summary.quoted_usd:,.4g} USD"),
+        ("Balance at the start", "" if summary.balance_usd is None else f"{summary.balance_usd:,.2f} USD"),
+        ("Seconds an image, p50 and p95", _seconds(summary)),
+        ("Manifest", summary.manifest),
+        ("Account", f"{account}/"),
+    ]
+    lines = "\n".join(f"| {cell(name)} | {cell(value)} |" for name, value in facts if value)
+    return f"# {summary.rows:,} rows\n\n| | |\n| --- | --- |\n{lines}\n"
+
+
+def _seconds(summary: Summary) -> str:
+    if summary.latency_p50 is None or summary.latency_p95 is None:
+        return ""
+    return f"{summary.latency_p50:.1f}, {summary.latency_p95:.1f}"
+
+
+def _failure(row: AccountRow) -> dict[str, object]:
+    return {
+        "row": row.row,
+        "id": row.id or "",
+        "image": row.image,
+        "status": row.status,
+        "error": row.error_type or "",
+        "message": row.error_message or "",
+        "job": row.job_key or "",
+    }
+
+
+def _pairs(plan: Plan) -> str:
+    lines = []
+    for row, thumbs in plan.pairs(_PAIRS):
+        source = _picture(thumbs.source) if thumbs.source else cell(row.image)
+        outputs = " ".join(_picture(picture) for picture in thumbs.outputs)
+        lines.append(f"| {cell(row.id or row.row)} | {source} | {outputs} |")
+    if not lines:
+        return ""
+    return "| | source | restyled |\n| --- | --- | --- |\n" + "\n".join(lines) + "\n"
+
+
+def _picture(data: bytes) -> str:
+    return f"![](data:image/jpeg;base64,{base64.b64encode(data).decode()})"

@@ -1,0 +1,173 @@
+"""The flow that restyles many images."""
+
+# No `from __future__ import annotations` here: see flows/restyle_image.py.
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+from math import ceil
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from prefect import flow, runtime
+from pydantic import Field
+
+from flows._batch_artifacts import show_account
+from flows._progress import ProgressArtifact, moving, watcher
+from flows._retries import no_further_retries
+from restyle.account import Summary
+from restyle.batch import DEFAULT_CONCURRENCY, Batch, Carrier, Order, Progress, account_folder
+from restyle.errors import RestyleError, worth_retrying
+from restyle.jobs import Job, NsfwPolicy
+from restyle.models import ReduxParams
+from restyle.steps import Submitted
+from tasks import download, poll, submit
+from tasks._runtime import DEFAULT_OUTPUT, Runtime, note_task_runs, opened, run_info, spending
+from tasks.chunk import batch_under_way, restyle_chunk
+
+WATCHED = 50
+"""Up to so many images, every step is a task run of its own, so that a person can watch it."""
+CHUNKS = 200
+"""Above that, about so many task runs: Prefect's server records some 30 a second."""
+
+_DEFAULT = ReduxParams()
+
+
+def _run_name() -> str:
+    manifest = runtime.flow_run.parameters.get("manifest", "")
+    if not isinstance(manifest, str):
+        return f"restyle {len(manifest)} images"
+    path = urlsplit(manifest).path if "://" in manifest else manifest
+    return f"restyle {PurePosixPath(path).name or manifest}"
+
+
+@flow(flow_run_name=_run_name, retries=2, retry_delay_seconds=30, persist_result=False)
+async def restyle_batch(
+    manifest: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)],
+    params: ReduxParams = _DEFAULT,
+    wavespeed: str = "default",
+    output: str = DEFAULT_OUTPUT,
+    concurrency: Annotated[int, Field(ge=1, le=10_000)] = DEFAULT_CONCURRENCY,
+    max_cost_usd: Annotated[float, Field(gt=0)] | None = None,
+    max_failed: Annotated[float, Field(ge=0, le=1)] = 0.0,
+    on_bad_row: Literal["fail", "skip"] = "fail",
+    nsfw: NsfwPolicy = "keep",
+    retry_failed: bool = False,
+    wait: bool = True,
+) -> Summary:
+    """Restyle all images of a manifest, bill each once, and account for every row.
+
+    Run it again with the same parameters, however it ended: what is stored is not billed again, what is
+    under way is taken up where it is. One bad image never stops the others.
+
+    Args:
+        manifest: What to restyle: a JSONL, CSV or Parquet file (a path, s3://bucket/key or an https URL) with
+            a column image and, optionally, id, variant and any parameter; s3://bucket/prefix/ for every
+            image below it; or a list of images.
+        params: How to restyle them, where a row says nothing else.
+        wavespeed: Name of the WaveSpeed block that holds the API key.
+        output: Where the pictures go: s3-bucket/NAME or local-file-system/NAME (saved blocks),
+            s3://bucket/prefix, or a directory.
+        concurrency: Most predictions that this run has in flight, within what the block allows.
+        max_cost_usd: Most that this run may spend, in USD. Refused when it would cost more; when prices or
+            further attempts differ, submitting stops before the limit. Empty for no limit.
+        max_failed: Share of the rows that may fail before the run counts as failed, 0 to 1.
+        on_bad_row: Refuse the whole manifest for a row that cannot be used, or skip the row.
+        nsfw: What to do with pictures that WaveSpeedAI flags as unsafe for work: keep them (flagged in the
+            record), put them under quarantine/, or drop them (recorded, not stored).
+        retry_failed: Go again where a job has failed for good earlier. That may be billed.
+        wait: Wait for the pictures. Otherwise the images are submitted and the flow settle stores them.
+
+    Returns:
+        The run in figures. The account of every row lies under runs/ in the output.
+
+    Raises:
+        RestyleError: one of `restyle.errors`: ManifestError before anything is spent, BatchFailedError when
+            more rows failed than max_failed allows, after everything else is stored.
+    """
+    order = Order(
+        params=params,
+        concurrency=concurrency,
+        max_cost_usd=max_cost_usd,
+        max_failed=max_failed,
+        on_bad_row=on_bad_row,
+        nsfw=nsfw,
+        retry_failed=retry_failed,
+        wait=wait,
+    )
+    try:
+        return await _restyle_all(manifest, order, wavespeed, output)
+    except RestyleError as error:
+        if not worth_retrying(error):
+            await no_further_retries()
+        raise
+
+
+async def _restyle_all(manifest: str | Sequence[str], order: Order, wavespeed: str, output: str) -> Summary:
+    started = runtime.flow_run.scheduled_start_time or datetime.now(UTC)
+    folder = account_folder(started, str(runtime.flow_run.id or uuid4()))
+    bar, watch = ProgressArtifact(), watcher.get()
+    async with opened(wavespeed, output) as used, moving(bar):
+
+        def changed(now: Progress) -> None:
+            bar.changed(now)
+            watch(now)
+
+        async with Batch(used.client, used.store, run_info(), folder, order, changed) as batch:
+            await batch.read(manifest)
+            await batch.afford()
+            token = spending.set(batch.budget)
+            try:
+                if batch.plan.jobs <= WATCHED and order.wait:
+                    await batch.carry_out(_tasks(wavespeed, output, order, used))
+                else:
+                    await _chunks(batch, used)
+            finally:
+                spending.reset(token)
+            summary = await batch.close()
+            await show_account(batch.plan, summary, used.store, folder)
+            if error := batch.verdict(summary):
+                raise error
+            return summary
+
+
+def _tasks(wavespeed: str, output: str, order: Order, used: Runtime) -> Carrier:
+    """A task run for each step of each image."""
+    go = partial(submit, wavespeed=wavespeed, output=output, nsfw=order.nsfw, retry_failed=order.retry_failed)
+
+    async def submit_noted(job: Job, *, after: int) -> Submitted:
+        if not after:
+            note_task_runs()
+        return await go(job, after=after)
+
+    return Carrier(
+        submit_noted,
+        partial(poll, wavespeed=wavespeed, output=output),
+        partial(download, wavespeed=wavespeed, output=output, nsfw=order.nsfw),
+        used.place,
+    )
+
+
+async def _chunks(batch: Batch, used: Runtime) -> None:
+    """A task run for some images at a time. One begins as soon as all of the last one's have begun."""
+    size = max(25, ceil(batch.plan.jobs / CHUNKS))
+    token = batch_under_way.set((batch, used))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for first in range(1, batch.plan.jobs + 1, size):
+                fed = asyncio.Event()
+                last = min(first + size - 1, batch.plan.jobs)
+                group.create_task(_chunk(first, last, fed))
+                await fed.wait()
+    finally:
+        batch_under_way.reset(token)
+
+
+async def _chunk(first: int, last: int, fed: asyncio.Event) -> None:
+    try:
+        await restyle_chunk(first, last, fed)
+    finally:
+        fed.set()  # also where the task could not even begin
