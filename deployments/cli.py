@@ -97,6 +97,46 @@ def image(
 
 
 @app.command
+def settle(
+    *,
+    out: str,
+    wavespeed: str = "default",
+    json: Annotated[bool, _Flag] = False,
+) -> int:
+    """Finish what is open in an output, whoever submitted it: store what is ready. It never bills anything.
+
+    Args:
+        out: s3://bucket/prefix, a directory, s3-bucket/NAME or local-file-system/NAME (saved blocks).
+        wavespeed: WaveSpeed block with the API key. Without a block "default", WAVESPEED_API_KEY serves.
+        json: Print one JSON object on stdout.
+    """
+    from deployments import settle as command
+
+    return command.run(out, wavespeed, as_json=json)
+
+
+@app.command
+def costs(
+    *,
+    out: str,
+    since: str | None = None,
+    wavespeed: str = "default",
+    json: Annotated[bool, _Flag] = False,
+) -> int:
+    """Add up what an output has cost by day and by run, and compare it with what WaveSpeedAI billed.
+
+    Args:
+        out: s3://bucket/prefix, a directory, s3-bucket/NAME or local-file-system/NAME (saved blocks).
+        since: From the start of a day on (UTC): YYYY-MM-DD, or 7d for so many days ago.
+        wavespeed: WaveSpeed block with the API key. Without a block "default", WAVESPEED_API_KEY serves.
+        json: Print one JSON object on stdout.
+    """
+    from deployments import costs as command
+
+    return command.run(out, since, wavespeed, as_json=json)
+
+
+@app.command
 def setup(*, out: str | None = None) -> int:
     """Save what the flows need as Prefect blocks: the key in WAVESPEED_API_KEY and where outputs go.
 

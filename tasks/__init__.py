@@ -2,6 +2,7 @@
 
 from tasks.download import download
 from tasks.poll import poll
+from tasks.settle_open import settle_open
 from tasks.submit import submit
 
-__all__ = ["download", "poll", "submit"]
+__all__ = ["download", "poll", "settle_open", "submit"]
