@@ -9,8 +9,9 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -37,18 +38,45 @@ app = App(
 )
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class _Picture:
+    """How to restyle.
+
+    Attributes:
+        size: Width*height in pixels, each from 256 to 1536.
+        steps: Denoising steps, 1 to 50: more is finer and slower.
+        guidance: How closely the pictures follow the source, 1 to 20.
+        num_images: Variations, 1 to 4.
+        format: File format of the pictures.
+    """
+
+    size: str = "1024*1024"
+    steps: int = 28
+    guidance: float = 3.5
+    num_images: int = 1
+    format: Literal["jpeg", "png", "webp"] = "jpeg"
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Fields of ``restyle.models.ReduxParams``."""
+        return {
+            "size": self.size,
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance,
+            "num_images": self.num_images,
+            "output_format": self.format,
+        }
+
+
 @app.command
 def image(
     source: str,
     /,
     *,
     out: str,
-    size: str = "1024*1024",
-    steps: int = 28,
-    guidance: float = 3.5,
-    num_images: int = 1,
+    picture: _Picture = _Picture(),
     seed: int = -1,
-    format: Literal["jpeg", "png", "webp"] = "jpeg",  # noqa: A002
     variant: int = 0,
     max_cost_usd: float | None = None,
     nsfw: Literal["keep", "quarantine", "drop"] = "keep",
@@ -61,12 +89,7 @@ def image(
     Args:
         source: https URL, s3://bucket/key, or the path of a picture.
         out: s3://bucket/prefix, a directory, s3-bucket/NAME or local-file-system/NAME (saved blocks).
-        size: Width*height in pixels, each from 256 to 1536.
-        steps: Denoising steps, 1 to 50: more is finer and slower.
-        guidance: How closely the pictures follow the source, 1 to 20.
-        num_images: Variations, 1 to 4.
         seed: Seed, 0 to 2147483647; -1 derives one from the job.
-        format: File format of the pictures.
         variant: Another picture of the same source: 0, 1, 2 and so on.
         max_cost_usd: Refuse when the price is higher, in USD.
         nsfw: What to do with pictures that are flagged as unsafe for work.
@@ -84,16 +107,64 @@ def image(
         nsfw=nsfw,
         retry_failed=retry_failed,
         wavespeed=wavespeed,
-        params={
-            "size": size,
-            "num_inference_steps": steps,
-            "guidance_scale": guidance,
-            "num_images": num_images,
-            "seed": seed,
-            "output_format": format,
-        },
+        params={**picture.params, "seed": seed},
     )
     return command.run(options, as_json=json)
+
+
+@app.command
+def batch(
+    manifest: str,
+    /,
+    *,
+    out: str,
+    picture: _Picture = _Picture(),
+    concurrency: int = 32,
+    max_cost_usd: float | None = None,
+    max_failed: float = 0.0,
+    on_bad_row: Literal["fail", "skip"] = "fail",
+    nsfw: Literal["keep", "quarantine", "drop"] = "keep",
+    retry_failed: Annotated[bool, _Flag] = False,
+    wait: Annotated[bool, Parameter(negative="--no-wait")] = True,
+    dry_run: Annotated[bool, _Flag] = False,
+    wavespeed: str = "default",
+    json: Annotated[bool, _Flag] = False,
+) -> int:
+    """Restyle all images of a manifest, each billed once; the account of every row lies under runs/.
+
+    Run again, the same command goes on where it was, whatever ended it.
+
+    Args:
+        manifest: JSONL, CSV or Parquet (a path, s3://bucket/key or an https URL) with a column image and,
+            optionally, id, variant and any parameter; or s3://bucket/prefix/ for every image below it.
+        out: s3://bucket/prefix, a directory, s3-bucket/NAME or local-file-system/NAME (saved blocks).
+        concurrency: Most predictions in flight, within what the WaveSpeed block allows.
+        max_cost_usd: Most to spend, in USD: refused when it would cost more, and kept while it runs.
+        max_failed: Share of the rows that may fail before the command fails, 0 to 1.
+        on_bad_row: Refuse the whole manifest for a row that cannot be used, or skip the row.
+        nsfw: What to do with pictures that are flagged as unsafe for work.
+        retry_failed: Go again where a job has failed for good earlier.
+        wait: Wait for the pictures; with --no-wait, `restyle settle` stores them later.
+        dry_run: Tell what is done already, what would be billed and what it would cost. Spends nothing.
+        wavespeed: WaveSpeed block with the API key. Without a block "default", WAVESPEED_API_KEY serves.
+        json: Print one JSON object on stdout.
+    """
+    from deployments import batch as command
+    from restyle.batch import Order
+    from restyle.models import ReduxParams
+
+    order = Order(
+        params=ReduxParams(**picture.params),
+        concurrency=concurrency,
+        max_cost_usd=max_cost_usd,
+        max_failed=max_failed,
+        on_bad_row=on_bad_row,
+        nsfw=nsfw,
+        retry_failed=retry_failed,
+        wait=wait,
+    )
+    options = command.Options(manifest=manifest, out=out, wavespeed=wavespeed, order=order)
+    return command.run(options, dry_run=dry_run, as_json=json)
 
 
 @app.command

@@ -63,6 +63,7 @@ class Summary(BaseModel):
     flow_run_name: str | None = None
     manifest: str = Field(description="What was read, without its signature.")
     output: str = Field(description="Where the pictures are.")
+    account: str = Field(default="", description="Where the account is.")
     started: datetime
     ended: datetime
     rows: int = Field(ge=0, description="Rows of the manifest.")

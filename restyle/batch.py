@@ -487,6 +487,7 @@ class Batch:
             flow_run_name=self._run.flow_run_name,
             manifest=self._manifest,
             output=self._store.uri,
+            account=f"{self._store.uri_of(self._folder)}/",
             started=self._started,
             ended=now(),
             rows=self.plan.rows,
@@ -510,7 +511,7 @@ class Batch:
         """Why the run counts as failed, in one line; None when it does not."""
         counts = summary.counts
         failed = counts.get("failed", 0) + counts.get("open", 0)
-        account = f"the account is in {self._store.uri_of(self._folder)}/"
+        account = f"the account is in {summary.account}"
         told = ", ".join(f"{count:,} {name}" for name, count in summary.errors.items())
         kept = counts.get("stored", 0) + counts.get("done", 0)
         if self.stopped:

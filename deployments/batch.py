@@ -1,0 +1,199 @@
+"""`restyle batch`: many images through the flow, with a progress bar and a few closing lines, or as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from json import dumps
+from math import isfinite
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from deployments._prefect import interrupted, quieten
+from restyle.account import Summary
+from restyle.batch import Batch, Order, Quote, account_folder
+from restyle.batch import Progress as Standing
+from restyle.errors import ConfigurationError
+from restyle.jobs import RunInfo
+from restyle.settings import get_settings
+
+_LINE_SECONDS = 10.0  # between lines where there is no terminal
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command was told."""
+
+    manifest: str
+    out: str
+    wavespeed: str
+    order: Order
+
+
+def run(options: Options, *, dry_run: bool, as_json: bool) -> int:
+    """Restyle the images, or tell what that would cost, and print what came of it.
+
+    Returns:
+        The exit status: 0; 130 or 143 when interrupted.
+
+    Raises:
+        Exception: what went wrong, to be told by the caller.
+    """
+    quieten()
+    _check(options)
+    try:
+        with redirect_stdout(sys.stderr):  # what a library prints is no part of the answer
+            if dry_run:
+                quote = asyncio.run(_quote(options))
+            else:
+                summary = _restyle(options, Console(stderr=True))
+    except BaseException as stopped:
+        status = interrupted(stopped)
+        if status is None:
+            raise
+        print(
+            "interrupted: run the same command again to go on where it is, nothing is billed twice; "
+            "or let `restyle settle` finish what was submitted",
+            file=sys.stderr,
+        )
+        return status
+    if dry_run:
+        print(dumps(asdict(quote)) if as_json else _quoted(quote, options.order.max_cost_usd))
+    else:
+        print(summary.model_dump_json() if as_json else _told(summary))
+    return 0
+
+
+def _check(options: Options) -> None:
+    """Refuse what cannot work before Prefect is started, which takes seconds."""
+    get_settings()
+    order = options.order
+    if order.concurrency < 1:
+        raise ConfigurationError(f"--concurrency {order.concurrency}: give 1 or more predictions in flight")
+    if order.max_cost_usd is not None and not (isfinite(order.max_cost_usd) and order.max_cost_usd > 0):
+        raise ConfigurationError(f"--max-cost-usd {order.max_cost_usd:g}: give an amount above 0, in USD")
+    if not 0 <= order.max_failed <= 1:
+        raise ConfigurationError(
+            f"--max-failed {order.max_failed:g}: give a share of the rows from 0 to 1, such as 0.05"
+        )
+
+
+async def _quote(options: Options) -> Quote:
+    from blocks.output import open_output
+    from blocks.wavespeed import load_wavespeed
+
+    store = await open_output(options.out)
+    block = await load_wavespeed(options.wavespeed)
+    run = RunInfo(package_version="")
+    async with (
+        block.get_client() as client,
+        Batch(client, store, run, account_folder(datetime.now(UTC), "dry-run"), options.order) as batch,
+    ):
+        await batch.read(options.manifest)
+        return await batch.quote(count_done=True)
+
+
+def _restyle(options: Options, console: Console) -> Summary:
+    from flows import restyle_batch
+    from flows._progress import watcher
+
+    order = options.order
+    with _Bar(console) as bar:
+        token = watcher.set(bar.changed)
+        try:
+            # whoever sits at the terminal decides whether to go again
+            return asyncio.run(
+                restyle_batch.with_options(retries=0)(
+                    options.manifest,
+                    order.params,
+                    wavespeed=options.wavespeed,
+                    output=options.out,
+                    concurrency=order.concurrency,
+                    max_cost_usd=order.max_cost_usd,
+                    max_failed=order.max_failed,
+                    on_bad_row=order.on_bad_row,
+                    nsfw=order.nsfw,
+                    retry_failed=order.retry_failed,
+                    wait=order.wait,
+                )
+            )
+        finally:
+            watcher.reset(token)
+
+
+class _Bar:
+    """A progress bar on a terminal; elsewhere a plain line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("restyling"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[spent]}"),
+            TimeRemainingColumn(),
+            TextColumn("[red]{task.fields[failed]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None, rate="", spent="", failed="")
+        self._line = time.monotonic()
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def changed(self, standing: Standing) -> None:
+        """Where the batch stands now."""
+        seconds = time.monotonic() - standing.started
+        stored, failed = standing.counts["stored"], standing.counts["failed"] + standing.counts["open"]
+        rate = f"{stored / seconds * 60:,.0f}/min" if stored else ""
+        spent = f"{standing.spent_usd:,.2f} USD"
+        told = f"{failed:,} failed" if failed else ""
+        if self._console.is_terminal:
+            self._bar.update(
+                self._task,
+                completed=standing.known,
+                total=standing.rows,
+                rate=rate,
+                spent=spent,
+                failed=told,
+            )
+        elif time.monotonic() - self._line > _LINE_SECONDS:
+            self._line = time.monotonic()
+            parts = [f"{standing.known:,} of {standing.rows:,} rows", rate, spent, told]
+            print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
+
+
+def _told(summary: Summary) -> str:
+    counts = ", ".join(f"{count:,} {status}" for status, count in summary.counts.items())
+    rate = "" if summary.images_per_minute is None else f", {summary.images_per_minute:,.0f} a minute"
+    spent = f"{summary.spent_usd:g} USD spent"
+    return (
+        f"{summary.rows:,} rows: {counts}\n"
+        f"{summary.images:,} pictures stored in {summary.seconds:,.1f} s{rate}; {spent}\n"
+        f"account: {summary.account}"
+    )
+
+
+def _quoted(quote: Quote, cap: float | None) -> str:
+    lines = [
+        f"{quote.rows:,} rows, {quote.jobs:,} different images to make"
+        + (f", {quote.invalid:,} bad rows skipped" if quote.invalid else ""),
+        f"{quote.done or 0:,} are stored already",
+        f"{quote.billed:,} would be billed: {quote.usd:g} USD",
+        f"balance: {quote.balance_usd:g} USD" + ("" if quote.usd <= quote.balance_usd else ": not enough"),
+    ]
+    if cap is not None:
+        lines.append(f"max_cost_usd: {cap:g} USD" + ("" if quote.usd <= cap else ": not enough"))
+    return "\n".join([*lines, "nothing was spent"])
