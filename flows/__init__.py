@@ -1,5 +1,7 @@
 """Prefect flows."""
 
+from flows.restyle_batch import restyle_batch
 from flows.restyle_image import restyle_image
+from flows.settle import settle
 
-__all__ = ["restyle_image"]
+__all__ = ["restyle_batch", "restyle_image", "settle"]
