@@ -1,4 +1,4 @@
-"""What a picture is, told from its bytes. Decoding is CPU work: call ``verify_output`` and ``thumbnail``
+"""What a picture is, told from its bytes. Decoding is CPU work: call ``examine_output`` and ``thumbnail``
 in a thread (``asyncio.to_thread``)."""
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from restyle.errors import OutputError, SourceError
 
 SOURCE_LIMIT = 20 * 1024 * 1024  # bytes that WaveSpeedAI takes as an upload
 SOURCE_PIXELS = 100_000_000
+THUMBNAIL_EDGE = 128  # pixels
 OUTPUT_PIXELS = 4096 * 4096  # the model's biggest is 1536 * 1536; far more is a decompression bomb
 
 CONTENT_TYPES = {
@@ -59,10 +60,21 @@ def sniff(data: bytes) -> str | None:
 
 
 def verify_output(data: bytes, expected_format: str) -> ImageInfo:
-    """Decode an output to the last pixel and tell what it is.
+    """Read an output to its last byte and tell what it is.
 
     Raises:
         OutputError: it is no image, not of the expected format, too big to decode, or cut short.
+    """
+    return examine_output(data, expected_format, with_thumbnail=False)[0]
+
+
+def examine_output(
+    data: bytes, expected_format: str, *, with_thumbnail: bool
+) -> tuple[ImageInfo, bytes | None]:
+    """``verify_output``, and a small JPEG of the picture (2 to 3 KB) from the same decoding if wanted.
+
+    Raises:
+        OutputError: as ``verify_output``.
     """
     found = sniff(data)
     if found is None:
@@ -70,16 +82,19 @@ def verify_output(data: bytes, expected_format: str) -> ImageInfo:
     if found != expected_format:
         raise OutputError(f"the output is {found}, not {expected_format} as asked")
     try:
-        _open(
-            data, found, OUTPUT_PIXELS
-        ).verify()  # a PNG's checksums and its end, which load() does not need
+        if found == "png":  # its checksums and its end, which load() does not need
+            _open(data, found, OUTPUT_PIXELS).verify()
         image = _open(data, found, OUTPUT_PIXELS)
+        info = ImageInfo(found, CONTENT_TYPES[found], image.width, image.height)
+        # A JPEG decoded small has its compressed data read in full all the same, at half the cost.
+        image.draft("RGB", (THUMBNAIL_EDGE, THUMBNAIL_EDGE))
         image.load()
         if _ENDS.get(found, b"") not in data:
             raise ValueError("its end is missing")
+        small = _small_jpeg(image, THUMBNAIL_EDGE, quality=60) if with_thumbnail else None
     except Exception as error:  # Pillow's decoders raise all kinds
         raise OutputError(f"the output does not decode: {error}") from None
-    return ImageInfo(found, CONTENT_TYPES[found], image.width, image.height)
+    return info, small
 
 
 def verify_source(data: bytes, name: str) -> ImageInfo:
@@ -107,14 +122,18 @@ def thumbnail(data: bytes, edge: int = 160) -> bytes:
         OutputError: it is no image, or does not decode.
     """
     try:
-        image: Image.Image = _open(data, sniff(data) or "")
+        image = _open(data, sniff(data) or "")
         image.draft("RGB", (edge, edge))
-        image = ImageOps.exif_transpose(image)
-        image.thumbnail((edge, edge))
-        small = BytesIO()
-        image.convert("RGB").save(small, "JPEG", quality=80)
+        return _small_jpeg(image, edge, quality=80)
     except Exception as error:  # Pillow's decoders raise all kinds
         raise OutputError(f"no thumbnail can be made of this: {error}") from None
+
+
+def _small_jpeg(image: Image.Image, edge: int, quality: int) -> bytes:
+    image = ImageOps.exif_transpose(image)
+    image.thumbnail((edge, edge))
+    small = BytesIO()
+    image.convert("RGB").save(small, "JPEG", quality=quality)
     return small.getvalue()
 
 

@@ -120,7 +120,8 @@ class S3Access:
 class Store:
     """A bucket's prefix or a directory. Facts are only ever added, each by one create-if-absent put.
 
-    Every method raises StoreError when the store cannot be read or written now.
+    Every method raises StoreError when the store cannot be read or written now. A directory is worked on in
+    threads: obstore's own asynchronous calls cost two to five times as much there (docs/performance.md).
 
     Attributes:
         uri: ``s3://bucket/prefix`` or the directory's path; an object's uri is ``{uri}/{path}``.
@@ -177,15 +178,12 @@ class Store:
     ) -> None:
         attributes: Any = {"Content-Type": content_type, **(metadata or {})}
         with self._errors("write", path, passing=AlreadyExistsError):
-            await obstore.put_async(
-                self._inner,
-                path,
-                data,
-                mode=mode,
-                # a directory has no place for them (obstore 0.12 raises NotImplementedError)
-                attributes=attributes if self.access else None,
-                use_multipart=False,
-            )
+            if self.access is None:  # a directory has no place for attributes (NotImplementedError)
+                await asyncio.to_thread(obstore.put, self._inner, path, data, mode=mode, use_multipart=False)
+            else:
+                await obstore.put_async(
+                    self._inner, path, data, mode=mode, attributes=attributes, use_multipart=False
+                )
 
     async def put_file(self, path: str, file: Path, content_type: str) -> None:
         """Put a file of any size, over whatever is there; in several parts where it is big."""
@@ -214,6 +212,8 @@ class Store:
         """The object's bytes; None when there is none."""
         with self._errors("read", path):
             try:
+                if self.access is None:
+                    return await asyncio.to_thread(_read, self._inner, path)
                 result = await obstore.get_async(self._inner, path)
                 return bytes(await result.bytes_async())
             except FileNotFoundError:
@@ -230,7 +230,13 @@ class Store:
 
     async def list(self, prefix: str) -> list[Entry]:
         """All objects below a prefix."""
-        return [entry async for page in self.pages(prefix) for entry in page]
+        with self._errors("list", prefix):
+            listing = obstore.list(self._inner, prefix=prefix)
+            # one step from Python to the store and back, not one for each page
+            found = await (
+                asyncio.to_thread(listing.collect) if self.access is None else listing.collect_async()
+            )
+        return [Entry(meta["path"], meta["last_modified"], meta["size"]) for meta in found]
 
     async def pages(self, prefix: str) -> AsyncIterator[Sequence[Entry]]:
         """All objects below a prefix, however many, a page of the listing at a time."""
@@ -248,12 +254,10 @@ class Store:
         gone = list(paths)
         inner = self._once if once else self._inner
         with self._errors("delete", ", ".join(gone)):
-            try:
+            if self.access is None:
+                await asyncio.to_thread(_remove, inner, gone)
+            else:
                 await obstore.delete_async(inner, gone)
-            except FileNotFoundError:
-                for path in gone:  # a directory stops at the first one that is missing
-                    with suppress(FileNotFoundError):
-                        await obstore.delete_async(inner, path)
 
     async def ready(self) -> None:
         """Make sure, once a process, that create-if-absent holds here, and read the store's clock.
@@ -261,6 +265,8 @@ class Store:
         Raises:
             UnsafeStoreError: the store lets a second create overwrite the first.
         """
+        if self.uri in _clocks:
+            return
         async with self._lock:
             if self.uri in _clocks:
                 return
@@ -296,6 +302,16 @@ class Store:
             ) from None
         except (BaseError, BotoCoreError, OSError) as error:
             raise _told(error, f"cannot {verb} {self.uri}/{path}") from None
+
+
+def _read(inner: S3Store | LocalStore, path: str) -> bytes:
+    return bytes(obstore.get(inner, path).bytes())
+
+
+def _remove(inner: S3Store | LocalStore, paths: Sequence[str]) -> None:
+    for path in paths:  # a directory would stop at the first one that is missing
+        with suppress(FileNotFoundError):
+            obstore.delete(inner, path)
 
 
 # What the server or the system says, what it means, and whether it may pass.
