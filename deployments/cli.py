@@ -208,18 +208,20 @@ def costs(
 
 
 @app.command
-def setup(*, out: str | None = None) -> int:
-    """Save what the flows need as Prefect blocks: the key in WAVESPEED_API_KEY and where outputs go.
+def setup(*, out: str | None = None, tier: Literal["bronze", "silver", "gold", "ultra"] | None = None) -> int:
+    """Save what the flows need in Prefect: the key in WAVESPEED_API_KEY, where outputs go, how fast.
 
     Safe to repeat. It says what it found, made and left alone.
 
     Args:
         out: s3://bucket/prefix (block s3-bucket/restyle-output) or a directory (block
             local-file-system/restyle-output).
+        tier: Your account's level: sets submissions a minute and predictions in flight in the WaveSpeed
+            block, and the global concurrency limit by which all runs share the latter.
     """
     from deployments import setup as command
 
-    return command.run(out)
+    return command.run(out, tier)
 
 
 @app.command

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 from deployments._prefect import quieten
 
@@ -13,6 +13,11 @@ quieten()
 
 from prefect.blocks.core import Block  # noqa: E402
 from prefect.blocks.system import Secret  # noqa: E402
+from prefect.client.orchestration import get_client  # noqa: E402
+from prefect.client.schemas.actions import (  # noqa: E402
+    GlobalConcurrencyLimitCreate,
+    GlobalConcurrencyLimitUpdate,
+)
 from prefect.exceptions import ObjectNotFound  # noqa: E402
 from prefect.filesystems import LocalFileSystem  # noqa: E402
 from pydantic import SecretStr  # noqa: E402
@@ -24,26 +29,42 @@ SECRET = "wavespeed-api-key"  # noqa: S105
 WAVESPEED = "default"
 OUTPUT = "restyle-output"
 
+LIMIT = "wavespeed-in-flight"
+
+Tier = Literal["bronze", "silver", "gold", "ultra"]
+
+# Submissions a minute and predictions in flight by account level. WaveSpeedAI's pages differ and change:
+# presets, to be changed in the block and the limit.
+TIERS: dict[Tier, tuple[int, int]] = {
+    "bronze": (10, 3),
+    "silver": (500, 100),
+    "gold": (3_000, 3_000),
+    "ultra": (5_000, 10_000),
+}
+
 _B = TypeVar("_B", bound=Block)
 
 
-def run(out: str | None) -> int:
-    """Save the blocks, and print what was found, made and left alone.
+def run(out: str | None, tier: Tier | None) -> int:
+    """Save the blocks and the limit, and print what was found, made and left alone.
 
     Args:
+        tier: the account's level; None leaves the limits as they are.
         out: where outputs go: s3://bucket/prefix or a directory; None leaves that open.
 
     Raises:
         ConfigurationError: there is no API key, or ``out`` is neither.
     """
-    asyncio.run(_set_up(out))
+    asyncio.run(_set_up(out, tier))
     return 0
 
 
-async def _set_up(out: str | None) -> None:
+async def _set_up(out: str | None, tier: Tier | None) -> None:
     await WaveSpeed.register_type_and_schema()
     secret = await _secret()
-    await _wavespeed(secret)
+    if tier:
+        await _limit(tier)
+    await _wavespeed(secret, tier)
     if out is None:
         _say("skipped", "output block", "name one with --out")
     elif out.startswith("s3://"):
@@ -72,18 +93,46 @@ async def _secret() -> Secret:  # type: ignore[type-arg]
     return await Secret.aload(SECRET)
 
 
-async def _wavespeed(secret: Secret) -> None:  # type: ignore[type-arg]
+async def _limit(tier: Tier) -> None:
+    _, in_flight = TIERS[tier]
+    name = f"global-concurrency-limit/{LIMIT}"
+    async with get_client() as client:
+        try:
+            there = await client.read_global_concurrency_limit_by_name(LIMIT)
+        except ObjectNotFound:
+            await client.create_global_concurrency_limit(
+                GlobalConcurrencyLimitCreate(name=LIMIT, limit=in_flight)
+            )
+            _say("made", name, f"{in_flight:,} predictions in flight for all runs together")
+            return
+        if there.limit == in_flight:
+            _say("found", name, f"{in_flight:,} in flight, left alone")
+            return
+        await client.update_global_concurrency_limit(LIMIT, GlobalConcurrencyLimitUpdate(limit=in_flight))
+        _say("updated", name, f"{in_flight:,} in flight, was {there.limit:,}")
+
+
+async def _wavespeed(secret: Secret, tier: Tier | None) -> None:  # type: ignore[type-arg]
     there = await _load(WaveSpeed, WAVESPEED)
-    wanted = os.environ.get("WAVESPEED_BASE_URL") or (there.base_url if there else BASE_URL)
-    block = (
-        there.model_copy(update={"base_url": wanted}) if there else WaveSpeed(api_key=secret, base_url=wanted)
-    )
+    wanted = there or WaveSpeed(api_key=secret, base_url=BASE_URL)
+    changes: dict[str, Any] = {"base_url": os.environ.get("WAVESPEED_BASE_URL") or wanted.base_url}
+    if tier:
+        per_minute, in_flight = TIERS[tier]
+        changes |= {
+            "requests_per_minute": per_minute,
+            "max_in_flight": in_flight,
+            "concurrency_limit": LIMIT,
+        }
+    block = wanted.model_copy(update=changes)
     await block.get_client().aclose()  # refuses a URL that is no safe place for the key
-    if there and there.base_url == wanted:
-        _say("found", f"wavespeed/{WAVESPEED}", f"for {wanted}, left alone")
+    about = f"for {block.base_url}"
+    if block.requests_per_minute and block.max_in_flight:
+        about += f", {block.requests_per_minute:,} a minute, {block.max_in_flight:,} in flight"
+    if there and all(getattr(there, name) == value for name, value in changes.items()):
+        _say("found", f"wavespeed/{WAVESPEED}", f"{about}, left alone")
         return
     await block.save(WAVESPEED, overwrite=True)
-    _say("updated" if there else "made", f"wavespeed/{WAVESPEED}", f"for {wanted}, key in secret/{SECRET}")
+    _say("updated" if there else "made", f"wavespeed/{WAVESPEED}", f"{about}, key in secret/{SECRET}")
 
 
 async def _bucket(out: str) -> None:
