@@ -13,6 +13,7 @@ keeps to that. Ages are told by the store's clock alone.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -125,6 +126,10 @@ class Ledger:
                 facts = job.claimed if match[2] == "claim" else job.recorded
                 facts[int(match[1])] = entry.last_modified
         return job
+
+    async def look(self, job: Job) -> tuple[Metadata | None, DeadLetter | None, OpenJob]:
+        """All that there is of a job: ``done``, ``dead`` and ``open``, read at once."""
+        return await asyncio.gather(self.done(job), self.dead(job.key), self.open(job.key))
 
     async def claim(self, key: str, attempt: int, claim: Claim) -> bool:
         """Try to own an attempt.

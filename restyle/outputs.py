@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from restyle.client import WaveSpeedClient
 from restyle.errors import NotFoundError, OutputError
-from restyle.images import verify_output
+from restyle.images import examine_output
 from restyle.jobs import Job, NsfwPolicy, OutputFacts, RunInfo
 from restyle.models import Prediction
 from restyle.pace import backoff
 from restyle.store import Store
 
 TRIES = 5
+
+OnThumbnail = Callable[[str, int, bytes], None]
+"""What is given each output's thumbnail: the job's key, the output's place (0, 1, …), a small JPEG."""
 
 
 @dataclass
@@ -23,6 +27,7 @@ class Collector:
 
     Attributes:
         prediction: as it is told last; asking again gives its outputs fresh URLs.
+        on_thumbnail: given a small JPEG of each output, from the same decoding that verifies it.
     """
 
     client: WaveSpeedClient
@@ -31,6 +36,7 @@ class Collector:
     prediction: Prediction
     run: RunInfo
     nsfw: NsfwPolicy
+    on_thumbnail: OnThumbnail | None = None
 
     @property
     def object_metadata(self) -> dict[str, str]:
@@ -57,20 +63,28 @@ class Collector:
         if flagged and self.nsfw == "drop":
             return OutputFacts(key=None, nsfw=True)
         folder = "quarantine" if flagged and self.nsfw == "quarantine" else "images"
-        data, facts = await self._fetch(index)
+        data, facts, small = await self._fetch(index)
         facts.key = f"{folder}/{self.job.name}/{index + 1}.{self.job.params.output_format}"
         facts.nsfw = flagged
         await self._keep(facts.key, data, facts.content_type or "")
+        if self.on_thumbnail and small:
+            self.on_thumbnail(self.job.key, index, small)
         return facts
 
-    async def _fetch(self, index: int) -> tuple[bytes, OutputFacts]:
+    async def _fetch(self, index: int) -> tuple[bytes, OutputFacts, bytes | None]:
         """One output, whole and verified; a URL that has expired is asked for anew."""
         waits = backoff()
         for left in reversed(range(TRIES)):
             try:
                 output = self.prediction.outputs[index]
                 data = self.prediction.inline(output) or await self.client.download(output)
-                return data, await asyncio.to_thread(_facts, data, self.job.params.output_format)
+                examined = asyncio.to_thread(
+                    _examine,
+                    data,
+                    self.job.params.output_format,
+                    with_thumbnail=self.on_thumbnail is not None,
+                )
+                return data, *(await examined)
             except NotFoundError as error:
                 problem = OutputError(error.message)
             except OutputError as error:
@@ -92,9 +106,9 @@ class Collector:
             await self.store.put(path, data, content_type, self.object_metadata)
 
 
-def _facts(data: bytes, expected_format: str) -> OutputFacts:
-    info = verify_output(data, expected_format)
-    return OutputFacts(
+def _examine(data: bytes, expected_format: str, *, with_thumbnail: bool) -> tuple[OutputFacts, bytes | None]:
+    info, small = examine_output(data, expected_format, with_thumbnail=with_thumbnail)
+    facts = OutputFacts(
         key=None,
         sha256=hashlib.sha256(data).hexdigest(),
         bytes=len(data),
@@ -102,3 +116,4 @@ def _facts(data: bytes, expected_format: str) -> OutputFacts:
         width=info.width,
         height=info.height,
     )
+    return facts, small

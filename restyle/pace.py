@@ -1,44 +1,172 @@
-"""When to ask again: often enough to notice early, seldom enough not to be a burden."""
+"""When to ask again: often enough to notice early, seldom enough not to be a burden.
+
+How long predictions take is learnt from those of this process, the ones under way included: what still flies
+after three seconds takes longer than three. Between the shortest and the longest usual time the polls stand
+at equal distances: where any moment is as likely as any other, no other order notices as early with as few.
+docs/performance.md has the sums.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import random
+import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
-from statistics import quantiles
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
 
 MAX_INTERVAL = 10.0
+MIN_INTERVAL = 0.1
+# Polls over the usual spread of times. A prediction that may end at any moment of it needs half of them,
+# and half a poll more, on the average.
+_STEPS = 7.5
+_SCOUTS = 8  # are asked often while nothing is known; the others wait for what they tell
+_RENEWED = 0.2  # seconds that an estimate is used for
 
 
 class Pace:
-    """Learns from recent predictions how long one takes, and spaces the polls of the next by it."""
+    """Learns from the predictions of this process how long one takes, and spaces its polls by it."""
 
     def __init__(self) -> None:
-        self._recent: deque[float] = deque(maxlen=200)
+        self._recent: deque[float] = deque(maxlen=300)  # seconds
+        self._flying: dict[Flight, None] = {}
+        self._scouts = 0
+        self._waiting: dict[asyncio.AbstractEventLoop, asyncio.Event] = {}
+        self._usual: tuple[float, float] | None = None
+        self._told = -_RENEWED
+
+    def flight(self, *, fresh: bool, since: float | None = None) -> Flight:
+        """A prediction that is polled from now on.
+
+        Args:
+            fresh: it was submitted just now; otherwise it may be done already, and is asked for at once.
+            since: when it was submitted, on the monotonic clock; now by default.
+        """
+        return Flight(self, fresh, time.monotonic() if since is None else since)
 
     def learn(self, seconds: float) -> None:
         """Remember how long a prediction took, in seconds."""
         self._recent.append(seconds)
+        while self._waiting:
+            loop, learnt = self._waiting.popitem()
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(learnt.set)
+
+    def usual(self) -> tuple[float, float] | None:
+        """Between how many seconds nine of ten predictions take; None while nothing is known."""
+        if not self._recent:
+            return None
+        now = time.monotonic()
+        if now - self._told >= _RENEWED or self._usual is None:
+            ages = sorted(now - flight.since for flight in self._flying if flight.fresh)
+            self._usual, self._told = _usual(sorted(self._recent), ages), now
+        return self._usual
+
+    async def learning(self, seconds: float) -> None:
+        """Wait until something is learnt, so many seconds at the most."""
+        learnt = self._waiting.setdefault(asyncio.get_running_loop(), asyncio.Event())
+        with suppress(TimeoutError):
+            await asyncio.wait_for(learnt.wait(), seconds)
+
+
+def _usual(times: list[float], ages: list[float]) -> tuple[float, float]:
+    """The 5th and the 95th percentile of how long predictions take (the Kaplan-Meier estimate).
+
+    Args:
+        times: how long those took that are done, in ascending order.
+        ages: how long the others have been flying, in ascending order.
+    """
+    low, high, still = times[0], None, 1.0
+    for index, seconds in enumerate(times):
+        at_risk = len(times) - index + len(ages) - bisect_left(ages, seconds)
+        if still > 0.95:
+            low = seconds
+        still *= 1 - 1 / at_risk
+        if still <= 0.05:
+            high = seconds
+            break
+    # While the slowest are still to come, the spread is taken to be as long as the shortest time.
+    return low, max(low * 2, times[-1]) if high is None else high
+
+
+class Flight:
+    """One prediction on its way, as a context manager around its polls."""
+
+    def __init__(self, pace: Pace, fresh: bool, since: float) -> None:
+        self.fresh = fresh
+        self.since = since
+        self._pace = pace
+        self._scout = False
+        self._asked = False
+        self._not_yet = 0.0  # seconds after which it was not ready
+        self._interval = 0.0  # of the backoff, once it is overdue
+
+    def __enter__(self) -> Self:
+        self._pace._flying[self] = None
+        if self.fresh and self._pace.usual() is None and self._pace._scouts < _SCOUTS:
+            self._scout = True
+            self._pace._scouts += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pace._flying.pop(self, None)
+        self._pace._scouts -= self._scout
 
     @property
-    def expected(self) -> float:
-        """When a prediction is likely done, in seconds after its submission."""
-        if len(self._recent) < 4:
-            return min(self._recent, default=1.0)
-        return quantiles(self._recent, n=4)[0]
+    def age(self) -> float:
+        """Seconds since it was submitted."""
+        return time.monotonic() - self.since
 
-    def waits(self, *, fresh: bool) -> Iterator[float]:
-        """Seconds to wait before each poll.
+    async def wait(self, least: float, most: float) -> None:
+        """Wait until it is time to ask.
 
         Args:
-            fresh: the prediction was submitted just now; otherwise it may be done already.
+            least: seconds to wait in any case.
+            most: seconds after which to ask at the latest.
         """
-        first = self.expected
-        yield first if fresh else 0.0
-        interval = max(0.2, first / 5)
-        while True:
-            yield interval * random.uniform(0.8, 1.2)
-            interval = min(interval * 1.5, MAX_INTERVAL / 1.2)
+        latest = time.monotonic() + most
+        if self.fresh and not self._asked and not self._scout and self._pace.usual() is None:
+            await self._pace.learning(min(MAX_INTERVAL, most))
+            most = max(latest - time.monotonic(), 0)
+        await asyncio.sleep(min(max(least, self._next()), most))
+        self._asked = True
+
+    def not_yet(self) -> None:
+        """It was asked for and is not ready."""
+        self._not_yet = self.age
+
+    def ready(self, seconds: float | None) -> None:
+        """It is ready.
+
+        Args:
+            seconds: how long it took, as the API says.
+        """
+        if self.fresh:
+            age = self.age
+            told = seconds or (self._not_yet + age) / 2
+            # An API may leave the time in its queue out of account.
+            self._pace.learn(min(max(told, self._not_yet), age))
+
+    def _next(self) -> float:
+        """Seconds from now on."""
+        usual, age = self._pace.usual(), self.age
+        if not self.fresh and not self._asked:
+            return 0.0
+        if usual is None and self._scout:
+            return max(0.5 - age, age * 0.2)
+        low, high = usual or (0.0, 0.0)
+        step = min(max((high - low) / _STEPS, MIN_INTERVAL), MAX_INTERVAL)
+        if self.fresh and age < low:
+            return low - age + step * random.uniform(0.5, 1)
+        if self.fresh and age < high:
+            return step * random.uniform(0.95, 1.05)
+        self._interval = min(max(self._interval * 1.5, step), MAX_INTERVAL / 1.2)
+        return self._interval * random.uniform(0.8, 1.2)
 
 
 def backoff(first: float = 0.5, most: float = MAX_INTERVAL) -> Iterator[float]:
