@@ -1,0 +1,420 @@
+"""Settling brings every open job forward, bills nothing, and is safe beside runners and beside itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from restyle.client import WaveSpeedClient
+from restyle.errors import AuthenticationError, PredictionFailedError, StoreError, UnavailableError
+from restyle.jobs import Metadata
+from restyle.settings import Settings
+from restyle.settling import Settled, settle
+from restyle.store import Store, directory_store, s3_store
+from tests import settler
+from tests.emulator_process import Emulator
+from tests.engine import restyle
+from tests.prefect_server import Command
+from tests.runners import TIMES
+from tests.s3_servers import S3Server, proxy
+from tests.schemas import check
+
+_SETTINGS = Settings(
+    lease_seconds=float(TIMES["RESTYLE_LEASE_SECONDS"]),
+    submit_timeout_seconds=float(TIMES["RESTYLE_SUBMIT_TIMEOUT_SECONDS"]),
+    reconcile_seconds=float(TIMES["RESTYLE_RECONCILE_SECONDS"]),
+    poll_timeout_seconds=6,
+)
+_OLD = 3600.0  # seconds: more than any lease
+_WEEK = 8 * 24 * 3600.0
+
+
+@dataclass
+class World:
+    """The emulator and an output; nothing done here may bill anything."""
+
+    emulator: Emulator
+    store: Store
+    env: dict[str, str]
+
+    def start(self, what: str, *options: str) -> Command:
+        """Start a process of tests/settler.py."""
+        return settler.start(what, self.store.uri, self.emulator.url, *options, env=self.env)
+
+    def submit(self, count: int, *options: str) -> None:
+        """Let a process submit as many jobs, and be killed right after that."""
+        assert self.start("submit", "--count", str(count), *options).ended().status == -signal.SIGKILL
+
+    async def settle(self, url: str = "", key: str = "test-key", **settings: float) -> Settled:
+        """Settle in this process; nothing is submitted."""
+        before = self.submissions
+        async with WaveSpeedClient(key, url or self.emulator.url, submit_timeout=1, timeout=2) as client:
+            terms = _SETTINGS.model_copy(update=settings)
+            settled = await settle(client, self.store, settler.RUN, terms)
+        assert self.submissions == before
+        return settled
+
+    def settle_elsewhere(self, *options: str) -> Command:
+        """Settle in a process of its own."""
+        return self.start("settle", *options)
+
+    @property
+    def submissions(self) -> int:
+        """POSTs to the model so far."""
+        calls: int = self.emulator.ledger()["calls"]["submit"]
+        return calls
+
+    async def paths(self, prefix: str) -> list[str]:
+        """What is there below a prefix."""
+        return sorted(entry.path for entry in await self.store.list(prefix))
+
+    async def side_cars(self) -> list[Metadata]:
+        """All side-cars; each must be valid against the schema."""
+        found = []
+        for path in await self.paths("images/"):
+            if path.endswith("/metadata.json"):
+                data = await self.store.get(path) or b""
+                check("metadata", data)
+                found.append(Metadata.model_validate_json(data))
+        return found
+
+    async def prove_all_stored(self, count: int) -> list[Metadata]:
+        """As many jobs are stored, each was billed once, and nothing is open."""
+        side_cars = await self.side_cars()
+        assert len(side_cars) == count
+        predictions = self.emulator.ledger()["predictions"]
+        assert sorted(p["id"] for p in predictions) == sorted(one.prediction.id for one in side_cars)
+        assert [p for p in predictions if not p["billed"]] == []
+        assert await self.paths("open/") == []
+        return side_cars
+
+    def age(self, seconds: float, pattern: str = "open/*/*.json") -> None:
+        """Let what is in the directory have been written earlier."""
+        then = time.time() - seconds
+        for path in Path(self.store.uri).glob(pattern):
+            os.utime(path, (then, then))
+
+
+@pytest.fixture
+def world(emulator: Emulator, tmp_path: Path) -> World:
+    return World(emulator, directory_store(tmp_path / "out"), {})
+
+
+@pytest.fixture(params=["directory", "moto"])
+def any_world(request: pytest.FixtureRequest, emulator: Emulator, tmp_path: Path) -> World:
+    if request.param == "directory":
+        return World(emulator, directory_store(tmp_path / "out"), {})
+    return _on_s3(emulator, request.getfixturevalue("moto"), tmp_path.name)
+
+
+def _on_s3(emulator: Emulator, server: S3Server, prefix: str) -> World:
+    store = s3_store(server.bucket, prefix, server.session(), endpoint_url=server.endpoint)
+    return World(emulator, store, server.env)
+
+
+def _told(settled: Settled) -> dict[str, int]:
+    """What there was, in numbers."""
+    counts: dict[str, int] = settled.model_dump(exclude={"problems", "problems_left_out"})
+    return {name: count for name, count in counts.items() if count}
+
+
+# What a runner leaves behind
+
+
+async def test_what_a_killed_runner_has_submitted_is_stored_and_billed_once(any_world: World) -> None:
+    any_world.submit(40)
+    assert _told(await any_world.settle()) == {"stored": 40}
+    side_cars = await any_world.prove_all_stored(40)
+    assert {one.cost.usd for one in side_cars} == {0.025}
+    assert _told(await any_world.settle()) == {}
+
+
+async def test_what_was_submitted_and_never_recorded_is_found_in_the_history(world: World) -> None:
+    world.submit(30, "--unrecorded")
+    assert [path for path in await world.paths("open/") if path.endswith(".prediction.json")] == []
+    world.age(_OLD)
+    assert _told(await world.settle()) == {"stored": 30}
+    side_cars = await world.prove_all_stored(30)
+    assert {one.cost.usd for one in side_cars} == {0.025}
+    assert world.emulator.ledger()["calls"]["history"] < 30  # one scan serves them all
+
+
+async def test_a_lease_is_waited_for_by_the_clock_of_s3(emulator: Emulator, moto: S3Server) -> None:
+    world = _on_s3(emulator, moto, "lease")
+    world.submit(3, "--unrecorded")
+    assert _told(await world.settle()) == {"running": 3}
+    await asyncio.sleep(_SETTINGS.lease_seconds + 2)
+    assert _told(await world.settle()) == {"stored": 3}
+    await world.prove_all_stored(3)
+
+
+async def test_young_claims_are_left_alone(world: World) -> None:
+    world.submit(3, "--unrecorded")
+    before = await world.paths("")
+    settled = await world.settle()
+    assert _told(settled) == {"running": 3}
+    assert settled.problems == []
+    assert await world.paths("") == before
+    assert world.emulator.ledger()["calls"]["history"] == 0
+
+
+async def test_what_was_never_submitted_is_told_and_left_to_the_next_run(world: World) -> None:
+    assert world.start("submit", "--at", "before submit").ended().status == -signal.SIGKILL
+    world.age(_OLD)
+    settled = await world.settle()
+    assert _told(settled) == {"unsubmitted": 1}
+    (problem,) = settled.problems
+    assert "nothing was submitted" in problem.message
+    assert problem.source is not None
+    await restyle(world.emulator.url, world.store, settings=_SETTINGS)
+    await world.prove_all_stored(1)
+
+
+async def test_what_was_never_submitted_for_a_week_has_failed_for_good(world: World) -> None:
+    assert world.start("submit", "--at", "before submit").ended().status == -signal.SIGKILL
+    world.age(_WEEK)
+    settled = await world.settle()
+    assert _told(settled) == {"failed": 1}
+    assert "within 7 days" in settled.problems[0].message
+    (letter,) = await world.paths("failed/")
+    check("dead-letter", await world.store.get(letter) or b"")
+    assert await world.paths("open/") == []
+    with pytest.raises(PredictionFailedError, match="within 7 days"):
+        await restyle(world.emulator.url, world.store)
+    assert world.submissions == 0
+    await restyle(world.emulator.url, world.store, retry_failed=True)
+    await world.prove_all_stored(1)
+
+
+async def test_what_is_done_already_is_closed(world: World) -> None:
+    assert world.start("restyle", "--at", "before delete *open/*").ended().status == -signal.SIGKILL
+    assert len(await world.paths("open/")) == 2
+    assert _told(await world.settle()) == {"closed": 1}
+    await world.prove_all_stored(1)
+
+
+async def test_what_has_failed_already_is_closed(world: World) -> None:
+    world.emulator.faults([{"on": "prediction", "fault": "failed", "code": 1400}])
+    world.submit(1)
+    opened = {path: await world.store.get(path) for path in await world.paths("open/")}
+    assert _told(await world.settle()) == {"failed": 1}
+    for path, data in opened.items():  # as if it had been killed before the removal
+        await world.store.put(path, data or b"", "application/json")
+    assert _told(await world.settle()) == {"closed": 1}
+    assert await world.paths("open/") == []
+    assert len(await world.paths("failed/")) == 1
+
+
+async def test_a_record_whose_claim_is_gone_is_left_alone(world: World) -> None:
+    world.submit(1)
+    for path in await world.paths("open/"):
+        if path.endswith(".claim.json"):
+            await world.store.delete([path])
+    settled = await world.settle()
+    assert _told(settled) == {"unsettled": 1}
+    assert "its claim is gone" in settled.problems[0].message
+    assert len(await world.paths("open/")) == 1
+
+
+# What WaveSpeedAI makes of it
+
+
+async def test_failed_for_good_is_a_dead_letter_and_does_not_stop_the_others(world: World) -> None:
+    world.emulator.faults([{"on": "prediction", "fault": "failed", "code": 1200, "message": "moderated"}])
+    world.submit(5)
+    settled = await world.settle()
+    assert _told(settled) == {"stored": 4, "failed": 1}
+    (failed,) = [p for p in world.emulator.ledger()["predictions"] if p["status"] == "failed"]
+    (problem,) = settled.problems
+    assert problem.prediction_id == failed["id"]
+    assert "moderated" in problem.message
+    (path,) = await world.paths("failed/")
+    letter = json.loads(await world.store.get(path) or b"")
+    check("dead-letter", await world.store.get(path) or b"")
+    assert (letter["job_key"], letter["error"]["code"]) == (problem.job_key, 1200)
+    assert await world.paths("open/") == []
+
+
+async def test_what_may_be_tried_again_stays_open_for_the_next_run(world: World) -> None:
+    world.emulator.faults([{"on": "prediction", "fault": "failed", "code": 5000}])
+    world.submit(1)
+    settled = await world.settle()
+    assert _told(settled) == {"again": 1}
+    assert "may be tried again" in settled.problems[0].message
+    assert await world.paths("failed/") == []
+    await restyle(world.emulator.url, world.store, settings=_SETTINGS)
+    assert world.emulator.ledger()["billed"] == 1
+    assert await world.paths("open/") == []
+
+
+async def test_a_prediction_that_is_stuck_does_not_keep_the_others_waiting(world: World) -> None:
+    stuck = {"on": "prediction", "fault": "stuck", "times": None}
+    world.emulator.faults([stuck])
+    world.submit(70)  # more than are worked on at once
+    world.emulator.faults([])
+    world.submit(5, "--first", "70")
+    settled = await world.settle(poll_timeout_seconds=1)
+    assert _told(settled) == {"stored": 5, "unready": 70}
+    assert len(await world.side_cars()) == 5
+
+
+async def test_what_is_not_ready_at_first_is_waited_for(world: World) -> None:
+    world.emulator.faults([{"on": "prediction", "fault": "slow", "seconds": 3}])
+    world.submit(4)
+    assert _told(await world.settle()) == {"stored": 4}
+    await world.prove_all_stored(4)
+
+
+async def test_what_the_claim_says_of_flagged_pictures_is_kept(world: World) -> None:
+    world.emulator.faults([{"on": "prediction", "fault": "nsfw", "times": None}])
+    for number, policy in enumerate(("keep", "quarantine", "drop")):
+        world.submit(1, "--nsfw", policy, "--first", str(number))
+    assert _told(await world.settle()) == {"stored": 3}
+    side_cars = {one.variant: one for one in await world.prove_all_stored(3)}
+    keys = [side_cars[variant].outputs[0].key for variant in range(3)]
+    assert [key and key.split("/")[0] for key in keys] == ["images", "quarantine", None]
+
+
+async def test_a_job_that_is_open_at_another_api_is_left_alone(world: World) -> None:
+    world.submit(2)
+    world.submit(1, "--unrecorded", "--first", "2")
+    world.age(_OLD)
+    before = await world.paths("")
+    with Emulator() as other:
+        settled = await world.settle(other.url)
+        calls = other.ledger()["calls"]
+    assert _told(settled) == {"elsewhere": 3}
+    assert world.emulator.url in settled.problems[0].message
+    assert await world.paths("") == before
+    assert {name for name, count in calls.items() if count} == {"balance"}
+
+
+# Several at once, and killed
+
+
+async def test_two_at_once_bill_nothing_and_store_everything(any_world: World) -> None:
+    any_world.submit(20)
+    unrecorded = 0 if any_world.store.access else 10  # on S3 nothing can be made to look old
+    if unrecorded:
+        any_world.submit(unrecorded, "--unrecorded", "--first", "20")
+        any_world.age(_OLD)
+    both = [any_world.settle_elsewhere() for _ in range(2)]
+    told = [Settled.model_validate_json(one.ended().stdout) for one in both]
+    assert [one.problems for one in told] == [[], []]
+    await any_world.prove_all_stored(20 + unrecorded)
+    assert any_world.submissions == 20 + unrecorded
+
+
+async def test_settling_beside_a_runner_changes_nothing_for_it(world: World) -> None:
+    world.emulator.faults([{"on": "prediction", "fault": "slow", "seconds": 1, "times": None}])
+    runner = world.start("restyle", "--count", "20")
+    while runner.running:
+        async with WaveSpeedClient("test-key", world.emulator.url, submit_timeout=1) as client:
+            settled = await settle(client, world.store, settler.RUN, _SETTINGS)
+        assert settled.problems == []
+    ended = runner.ended()
+    assert (ended.status, ended.stderr) == (0, "")
+    await world.prove_all_stored(20)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "after history",
+        "after create *.prediction.json",
+        "during download",
+        "before create */metadata.json",
+        "after create */metadata.json",
+    ],
+)
+async def test_killed_in_the_middle_it_is_done_by_the_next(world: World, place: str) -> None:
+    world.submit(4)
+    world.submit(4, "--unrecorded", "--first", "4")
+    world.age(_OLD)
+    world.emulator.faults([{"on": "cdn", "fault": "slow", "seconds": 1}])
+    assert world.settle_elsewhere("--at", place).ended().status == -signal.SIGKILL
+    settled = await world.settle()
+    assert settled.problems == []
+    await world.prove_all_stored(8)
+    assert world.submissions == 8
+
+
+# What goes wrong
+
+
+async def test_what_goes_wrong_with_one_job_is_that_jobs_alone(world: World) -> None:
+    world.submit(3)
+    claims = [path for path in await world.paths("open/") if path.endswith(".claim.json")]
+    await world.store.put(claims[0], b"{}", "application/json")
+    settled = await world.settle()
+    assert _told(settled) == {"stored": 2, "unsettled": 1}
+    assert settled.problems[0].job_key == claims[0].split("/")[1]
+
+
+async def test_a_claim_that_holds_another_job_is_not_believed(world: World) -> None:
+    world.submit(2)
+    one, other = [path for path in await world.paths("open/") if path.endswith(".claim.json")]
+    await world.store.put(one, await world.store.get(other) or b"", "application/json")
+    settled = await world.settle()
+    assert _told(settled) == {"stored": 1, "unsettled": 1}
+    assert "another job" in settled.problems[0].message
+
+
+async def test_a_history_that_cannot_be_read_leaves_the_jobs_as_they_are(world: World) -> None:
+    world.submit(2, "--unrecorded")
+    world.age(_OLD)
+    world.emulator.faults([{"on": "history", "fault": "status", "status": 400, "times": None}])
+    before = await world.paths("open/")
+    assert _told(await world.settle()) == {"unsettled": 2}
+    assert await world.paths("open/") == before
+    world.emulator.faults([])
+    assert _told(await world.settle()) == {"stored": 2}
+
+
+async def test_a_refused_key_is_one_error(world: World) -> None:
+    world.submit(3)
+    world.emulator.faults([{"on": "balance", "fault": "status", "status": 401}])
+    with pytest.raises(AuthenticationError):
+        await world.settle()
+    assert len(await world.paths("open/")) == 6
+
+
+async def test_an_api_that_is_away_is_one_error(world: World) -> None:
+    world.submit(3)
+    world.emulator.faults([{"on": "balance", "fault": "status", "status": 503, "times": None}])
+    with pytest.raises(UnavailableError):
+        await world.settle()
+    assert len(await world.paths("open/")) == 6
+
+
+async def test_a_store_that_goes_away_is_one_error_and_no_dead_letter(
+    emulator: Emulator, moto: S3Server
+) -> None:
+    world = _on_s3(emulator, moto, "going-away")
+    world.submit(10)
+    with proxy(moto) as (way, seen):
+        through = _on_s3(emulator, seen, "going-away")
+        await through.store.ready()
+        emulator.faults([{"on": "cdn", "fault": "slow", "seconds": 1, "times": None}])
+        settling = asyncio.create_task(through.settle())
+        while not any("prediction.json" in request for request in way.seen):
+            await asyncio.sleep(0.05)
+        way.down()
+        with pytest.raises(StoreError, match="refused"):
+            await settling
+    assert await world.paths("failed/") == []
+    emulator.faults([])
+    assert (await world.settle()).problems == []
+    await world.prove_all_stored(10)
+
+
+async def test_nothing_open_asks_nobody_anything(world: World) -> None:
+    assert _told(await world.settle()) == {}
+    assert sum(world.emulator.ledger()["calls"].values()) == 0
