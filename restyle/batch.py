@@ -200,7 +200,7 @@ class Batch:
         self._on_change = on_change
         self._ledger = Ledger(store)
         self._prices = Prices(client)
-        self.budget = Budget(order.max_cost_usd, self._prices.usd)
+        self.budget = Budget(order.max_cost_usd, self._prices)
         self._quote: Quote | None = None
         self._manifest = ""
         self._started = now()
@@ -210,6 +210,7 @@ class Batch:
         self._room = asyncio.Semaphore(order.concurrency + max(16, order.concurrency // 2))
         self._holding: set[asyncio.Task[None]] = set()
         self._sources_shown = 0
+        self._begun = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -219,7 +220,8 @@ class Batch:
             task.cancel()
         await asyncio.gather(*self._holding, return_exceptions=True)
         try:
-            await self._parts.flush()
+            if self._begun:  # a dry run leaves nothing
+                await self._parts.flush()
         finally:
             self.plan.close()
 
@@ -276,7 +278,7 @@ class Batch:
             await self._find_done()
         usd, billed = 0.0, 0
         for job, count in self.plan.kinds():
-            usd += await self._prices.usd(job) * count
+            usd += (await self._prices.of(job)).usd * count
             billed += count
         self._quote = Quote(
             rows=self.plan.rows,
@@ -335,6 +337,7 @@ class Batch:
             first, last: numbers of the jobs; all by default.
             fed: set when the last of them has begun, so that those after them may begin, too.
         """
+        self._begun = True
         try:
             async with asyncio.TaskGroup() as group:
                 for job in self.plan.between(first, last or self.plan.jobs):
@@ -377,6 +380,7 @@ class Batch:
         return self._restyled(restyled, flight, "stored")
 
     async def _submit(self, step: SubmitStep, flight: _Flight, job: Job, *, after: int) -> Submitted:
+        flight.submitted = None  # what was submitted before has come to nothing
         if self.stopped:  # while this one waited for its place
             raise self.stopped
         flight.submitted = submitted = await step(job, after=after)

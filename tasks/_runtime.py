@@ -74,9 +74,9 @@ class Runtime:
         self._allowance = allowance
 
     async def _admit(self, job: Job, attempt: int, usd: float | None) -> None:
+        await self._allowance.turn()
         if budget := spending.get():
             await budget.take(job, attempt)
-        await self._allowance.turn()
 
 
 spending: ContextVar[Budget | None] = ContextVar("spending", default=None)

@@ -1,0 +1,274 @@
+"""Many images: one account, one bill an image, and nothing that stops the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from restyle.batch import Batch, Order, Progress, account_folder
+from restyle.client import WaveSpeedClient
+from restyle.errors import BudgetExceededError, InsufficientCreditsError, ManifestError
+from restyle.jobs import Metadata, RunInfo
+from restyle.ledger import now
+from restyle.models import ReduxParams
+from restyle.store import open_store
+from tests.batches import PLACE, pictures, restyle_all, write_manifest
+from tests.emulator_process import Emulator
+from tests.engine import PHOTO
+
+SMALL = ReduxParams(size="256*256")
+ORDER = Order(params=SMALL)
+
+
+@pytest.fixture(scope="module")
+def prerendered() -> Iterator[Emulator]:
+    """An emulator that makes nothing of the source: quick, and no source need exist."""
+    with Emulator("--prerendered", "--latency", "0.2", "0.4") as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def api(prerendered: Emulator) -> Iterator[Emulator]:
+    prerendered.reset()
+    yield prerendered
+    prerendered.reset()
+
+
+async def test_every_row_is_answered_stored_and_billed_once(api: Emulator, tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(30))
+    first = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
+    assert first.error is None
+    assert [row.row for row in first.rows] == list(range(1, 31))
+    assert first.statuses == ["stored"] * 30
+    assert [row.id for row in first.rows] == [f"n{n}" for n in range(1, 31)]
+    for row in first.rows:
+        assert row.outputs[0].startswith(str(tmp_path / "out"))
+        assert Path(row.outputs[0]).is_file()
+        metadata = Metadata.model_validate_json(Path(row.metadata_uri or "").read_bytes())
+        assert (metadata.prediction.id, metadata.request.seed) == (row.prediction_id, row.seed)
+        assert metadata.run.flow_run_id == first.summary.flow_run_id
+    ledger = api.ledger()
+    assert (ledger["billed"], ledger["spent"]) == (30, 0.75)
+    assert (first.summary.spent_usd, first.summary.quoted_usd, first.summary.images) == (0.75, 0.75, 30)
+    assert first.summary.latency_p50
+    assert first.summary.latency_p95
+    assert first.summary.latency_p50 <= first.summary.latency_p95
+
+    again = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
+    assert again.statuses == ["done"] * 30
+    assert again.summary.spent_usd == 0
+    assert [row.outputs for row in again.rows] == [row.outputs for row in first.rows]
+    assert api.ledger()["billed"] == 30
+
+
+async def test_rows_that_ask_for_the_same_share_one_prediction(api: Emulator, tmp_path: Path) -> None:
+    rows = [*pictures(3), *pictures(2, seed=-1), *pictures(1, variant=1)]
+    accounted = await restyle_all(
+        api.url, str(tmp_path / "out"), write_manifest(tmp_path / "m.jsonl", rows), ORDER
+    )
+    assert accounted.statuses == ["stored"] * 6
+    assert accounted.summary.jobs == 4
+    keys = [row.job_key for row in accounted.rows]
+    assert keys[3:5] == keys[:2]
+    assert len(set(keys)) == 4
+    assert accounted.rows[3].outputs == accounted.rows[0].outputs
+    assert sum(row.cost_usd or 0 for row in accounted.rows) == pytest.approx(0.1)
+    assert api.ledger()["billed"] == 4
+
+
+async def test_local_files_and_their_parameters_become_jobs_like_those_of_single_images(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    rows = [{"image": str(PHOTO), "num_images": 2}, {"image": str(PHOTO), "output_format": "png"}]
+    accounted = await restyle_all(
+        emulator.url, str(tmp_path / "out"), write_manifest(tmp_path / "m.jsonl", rows), ORDER
+    )
+    assert [len(row.outputs) for row in accounted.rows] == [2, 1]
+    assert accounted.rows[1].outputs[0].endswith("/1.png")
+    gallery = (tmp_path / "out" / accounted.folder / "gallery.html").read_text()
+    assert gallery.count("data:image/jpeg;base64,") + gallery.count("/9j/") >= 1
+
+
+async def test_bad_rows_are_told_before_anything_is_spent(api: Emulator, tmp_path: Path) -> None:
+    rows = [*pictures(6), {"image": f"{PLACE}/x.jpg", "size": "9*9"}, {"image": str(tmp_path / "none.jpg")}]
+    manifest = write_manifest(tmp_path / "m.jsonl", rows)
+    with pytest.raises(ManifestError) as caught:
+        await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
+    assert "2 of 8 rows cannot be used" in caught.value.message
+    assert "row 7: size" in caught.value.message
+    assert f"row 8: image {tmp_path / 'none.jpg'}: no such file" in caught.value.message
+    assert api.ledger()["calls"]["submit"] == 0
+
+
+async def test_bad_rows_can_be_skipped_and_are_accounted_for(api: Emulator, tmp_path: Path) -> None:
+    rows = [*pictures(3), {"image": f"{PLACE}/x.jpg", "size": "9*9", "id": "bad"}, *pictures(5)[3:]]
+    manifest = write_manifest(tmp_path / "m.jsonl", rows)
+    order = Order(params=SMALL, on_bad_row="skip")
+    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, order)
+    assert accounted.error is None
+    assert accounted.statuses == ["stored"] * 3 + ["invalid"] + ["stored"] * 2
+    bad = accounted.rows[3]
+    assert bad.id == "bad"
+    assert "9*9" in (bad.error_message or "")
+    assert api.ledger()["billed"] == 5
+
+
+async def test_one_bad_image_never_stops_the_others(api: Emulator, tmp_path: Path) -> None:
+    api.faults(
+        [
+            {
+                "on": "prediction",
+                "fault": "failed",
+                "code": 1402,
+                "times": None,
+                "match": {"image": "/3.jpg"},
+            },
+            {"on": "submit", "fault": "refused", "status": 400, "times": None, "match": {"image": "/5.jpg"}},
+        ]
+    )
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(10))
+    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
+    assert [row.row for row in accounted.rows if row.status == "failed"] == [3, 5]
+    assert accounted.statuses.count("stored") == 8
+    assert accounted.summary.errors == {"PredictionFailedError": 1, "InvalidRequestError": 1}
+    message = str(accounted.error)
+    assert "2 of 10 rows failed" in message
+    assert "1 PredictionFailedError" in message
+    assert "1 InvalidRequestError" in message
+
+    tolerant = Order(params=SMALL, max_failed=0.2)
+    assert (await restyle_all(api.url, str(tmp_path / "out"), manifest, tolerant)).error is None
+
+
+async def test_what_costs_more_than_the_cap_is_refused_with_both_figures(
+    api: Emulator, tmp_path: Path
+) -> None:
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(10))
+    with pytest.raises(BudgetExceededError, match=r"max_cost_usd 0\.2: 10 images to bill cost 0\.25 USD"):
+        await restyle_all(api.url, str(tmp_path / "out"), manifest, Order(params=SMALL, max_cost_usd=0.2))
+    assert api.ledger()["calls"]["submit"] == 0
+
+
+async def test_what_is_stored_already_does_not_count_against_the_cap(api: Emulator, tmp_path: Path) -> None:
+    out, few = str(tmp_path / "out"), write_manifest(tmp_path / "few.jsonl", pictures(6))
+    await restyle_all(api.url, out, few, ORDER)
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(10))
+    accounted = await restyle_all(api.url, out, manifest, Order(params=SMALL, max_cost_usd=0.1))
+    assert accounted.statuses == ["done"] * 6 + ["stored"] * 4
+    assert accounted.summary.quoted_usd == pytest.approx(0.1)
+
+
+async def test_what_the_account_cannot_pay_is_refused_before_the_first_submission(tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(10))
+    with Emulator("--prerendered", "--balance", "0.2") as poor:
+        with pytest.raises(InsufficientCreditsError, match=r"cost 0\.25 USD and the balance is 0\.2 USD"):
+            await restyle_all(poor.url, str(tmp_path / "out"), manifest, ORDER)
+        assert poor.ledger()["calls"]["submit"] == 0
+
+
+async def test_the_cap_is_kept_to_the_cent_when_predictions_must_be_made_again_and_a_rerun_finishes(
+    api: Emulator, tmp_path: Path
+) -> None:
+    """Each of the first ten attempts fails and is made again, so that 20 attempts would exceed the cap."""
+    api.faults([{"on": "prediction", "fault": "failed", "code": 5000, "times": 10}])
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(20))
+    order = Order(params=SMALL, max_cost_usd=0.5, concurrency=4)
+    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, order)
+    assert isinstance(accounted.error, BudgetExceededError)
+    assert "run it again with a higher limit" in accounted.error.message
+    assert sum(round(1000 * p["price"]) for p in api.ledger()["predictions"]) <= 1000 * 0.5
+    left = accounted.statuses.count("unsubmitted") + accounted.statuses.count("failed")
+    assert 0 < left < 20
+    assert set(accounted.statuses) <= {"stored", "unsubmitted"}
+
+    higher = Order(params=SMALL, max_cost_usd=5)
+    finished = await restyle_all(api.url, str(tmp_path / "out"), manifest, higher)
+    assert finished.error is None
+    assert set(finished.statuses) == {"done", "stored"}
+    assert api.ledger()["billed"] == 20
+
+
+async def test_a_price_that_rises_meanwhile_stops_the_run_below_its_cap(
+    api: Emulator, tmp_path: Path
+) -> None:
+    api.faults([{"on": "prediction", "fault": "slow", "seconds": 0.5, "times": None}])
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(12))
+    order = Order(params=SMALL, max_cost_usd=0.3, concurrency=2)
+
+    def dearer(progress: Progress) -> None:
+        if progress.known == 4:
+            api.price(0.05)
+
+    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, order, on_change=dearer)
+    assert isinstance(accounted.error, BudgetExceededError)
+    assert sum(round(1000 * p["price"]) for p in api.ledger()["predictions"]) <= 1000 * 0.3
+
+
+async def test_an_empty_account_stops_submitting_and_what_flies_is_stored(
+    api: Emulator, tmp_path: Path
+) -> None:
+    api.faults([{"on": "submit", "fault": "refused", "status": 402, "times": None, "skip": 5}])
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(12))
+    accounted = await restyle_all(
+        api.url, str(tmp_path / "out"), manifest, Order(params=SMALL, concurrency=4)
+    )
+    assert isinstance(accounted.error, InsufficientCreditsError)
+    assert accounted.statuses.count("stored") == 5
+    assert accounted.statuses.count("unsubmitted") == 7
+    assert api.ledger()["calls"]["submit"] <= 9  # those that were at the door, and no more
+
+
+async def test_never_more_in_flight_than_asked_for_and_nobody_waits_for_the_slowest(
+    api: Emulator, tmp_path: Path
+) -> None:
+    api.faults([{"on": "prediction", "fault": "slow", "seconds": 4, "match": {"image": "/1.jpg"}}])
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(40))
+    order = Order(params=SMALL, concurrency=6)
+    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, order)
+    ledger = api.ledger()
+    assert ledger["max_in_flight"] == 6
+    stored = {
+        row.row: Metadata.model_validate_json(Path(row.metadata_uri or "").read_bytes()).times.stored
+        for row in accounted.rows
+    }
+    assert max(stored, key=lambda row: stored[row]) == 1
+
+
+async def test_a_dry_run_counts_what_is_done_and_spends_nothing(api: Emulator, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    await restyle_all(api.url, out, write_manifest(tmp_path / "few.jsonl", pictures(4)), ORDER)
+    spent = api.ledger()["calls"]["submit"]
+    rows = [*pictures(10), {"image": "nothing.jpg"}]
+    order = Order(params=SMALL, on_bad_row="skip")
+    async with (
+        WaveSpeedClient("test-key", api.url) as client,
+        Batch(
+            client, open_store(out), RunInfo(package_version="test"), account_folder(now(), "dry"), order
+        ) as batch,
+    ):
+        await batch.read(write_manifest(tmp_path / "m.jsonl", rows))
+        quote = await batch.quote(count_done=True)
+    assert (quote.rows, quote.invalid, quote.jobs, quote.done, quote.billed) == (11, 1, 10, 4, 6)
+    assert quote.usd == pytest.approx(0.15)
+    assert api.ledger()["calls"]["submit"] == spent
+    assert not (tmp_path / "out" / account_folder(now(), "dry")).exists()
+
+
+async def test_without_waiting_all_is_submitted_within_the_places_and_left_to_settle(
+    api: Emulator, tmp_path: Path
+) -> None:
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(20))
+    order = Order(params=SMALL, concurrency=5, wait=False)
+    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, order)
+    assert accounted.error is None
+    assert accounted.statuses == ["submitted"] * 20
+    ledger = api.ledger()
+    assert len(ledger["predictions"]) == 20
+    assert ledger["max_in_flight"] == 5
+    assert not (tmp_path / "out" / "images").exists()
+
+    finished = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
+    assert finished.statuses == ["stored"] * 20
+    assert api.ledger()["billed"] == 20
