@@ -35,6 +35,8 @@ BATCH = 500
 LINE_LIMIT = 1 << 20  # bytes
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
+_PREFIX = "s3://bucket/prefix/ for every image below it"
+
 Batch = list[Row | BadRow]
 
 
@@ -117,7 +119,7 @@ async def _below(manifest: str, params: ReduxParams, store: Store) -> AsyncGener
     ours, number = _ours(f"s3://{bucket}/{prefix}", store), 0
     async for page in _bucket(bucket, store).pages(prefix):
         keys = [entry.path for entry in page if _is_source(entry, ours, bucket)]
-        numbered = ((number + n, f"s3://{bucket}/{key}") for n, key in enumerate(keys, 1))
+        numbered = [(n, f"s3://{bucket}/{key}") for n, key in enumerate(keys, number + 1)]
         number += len(keys)
         async with aclosing(_in_batches(_images(numbered, params))) as batches:
             async for batch in batches:
@@ -169,7 +171,7 @@ async def _at_hand(manifest: str, store: Store) -> AsyncIterator[Path]:
         if manifest.lower().startswith("s3://"):
             bucket, _, key = manifest[len("s3://") :].partition("/")
             if not await _bucket(bucket, store).get_file(key, path):
-                raise _UnreadableError("no such object")
+                raise _UnreadableError("no such object, or no such bucket")
         else:
             await _download(manifest, path)
         yield path
@@ -234,8 +236,7 @@ def _reader(manifest: str) -> Reader:
     suffix = PurePosixPath(path.lower().removesuffix(".gz")).suffix
     if suffix not in _READERS:
         raise _UnreadableError(
-            f"its kind is not known: give a file that ends in {', '.join(_READERS)}, "
-            "or s3://bucket/prefix/ for every image below it"
+            f"its kind is not known: give a file that ends in {', '.join(_READERS)}, or {_PREFIX}"
         )
     return _READERS[suffix]
 

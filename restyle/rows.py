@@ -55,8 +55,7 @@ class Row:
     @property
     def shown(self) -> str:
         """The image without its signature: safe to show."""
-        is_url = self.image.lower().startswith(("https://", "http://"))
-        return without_signature(self.image) if is_url else self.image
+        return _unsigned(self.image)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,7 @@ class RowReader:
         except _RefusedError as error:
             reason = str(error)
         image, row_id = (_as_text(given.get(name)) for name in ("image", "id"))
-        return BadRow(number, clean(reason), row_id and clean(row_id), image and clean(image))
+        return BadRow(number, clean(reason), row_id and clean(row_id), image and clean(_unsigned(image)))
 
     def _row(self, number: int, given: Mapping[str, Any]) -> Row:
         wrong = [unknown(name) for name in given if name not in KINDS]
@@ -145,6 +144,15 @@ def show(value: object) -> str:
         text = repr(value)
     text = clean(text)
     return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _unsigned(image: str) -> str:
+    if "://" not in image or image.lower().startswith("s3://"):
+        return image
+    try:
+        return without_signature(image)
+    except ValueError:
+        return clean(image)
 
 
 def _nothing(value: object) -> bool:

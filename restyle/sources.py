@@ -95,7 +95,8 @@ def check_name(image: str) -> None:
     Raises:
         SourceError: it is empty, or no https URL, ``s3://bucket/key`` or path.
     """
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in image):
+    odd = not image.isprintable() and {unicodedata.category(character) for character in image}
+    if odd and not odd.isdisjoint({"Cc", "Cs"}):
         raise SourceError(f"image {clean(image)!r} holds a character that no path and no URL has")
     if not image.strip():
         raise SourceError("image is empty: give an https URL, s3://bucket/key, or the path of a picture")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -131,24 +130,26 @@ class Page:
 async def chromium(profile: Path) -> AsyncIterator[Page]:
     """A browser of its own with one tab; ``profile`` is a directory for what it keeps."""
     command = ["chromium", *_FLAGS, f"--user-data-dir={profile}", "about:blank"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            endpoint = await _endpoint(profile)
-            async with aiohttp.ClientSession() as http, http.ws_connect(endpoint, max_msg_size=0) as socket:
-                page = Page(socket)
-                listening = asyncio.create_task(page._listen())
-                targets = await page.call("Target.getTargets")
-                (tab,) = (t["targetId"] for t in targets["targetInfos"] if t["type"] == "page")
-                attached = await page.call("Target.attachToTarget", targetId=tab, flatten=True)
-                page._session = attached["sessionId"]
-                for domain in ("Page", "Runtime", "Log", "Network"):
-                    await page.call(f"{domain}.enable")
-                try:
-                    yield page
-                finally:
-                    listening.cancel()
-        finally:
-            process.terminate()
+    quiet = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(*command, stdout=quiet, stderr=quiet)
+    try:
+        endpoint = await _endpoint(profile)
+        async with aiohttp.ClientSession() as http, http.ws_connect(endpoint, max_msg_size=0) as socket:
+            page = Page(socket)
+            listening = asyncio.create_task(page._listen())
+            targets = await page.call("Target.getTargets")
+            (tab,) = (t["targetId"] for t in targets["targetInfos"] if t["type"] == "page")
+            attached = await page.call("Target.attachToTarget", targetId=tab, flatten=True)
+            page._session = attached["sessionId"]
+            for domain in ("Page", "Runtime", "Log", "Network"):
+                await page.call(f"{domain}.enable")
+            try:
+                yield page
+            finally:
+                listening.cancel()
+    finally:
+        process.terminate()
+        await process.wait()
 
 
 async def _endpoint(profile: Path) -> str:

@@ -1,0 +1,536 @@
+"""The images of a batch: where a list of them can be, and what is told of one that is wrong."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import tracemalloc
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from restyle.errors import ConfigurationError, ManifestError, RestyleError
+from restyle.manifest import BadRow, Row, read_manifest, shown
+from restyle.models import ReduxParams
+from restyle.store import Store, directory_store, s3_store
+from tests.raw_server import RawServer, cut, http
+from tests.s3_servers import S3Server, proxy
+
+DEFAULTS = ReduxParams(size="512*512")
+IMAGES = ["https://example.com/a.jpg?X-Amz-Signature=secret", "s3://bucket/b.png", "pictures/c.webp"]
+KNOWN = (
+    "known are image, id, variant, size, num_inference_steps, guidance_scale, num_images, seed, "
+    "output_format, enable_base64_output, enable_sync_mode"
+)
+KINDS = (
+    "give a file that ends in .jsonl, .ndjson, .csv, .parquet, "
+    "or s3://bucket/prefix/ for every image below it"
+)
+ROWS: list[dict[str, Any]] = [
+    {"image": IMAGES[0], "id": "one", "seed": 7},
+    {"image": IMAGES[1], "id": 2, "variant": 3, "guidance_scale": 5, "enable_sync_mode": True},
+    {"image": IMAGES[2]},
+]
+EXPECTED = [
+    (IMAGES[0], "one", 0, ReduxParams(size="512*512", seed=7)),
+    (IMAGES[1], "2", 3, ReduxParams(size="512*512", guidance_scale=5, enable_sync_mode=True)),
+    (IMAGES[2], None, 0, DEFAULTS),
+]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return directory_store(tmp_path / "out")
+
+
+@pytest.fixture
+def on_s3(moto: S3Server) -> Store:
+    return s3_store(moto.bucket, uuid.uuid4().hex, moto.session(), endpoint_url=moto.endpoint)
+
+
+async def read(manifest: str | Path | Sequence[str], store: Store) -> list[Row | BadRow]:
+    named = str(manifest) if isinstance(manifest, Path) else manifest
+    return [row async for batch in read_manifest(named, DEFAULTS, store) for row in batch]
+
+
+async def bad(manifest: str | Path | Sequence[str], store: Store) -> list[tuple[int, str]]:
+    return [(row.number, row.reason) for row in await read(manifest, store) if isinstance(row, BadRow)]
+
+
+async def refused(manifest: str | Path | Sequence[str], store: Store) -> str:
+    with pytest.raises(ManifestError) as caught:
+        await read(manifest, store)
+    assert not caught.value.retryable
+    return str(caught.value)
+
+
+def facts(rows: Iterable[Row | BadRow]) -> list[tuple[str, str | None, int, ReduxParams]]:
+    good = [row for row in rows if isinstance(row, Row)]
+    return [(row.image, row.id, row.variant, row.params) for row in good]
+
+
+def jsonl(*rows: Any) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> bytes:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns)
+    table.writeheader()
+    table.writerows(rows)
+    return text.getvalue().encode()
+
+
+def parquet(columns: dict[str, Any]) -> bytes:
+    data = io.BytesIO()
+    pq.write_table(pa.table(columns), data)
+    return data.getvalue()
+
+
+PARQUET = parquet(
+    {
+        "image": IMAGES,
+        "id": ["one", "2", ""],
+        "variant": pa.array([None, 3, None], pa.float64()),  # as pandas has it
+        "seed": pa.array([7, None, None], pa.int64()),
+        "guidance_scale": pa.array([None, 5, float("nan")], pa.float64()),
+        "enable_sync_mode": pa.array([None, True, None]),
+        "output_format": pa.nulls(3),
+    }
+)
+FILES: dict[str, tuple[bytes, list[int]]] = {
+    "a.jsonl": (jsonl(*ROWS), [1, 2, 3]),
+    "a.NDJSON": (jsonl(*ROWS), [1, 2, 3]),
+    "a.jsonl.gz": (gzip.compress(jsonl(*ROWS)), [1, 2, 3]),
+    "a.csv": (as_csv(ROWS), [2, 3, 4]),
+    "from excel.csv": (b"\xef\xbb\xbf" + as_csv(ROWS), [2, 3, 4]),
+    "a.csv.gz": (gzip.compress(as_csv(ROWS)), [2, 3, 4]),
+    "a.parquet": (PARQUET, [1, 2, 3]),
+}
+
+
+# --- where a list can be ---
+
+
+@pytest.mark.parametrize("name", FILES)
+async def test_a_file_is_read_wherever_it_is(
+    name: str, store: Store, on_s3: Store, moto: S3Server, tmp_path: Path
+) -> None:
+    data, numbers = FILES[name]
+    (tmp_path / name).write_bytes(data)
+    key = f"{uuid.uuid4().hex}/{name}"
+    moto.client().put_object(Bucket=moto.bucket, Key=key, Body=data)
+    async with RawServer(http(200, data)) as server:
+        url = f"{server.url}/lists/{name.replace(' ', '%20')}?X-Amz-Signature=secret"
+        for manifest, output in (
+            (str(tmp_path / name), store),
+            (f"s3://{moto.bucket}/{key}", on_s3),
+            (url, store),
+        ):
+            rows = await read(manifest, output)
+            assert facts(rows) == EXPECTED
+            assert [row.number for row in rows] == numbers
+        assert b"authorization" not in server.requests[0].lower()
+
+
+async def test_s3_is_read_with_the_ambient_credentials_when_the_output_is_a_directory(
+    store: Store, moto: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in moto.env.items():
+        monkeypatch.setenv(name, value)
+    moto.client().put_object(Bucket=moto.bucket, Key="ambient.jsonl", Body=jsonl(*ROWS))
+    assert facts(await read(f"s3://{moto.bucket}/ambient.jsonl", store)) == EXPECTED
+
+
+async def test_a_list_of_images_is_numbered_from_1(store: Store) -> None:
+    rows = await read([*IMAGES, "ftp://example.com/d.jpg"], store)
+    assert facts(rows) == [(image, None, 0, DEFAULTS) for image in IMAGES]
+    assert rows[3] == BadRow(
+        4,
+        "image ftp://example.com/d.jpg: ftp:// is not supported: give https://, s3:// or a path",
+        image="ftp://example.com/d.jpg",
+    )
+
+
+async def test_a_relative_path_is_relative_to_the_working_directory(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(jsonl(*ROWS))
+    monkeypatch.chdir(tmp_path)
+    assert facts(await read("a.jsonl", store)) == EXPECTED
+
+
+def fill(server: S3Server, *keys: str) -> str:
+    """Put objects below a new prefix of the bucket, and return the prefix."""
+    root = uuid.uuid4().hex
+    for key in keys:
+        server.client().put_object(Bucket=server.bucket, Key=f"{root}/{key}", Body=b"x")
+    return root
+
+
+SOURCES = ("in/a.jpg", "in/deep/b #1.PNG", "in/é.tiff", "in/list.csv", "in/jpg", "inside.jpg")
+
+
+def output_at(server: S3Server, prefix: str) -> Store:
+    return s3_store(server.bucket, prefix, server.session(), endpoint_url=server.endpoint)
+
+
+@pytest.mark.parametrize(
+    ("output", "made"),
+    [
+        ("{}/out", "out/images/a-1/1.jpeg"),
+        ("{}/in/out", "in/out/thumbs/1.jpeg"),
+        ("{}/in", "in/images/a-1/1.jpeg"),
+        ("{}", "in/c/d.jpg"),
+    ],
+)
+async def test_every_image_below_a_prefix_but_our_own_is_a_row(
+    output: str, made: str, moto: S3Server
+) -> None:
+    root = fill(moto, *SOURCES, made)
+    rows = await read(f"s3://{moto.bucket}/{root}/in/", output_at(moto, output.format(root)))
+    found = [image.removeprefix(f"s3://{moto.bucket}/{root}/") for image, *_ in facts(rows)]
+    expected = {"in/a.jpg", "in/deep/b #1.PNG", "in/é.tiff"} | ({made} if "/c/" in made else set())
+    assert sorted(found) == sorted(expected)
+    assert [row.number for row in rows] == list(range(1, len(found) + 1))
+
+
+async def test_what_was_stored_at_the_bucket_itself_is_left_out_too(moto: S3Server) -> None:
+    server = S3Server(moto.endpoint, bucket=f"b{uuid.uuid4().hex}")
+    server.client().create_bucket(Bucket=server.bucket)
+    for key in ("a.jpg", "images/a-1/1.jpeg", "quarantine/a-1/2.jpeg"):
+        server.client().put_object(Bucket=server.bucket, Key=key, Body=b"x")
+    for manifest in (f"s3://{server.bucket}", f"s3://{server.bucket}/"):
+        rows = await read(manifest, output_at(server, ""))
+        assert [row.image for row in rows] == [f"s3://{server.bucket}/a.jpg"]
+
+
+async def test_a_prefix_is_listed_page_by_page(moto: S3Server) -> None:
+    root = fill(moto, *(f"in/{number}.jpg" for number in range(7)))
+    with proxy(moto) as (way, seen):
+        way.page = 2
+        batches = [
+            batch
+            async for batch in read_manifest(
+                f"s3://{moto.bucket}/{root}/in/", DEFAULTS, output_at(seen, "out")
+            )
+        ]
+    assert [row.number for batch in batches for row in batch] == [1, 2, 3, 4, 5, 6, 7]
+    assert way.seen.count(f"GET /{moto.bucket}") == 4
+
+
+# --- rows that are wrong ---
+
+REASONS = [
+    ({}, "image is empty: give an https URL, s3://bucket/key, or the path of a picture"),
+    ({"image": None}, "image is empty: give an https URL, s3://bucket/key, or the path of a picture"),
+    ({"image": "  "}, "image is empty: give an https URL, s3://bucket/key, or the path of a picture"),
+    ({"image": 7}, "image 7: give text"),
+    ({"image": "https://"}, "image https://: the URL names no host"),
+    ({"image": "http://example.com/a.jpg"}, "image http://example.com/a.jpg: WaveSpeedAI wants https://"),
+    ({"image": "s3://bucket/"}, "image s3://bucket/: give s3://bucket/key"),
+    ({"image": "a\x00.jpg"}, "image 'a\\x00.jpg' holds a character that no path and no URL has"),
+    ({"imgae": "a.jpg"}, "column \"imgae\" is not known: did you mean 'image'?"),
+    ({"image": "a", "prompt": "x"}, f'column "prompt" is not known: {KNOWN}'),
+    ({"image": "a", "num_images": 9}, "num_images 9: must be less than or equal to 4"),
+    ({"image": "a", "num_images": "2"}, 'num_images "2": give a whole number'),
+    ({"image": "a", "num_images": 2.5}, "num_images 2.5: give a whole number"),
+    ({"image": "a", "seed": True}, "seed true: give a whole number"),
+    ({"image": "a", "seed": 2**31}, "seed 2147483648: must be less than or equal to 2147483647"),
+    ({"image": "a", "guidance_scale": "3"}, 'guidance_scale "3": give a number'),
+    ({"image": "a", "guidance_scale": 0.5}, "guidance_scale 0.5: must be greater than or equal to 1"),
+    ({"image": "a", "enable_sync_mode": 1}, "enable_sync_mode 1: give true or false"),
+    ({"image": "a", "size": [1]}, "size [1]: give text"),
+    ({"image": "a", "size": "9"}, 'size "9": must be W*H in pixels, for example 1024*1024'),
+    ({"image": "a", "output_format": "gif"}, "output_format \"gif\": must be 'jpeg', 'png' or 'webp'"),
+    ({"image": "a", "variant": -1}, "variant -1: must be greater than or equal to 0"),
+    ({"image": "a", "variant": 10**30}, f"variant {10**30}: must be less than or equal to 2147483647"),
+    (
+        {"image": "a", "variant": 2, "seed": 7},
+        "variant 2 with seed 7: a variant chooses its own seed: give one of them",
+    ),
+    ({"image": "a", "id": ["x"]}, 'id ["x"]: give text or a number'),
+    ({"image": "a", "id": "\ud800"}, 'id "?" holds half a character'),
+    (
+        {"image": "a", "num_images": 0, "num_inference_steps": 99},
+        (
+            "num_inference_steps 99: must be less than or equal to 50; "
+            "num_images 0: must be greater than or equal to 1"
+        ),
+    ),
+    ([1], '[1] is no JSON object: give {"image": "…"}'),
+    ("a.jpg", '"a.jpg" is no JSON object: give {"image": "…"}'),
+]
+
+
+@pytest.mark.parametrize(("row", "reason"), REASONS)
+async def test_a_row_that_cannot_be_used_is_told(row: Any, reason: str, store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(jsonl({"image": "first.jpg"}, row, {"image": "last.jpg"}))
+    assert await bad(path, store) == [(2, reason)]
+    assert [image for image, *_ in facts(await read(path, store))] == ["first.jpg", "last.jpg"]
+
+
+async def test_bad_json_in_row_7_is_told(store: Store, tmp_path: Path) -> None:
+    lines = [json.dumps({"image": f"{number}.jpg"}) for number in range(1, 11)]
+    lines[6] = '{"image": "7.jpg", "seed": }'
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    wrong = [(7, "not JSON: Expecting value: line 1 column 28 (char 27)")]
+    assert await bad(tmp_path / "a.jsonl", store) == wrong
+
+
+@pytest.mark.parametrize("line", ['{"image": "a", "guidance_scale": NaN}', "[" * 100_000, "{", "nope"])
+async def test_what_is_no_json_is_a_bad_row_and_no_more(line: str, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{line}\n\n{{"image": "b"}}\n')
+    rows = await read(tmp_path / "a.jsonl", store)
+    assert isinstance(rows[0], BadRow)
+    assert rows[0].reason.startswith("not JSON: ")
+    assert rows[1] == Row(3, "b", DEFAULTS), "empty lines count, as they do in an editor"
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ("a.jpg,,two,", 'num_images "two": give a whole number'),
+        ("a.jpg,,2.5,", 'num_images "2.5": give a whole number'),
+        ("a.jpg,,,maybe", 'enable_sync_mode "maybe": give true or false'),
+        (",x,,", "image is empty: give an https URL, s3://bucket/key, or the path of a picture"),
+        ("a.jpg,x", "2 cells where the header has 4"),
+        ("a.jpg,x,1,true,5", "5 cells where the header has 4"),
+    ],
+)
+async def test_a_row_of_a_csv_file_that_cannot_be_used_is_told(
+    cells: str, reason: str, store: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(
+        f'image, id, num_images, enable_sync_mode\n"b\n.jpg",,,\n\n{cells}\nc.jpg,=1+1, 2 ,TRUE\n,,,\n'
+    )
+    assert (await bad(path, store))[1:] == [(5, reason)], "the line that an editor shows"
+    (row,) = facts(await read(path, store))
+    assert row == (
+        "c.jpg",
+        "=1+1",
+        0,
+        DEFAULTS.model_copy(update={"num_images": 2, "enable_sync_mode": True}),
+    )
+
+
+async def test_a_row_of_a_parquet_file_that_cannot_be_used_is_told(store: Store, tmp_path: Path) -> None:
+    columns = {"image": ["a", None, "c"], "num_images": [2.0, 1.0, 1.5], "id": [1, 2, 3]}
+    (tmp_path / "a.parquet").write_bytes(parquet(columns))
+    empty = "image is empty: give an https URL, s3://bucket/key, or the path of a picture"
+    assert await bad(tmp_path / "a.parquet", store) == [
+        (2, empty),
+        (3, "num_images 1.5: give a whole number"),
+    ]
+    (row,) = facts(await read(tmp_path / "a.parquet", store))
+    assert row == ("a", "1", 0, DEFAULTS.model_copy(update={"num_images": 2}))
+
+
+async def test_a_bad_row_keeps_its_id_and_its_image_without_a_signature(store: Store, tmp_path: Path) -> None:
+    url = "ftp://example.com/a.jpg?X-Amz-Signature=secret"
+    (tmp_path / "a.jsonl").write_bytes(jsonl({"image": url, "id": 7}, {"image": IMAGES[0], "seed": "x"}))
+    rows = await read(tmp_path / "a.jsonl", store)
+    assert [(row.number, row.id) for row in rows] == [(1, "7"), (2, None)]
+    assert "secret" not in str(rows)
+    assert rows[1].image == "https://example.com/a.jpg"
+
+
+async def test_a_row_shows_its_image_without_its_signature(store: Store) -> None:
+    rows = await read([*IMAGES, "s3://bucket/a?b#c.jpg"], store)
+    assert [row.shown for row in rows if isinstance(row, Row)] == [
+        "https://example.com/a.jpg",
+        *IMAGES[1:],
+        "s3://bucket/a?b#c.jpg",
+    ]
+
+
+# --- lists that are wrong as a whole ---
+
+
+def half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+WHOLE: list[tuple[str, bytes, str]] = [
+    ("a.jsonl", b"", "it has no rows: give one image at least"),
+    ("a.jsonl", b"\n \n", "it has no rows: give one image at least"),
+    ("a.csv", b"", "it has no rows: give one image at least"),
+    ("a.csv", b"image,seed\n", "it has no rows: give one image at least"),
+    ("a.parquet", parquet({"image": pa.array([], pa.string())}), "it has no rows: give one image at least"),
+    ("a.txt", b"a.jpg\n", f"its kind is not known: {KINDS}"),
+    ("a", b"a.jpg\n", f"its kind is not known: {KINDS}"),
+    ("a.csv", b"imgae,seed\na,1\n", "column \"imgae\" is not known: did you mean 'image'?"),
+    ("a.csv", b"image,prompt\na,1\n", f'column "prompt" is not known: {KNOWN}'),
+    ("a.csv", b"id,seed\na,1\n", "no column 'image': its columns are id, seed"),
+    ("a.csv", b"image,seed,image\na,1,b\n", "column 'image' is there twice"),
+    ("a.csv", b"image;seed\na;1\n", 'its columns "image;seed" are not separated by commas'),
+    ("a.csv", b'image\na\n"b\nc\n', "row 3 is no CSV: unexpected end of data: is a quote not closed?"),
+    ("a.csv", b"image\na\n\xe9\n", "row 3 is not UTF-8: save the file as UTF-8"),
+    ("a.jsonl", b'{"image": "a"}\n{"image": "\xe9"}\n', "row 2 is not UTF-8: save the file as UTF-8"),
+    ("a.jsonl", b"x" * (1 << 20), "row 1 has more than 1 MB: give one image a line"),
+    ("a.jsonl.gz", half(gzip.compress(jsonl(*ROWS))), "cannot be read: Compressed file ended before"),
+    ("a.parquet", parquet({"imgae": ["a"]}), "column \"imgae\" is not known: did you mean 'image'?"),
+    ("a.parquet", parquet({"seed": [1]}), "no column 'image': its columns are seed"),
+    ("a.parquet", parquet({"image": [1]}), "column 'image' is of type int64: give text"),
+    (
+        "a.parquet",
+        parquet({"image": ["a"], "num_images": ["1"]}),
+        "column 'num_images' is of type string: give a whole number",
+    ),
+    (
+        "a.parquet",
+        parquet({"image": ["a"], "enable_sync_mode": [1]}),
+        "column 'enable_sync_mode' is of type int64: give true or false",
+    ),
+    (
+        "a.parquet",
+        parquet({"image": ["a"], "seed": [[1]]}),
+        "column 'seed' is of type list<element: int64>: give a whole number",
+    ),
+    ("a.parquet", b"image,seed\na,1\n", "not a whole Parquet file: "),
+    ("a.parquet", half(PARQUET), "not a whole Parquet file: "),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "says"), WHOLE)
+async def test_a_file_that_is_no_list_of_images_is_told(
+    name: str, data: bytes, says: str, store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    told = await refused(tmp_path / name, store)
+    expected = f"manifest {tmp_path / name}: {says}"
+    assert told == expected or (told.startswith(expected) and says.endswith((": ", "before")))
+    assert "\n" not in told
+
+
+async def test_a_file_that_is_not_there_or_is_a_directory_is_told(store: Store, tmp_path: Path) -> None:
+    missing = tmp_path / "a.jsonl"
+    assert await refused(missing, store) == f"manifest {missing}: no such file"
+    assert await refused(tmp_path, store) == (
+        f"manifest {tmp_path}: a directory: give a file, or s3://bucket/prefix/ for every image below it"
+    )
+    assert await refused("", store) == (
+        "manifest '': a directory: give a file, or s3://bucket/prefix/ for every image below it"
+    )
+    assert await refused([], store) == "manifest (a list of 0): it has no rows: give one image at least"
+
+
+async def test_a_list_on_s3_that_is_not_there_is_told(on_s3: Store, moto: S3Server) -> None:
+    bucket = f"s3://{moto.bucket}"
+    assert (
+        await refused(f"{bucket}/no.csv", on_s3)
+        == f"manifest {bucket}/no.csv: no such object, or no such bucket"
+    )
+    assert await refused(f"{bucket}/in", on_s3) == f"manifest {bucket}/in: its kind is not known: {KINDS}"
+    assert await refused(f"{bucket}/nothing/", on_s3) == (
+        f"manifest {bucket}/nothing/: no image below it (.jpg, .jpeg, .png, .webp, .gif, .bmp, .tif, .tiff, "
+        ".avif), but what this project stored there"
+    )
+    assert await refused("s3://", on_s3) == (
+        "manifest s3://: the bucket's name is missing: give s3://bucket/prefix/"
+    )
+    with pytest.raises(ConfigurationError, match=r"s3://nowhere/in/: the bucket does not exist"):
+        await read("s3://nowhere/in/", on_s3)
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        (404, "HTTP 404: no such file"),
+        (401, "HTTP 401: access denied: give a signed URL"),
+        (403, "HTTP 403: access denied, or a signature that has expired"),
+        (500, "HTTP 500"),
+    ],
+)
+async def test_a_list_that_is_not_at_its_url_is_told(status: int, says: str, store: Store) -> None:
+    async with RawServer(http(status)) as server:
+        url = f"{server.url}/a.csv"
+        assert await refused(f"{url}?X-Amz-Signature=secret", store) == f"manifest {url}: {says}"
+
+
+async def test_a_list_that_is_cut_off_on_its_way_is_no_list(store: Store) -> None:
+    async with RawServer(cut(http(200, jsonl(*ROWS)), 5)) as server:
+        told = await refused(f"{server.url}/a.jsonl", store)
+    assert told.startswith(f"manifest {server.url}/a.jsonl: cannot be fetched: ")
+
+
+async def test_a_list_is_not_fetched_in_the_clear(store: Store) -> None:
+    says = "is not supported: give https://, s3:// or a path"
+    for scheme in ("http", "ftp"):
+        manifest = f"{scheme}://example.com/a.csv"
+        assert await refused(manifest, store) == f"manifest {manifest}: {scheme}:// {says}"
+    async with RawServer(http(302, location="http://203.0.113.1/a.csv")) as server:
+        with pytest.raises(RestyleError, match="http:// is not supported"):
+            await read(f"{server.url}/a.csv", store)
+        assert len(server.requests) == 1
+
+
+def test_a_manifest_is_shown_without_its_signature() -> None:
+    assert shown("https://example.com/a.csv?X-Amz-Signature=secret&page=1") == "https://example.com/a.csv?…"
+    assert shown("https://[/?X-Amz-Signature=secret") == "https://[/?…"
+    assert shown(["a", "b"]) == "(a list of 2)"
+
+
+# --- a stream ---
+
+
+def write_jsonl(path: Path, rows: int) -> None:
+    with path.open("w") as file:
+        file.writelines(
+            f'{{"image": "s3://bucket/{number}.jpg", "id": {number}}}\n' for number in range(rows)
+        )
+
+
+def write_csv(path: Path, rows: int) -> None:
+    with path.open("w") as file:
+        file.write("image,id\n")
+        file.writelines(f"s3://bucket/{number}.jpg,{number}\n" for number in range(rows))
+
+
+def write_parquet(path: Path, rows: int) -> None:
+    columns = {"image": [f"s3://bucket/{number}.jpg" for number in range(rows)], "id": list(range(rows))}
+    pq.write_table(pa.table(columns), path, use_dictionary=False, data_page_size=1 << 14)
+
+
+async def peak(path: Path, rows: int, store: Store) -> int:
+    tracemalloc.start()
+    arrow = most = pa.total_allocated_bytes()
+    try:
+        count = 0
+        async for batch in read_manifest(str(path), DEFAULTS, store):
+            assert all(isinstance(row, Row) for row in batch)
+            count += len(batch)
+            most = max(most, pa.total_allocated_bytes())
+        assert count == rows
+        return tracemalloc.get_traced_memory()[1] + int(most - arrow)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "rows"),
+    [
+        ("a.jsonl", write_jsonl, 50_000),
+        ("a.csv", write_csv, 50_000),
+        ("a.parquet", write_parquet, 50_000),
+    ],
+)
+async def test_ten_times_the_rows_need_no_more_memory(
+    name: str, write: Callable[[Path, int], None], rows: int, store: Store, tmp_path: Path
+) -> None:
+    peaks = []
+    for number in (rows // 10, rows // 10, rows):  # the first fills caches
+        write(tmp_path / name, number)
+        peaks.append(await peak(tmp_path / name, number, store))
+    assert peaks[2] < 1.5 * peaks[1] + 1_000_000
+    assert peaks[2] < 16_000_000
