@@ -9,6 +9,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from restyle.store import Store, directory_store, s3_store
 from tests import settler
 from tests.emulator_process import Emulator
 from tests.engine import restyle
-from tests.prefect_server import Command
+from tests.prefect_server import Command, Ended, PrefectServer, wait_until
 from tests.runners import TIMES
 from tests.s3_servers import S3Server, proxy
 from tests.schemas import check
@@ -418,3 +419,91 @@ async def test_a_store_that_goes_away_is_one_error_and_no_dead_letter(
 async def test_nothing_open_asks_nobody_anything(world: World) -> None:
     assert _told(await world.settle()) == {}
     assert sum(world.emulator.ledger()["calls"].values()) == 0
+
+
+# As a flow and as a command
+
+
+@dataclass
+class Shell:
+    """Runs ``restyle settle`` against a Prefect server."""
+
+    world: World
+    prefect: PrefectServer
+
+    def settle(self, *options: str, out: str = "") -> Ended:
+        env = {"WAVESPEED_API_KEY": "some-key", "WAVESPEED_BASE_URL": self.world.emulator.url}
+        return self.prefect.restyle("settle", "--out", out or self.world.store.uri, *options, env=env)
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The flow runs of this output, the oldest first."""
+        runs = self.prefect.all("flow_runs", sort="START_TIME_ASC")
+        return [run for run in runs if run["parameters"].get("output") == self.world.store.uri]
+
+
+@pytest.fixture
+def shell(world: World, prefect: PrefectServer) -> Shell:
+    return Shell(world, prefect)
+
+
+def test_the_command_tells_a_line_a_group_and_the_problems(shell: Shell) -> None:
+    shell.world.emulator.faults(
+        [{"on": "prediction", "fault": "failed", "code": 1200, "message": "moderated"}]
+    )
+    shell.world.submit(4)
+    ended = shell.settle()
+    assert (ended.status, ended.stderr) == (0, "")
+    stored, failed, problem = ended.stdout.splitlines()
+    assert stored.split() == ["3", "stored"]
+    assert failed.split()[:3] == ["1", "failed", "for"]
+    assert "moderated" in problem
+    again = shell.settle()
+    assert (again.status, again.stdout) == (0, "nothing is open\n")
+
+
+def test_the_flow_is_one_task_run_and_tells_events_and_an_artifact(shell: Shell) -> None:
+    shell.world.emulator.faults(
+        [{"on": "prediction", "fault": "failed", "code": 1200, "message": "moderated"}]
+    )
+    shell.world.submit(4)
+    ended = shell.settle("--json")
+    assert (ended.status, ended.stderr) == (0, "")
+    settled = Settled.model_validate_json(ended.stdout)
+    assert _told(settled) == {"stored": 3, "failed": 1}
+    assert ended.stdout.count("\n") == 1
+
+    (run,) = shell.runs()
+    wait_until(lambda: shell.runs()[0]["state_type"] == "COMPLETED")
+    mine = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+    wait_until(lambda: shell.prefect.all("task_runs", **mine))
+    assert [task["name"] for task in shell.prefect.all("task_runs", **mine)] == [
+        f"settle {shell.world.store.uri}"
+    ]
+    (artifact,) = shell.prefect.all("artifacts", **mine)
+    assert "| 3 | stored |" in artifact["data"]
+    assert artifact["data"].index("moderated") < artifact["data"].index("| 3 | stored |")
+
+    def events() -> list[str]:
+        keys = {p["id"] for p in shell.world.emulator.ledger()["predictions"]}
+        told = shell.prefect.events("wavespeed.job.")
+        return sorted(one["event"] for one in told if one["payload"]["prediction_id"] in keys)
+
+    wait_until(lambda: len(events()) == 4)
+    assert events() == ["wavespeed.job.failed", *["wavespeed.job.stored"] * 3]
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("nowhere/at/all", "no such directory"),
+        ("gs://bucket/a", "not supported"),
+        ("s3-bucket/nobody", "nobody"),
+    ],
+)
+def test_an_output_that_is_none_is_one_line(shell: Shell, out: str, says: str) -> None:
+    ended = shell.settle(out=out)
+    assert (ended.status, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1
+    assert out in ended.stderr
+    assert says in ended.stderr
