@@ -12,9 +12,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import Context, copy_context
 
 from prefect.client.orchestration import get_client
 from prefect.concurrency.asyncio import concurrency
+from prefect.concurrency.context import ConcurrencyContext
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
 
@@ -101,7 +103,7 @@ class Allowance:
         while self._asked < min(self._wanted, self._places):
             size = min(self._size, self._places - self._asked)
             self._asked += size
-            block = asyncio.create_task(self._block(self._limit, size))
+            block = asyncio.create_task(self._block(self._limit, size), context=_own_context())
             self._blocks.add(block)
             block.add_done_callback(self._gone)
 
@@ -139,6 +141,13 @@ class Allowance:
                 if await _is_used_up(limit):
                     return
                 since = time.monotonic()
+
+
+def _own_context() -> Context:
+    """A context in which leases are nobody's: Prefect gives back those of a task run when that ends."""
+    context = copy_context()
+    context.run(ConcurrencyContext.__var__.set, None)  # type: ignore[arg-type]  # as get() may return it
+    return context
 
 
 async def _is_used_up(limit: str) -> bool:
