@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import logging
 import re
 import time
-import urllib.request
-from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 import httpx
+from httpx_aiohttp import HttpxAiohttpClient
 from pydantic import BaseModel, Field, FiniteFloat, SecretStr
 
 from restyle.errors import (
@@ -42,7 +39,7 @@ from restyle.errors import (
     UnavailableError,
     clean,
 )
-from restyle.inline import LONG, Sieve
+from restyle.inline import Sieve
 from restyle.models import MODEL, BillingsPage, HistoryPage, Prediction, Quote, ReduxRequest
 from restyle.settings import get_settings
 
@@ -57,16 +54,15 @@ except PackageNotFoundError:  # run from a source tree
 
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
-# aiohttp says ValueError to some broken answers, and the sieve to garbage.
-_FAILURES = (aiohttp.ClientError, OSError, ValueError)
-# Raised before a connection stands.
+# httpx-aiohttp lets some of aiohttp's own errors through, and the sieve says ValueError to garbage.
+_FAILURES = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
+# Raised before a connection stands. httpx's names do not tell: httpx-aiohttp calls a connection that
+# was dropped after the request a ConnectTimeout, too.
 _NEVER_CONNECTED = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
     aiohttp.ClientHttpProxyError,
 )
-
-_log = logging.getLogger(__name__)
 
 _CREDITS = re.compile(r"(?i)\bcredits?\b|\b(insufficient|low|no|not enough) (balance|funds)\b|\btop.?up\b")
 _URL = re.compile(r"https?://\S+")
@@ -113,15 +109,20 @@ class WaveSpeedClient:
         key = (api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key).strip()
         if not key or not key.isascii() or not key.isprintable() or " " in key:
             raise ConfigurationError("the WaveSpeed API key is empty, or holds characters that no key has")
-        self._auth = _Key(key)
-        self.base_url = _checked(base_url)
+        self._auth = _BearerAuth(key)
+        self.base_url, host = _checked(base_url)
         self.submit_timeout = (
             get_settings().submit_timeout_seconds if submit_timeout is None else submit_timeout
         )
         self.timeout = timeout
-        self._max_connections = max_connections
-        self._proxies: dict[tuple[str, str], _Proxy] = {}
-        self._opened: aiohttp.ClientSession | None = None
+        self._http = HttpxAiohttpClient(
+            headers={"User-Agent": _USER_AGENT},
+            limits=httpx.Limits(max_connections=max_connections),
+            # A proxy from the environment must not get what is meant for loopback, in the clear.
+            mounts={f"all://[{host}]" if ":" in host else f"all://{host}": None}
+            if is_loopback(host)
+            else None,
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r})"
@@ -139,32 +140,7 @@ class WaveSpeedClient:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        if self._opened:
-            await self._opened.close()
-
-    @property
-    def _session(self) -> aiohttp.ClientSession:
-        """The pool of connections; it belongs to the event loop that runs when it is first needed."""
-        if self._opened is None:
-            self._opened = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=self._max_connections,
-                    # shorter than servers keep theirs: a connection that dies under a POST leaves a doubt
-                    keepalive_timeout=5,
-                    ssl=httpx.create_ssl_context(),
-                ),
-                headers={"User-Agent": _USER_AGENT, "Accept": "*/*"},
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._opened
-
-    def _proxy(self, url: str) -> _Proxy:
-        """The proxy that the environment names for a URL; none for loopback: it must not get that."""
-        parts = urlsplit(url)
-        where = (parts.scheme.lower(), parts.hostname or "")
-        if where not in self._proxies:
-            self._proxies[where] = {} if is_loopback(where[1]) else _proxy_for(*where)
-        return self._proxies[where]
+        await self._http.aclose()
 
     async def submit(
         self,
@@ -197,9 +173,10 @@ class WaveSpeedClient:
         try:
             return await self._call(
                 "POST",
-                f"/api/v3/{MODEL}" + (f"?{urlencode({'webhook': webhook_url})}" if webhook_url else ""),
+                f"/api/v3/{MODEL}",
                 Prediction,
                 seconds=seconds,
+                params={"webhook": webhook_url} if webhook_url else None,
                 json=request.model_dump(),
             )
         except RateLimitedError as error:
@@ -275,11 +252,9 @@ class WaveSpeedClient:
 
     async def upload(self, filename: str, data: bytes, content_type: str) -> str:
         """Upload a picture (up to 20 MB, kept for 7 days) and return the URL to submit it by."""
-        form = aiohttp.FormData(quote_fields=False)
-        shown = "".join(character if character.isprintable() else "_" for character in filename)
-        form.add_field("file", data, filename=shown, content_type=content_type)
+        file = {"file": (filename, data, content_type)}
         path = "/api/v3/media/upload/binary"
-        return (await self._call("POST", path, _Upload, seconds=_TRANSFER_SECONDS, data=form)).download_url
+        return (await self._call("POST", path, _Upload, seconds=_TRANSFER_SECONDS, files=file)).download_url
 
     async def webhook_secret(self) -> SecretStr:
         """Return the secret that signs this key's webhooks."""
@@ -296,16 +271,16 @@ class WaveSpeedClient:
         try:
             async with (
                 asyncio.timeout(_TRANSFER_SECONDS),
-                self._session.get(
+                self._http.stream(
+                    "GET",
                     url,
                     headers={"Accept-Encoding": "identity"},
+                    follow_redirects=True,
                     timeout=_timeouts(self.timeout),
-                    **self._proxy(url),
                 ) as response,
             ):
-                status = response.status
-                _log.debug("GET %s: HTTP %s", _place(url), status)
-                if _is_success(status):
+                status = response.status_code
+                if response.is_success:
                     return await _bounded(response, limit)
                 problem = f"HTTP {status}"
         except _FAILURES as error:
@@ -374,31 +349,31 @@ class WaveSpeedClient:
     ) -> _Reply:
         """Send one request with the key and read all of the answer; failures are told, not raised.
 
-        So no error of ours holds on to one of aiohttp's, which may hold the request and with it the key.
+        So no error of ours holds on to one of httpx's, which holds the request and with it the key.
         """
         seconds = self.timeout if seconds is None else seconds
         reply = _Reply()
-        url = self.base_url + path
+        sieve = Sieve()
         try:
             # The transport has no timeout for the whole of a request.
             async with (
                 asyncio.timeout(seconds),
-                self._session.request(
+                self._http.stream(
                     method,
-                    url,
-                    headers={"Authorization": self._auth.header},
-                    allow_redirects=False,
+                    self.base_url + path,
+                    auth=self._auth,
+                    follow_redirects=False,
                     timeout=_timeouts(seconds),
-                    **self._proxy(self.base_url),
                     **request,
                 ) as response,
             ):
-                reply.status, reply.retry_after = response.status, _retry_after(response.headers)
-                reply.body, reply.pictures = await _document(response)
+                reply.status, reply.retry_after = response.status_code, _retry_after(response.headers)
+                async for chunk in response.aiter_bytes():
+                    sieve.feed(chunk)
+            reply.body, reply.pictures = sieve.close()
         except _FAILURES as error:
             reply.failure = clean(_told(error), self._auth.key)
-            reply.sent = not isinstance(error, _NEVER_CONNECTED)
-        _log.debug("%s %s: HTTP %s", method, _place(url), reply.status)
+            reply.sent = not isinstance(error.__cause__ or error, _NEVER_CONNECTED)
         return reply
 
 
@@ -414,8 +389,8 @@ class _Reply:
     sent: bool = True  # False: no connection came about
 
 
-class _Key:
-    """The key, shown by nothing but these two."""
+class _BearerAuth(httpx.Auth):
+    """Puts the key on one request."""
 
     def __init__(self, key: str) -> None:
         self._key = SecretStr(key)
@@ -424,29 +399,9 @@ class _Key:
     def key(self) -> str:
         return self._key.get_secret_value()
 
-    @property
-    def header(self) -> str:
-        return f"Bearer {self.key}"
-
-
-class _Proxy(TypedDict, total=False):
-    """The proxy's part of a request's options."""
-
-    proxy: str
-    proxy_headers: dict[str, str]
-
-
-def _proxy_for(scheme: str, host: str) -> _Proxy:
-    proxies = urllib.request.getproxies()
-    address = proxies.get(scheme) or proxies.get("all")
-    if not address or urllib.request.proxy_bypass(host):
-        return {}
-    url = httpx.URL(address if "://" in address else f"http://{address}")
-    plain = str(url.copy_with(userinfo=b""))
-    if not url.userinfo:
-        return {"proxy": plain}
-    login = b64encode(f"{url.username}:{url.password}".encode()).decode()
-    return {"proxy": plain, "proxy_headers": {"Proxy-Authorization": f"Basic {login}"}}
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = f"Bearer {self.key}"
+        yield request
 
 
 class _Deleted(BaseModel):
@@ -511,11 +466,9 @@ def _code(envelope: Mapping[str, Any]) -> int | None:
     return code if isinstance(code, int) and code not in (0, 200) else None
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
+def _retry_after(headers: httpx.Headers) -> float | None:
     """Seconds to wait: ``Retry-After`` as seconds, or as a date by the server's own clock."""
     told = headers.get("Retry-After", "").strip()
-    if not told:
-        return None
     try:
         if told.isdecimal():
             return float(told)
@@ -526,31 +479,17 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-async def _document(response: aiohttp.ClientResponse) -> tuple[Any, Mapping[str, bytes]]:
-    """A JSON answer, and the pictures that were in it.
-
-    Raises:
-        ValueError: it is no JSON, or absurdly long.
-    """
-    length = response.content_length
-    if length is not None and length <= LONG and "Content-Encoding" not in response.headers:
-        body = await response.read()  # too short for a picture that would have to be kept out of it
-        return json.loads(body.decode("utf-8-sig", "replace")), {}
-    sieve = Sieve()
-    async for chunk in response.content.iter_any():
-        sieve.feed(chunk)
-    return sieve.close()
-
-
-async def _bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The whole body, no longer than the limit; aiohttp holds it against its announced length."""
-    if (response.content_length or 0) > limit:
-        raise _too_big(limit)
+async def _bounded(response: httpx.Response, limit: int) -> bytes:
+    """The whole body, checked against its announced length and the limit."""
+    announced = response.headers.get("Content-Length", "")
+    length = int(announced) if announced.isdecimal() else None
     buffer = BytesIO()
-    async for chunk in response.content.iter_any():
-        if buffer.tell() + len(chunk) > limit:
+    async for chunk in response.aiter_bytes():
+        if max(buffer.tell() + len(chunk), length or 0) > limit:
             raise _too_big(limit)
         buffer.write(chunk)
+    if length is not None and response.num_bytes_downloaded != length:
+        raise ValueError(f"{response.num_bytes_downloaded} of {length} bytes came")
     return buffer.getvalue()
 
 
@@ -558,16 +497,15 @@ def _too_big(limit: int) -> OutputError:
     return OutputError(f"the output is bigger than {limit / 1024 / 1024:g} MB", retryable=False)
 
 
-@lru_cache(16)
-def _timeouts(seconds: float) -> aiohttp.ClientTimeout:
-    """For each read, for a connection to come about, and for one to get free."""
-    return aiohttp.ClientTimeout(
-        total=None, connect=seconds / 2, sock_connect=min(10, seconds / 2), sock_read=seconds
-    )
+def _timeouts(seconds: float) -> httpx.Timeout:
+    return httpx.Timeout(seconds, connect=min(10, seconds / 2), pool=seconds / 2)
 
 
 def _told(error: BaseException) -> str:
     """An error from below in one line."""
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    error = error.__cause__ or error  # aiohttp's own names say more than what httpx-aiohttp makes of them
     return "timed out" if isinstance(error, TimeoutError) else f"{type(error).__name__} {error}".strip()
 
 
@@ -585,8 +523,8 @@ def _milliseconds(time: datetime) -> str:
     return str(int(time.timestamp() * 1000))
 
 
-def _checked(base_url: str) -> str:
-    """The base URL without its last slash."""
+def _checked(base_url: str) -> tuple[str, str]:
+    """The base URL without its last slash, and its host."""
     try:
         url = httpx.URL(base_url.strip())
     except httpx.InvalidURL:
@@ -595,7 +533,7 @@ def _checked(base_url: str) -> str:
         raise ConfigurationError("base_url must not hold a user, a password, a query or a fragment")
     if not url.host or not (url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host))):
         raise ConfigurationError(f"base_url must be https, or http on loopback: not {clean(url)}")
-    return str(url).rstrip("/")
+    return str(url).rstrip("/"), url.host
 
 
 def is_loopback(host: str) -> bool:
@@ -604,3 +542,15 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+class _NoQueries(logging.Filter):
+    """Takes queries out of the request lines that httpx logs: they hold signatures of URLs."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(clean(a) if isinstance(a, httpx.URL) else a for a in record.args)
+        return True
+
+
+logging.getLogger("httpx").addFilter(_NoQueries())
