@@ -1,0 +1,275 @@
+"""The gallery of a batch in a real Chromium: what a person sees of three rows, and of ten thousand."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageOps
+
+from restyle.account import AccountRow, Rows, Status, Summary, Thumbs, write_account
+from restyle.images import thumbnail
+from restyle.store import directory_store
+from tests.browser import Page, chromium
+from tests.engine import PHOTO
+
+FOLDER = "runs/dt=2026-01-01/5f3c"
+PHOTOS = sorted(PHOTO.parent.glob("*.jpg"))
+ROWS = "document.querySelectorAll('.row').length"
+NAMES = "[...document.querySelectorAll('.row .name')].map(name => name.textContent)"
+VISIBLE = (
+    "[...document.querySelectorAll('.row img')]"
+    ".filter(image => image.getBoundingClientRect().top < innerHeight)"
+)
+DECODED = f"{VISIBLE}.length && {VISIBLE}.every(image => image.complete && image.naturalWidth > 0)"
+
+
+@pytest.fixture
+async def page(tmp_path: Path) -> AsyncIterator[Page]:
+    async with chromium(tmp_path / "profile") as tab:
+        yield tab
+
+
+@cache
+def restyled(number: int, variant: int = 0) -> bytes:
+    """A small picture of its own for each row and variant."""
+    with Image.open(PHOTOS[number % len(PHOTOS)]) as photo:
+        square = ImageOps.fit(photo.convert("L"), (256, 256))
+    light = (255, 90 + number % 150, 120 + 40 * variant)
+    coloured = io.BytesIO()
+    ImageOps.colorize(square, (10, 20, 60), light).save(coloured, "JPEG")
+    return coloured.getvalue()
+
+
+@cache
+def small(number: int, variant: int | None = None) -> bytes:
+    photo = PHOTOS[number % len(PHOTOS)].read_bytes()
+    return thumbnail(photo if variant is None else restyled(number, variant))
+
+
+def account_row(number: int, status: Status, outputs: list[str]) -> AccountRow:
+    photo, key = PHOTOS[number % len(PHOTOS)].name, f"{number:064x}"
+    error = {
+        "failed": ("PredictionFailedError", "the prediction failed for good: give another picture"),
+        "unsubmitted": ("BudgetExceededError", "max_cost_usd 12 is reached: run it again with a higher one"),
+        "invalid": (None, "num_images 9: must be less than or equal to 4"),
+    }.get(status, (None, None))
+    return AccountRow(
+        row=number,
+        id=f"sku-{number:05}",
+        image=f"s3://studio-originals/catalogue/2026/autumn/{number:05}-{photo}",
+        status=status,
+        job_key=key,
+        seed=int(key[-6:], 16) * 7919 % 2_147_483_647 if outputs else None,
+        outputs=outputs,
+        cost_usd=0.025 if status == "stored" else None,
+        attempts=1 if outputs else None,
+        error_type=error[0],
+        error_message=error[1],
+        seconds=2 + number % 25 / 10 if status == "stored" else None,
+    )
+
+
+async def gallery(output: Path, rows: Rows) -> str:
+    """Write an account into a directory and return the URL of its gallery."""
+    counts = Counter(row.status for row, _ in rows())
+    ended = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    summary = Summary(
+        flow_run_name="amber-falcon",
+        manifest="s3://studio-originals/autumn.jsonl",
+        output=str(output),
+        started=ended - timedelta(seconds=160),
+        ended=ended,
+        rows=counts.total(),
+        counts=counts,
+        jobs=counts.total(),
+        spent_usd=0.025 * counts["stored"],
+        images=counts["stored"],
+        images_per_minute=3_812,
+        latency_p50=3.1,
+        latency_p95=4.2,
+        seconds=160,
+    )
+    await write_account(directory_store(output), FOLDER, rows, summary)
+    return (output / FOLDER / "gallery.html").as_uri()
+
+
+def three(output: Path) -> Rows:
+    """One with small pictures, one whose outputs are only in the store, and one that failed."""
+    kept = directory_store(output)
+
+    def uris(number: int, count: int) -> list[str]:
+        for variant in range(count):
+            path = output / "images" / f"a #{number}" / f"{variant + 1}.jpeg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(restyled(number, variant))
+        return [kept.uri_of(f"images/a #{number}/{variant + 1}.jpeg") for variant in range(count)]
+
+    rows = [
+        (account_row(1, "stored", uris(1, 2)), Thumbs(small(1), [small(1, 0), small(1, 1)])),
+        (account_row(2, "stored", uris(2, 1)), None),
+        (account_row(3, "failed", []), Thumbs(small(3))),
+    ]
+    return lambda: rows
+
+
+def many(output: Path, number: int) -> Rows:
+    """Rows of every kind, nearly all of them with pictures."""
+    kept = directory_store(output)
+    kinds: list[Status] = ["stored", "done", "failed", "open", "unsubmitted", "invalid"]
+    statuses = random.Random(7).choices(kinds, [920, 40, 20, 5, 10, 5], k=number)
+
+    def rows() -> list[tuple[AccountRow, Thumbs]]:
+        made = []
+        for n, status in enumerate(statuses, 1):
+            ok = status in ("stored", "done")
+            outputs = [kept.uri_of(f"images/{n}/1.jpeg")] if ok else []
+            # pictures differ from row to row, as a batch's do
+            marked = [small(n % 400, 0) + n.to_bytes(3, "big")] if ok else []
+            made.append((account_row(n, status, outputs), Thumbs(small(n % 400), marked)))
+        return made
+
+    return rows
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_three_rows_are_seen_whole(theme: str, page: Page, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    url = await gallery(output, three(output))
+    await page.show(url, theme="dark" if theme == "dark" else "light")
+    await page.until(DECODED)
+    assert await page.ask(ROWS) == 3
+    assert await page.ask(NAMES) == ["sku-00001", "sku-00002", "sku-00003"]
+    text = await page.ask("document.body.innerText")
+    for told in ("amber-falcon", "$0.05", "3,812", "PredictionFailedError: the prediction failed", "2.1 s"):
+        assert told in text
+    pictures = await page.ask("[...document.querySelectorAll('.row img')].map(image => image.naturalWidth)")
+    assert pictures == [160, 160, 160, 256, 160], "the second row's is the output itself"
+    assert await page.ask("document.querySelectorAll('.row .none').length") == 2
+    ground = await page.ask("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, ground.removeprefix("rgb(").rstrip(")").split(","))) < 200) == (theme == "dark")
+    assert page.errors == []
+    assert all(request.startswith(output.as_uri()) for request in page.requests), page.requests
+    assert (await page.screenshot(tmp_path / f"three-{theme}.png")).stat().st_size > 10_000
+
+
+async def test_a_row_is_opened_by_the_keyboard_alone(page: Page, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    await page.show(await gallery(output, three(output)))
+    await page.until("document.activeElement === document.body")
+    for _ in range(20):
+        await page.press("Tab")
+        if await page.ask("document.activeElement.className") == "name":
+            break
+    await page.press("Enter")
+    await page.until("document.querySelector('dialog').open")
+    assert await page.ask("document.getElementById('heading').textContent") == "sku-00001"
+    large = "[...document.querySelectorAll('dialog img')].map(image => image.naturalWidth)"
+    await page.until(f"String({large}) === '160,256,256'")  # the outputs themselves, by their relative links
+    await page.screenshot(tmp_path / "detail.png")
+    await page.press("ArrowRight")
+    await page.press("ArrowRight")
+    assert await page.ask("document.getElementById('heading').textContent") == "sku-00003"
+    assert "give another picture" in await page.ask("document.getElementById('facts').innerText")
+    await page.press("Escape")
+    await page.until("!document.querySelector('dialog').open")
+    await page.until("document.activeElement.textContent === 'sku-00003'")
+    assert page.errors == []
+
+
+async def test_text_of_a_manifest_runs_nothing_and_a_source_that_cannot_be_had_leaves_a_quiet_box(
+    page: Page, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    attack = (
+        "</script><img src=x onerror=\"document.title='attacked'\"><script>document.title='attacked'</script>"
+    )
+    hostile = account_row(1, "failed", []).model_copy(
+        update={"id": attack, "error_type": attack, "error_message": attack}
+    )
+    missing = account_row(2, "failed", []).model_copy(update={"image": "https://127.0.0.1:9/a.jpg"})
+    scheme = account_row(3, "failed", []).model_copy(update={"id": None, "image": "javascript:alert(1)//x"})
+    await page.show(await gallery(output, lambda: [(hostile, None), (missing, None), (scheme, None)]))
+    await page.until("document.querySelectorAll('.row .none').length === 6")
+    assert await page.ask(NAMES) == [attack, "sku-00002", "x"]
+    assert await page.ask("document.title") == "amber-falcon: 3 rows"
+    await page.click(".row .name")
+    await page.until("document.querySelector('dialog').open")
+    assert await page.ask("document.querySelectorAll('dialog a, dialog img').length") == 0
+    assert [error for error in page.errors if "127.0.0.1:9" not in error] == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_ten_thousand_rows_are_quick_to_see_to_filter_and_to_search(
+    theme: str, page: Page, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    rows = many(output, 10_000)
+    counts = Counter(row.status for row, _ in rows())
+    await page.show(await gallery(output, rows), theme="dark" if theme == "dark" else "light")
+    await page.until(DECODED)
+    assert 5 < await page.ask(ROWS) < 40
+    await page.screenshot(tmp_path / f"many-{theme}.png")
+
+    chips = await page.ask("[...document.querySelectorAll('.chip')].map(chip => chip.innerText)")
+    told = {chip.split()[0].lower(): int(chip.split()[1].replace(",", "")) for chip in chips}
+    assert told.pop("all") == 10_000
+    assert told == dict(counts)
+    await page.ask("scrollTo(0, document.body.scrollHeight / 2)")
+    await page.until(f"{NAMES}.some(name => name > 'sku-04900' && name < 'sku-05100') && {DECODED}")
+    assert 5 < await page.ask(ROWS) < 40
+    await page.press("End")
+    await page.until(f"{NAMES}.includes('sku-10000')")
+
+    await page.ask("scrollTo(0, 0)")
+    await page.click(".chip.failed")
+    await page.until(f"{NAMES}.length && document.getElementById('found').textContent")
+    assert await page.ask("document.getElementById('found').textContent") == f"{counts['failed']} of 10,000"
+    states = "[...new Set([...document.querySelectorAll('.row .status')].map(status => status.textContent))]"
+    assert await page.ask(states) == ["failed"]
+    await page.until(DECODED)
+    await page.screenshot(tmp_path / f"failed-{theme}.png")
+
+    await page.click(".chip.all")
+    await page.press("/")
+    await page.write("SKU-07777")
+    await page.until(f"String({NAMES}) === 'sku-07777'")
+    await page.ask("document.getElementById('search').select()")
+    await page.write("budgetexceeded higher")
+    await page.until(f"document.getElementById('found').textContent === '{counts['unsubmitted']} of 10,000'")
+    await page.ask("document.getElementById('search').select()")
+    await page.write("nothing like it")
+    await page.until("!document.getElementById('nothing').hidden")
+    assert await page.ask(ROWS) == 0
+    await page.click("#reset")
+    await page.until(f"{ROWS} > 5")
+    assert page.errors == []
+
+
+async def test_a_page_that_leaves_rows_out_says_so(page: Page, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    await page.show(await gallery(output, many(output, 10_050)))
+    assert await page.ask("document.getElementById('note').textContent") == (
+        "This page shows 10,000 of 10,050 rows, failures first. All of them are in manifest.jsonl."
+    )
+    assert await page.ask("document.querySelector('#note a').href.endsWith('/manifest.jsonl')")
+    assert await page.ask("document.querySelector('.row .status').textContent") in ("failed", "invalid")
+    assert page.errors == []
+
+
+async def test_on_a_phone_nothing_is_wider_than_the_screen(page: Page, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    await page.show(await gallery(output, three(output)), width=390, height=800)
+    await page.until(DECODED)
+    await page.screenshot(tmp_path / "phone.png")
+    assert await page.ask("document.documentElement.scrollWidth") <= 390
+    inside = (
+        "[...document.querySelectorAll('.row > *')].every(part => part.getBoundingClientRect().right <= 390)"
+    )
+    assert await page.ask(inside)

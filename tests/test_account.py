@@ -1,0 +1,296 @@
+"""The account of a batch: complete, readable by other tools, and safe to open."""
+
+from __future__ import annotations
+
+import html.parser
+import io
+import json
+import re
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from restyle import gallery
+from restyle.account import (
+    AccountRow,
+    Status,
+    Summary,
+    Thumbs,
+    decode_part,
+    encode_part,
+    part_path,
+    write_account,
+)
+from restyle.images import thumbnail
+from restyle.schema import schema
+from restyle.store import Store, directory_store, s3_store
+from tests.engine import PHOTO
+from tests.s3_servers import S3Server
+from tests.schemas import check
+
+FOLDER = "runs/dt=2026-01-01/5f3c"
+STATUSES: list[Status] = ["stored", "done", "submitted", "failed", "open", "unsubmitted", "invalid"]
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "<!--<script>",
+    "<img src=x onerror=alert(1)>",
+    "\"'`${1}{{title}}<!-- rows -->",
+    "=cmd|'/C calc'!A0",
+    "\u2028\u2029\u202e\ufeff é 🦊\\u003c",
+    "line\nbreak\ttab\x00",
+]
+
+
+@pytest.fixture(params=["directory", "moto"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, moto: S3Server) -> Store:
+    if request.param == "directory":
+        return directory_store(tmp_path / "out")
+    return s3_store(moto.bucket, uuid.uuid4().hex, moto.session(), endpoint_url=moto.endpoint)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Store:
+    return directory_store(tmp_path / "out")
+
+
+def row(number: int, store: Store, status: Status = "stored", **facts: Any) -> AccountRow:
+    key = f"{number:064x}"
+    about: dict[str, Any] = {"row": number, "image": f"https://example.com/{number}.jpg", "status": status}
+    if status in ("stored", "done"):
+        folder = f"{store.uri}/images/a b-{key[:16]}"
+        about |= {
+            "id": f"no. {number}",
+            "job_key": key,
+            "prediction_id": f"p{number}",
+            "seed": 2_147_483_647,
+            "outputs": [f"{folder}/1.jpeg", f"{folder}/2.jpeg"],
+            "metadata_uri": f"{folder}/metadata.json",
+            "cost_usd": 0.025,
+            "attempts": 1,
+            "seconds": 2.5,
+        }
+    if status == "failed":
+        about |= {"error_type": "PredictionFailedError", "error_message": "it failed: try another picture"}
+    return AccountRow(**{**about, **facts})
+
+
+def summary(rows: Sequence[AccountRow], **facts: Any) -> Summary:
+    ended = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    about: dict[str, Any] = {
+        "flow_run_id": "5f3c",
+        "flow_run_name": "amber-falcon",
+        "manifest": "images.jsonl",
+        "output": "s3://bucket/out",
+        "started": ended - timedelta(seconds=60),
+        "ended": ended,
+        "rows": len(rows),
+        "counts": Counter(row.status for row in rows),
+        "jobs": len({row.job_key for row in rows}),
+        "spent_usd": sum(row.cost_usd or 0 for row in rows),
+        "images": sum(len(row.outputs) for row in rows),
+        "seconds": 60,
+    }
+    return Summary(**{**about, **facts})
+
+
+async def write(store: Store, rows: Sequence[AccountRow], thumbs: Thumbs | None = None, **facts: Any) -> None:
+    await write_account(store, FOLDER, lambda: ((row, thumbs) for row in rows), summary(rows, **facts))
+
+
+async def read(store: Store, name: str) -> bytes:
+    data = await store.get(f"{FOLDER}/{name}")
+    assert data is not None
+    return data
+
+
+class Page(html.parser.HTMLParser):
+    """What a browser makes of a page: its elements, and the JSON in it by its kind."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self.elements: list[str] = []
+        self.data: dict[str, list[Any]] = {"summary": [], "rows": [], "pictures": []}
+        self._kind = ""
+        self.feed(data.decode())
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self._kind = dict(attrs).get("data-is") or ""
+
+    def handle_data(self, data: str) -> None:
+        if self._kind:
+            self.data[self._kind].append(json.loads(data))
+            self._kind = ""
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [row for block in self.data["rows"] for row in block]
+
+
+async def page(store: Store) -> Page:
+    return Page(await read(store, "gallery.html"))
+
+
+async def test_the_account_says_what_was_told_in_lines_of_json_and_in_parquet(store: Store) -> None:
+    rows = [row(number, store, status) for number, status in enumerate(STATUSES, 1)]
+    await write(store, rows)
+    lines = await read(store, "manifest.jsonl")
+    assert decode_part(lines) == rows
+    for line in lines.splitlines():
+        check("account", line)
+    table = pq.read_table(io.BytesIO(await read(store, "manifest.parquet")))
+    assert [AccountRow(**facts) for facts in table.to_pylist()] == rows
+    assert table.schema.names == list(AccountRow.model_fields)
+    assert table.schema.field("outputs").type.value_type == pa.string()
+    told = await read(store, "summary.json")
+    check("summary", told)
+    assert Summary.model_validate_json(told) == summary(rows)
+    assert json.loads(told)["schema"] == 1
+
+
+async def test_a_batch_without_rows_that_ended_well_has_typed_columns_too(local: Store) -> None:
+    await write(local, [row(1, local, "invalid")])
+    table = pq.read_table(io.BytesIO(await read(local, "manifest.parquet")))
+    assert table.schema.field("seed").type == pa.int64()
+    assert table.schema.field("cost_usd").type == pa.float64()
+
+
+async def test_objects_on_s3_bear_their_type(moto: S3Server) -> None:
+    store = s3_store(moto.bucket, uuid.uuid4().hex, moto.session(), endpoint_url=moto.endpoint)
+    await write(store, [row(1, store)])
+    prefix = store.uri.removeprefix(f"s3://{moto.bucket}/")
+    objects = moto.client().list_objects_v2(Bucket=moto.bucket, Prefix=prefix)["Contents"]
+    types = {
+        entry["Key"].rpartition("/")[2]: moto.client().head_object(Bucket=moto.bucket, Key=entry["Key"])
+        for entry in objects
+    }
+    assert {name: head["ContentType"] for name, head in types.items()} == {
+        "manifest.jsonl": "application/x-ndjson",
+        "manifest.parquet": "application/vnd.apache.parquet",
+        "gallery.html": "text/html; charset=utf-8",
+        "summary.json": "application/json",
+    }
+
+
+async def test_an_account_is_written_over_that_of_an_earlier_try(store: Store) -> None:
+    await write(store, [row(1, store, "open"), row(2, store)])
+    await write(store, [row(1, store)])
+    assert [row.status for row in decode_part(await read(store, "manifest.jsonl"))] == ["stored"]
+    assert json.loads(await read(store, "summary.json"))["rows"] == 1
+
+
+async def test_a_big_account_goes_to_s3_in_parts_and_arrives_whole(moto: S3Server) -> None:
+    store = s3_store(moto.bucket, uuid.uuid4().hex, moto.session(), endpoint_url=moto.endpoint)
+    rows = [row(number, store, error_message="x" * 500) for number in range(1, 12_001)]
+    await write(store, rows)
+    lines = await read(store, "manifest.jsonl")
+    assert len(lines) > 10_000_000
+    assert decode_part(lines) == rows
+    table = pq.read_table(io.BytesIO(await read(store, "manifest.parquet")), columns=["row"])
+    assert table["row"].to_pylist() == list(range(1, 12_001))
+
+
+def test_parts_are_numbered_so_that_a_listing_has_their_order(local: Store) -> None:
+    assert part_path(FOLDER, 1) == "runs/dt=2026-01-01/5f3c/parts/00001.jsonl"
+    rows = [row(1, local), row(2, local, "failed", error_message="\u2028\n")]
+    assert encode_part(rows).count(b"\n") == 2
+    assert decode_part(encode_part(rows)) == rows
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+async def test_nothing_in_a_manifest_becomes_markup(text: str, local: Store) -> None:
+    await write(local, [row(1, local)])
+    plain = await page(local)
+    hostile = row(1, local, "failed", id=text, image=text, error_type=text, error_message=text)
+    await write(local, [hostile], flow_run_name=text, manifest=text)
+    seen = await page(local)
+    assert seen.elements == plain.elements
+    assert (seen.rows[0]["id"], seen.rows[0]["image"], seen.rows[0]["error_message"]) == (text, text, text)
+    assert seen.data["summary"][0]["manifest"] == text
+    assert decode_part(await read(local, "manifest.jsonl")) == [hostile]
+    (told,) = pq.read_table(io.BytesIO(await read(local, "manifest.parquet"))).to_pylist()
+    assert told["id"] == text
+
+
+async def test_the_gallery_needs_nothing_from_elsewhere_and_runs_only_its_own_script(local: Store) -> None:
+    await write(local, [row(1, local)])
+    text = (await read(local, "gallery.html")).decode()
+    assert not re.findall(r"<(?:link|script[^>]*\ssrc|iframe)|@import|url\((?!\"data:)", text)
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert re.search(r"default-src 'none';.* style-src 'sha256-[^']+'; script-src 'sha256-[^']+'$", policy)
+
+
+async def test_the_gallery_leads_to_the_outputs_from_where_it_lies(local: Store) -> None:
+    await write(local, [row(1, local), row(2, local, outputs=["s3://other/1.jpeg"], metadata_uri=None)])
+    first, second = (await page(local)).rows
+    away = local.uri.count("/") * "../"
+    assert first["outputs"][1] == {
+        "uri": f"{local.uri}/images/a b-0000000000000000/2.jpeg",
+        "link": "../../../images/a%20b-0000000000000000/2.jpeg",
+        "picture": None,
+    }
+    assert first["metadata"] == "../../../images/a%20b-0000000000000000/metadata.json"
+    assert second["outputs"][0]["link"] is None
+    assert away not in first["metadata"]
+
+
+async def test_a_picture_that_many_rows_share_is_in_the_gallery_once(local: Store) -> None:
+    small = thumbnail(PHOTO.read_bytes())
+    await write(local, [row(number, local) for number in range(1, 51)], Thumbs(small, [small, b"other"]))
+    seen = await page(local)
+    assert len(seen.data["pictures"][0]) == 2
+    assert {(row["source"], *(output["picture"] for output in row["outputs"])) for row in seen.rows} == {
+        (0, 0, 1)
+    }
+
+
+async def test_a_gallery_holds_no_more_pictures_than_a_browser_likes(
+    local: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "PICTURE_BYTES", 100_000)
+    rows = [row(number, local) for number in range(1, 301)]
+
+    def pairs() -> Iterator[tuple[AccountRow, Thumbs]]:
+        return ((row, Thumbs(row.row.to_bytes(2, "big") * 300)) for row in rows)
+
+    await write_account(local, FOLDER, pairs, summary(rows))
+    seen = await page(local)
+    assert sum(len(picture) for block in seen.data["pictures"] for picture in block) == 100_000
+    places = [row["source"] for row in seen.rows]
+    assert None not in places[:125]
+    assert set(places[125:]) == {None}
+
+
+async def test_of_very_many_rows_the_gallery_shows_the_failures_first(local: Store) -> None:
+    rows = [row(n, local, "failed" if n % 1000 == 0 else "unsubmitted") for n in range(1, 12_001)]
+    await write(local, rows)
+    shown = [row["row"] for row in (await page(local)).rows]
+    assert len(shown) == 10_000
+    assert shown[:12] == list(range(1000, 13_000, 1000))
+    assert shown[12:14] == [1, 2]
+    assert len(decode_part(await read(local, "manifest.jsonl"))) == 12_000
+
+
+async def test_figures_that_are_no_numbers_do_not_break_the_gallery(local: Store) -> None:
+    await write(local, [row(1, local, seconds=float("nan"))], images_per_minute=float("inf"))
+    seen = await page(local)
+    assert seen.rows[0]["seconds"] is None
+    assert seen.data["summary"][0]["images_per_minute"] is None
+
+
+def test_every_field_of_the_account_is_described() -> None:
+    for name in ("account", "summary"):
+        described = {
+            field: "description" in rules
+            or field in ("schema", "flow_run_id", "flow_run_name", "started", "ended")
+            for field, rules in schema(name)["properties"].items()
+        }
+        assert all(described.values()), described
