@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import logging
 import re
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from types import TracebackType
@@ -39,7 +41,7 @@ from restyle.errors import (
     UnavailableError,
     clean,
 )
-from restyle.inline import Sieve
+from restyle.inline import LONG, Sieve
 from restyle.models import MODEL, BillingsPage, HistoryPage, Prediction, Quote, ReduxRequest
 from restyle.settings import get_settings
 
@@ -353,7 +355,6 @@ class WaveSpeedClient:
         """
         seconds = self.timeout if seconds is None else seconds
         reply = _Reply()
-        sieve = Sieve()
         try:
             # The transport has no timeout for the whole of a request.
             async with (
@@ -368,9 +369,7 @@ class WaveSpeedClient:
                 ) as response,
             ):
                 reply.status, reply.retry_after = response.status_code, _retry_after(response.headers)
-                async for chunk in response.aiter_bytes():
-                    sieve.feed(chunk)
-            reply.body, reply.pictures = sieve.close()
+                reply.body, reply.pictures = await _document(response)
         except _FAILURES as error:
             reply.failure = clean(_told(error), self._auth.key)
             reply.sent = not isinstance(error.__cause__ or error, _NEVER_CONNECTED)
@@ -469,6 +468,8 @@ def _code(envelope: Mapping[str, Any]) -> int | None:
 def _retry_after(headers: httpx.Headers) -> float | None:
     """Seconds to wait: ``Retry-After`` as seconds, or as a date by the server's own clock."""
     told = headers.get("Retry-After", "").strip()
+    if not told:
+        return None
     try:
         if told.isdecimal():
             return float(told)
@@ -477,6 +478,22 @@ def _retry_after(headers: httpx.Headers) -> float | None:
         return max(0.0, (then - now).total_seconds())
     except (ValueError, TypeError):  # TypeError: one of the dates has no time zone
         return None
+
+
+async def _document(response: httpx.Response) -> tuple[Any, Mapping[str, bytes]]:
+    """A JSON answer, and the pictures that were in it.
+
+    Raises:
+        ValueError: it is no JSON, or absurdly long.
+    """
+    length = response.headers.get("Content-Length", "")
+    if length.isdecimal() and int(length) <= LONG and "Content-Encoding" not in response.headers:
+        body = await response.aread()  # too short for a picture that would have to be kept out of it
+        return json.loads(body.decode("utf-8-sig", "replace")), {}
+    sieve = Sieve()
+    async for chunk in response.aiter_bytes():
+        sieve.feed(chunk)
+    return sieve.close()
 
 
 async def _bounded(response: httpx.Response, limit: int) -> bytes:
@@ -497,6 +514,7 @@ def _too_big(limit: int) -> OutputError:
     return OutputError(f"the output is bigger than {limit / 1024 / 1024:g} MB", retryable=False)
 
 
+@lru_cache(16)
 def _timeouts(seconds: float) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=min(10, seconds / 2), pool=seconds / 2)
 
