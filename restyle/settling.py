@@ -25,7 +25,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from restyle.attempts import Shared
 from restyle.client import WaveSpeedClient
+from restyle.downloading import restyled_from
 from restyle.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -37,9 +39,8 @@ from restyle.errors import (
     UnavailableError,
     clean,
 )
-from restyle.history import History
-from restyle.jobs import Attempt, Job, Restyled, RunInfo, SourceFacts
-from restyle.ledger import Claim, DeadLetter, Failure, Ledger, OpenJob, Record, now
+from restyle.jobs import Job, Restyled, RunInfo
+from restyle.ledger import Claim, DeadLetter, Failure, OpenJob, Record
 from restyle.models import Prediction
 from restyle.pace import backoff
 from restyle.settings import Settings, get_settings
@@ -191,9 +192,8 @@ class _Settling:
         self._run = run
         self._settings = settings
         self._on_progress = on_progress
-        self._ledger = Ledger(store)
-        self._history = History(client)
-        self._prices: dict[str, float | None] = {}
+        self._shared = Shared(client, store, settings)
+        self._ledger = self._shared.ledger
         self._settled = Settled()
         self._orphans: list[str] = []  # old claims without a prediction, to be searched for together
         self._waiting: list[str] = []  # to be looked at again
@@ -312,8 +312,8 @@ class _Settling:
         claim = _newest(claims)
         job = outcome.job = claim.job
         if metadata := await self._ledger.done(job):
-            done = Submitted(job_key=key, prediction_id=metadata.prediction.id, attempt=there.latest)
-            outcome.restyled = await steps.download(job, done, run=self._run, nsfw=claim.nsfw)
+            await self._shared.sweep(job)
+            outcome.restyled = restyled_from(self._store, job, metadata, cached=True)
             outcome.standing, outcome.prediction_id = "closed", metadata.prediction.id
             return
         if there.latest not in there.recorded:
@@ -366,8 +366,7 @@ class _Settling:
         if found:
             await self._record(job, attempt, found)
             if await self._ledger.done(job):  # and so nobody else will remove the record that we just wrote
-                left = await self._ledger.open(key)
-                await self._ledger.close(key, left, left.latest, done=True)
+                await self._shared.sweep(job)
                 outcome.standing = "closed"
             else:
                 self._waiting.append(key)
@@ -375,7 +374,7 @@ class _Settling:
             outcome.standing = "unsubmitted"
             outcome.message = f"nothing was submitted in attempt {attempt}: run it again"
         else:
-            raise await self._bury(job, claim, attempt)
+            raise await self._give_up_on(job, attempt)
 
     async def _search(
         self, there: OpenJob, claims: dict[int, Claim], age: timedelta, letter: DeadLetter | None
@@ -385,55 +384,29 @@ class _Settling:
         fresh = _lease(claims[there.latest]) - age + timedelta(seconds=self._settings.reconcile_seconds)
         useless = frozenset({letter.error.prediction_id or ""} if letter else ())
         requests = [claim.request for claim in claims.values()]
-        return await self._history.search(requests, min(times), max(0.0, fresh.total_seconds()), useless)
+        return await self._shared.history.search(
+            requests, min(times), max(0.0, fresh.total_seconds()), useless
+        )
 
     async def _record(self, job: Job, attempt: int, found: Prediction) -> None:
         record = Record(
             prediction_id=found.id,
             submitted_at=found.created_at,
-            quoted_usd=await self._price(job),
+            quoted_usd=await self._shared.quotes.usd(job.request(job.source.location), must=False),
             base_url=self._client.base_url,
         )
         await self._ledger.record(job.key, attempt, record)
 
-    async def _price(self, job: Job) -> float | None:
-        """What it costs, for its side-car; None where that cannot be learnt."""
-        request = job.request(job.source.location)
-        kind = request.model_dump_json(exclude={"image", "seed"})
-        if kind not in self._prices:
-            try:
-                quote = await self._client.price(request)
-                self._prices[kind] = quote.usd if quote.currency == "USD" else None
-            except RestyleError:
-                self._prices[kind] = None
-        return self._prices[kind]
-
-    async def _bury(self, job: Job, claim: Claim, attempt: int) -> PredictionFailedError:
-        """Give up a job of which nothing came for so long that nothing ever will."""
+    async def _give_up_on(self, job: Job, attempt: int) -> PredictionFailedError:
+        """Write the dead letter of a job of which nothing came for so long that nothing ever will."""
         there = await self._ledger.open(job.key)
         if there.latest != attempt or attempt in there.recorded:
             raise StoreError("somebody has gone on with this job meanwhile: settle again")
-        letter = DeadLetter(
-            job_key=job.key,
-            last_attempt=attempt,
-            error=Failure(
-                type="NeverSubmitted",
-                message=f"attempt {attempt} never came to anything within {KEPT.days} days: use retry_failed",
-            ),
-            flow_run_id=claim.flow_run_id,
-            source=SourceFacts(uri=job.source.uri, identity=job.source.identity, sha256=job.source.sha256),
-            request=claim.request,
-            variant=job.variant,
-            attempts=[
-                Attempt(claimed_at=at, error="no answer was recorded")
-                for number, at in sorted(there.claimed.items())
-                if number not in there.recorded
-            ],
-            failed_at=now(),
+        failure = Failure(
+            type="NeverSubmitted",
+            message=f"attempt {attempt} never came to anything within {KEPT.days} days: use retry_failed",
         )
-        letter = await self._ledger.bury(letter)
-        await self._ledger.close(job.key, there, letter.last_attempt, done=False)
-        return letter.as_error()
+        return await self._shared.fail(job, attempt, failure)
 
     # -- what it takes --------------------------------------------------------------------------
 
