@@ -7,41 +7,61 @@ import json
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
 IMAGE = "https://example.com/photo.jpg"  # the emulator serves a picture made beforehand
 
 
-@dataclass
+@dataclass(frozen=True)
 class Work:
-    """Images to restyle, at most so many at once, into a directory."""
+    """Images to restyle, at most so many at once, into a directory or below ``s3://bucket/prefix``."""
 
     base_url: str
-    output: Path
+    output: str
     images: int
     in_flight: int
 
+    @property
+    def arguments(self) -> list[str]:
+        """The contender's command line."""
+        return [self.base_url, self.output, str(self.images), str(self.in_flight)]
 
-def contend(run: Callable[[Work], None]) -> None:
-    """Do the work of the command line and print seconds, CPU seconds and peak memory (MB) as JSON."""
+
+@dataclass(frozen=True)
+class Effort:
+    """What a contender tells of itself.
+
+    Attributes:
+        stored_at: when the last object was stored, in Unix seconds.
+        cpu: seconds of user and system time, without the start of Python and the imports.
+        memory: most that the process held, in MB.
+    """
+
+    stored_at: float
+    cpu: float
+    memory: float
+
+
+def contend(run: Callable[[Work], float]) -> None:
+    """Do the work of the command line and print the effort as JSON; ``run`` returns ``stored_at``."""
     parser = argparse.ArgumentParser()
     parser.add_argument("base_url")
-    parser.add_argument("output", type=Path)
+    parser.add_argument("output")
     parser.add_argument("images", type=int)
     parser.add_argument("in_flight", type=int)
     work = Work(**vars(parser.parse_args()))
-    before, start = _cpu(), time.monotonic()
-    run(work)
-    figures = {
-        "seconds": time.monotonic() - start,
-        "cpu": _cpu() - before,
-        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "stored": len(list(work.output.glob("**/*.jpeg"))),
-    }
-    print(json.dumps(figures))
+    before = cpu()
+    stored_at = run(work)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(asdict(Effort(stored_at, cpu() - before, memory))))
 
 
-def _cpu() -> float:
+def cpu() -> float:
+    """Seconds of user and system time that this process has used."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
+
+
+def now() -> float:
+    """Unix seconds, as the emulator's ledger tells them."""
+    return time.time()

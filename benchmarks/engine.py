@@ -1,38 +1,50 @@
-"""This project's engine: ledger, verified outputs and side-cars included."""
+"""This project's batch, without Prefect: manifest, budget, ledger, verified outputs, side-cars, account."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import tempfile
 from functools import partial
+from pathlib import Path
 
-from benchmarks.contender import IMAGE, Work, contend
+from benchmarks.contender import IMAGE, Work, contend, now
+from restyle.batch import Batch, Carrier, Order
 from restyle.client import WaveSpeedClient
-from restyle.jobs import RunInfo
-from restyle.models import ReduxParams
-from restyle.steps import Steps, carry_through, make_job
+from restyle.jobs import Job, RunInfo
+from restyle.steps import Steps
 from restyle.store import open_store
 
 
-async def _restyle_all(work: Work) -> None:
-    store = open_store(str(work.output))
-    run = RunInfo(package_version="bench")
-    places = asyncio.Semaphore(work.in_flight)
-    room = asyncio.Semaphore(work.in_flight * 3 // 2)  # some are looked at, some download
-    async with WaveSpeedClient("bench-key", work.base_url, max_connections=work.in_flight) as client:
-        steps = Steps(client, store)
+async def _restyle_all(work: Work, manifest: str) -> float:
+    store = open_store(work.output)
+    run = RunInfo(package_version="bench", flow_run_id="bench")
+    order = Order(concurrency=work.in_flight)
+    async with (
+        WaveSpeedClient("bench-key", work.base_url, max_connections=work.in_flight) as client,
+        Batch(client, store, run, "runs/bench", order) as batch,
+    ):
+
+        async def admit(job: Job, attempt: int, usd: float | None) -> None:
+            await batch.budget.take(job, attempt)
+
+        steps = Steps(client, store, admit=admit)
+        await batch.read(manifest)
+        await batch.afford()
         submit, download = partial(steps.submit, run=run), partial(steps.download, run=run)
-
-        async def one(number: int) -> None:
-            job = await make_job(IMAGE, ReduxParams(seed=number), 0, store)
-            async with room:
-                await carry_through(job, submit, steps.poll, download, lambda: places, steps.look)
-
-        await asyncio.gather(*(one(number) for number in range(work.images)))
+        await batch.carry_out(Carrier(submit, steps.poll, download).patient())
+        stored_at = now()
+        await batch.close()
+    return stored_at
 
 
-def run(work: Work) -> None:
+def run(work: Work) -> float:
     """Restyle all images."""
-    asyncio.run(_restyle_all(work))
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = Path(folder) / "manifest.jsonl"
+        rows = (json.dumps({"image": IMAGE, "seed": number}) for number in range(work.images))
+        manifest.write_text("\n".join(rows))
+        return asyncio.run(_restyle_all(work, str(manifest)))
 
 
 if __name__ == "__main__":
