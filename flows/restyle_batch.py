@@ -25,13 +25,13 @@ from restyle.jobs import Job, NsfwPolicy
 from restyle.models import ReduxParams
 from restyle.steps import Submitted
 from tasks import download, poll, submit
-from tasks._runtime import DEFAULT_OUTPUT, Runtime, note_task_runs, opened, run_info, spending
-from tasks.chunk import batch_under_way, restyle_chunk
+from tasks._runtime import DEFAULT_OUTPUT, Runtime, batch_under_way, note_task_runs, opened, run_info
+from tasks.chunk import restyle_chunk
 
 WATCHED = 50
 """Up to so many images, every step is a task run of its own, so that a person can watch it."""
 CHUNKS = 200
-"""Above that, about so many task runs: Prefect's server records some 30 a second."""
+"""Above that, about so many task runs: Prefect's server on SQLite records some 30 a second."""
 
 _DEFAULT = ReduxParams()
 
@@ -119,14 +119,14 @@ async def _restyle_all(manifest: str | Sequence[str], order: Order, wavespeed: s
         async with Batch(used.client, used.store, run_info(), folder, order, changed) as batch:
             await batch.read(manifest)
             await batch.afford()
-            token = spending.set(batch.budget)
+            token = batch_under_way.set(batch)
             try:
                 if batch.plan.jobs <= WATCHED and order.wait:
                     await batch.carry_out(_tasks(wavespeed, output, order, used))
                 else:
-                    await _chunks(batch, used)
+                    await _chunks(batch, wavespeed, output)
             finally:
-                spending.reset(token)
+                batch_under_way.reset(token)
             summary = await batch.close()
             await show_account(batch.plan, summary, used.store, folder)
             if error := batch.verdict(summary):
@@ -148,26 +148,23 @@ def _tasks(wavespeed: str, output: str, order: Order, used: Runtime) -> Carrier:
         partial(poll, wavespeed=wavespeed, output=output),
         partial(download, wavespeed=wavespeed, output=output, nsfw=order.nsfw),
         used.place,
+        used.steps.look,
     )
 
 
-async def _chunks(batch: Batch, used: Runtime) -> None:
+async def _chunks(batch: Batch, wavespeed: str, output: str) -> None:
     """A task run for some images at a time. One begins as soon as all of the last one's have begun."""
     size = max(25, ceil(batch.plan.jobs / CHUNKS))
-    token = batch_under_way.set((batch, used))
-    try:
-        async with asyncio.TaskGroup() as group:
-            for first in range(1, batch.plan.jobs + 1, size):
-                fed = asyncio.Event()
-                last = min(first + size - 1, batch.plan.jobs)
-                group.create_task(_chunk(first, last, fed))
-                await fed.wait()
-    finally:
-        batch_under_way.reset(token)
+    async with asyncio.TaskGroup() as group:
+        for first in range(1, batch.plan.jobs + 1, size):
+            fed = asyncio.Event()
+            last = min(first + size - 1, batch.plan.jobs)
+            group.create_task(_chunk(first, last, fed, wavespeed, output))
+            await fed.wait()
 
 
-async def _chunk(first: int, last: int, fed: asyncio.Event) -> None:
+async def _chunk(first: int, last: int, fed: asyncio.Event, wavespeed: str, output: str) -> None:
     try:
-        await restyle_chunk(first, last, fed)
+        await restyle_chunk(first, last, fed, wavespeed, output)
     finally:
         fed.set()  # also where the task could not even begin

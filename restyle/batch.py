@@ -51,7 +51,7 @@ from restyle.pace import backoff
 from restyle.parts import Parts
 from restyle.plan import Outcome, Plan
 from restyle.sources import held_bytes
-from restyle.steps import DownloadStep, PollStep, SubmitStep, Submitted, carry_through, make_job
+from restyle.steps import DownloadStep, LookStep, PollStep, SubmitStep, Submitted, carry_through, make_job
 from restyle.store import Store
 
 DEFAULT_CONCURRENCY = 32
@@ -156,10 +156,13 @@ class Carrier:
     poll: PollStep
     download: DownloadStep
     place: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext
+    look: LookStep | None = None
 
     def patient(self) -> Carrier:
         """The same, each step tried again after an error that may pass."""
-        return Carrier(_patient(self.submit), _patient(self.poll), _patient(self.download), self.place)
+        return Carrier(
+            _patient(self.submit), _patient(self.poll), _patient(self.download), self.place, self.look
+        )
 
 
 class Batch:
@@ -373,7 +376,7 @@ class Batch:
         place = partial(self._place, carrier)
         if not self.order.wait:
             return await self._submit_only(job, submit, carrier.poll, place)
-        restyled = await carry_through(job, submit, carrier.poll, carrier.download, place)
+        restyled = await carry_through(job, submit, carrier.poll, carrier.download, place, carrier.look)
         if restyled.cached:
             return self._restyled(restyled, flight, "done")
         await self._show_source(job)

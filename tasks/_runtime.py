@@ -22,7 +22,7 @@ from prefect.tasks import Task, exponential_backoff
 
 from blocks.output import open_output
 from blocks.wavespeed import WaveSpeed, load_wavespeed
-from restyle.budget import Budget
+from restyle.batch import Batch
 from restyle.client import WaveSpeedClient
 from restyle.errors import RestyleError, clean, worth_retrying
 from restyle.jobs import Job, RunInfo
@@ -69,18 +69,23 @@ class Runtime:
     def __init__(self, client: WaveSpeedClient, store: Store, allowance: Allowance) -> None:
         self.client = client
         self.store = store
-        self.steps = Steps(client, store, admit=self._admit)
+        self.steps = Steps(client, store, admit=self._admit, on_thumbnail=_keep_thumbnail)
         self.place = allowance.place
         self._allowance = allowance
 
     async def _admit(self, job: Job, attempt: int, usd: float | None) -> None:
         await self._allowance.turn()
-        if budget := spending.get():
-            await budget.take(job, attempt)
+        if batch := batch_under_way.get():
+            await batch.budget.take(job, attempt)
 
 
-spending: ContextVar[Budget | None] = ContextVar("spending", default=None)
-"""The budget of the run under way, where it has one."""
+batch_under_way: ContextVar[Batch | None] = ContextVar("batch_under_way", default=None)
+"""The batch of the flow run under way, where it is one: too big to be a task's parameter."""
+
+
+def _keep_thumbnail(job_key: str, index: int, picture: bytes) -> None:
+    if batch := batch_under_way.get():
+        batch.plan.keep_thumbnail(job_key, index, picture)
 
 
 class _Shared(Generic[_T]):

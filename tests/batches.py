@@ -82,10 +82,10 @@ async def restyle_all(
         async def admit(job: Any, attempt: int, usd: float | None) -> None:
             await batch.budget.take(job, attempt)
 
-        steps = Steps(client, store, settings, admit=admit)
+        steps = Steps(client, store, settings, admit=admit, on_thumbnail=batch.plan.keep_thumbnail)
         submit = partial(steps.submit, run=run, nsfw=order.nsfw, retry_failed=order.retry_failed)
         download = partial(steps.download, run=run, nsfw=order.nsfw)
-        await batch.carry_out(Carrier(submit, steps.poll, download).patient())
+        await batch.carry_out(Carrier(submit, steps.poll, download, look=steps.look).patient())
         summary = await batch.close()
         account = await store.get(f"{folder}/manifest.jsonl")
         assert account is not None
