@@ -12,7 +12,7 @@ from restyle.batch import Batch, Carrier
 from restyle.errors import ConfigurationError
 from restyle.jobs import Job, Restyled
 from restyle.steps import Polled, Submitted
-from tasks._events import failed_event, stored_event
+from tasks._events import failed_event, stored_event, submitted_event
 from tasks._runtime import Runtime, batch_under_way, note_task_runs, opened, run_info
 
 
@@ -42,7 +42,10 @@ def _carrier(batch: Batch, runtime: Runtime) -> Carrier:
 
     async def submit(job: Job, *, after: int) -> Submitted:
         with failed_event(job, output):
-            return await go(job, after=after)
+            submitted = await go(job, after=after)
+        if not submitted.restyled:
+            submitted_event(job, output, submitted)
+        return submitted
 
     async def poll(job: Job, submitted: Submitted) -> Polled:
         with failed_event(job, output):
