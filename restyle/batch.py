@@ -16,7 +16,14 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    aclosing,
+    asynccontextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -222,11 +229,9 @@ class Batch:
         for task in self._holding:
             task.cancel()
         await asyncio.gather(*self._holding, return_exceptions=True)
-        try:
-            if self._begun:  # a dry run leaves nothing
-                await self._parts.flush()
-        finally:
-            self.plan.close()
+        if self._begun:  # a dry run leaves nothing
+            await self._parts.flush()
+        self.plan.close()
 
     # -- before anything is spent ---------------------------------------------------------------
 
@@ -242,12 +247,13 @@ class Batch:
         """
         self._manifest = shown(manifest)
         await self._store.ready()
-        async for rows in read_manifest(manifest, self.order.params, self._store):
-            for row, job in await _side_by_side(self._identified, rows):
-                if isinstance(row, BadRow):
-                    self.plan.reject(row)
-                elif job:
-                    self.plan.add(row, job)
+        async with aclosing(read_manifest(manifest, self.order.params, self._store)) as batches:
+            async for rows in batches:
+                for row, job in await _side_by_side(self._identified, rows):
+                    if isinstance(row, BadRow):
+                        self.plan.reject(row)
+                    elif job:
+                        self.plan.add(row, job)
         self._refuse_bad_rows()
         self.progress.rows = self.plan.rows
         self.progress.counts["invalid"] = self.plan.invalid
@@ -378,9 +384,18 @@ class Batch:
             return await self._submit_only(job, submit, carrier.poll, place)
         restyled = await carry_through(job, submit, carrier.poll, carrier.download, place, carrier.look)
         if restyled.cached:
-            return self._restyled(restyled, flight, "done")
+            return await self._done_before(job, restyled)
         await self._show_source(job)
         return self._restyled(restyled, flight, "stored")
+
+    async def _done_before(self, job: Job, restyled: Restyled) -> Outcome:
+        """Stored by another run, or by an earlier try of this one, whose spending counts."""
+        if restyled.flow_run_id is None or restyled.flow_run_id != self._run.flow_run_id:
+            return self._restyled(restyled, _Flight(), "done")
+        await self.budget.count(job, 0)
+        metadata = await self._ledger.done(job)
+        usd = metadata.cost.usd if metadata else None
+        return self._restyled(restyled.model_copy(update={"cost_usd": usd}), _Flight(), "stored")
 
     async def _submit(self, step: SubmitStep, flight: _Flight, job: Job, *, after: int) -> Submitted:
         flight.submitted = None  # what was submitted before has come to nothing
@@ -406,7 +421,7 @@ class Batch:
             await stack.enter_async_context(place())
             submitted = await submit(job, after=0)
             if submitted.restyled:
-                return self._restyled(submitted.restyled, _Flight(), "done")
+                return await self._done_before(job, submitted.restyled)
             # The place stays taken until the prediction has ended, or until nobody needs it any more.
             held = stack.pop_all()
         self._holding.add(holding := asyncio.create_task(_hold(held, poll, job, submitted)))

@@ -133,4 +133,5 @@ def restyled_from(store: Store, job: Job, metadata: Metadata, *, cached: bool) -
             for facts in metadata.outputs
         ],
         metadata_uri=store.uri_of(metadata_path(job)),
+        flow_run_id=metadata.run.flow_run_id,
     )

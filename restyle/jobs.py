@@ -209,6 +209,7 @@ class Restyled(BaseModel):
     Attributes:
         cached: whether it was done before this run looked.
         cost_usd: what this job cost in USD; 0 when cached, None when the price is not known.
+        flow_run_id: the flow run that stored it.
     """
 
     job_key: str
@@ -218,3 +219,4 @@ class Restyled(BaseModel):
     seed: int
     outputs: list[Output]
     metadata_uri: str
+    flow_run_id: str | None = None

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 
 from restyle.account import JSONL, AccountRow, encode_part, part_path
+from restyle.errors import RestyleError
 from restyle.store import Store
 
 _ROWS, _SECONDS = 1000, 10.0
@@ -31,12 +32,16 @@ class Parts:
             await self.flush()
 
     async def flush(self) -> None:
-        """Store what there is."""
+        """Store what there is. A store that is down does not stop the batch: the next part holds it, too."""
         rows, self._waiting = self._waiting, []
         self._flushed = time.monotonic()
-        if rows:
+        if not rows:
+            return
+        try:
             number = await self._next()
             await self._store.put(part_path(self._folder, number), encode_part(rows), JSONL)
+        except RestyleError:
+            self._waiting += rows
 
     async def remove(self) -> None:
         """Remove all parts: the whole account has been written."""

@@ -272,3 +272,17 @@ async def test_without_waiting_all_is_submitted_within_the_places_and_left_to_se
     finished = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
     assert finished.statuses == ["stored"] * 20
     assert api.ledger()["billed"] == 20
+
+
+async def test_an_earlier_try_of_the_same_run_counts_against_its_cap(api: Emulator, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    few = write_manifest(tmp_path / "few.jsonl", pictures(4))
+    await restyle_all(api.url, out, few, ORDER, run_id="the-run")
+    api.faults([{"on": "prediction", "fault": "failed", "code": 5000, "times": 4}])
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(8))
+    order = Order(params=SMALL, max_cost_usd=0.2, concurrency=2)
+    again = await restyle_all(api.url, out, manifest, order, run_id="the-run")
+    assert again.statuses[:4] == ["stored"] * 4
+    assert isinstance(again.error, BudgetExceededError)
+    assert sum(round(1000 * p["price"]) for p in api.ledger()["predictions"]) <= 200
+    assert again.summary.spent_usd == pytest.approx(0.025 * again.statuses.count("stored"))
