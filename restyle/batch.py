@@ -383,9 +383,9 @@ class Batch:
         if not self.order.wait:
             return await self._submit_only(job, submit, carrier.poll, place)
         restyled = await carry_through(job, submit, carrier.poll, carrier.download, place, carrier.look)
+        await self._show_source(job)
         if restyled.cached:
             return await self._done_before(job, restyled)
-        await self._show_source(job)
         return self._restyled(restyled, flight, "stored")
 
     async def _done_before(self, job: Job, restyled: Restyled) -> Outcome:
