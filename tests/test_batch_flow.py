@@ -1,0 +1,324 @@
+"""The flow `restyle_batch` on a real Prefect server, against the emulator."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from flows import restyle_batch
+from restyle.account import AccountRow, Summary, decode_part
+from restyle.errors import BatchFailedError, UnavailableError
+from restyle.jobs import Metadata
+from restyle.models import ReduxParams
+from tests.batches import PLACE, pictures, write_manifest
+from tests.emulator_process import Emulator
+from tests.prefect_server import PrefectServer, wait_until
+from tests.schemas import check
+
+KEY = f"key-{secrets.token_hex(16)}"
+SIGNATURE = secrets.token_hex(32)
+SMALL = ReduxParams(size="256*256")
+FAILING: dict[str, Any] = {"on": "prediction", "fault": "failed", "code": 1402, "times": None}
+STEPS = ("submit", "poll", "download")
+
+
+@dataclass
+class World:
+    """A Prefect server, an emulator, an empty folder, and the flow runs among them."""
+
+    prefect: PrefectServer
+    emulator: Emulator
+    folder: Path
+
+    @property
+    def output(self) -> Path:
+        """Where the pictures go."""
+        return self.folder / "out"
+
+    def restyle(self, manifest: str | Sequence[str], flow: Any = restyle_batch, **parameters: Any) -> Summary:
+        """Run the flow."""
+        arguments = {"params": SMALL, "output": str(self.output), **parameters}
+        with self.prefect.used_here():
+            summary: Summary = asyncio.run(flow(manifest, **arguments))
+        return summary
+
+    @property
+    def runs(self) -> list[dict[str, Any]]:
+        """The flow runs into this output, the newest first."""
+        runs = self.prefect.all("flow_runs", sort="EXPECTED_START_TIME_DESC")
+        return [run for run in runs if run["parameters"].get("output") == str(self.output)]
+
+    @property
+    def mine(self) -> dict[str, Any]:
+        """A query for what belongs to the newest flow run."""
+        return {"flow_runs": {"id": {"any_": [self.runs[0]["id"]]}}}
+
+    def task_runs(self, count: int) -> list[dict[str, Any]]:
+        """The task runs of the newest flow run, once so many of them have ended."""
+        found: list[dict[str, Any]] = []
+
+        def ended() -> bool:
+            found[:] = self.prefect.all("task_runs", **self.mine)
+            return sum(task["state_type"] in ("COMPLETED", "FAILED") for task in found) >= count
+
+        wait_until(ended)
+        return found
+
+    def artifact(self, key: str) -> dict[str, Any]:
+        """The newest flow run's artifact of that key."""
+        (found,) = [one for one in self.prefect.all("artifacts", **self.mine) if one["key"] == key]
+        return found
+
+    def account(self, summary: Summary) -> list[AccountRow]:
+        """The rows of a run's account, the same in both of its files."""
+        folder = Path(summary.account)
+        check("summary", (folder / "summary.json").read_bytes())
+        rows = decode_part((folder / "manifest.jsonl").read_bytes())
+        table = pq.read_table(folder / "manifest.parquet").to_pylist()
+        assert [AccountRow.model_validate(row) for row in table] == rows
+        assert not (folder / "parts").exists()
+        return rows
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[Emulator]:
+    with Emulator("--prerendered", "--latency", "0.2", "0.3") as running:
+        yield running
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _account(emulator: Emulator) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WAVESPEED_API_KEY", KEY)
+        patch.setenv("WAVESPEED_BASE_URL", emulator.url)
+        yield
+
+
+@pytest.fixture
+def world(prefect: PrefectServer, emulator: Emulator, tmp_path: Path) -> World:
+    emulator.reset()
+    return World(prefect, emulator, tmp_path)
+
+
+@dataclass
+class Told:
+    """A run of eight images, the third of which fails, and what it returned."""
+
+    world: World
+    summary: Summary
+    rows: list[AccountRow]
+    asked: list[str]  # source URLs that WaveSpeedAI was given
+
+
+def signed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same rows, with sources at URLs that let whoever has them in."""
+    return [{**row, "image": f"{row['image']}?X-Amz-Signature={SIGNATURE}"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def eight(prefect: PrefectServer, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Told:
+    emulator.reset()
+    emulator.faults([{**FAILING, "match": {"image": "/3.jpg"}}])
+    world = World(prefect, emulator, tmp_path_factory.mktemp("eight"))
+    manifest = write_manifest(world.folder / "eight.jsonl", signed(pictures(8)))
+    summary = world.restyle(manifest, max_failed=0.2)
+    asked = [one["input"]["image"] for one in emulator.ledger()["predictions"]]
+    return Told(world, summary, world.account(summary), asked)
+
+
+class TestFewImages:
+    """A run that a person can watch."""
+
+    def test_the_result_is_the_run_in_figures(self, eight: Told) -> None:
+        summary = eight.summary
+        assert isinstance(summary, Summary)
+        assert (summary.rows, summary.jobs, summary.images) == (8, 8, 7)
+        assert summary.counts == {"stored": 7, "failed": 1}
+        assert summary.errors == {"PredictionFailedError": 1}
+        assert (summary.quoted_usd, summary.spent_usd) == (0.2, 0.175)
+        (run,) = eight.world.runs
+        assert (summary.flow_run_id, summary.flow_run_name) == (run["id"], run["name"])
+        assert run["name"] == "restyle eight.jsonl"
+        assert run["state_type"] == "COMPLETED"
+        assert f"/runs/dt={run['expected_start_time'][:10]}/{run['id']}/" in summary.account
+
+    def test_every_row_is_accounted_for(self, eight: Told) -> None:
+        assert [row.id for row in eight.rows] == [f"n{n}" for n in range(1, 9)]
+        assert [row.row for row in eight.rows if row.status != "stored"] == [3]
+        assert all(Path(uri).is_file() for row in eight.rows for uri in row.outputs)
+        gallery = (Path(eight.summary.account) / "gallery.html").read_text()
+        assert "n8" in gallery
+
+    def test_every_step_of_every_image_is_a_task_run_named_after_it(self, eight: Told) -> None:
+        tasks = eight.world.task_runs(23)
+        labels = {row.row: f"{row.row}-{(row.job_key or '')[:4]}" for row in eight.rows}
+        expected = {f"{step} {label}" for step in STEPS for label in labels.values()}
+        assert sorted(task["name"] for task in tasks) == sorted(expected - {f"download {labels[3]}"})
+        failed = [task["name"] for task in tasks if task["state_type"] == "FAILED"]
+        assert failed == [f"poll {labels[3]}"]
+
+    def test_a_side_car_names_the_task_runs_of_its_own_image_alone(self, eight: Told) -> None:
+        tasks = eight.world.task_runs(23)
+        for row in eight.rows:
+            if row.status == "stored":
+                side_car = Metadata.model_validate_json(Path(row.metadata_uri or "").read_bytes())
+                own = {task["id"] for task in tasks if task["name"].endswith(f"-{side_car.job_key[:4]}")}
+                assert len(own) == 3
+                assert set(side_car.run.task_run_ids) == own
+                assert side_car.run.flow_run_id == eight.summary.flow_run_id
+
+    def test_the_progress_ends_at_its_end(self, eight: Told) -> None:
+        progress = eight.world.artifact("restyle-progress")
+        assert (progress["type"], float(progress["data"])) == ("progress", 100)
+
+    def test_the_summary_is_an_artifact(self, eight: Told) -> None:
+        page = eight.world.artifact("restyle-summary")["data"]
+        for fact in (
+            "| Rows stored | 7 |",
+            "| Rows failed | 1 |",
+            "| Failed with PredictionFailedError | 1 |",
+            "| Spent | 0.175 USD |",
+            "| Quoted | 0.2 USD |",
+        ):
+            assert fact in page
+        assert eight.summary.account.rstrip("/").rpartition("/")[2] in page
+
+    def test_the_failures_are_a_table(self, eight: Told) -> None:
+        (failure,) = json.loads(eight.world.artifact("restyle-failures")["data"])
+        assert (failure["row"], failure["id"], failure["status"]) == (3, "n3", "failed")
+        assert failure["error"] == "PredictionFailedError"
+        assert "1402" in failure["message"]
+        assert failure["job"] == eight.rows[2].job_key
+
+    def test_the_first_pictures_are_a_gallery(self, eight: Told) -> None:
+        page = eight.world.artifact("restyle-gallery")["data"]
+        assert page.count("data:image/jpeg;base64,") == 7
+        assert [f"| n{n} |" in page for n in range(1, 9)] == [n != 3 for n in range(1, 9)]
+
+    def test_every_image_has_its_events(self, eight: Told) -> None:
+        keys = {f"wavespeed.job.{row.job_key}" for row in eight.rows}
+
+        def kinds() -> list[str]:
+            events = eight.world.prefect.events("wavespeed.job.")
+            mine = [one for one in events if one["resource"]["prefect.resource.id"] in keys]
+            return sorted(one["event"].rpartition(".")[2] for one in mine)
+
+        wait_until(lambda: len(kinds()) >= 16)
+        assert kinds() == ["failed", *["stored"] * 7, *["submitted"] * 8]
+
+    def test_no_key_and_no_signed_url_is_told_to_the_server(self, eight: Told) -> None:
+        eight.world.task_runs(23)
+        server = eight.world.prefect
+        told = {kind: server.all(kind) for kind in ("flow_runs", "task_runs", "artifacts", "logs")}
+        told["events"] = server.events()
+        told["states"] = server.call("GET", f"/flow_run_states/?flow_run_id={eight.summary.flow_run_id}")
+        there = {kind: json.dumps(what) for kind, what in told.items()}
+        assert "eight.jsonl" in there["flow_runs"]  # where this is not found, nobody has looked
+        assert "example.com" in there["artifacts"]
+        assert eight.rows[0].job_key is not None
+        assert eight.rows[0].job_key in there["events"]
+        secret = (KEY, SIGNATURE, "X-Amz-Signature=")
+        assert [(kind, text[:4]) for kind, said in there.items() for text in secret if text in said] == []
+
+    def test_no_key_and_no_signed_url_is_in_the_output(self, eight: Told) -> None:
+        files = [path for path in eight.world.output.rglob("*") if path.is_file()]
+        assert len(files) > 7 * 2 + 4
+        secret = (KEY.encode(), SIGNATURE.encode())
+        assert [path for path in files if any(text in path.read_bytes() for text in secret)] == []
+
+    def test_wavespeed_is_given_the_signed_url(self, eight: Told) -> None:
+        """Without it, no private picture could be restyled."""
+        assert len(eight.asked) == 8
+        assert [image for image in eight.asked if SIGNATURE not in image] == []
+
+
+def test_many_images_are_a_few_task_runs_and_the_same_account(world: World) -> None:
+    world.emulator.faults([{**FAILING, "match": {"image": "/33.jpg"}}])
+    manifest = write_manifest(world.folder / "many.jsonl", pictures(70))
+    summary = world.restyle(manifest, max_failed=0.2)
+    assert summary.counts == {"stored": 69, "failed": 1}
+    rows = world.account(summary)
+    assert [row.id for row in rows] == [f"n{n}" for n in range(1, 71)]
+    assert [row.row for row in rows if row.status != "stored"] == [33]
+    assert world.emulator.ledger()["billed"] == 69
+
+    tasks = {task["id"]: task for task in world.task_runs(3)}
+    assert sorted(task["name"] for task in tasks.values()) == [
+        "restyle 1-25",
+        "restyle 26-50",
+        "restyle 51-70",
+    ]
+    assert {task["state_type"] for task in tasks.values()} == {"COMPLETED"}
+    for number, row in enumerate(rows, 1):
+        if row.metadata_uri:
+            side_car = Metadata.model_validate_json(Path(row.metadata_uri).read_bytes())
+            (task,) = side_car.run.task_run_ids
+            first, last = tasks[task]["name"].split()[1].split("-")
+            assert int(first) <= number <= int(last)
+
+    assert float(world.artifact("restyle-progress")["data"]) == 100
+    assert "| Rows stored | 69 |" in world.artifact("restyle-summary")["data"]
+    (failure,) = json.loads(world.artifact("restyle-failures")["data"])
+    assert failure["id"] == "n33"
+    assert world.artifact("restyle-gallery")["data"].count("data:image/jpeg;base64,") == 12
+
+    again = world.restyle(manifest, max_failed=0.2)
+    assert again.counts == {"done": 69, "failed": 1}
+    assert (again.spent_usd, again.images) == (0, 0)
+    assert world.emulator.ledger()["billed"] == 69
+
+
+def test_the_images_can_be_a_list(world: World) -> None:
+    summary = world.restyle([f"{PLACE}/{n}.jpg" for n in (1, 2, 1)])
+    assert (summary.rows, summary.jobs, summary.counts) == (3, 2, {"stored": 3})
+    assert [row.image for row in world.account(summary)] == [f"{PLACE}/{n}.jpg" for n in (1, 2, 1)]
+    assert world.runs[0]["name"] == "restyle 3 images"
+    assert world.emulator.ledger()["billed"] == 2
+
+
+def test_more_failures_than_allowed_fail_the_run_after_all_else_is_stored(world: World) -> None:
+    refused = {"on": "submit", "fault": "refused", "status": 400, "times": None}
+    world.emulator.faults(
+        [{**FAILING, "match": {"image": f"/{n}.jpg"}} for n in (2, 5)]
+        + [{**refused, "match": {"image": "/7."}}]
+    )
+    with pytest.raises(BatchFailedError):
+        world.restyle(write_manifest(world.folder / "m.jsonl", pictures(8)), max_failed=0.3)
+    (run,) = world.runs
+    message = run["state"]["message"]
+    assert "3 of 8 rows failed (2 PredictionFailedError, 1 InvalidRequestError)" in message
+    assert "more than max_failed 0.3 allows; 5 are stored" in message
+    assert (run["state_type"], run["run_count"]) == ("FAILED", 1)  # again would be the same
+    assert world.emulator.ledger()["billed"] == 5
+    account = Path(message.rpartition("the account is in ")[2])
+    summary = Summary.model_validate_json((account / "summary.json").read_bytes())
+    assert [row.status for row in world.account(summary)].count("stored") == 5
+
+
+def test_what_may_pass_is_tried_again_by_the_run_itself(world: World) -> None:
+    gone = {"on": "price", "fault": "status", "status": 503, "times": None}
+    world.emulator.faults([gone, {**gone, "on": "pricing"}])
+    flow = restyle_batch.with_options(retries=1, retry_delay_seconds=0)
+    with pytest.raises(UnavailableError):
+        world.restyle(write_manifest(world.folder / "m.jsonl", pictures(2)), flow)
+    (run,) = world.runs
+    assert (run["state_type"], run["run_count"]) == ("FAILED", 2)
+    assert world.emulator.ledger()["calls"]["submit"] == 0
+
+
+def test_a_flow_that_stops_waiting_submits_all_and_another_run_stores_it(world: World) -> None:
+    manifest = write_manifest(world.folder / "m.jsonl", pictures(6))
+    submitted = world.restyle(manifest, wait=False)
+    assert submitted.counts == {"submitted": 6}
+    assert world.account(submitted)[0].prediction_id
+    stored = world.restyle(manifest)
+    assert stored.counts == {"stored": 6}
+    assert world.emulator.ledger()["billed"] == 6
