@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator
@@ -43,9 +42,9 @@ class Pace:
 
         Args:
             fresh: it was submitted just now; otherwise it may be done already, and is asked for at once.
-            since: when it was submitted, on the monotonic clock; now by default.
+            since: when it was submitted, on the event loop's (monotonic) clock; now by default.
         """
-        return Flight(self, fresh, time.monotonic() if since is None else since)
+        return Flight(self, fresh, _now() if since is None else since)
 
     def learn(self, seconds: float) -> None:
         """Remember how long a prediction took, in seconds."""
@@ -59,7 +58,7 @@ class Pace:
         """Between how many seconds nine of ten predictions take; None while nothing is known."""
         if not self._recent:
             return None
-        now = time.monotonic()
+        now = _now()
         if now - self._told >= _RENEWED or self._usual is None:
             ages = sorted(now - flight.since for flight in self._flying if flight.fresh)
             self._usual, self._told = _usual(sorted(self._recent), ages), now
@@ -101,6 +100,7 @@ class Flight:
         self._pace = pace
         self._scout = False
         self._asked = False
+        self._asked_at = 0.0  # seconds after which it was asked for last
         self._not_yet = 0.0  # seconds after which it was not ready
         self._interval = 0.0  # of the backoff, once it is overdue
 
@@ -120,7 +120,7 @@ class Flight:
     @property
     def age(self) -> float:
         """Seconds since it was submitted."""
-        return time.monotonic() - self.since
+        return _now() - self.since
 
     async def wait(self, least: float, most: float) -> None:
         """Wait until it is time to ask.
@@ -129,16 +129,16 @@ class Flight:
             least: seconds to wait in any case.
             most: seconds after which to ask at the latest.
         """
-        latest = time.monotonic() + most
+        latest = _now() + most
         if self.fresh and not self._asked and not self._scout and self._pace.usual() is None:
             await self._pace.learning(min(MAX_INTERVAL, most))
-            most = max(latest - time.monotonic(), 0)
+            most = max(latest - _now(), 0)
         await asyncio.sleep(min(max(least, self._next()), most))
-        self._asked = True
+        self._asked, self._asked_at = True, self.age
 
     def not_yet(self) -> None:
-        """It was asked for and is not ready."""
-        self._not_yet = self.age
+        """It was not ready when it was asked for last."""
+        self._not_yet = self._asked_at
 
     def ready(self, seconds: float | None) -> None:
         """It is ready.
@@ -158,15 +158,19 @@ class Flight:
         if not self.fresh and not self._asked:
             return 0.0
         if usual is None and self._scout:
-            return max(0.5 - age, age * 0.2)
+            return max(0.5 - age, 0.25, age * 0.08)
         low, high = usual or (0.0, 0.0)
         step = min(max((high - low) / _STEPS, MIN_INTERVAL), MAX_INTERVAL)
         if self.fresh and age < low:
             return low - age + step * random.uniform(0.5, 1)
         if self.fresh and age < high:
-            return step * random.uniform(0.95, 1.05)
+            return step * (random.uniform(0.95, 1.05) if self._asked else random.uniform(0, 1))
         self._interval = min(max(self._interval * 1.5, step), MAX_INTERVAL / 1.2)
         return self._interval * random.uniform(0.8, 1.2)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def backoff(first: float = 0.5, most: float = MAX_INTERVAL) -> Iterator[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 from io import BytesIO
 from typing import Any
@@ -13,7 +14,9 @@ from restyle.errors import OutputError, SourceError
 from restyle.images import (
     CONTENT_TYPES,
     SOURCE_LIMIT,
+    THUMBNAIL_EDGE,
     ImageInfo,
+    examine_output,
     sniff,
     thumbnail,
     verify_output,
@@ -149,3 +152,67 @@ def test_a_thumbnail_stands_upright() -> None:
 def test_there_is_no_thumbnail_of_a_text() -> None:
     with pytest.raises(OutputError):
         thumbnail(b"a story")
+
+
+# Outputs are decoded at a fraction of their size: nothing that is broken may get through by that
+
+
+@pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
+@pytest.mark.parametrize("edge", [64, 300, 1024])
+def test_a_jpeg_that_lacks_a_byte_anywhere_is_not_whole(edge: int, progressive: bool) -> None:
+    whole = picture("jpeg", edge, edge, progressive=progressive)
+    assert verify_output(whole, "jpeg").width == edge
+    for end in range(2, len(whole), len(whole) // 40):
+        with pytest.raises(OutputError):
+            verify_output(whole[:end], "jpeg")
+
+
+@pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
+@pytest.mark.parametrize("edge", [64, 300, 1024])
+def test_a_jpeg_is_refused_wherever_a_full_decoding_would_refuse_it(edge: int, progressive: bool) -> None:
+    chance = random.Random(edge)
+    whole = picture("jpeg", edge, edge, progressive=progressive)
+    refused = 0
+    for _ in range(60):
+        at = chance.randrange(2, len(whole))
+        flipped = bytearray(whole)
+        flipped[at] ^= 1 << chance.randrange(8)
+        garbage = whole[:at] + chance.randbytes(len(whole) - at)
+        for broken in (
+            bytes(flipped),
+            garbage,
+            whole[:at] + bytes(len(whole) - at),
+            whole[:at] + b"\xff\xd9",
+        ):
+            refused += not verified(broken)
+            assert verified(broken) == (decodes_in_full(broken) and b"\xff\xd9" in broken)
+    assert refused > 100
+
+
+def verified(data: bytes) -> bool:
+    try:
+        verify_output(data, "jpeg")
+    except OutputError:
+        return False
+    return True
+
+
+def decodes_in_full(data: bytes) -> bool:
+    try:
+        Image.open(BytesIO(data), formats=["jpeg"]).load()
+    except Exception:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("kind", OUTPUT_FORMATS)
+@pytest.mark.parametrize(("width", "height"), [(256, 256), (1536, 256), (300, 420), (20, 10)])
+def test_what_verifies_an_output_also_gives_its_thumbnail(kind: str, width: int, height: int) -> None:
+    info, small = examine_output(picture(kind, width, height), kind, with_thumbnail=True)
+    assert (info.width, info.height) == (width, height)
+    assert small
+    shown = Image.open(BytesIO(small))
+    assert shown.format == "JPEG"
+    assert max(shown.size) == min(THUMBNAIL_EDGE, max(width, height))
+    assert abs(shown.width / shown.height - width / height) < width / height / 5
+    assert examine_output(picture(kind, width, height), kind, with_thumbnail=False)[1] is None
