@@ -6,7 +6,6 @@ import cProfile
 import io
 import pstats
 import re
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -27,8 +26,8 @@ _GROUPS = {
     "waiting for events": r"'poll' of 'select|select\.epoll",
     "sockets": r"_socket\.socket",
     "decoding pictures": r"/PIL/|ImagingDecoder|ImagingEncoder",
-    "store (obstore)": r"obstore|\{(get|put|delete|list)|/restyle/store",
-    "HTTP (aiohttp)": r"/aiohttp/|/yarl/|/multidict/|aiohappyeyeballs|/httpx/",
+    "store (obstore)": r"obstore|~ <(get|put|delete|list)|/restyle/(store|ledger)",
+    "HTTP (httpx, aiohttp)": r"/aiohttp/|/yarl/|/multidict/|aiohappyeyeballs|/httpx/",
     "pydantic": r"pydantic|/restyle/models|to_json",
     "threads": r"/threading\.py|/concurrent/|_queue|/asyncio/threads|_thread",
     "asyncio": r"/asyncio/|/selectors\.py|contextvars",
@@ -68,12 +67,15 @@ def _where(emulator: Emulator) -> Table:
         profiler.enable()
         engine.run(work)
         profiler.disable()
-    groups, functions = Counter[str](), Counter[str]()
+    groups = Counter[str]()
     stats = pstats.Stats(profiler, stream=io.StringIO())
-    for (file, _, function), (_, _, own, _, _) in stats.stats.items():  # type: ignore[attr-defined]
+    for (file, _, function), (_, _, own, _, callers) in stats.stats.items():  # type: ignore[attr-defined]
         group = _group(f"{file} {function}")
-        groups[group] += own
-        functions[f"{group}: {function}"] += own
+        if group or file != "~":
+            groups[group or "Python and the rest"] += own
+            continue
+        for (by_file, _, by), (_, _, share, _) in callers.items():  # a builtin is its caller's
+            groups[_group(f"{by_file} {by}") or "Python and the rest"] += share
     waiting = groups.pop("waiting for events", 0.0)
     table = Table(title=f"the event loop's thread under cProfile (it waited for {waiting:.1f} s)")
     table.add_column("where")
@@ -85,12 +87,5 @@ def _where(emulator: Emulator) -> Table:
     return table
 
 
-def _group(where: str) -> str:
-    for name, pattern in _GROUPS.items():
-        if re.search(pattern, where):
-            return name
-    return "Python and the rest"
-
-
-if __name__ == "__main__":
-    sys.exit("run: python -m benchmarks --profile")
+def _group(where: str) -> str | None:
+    return next((name for name, pattern in _GROUPS.items() if re.search(pattern, where)), None)
