@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from contextlib import redirect_stdout
+from contextlib import aclosing, redirect_stdout
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from json import dumps
@@ -16,11 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from deployments._prefect import interrupted, quieten
 from restyle.account import Summary
-from restyle.batch import Batch, Order, Quote, account_folder
+from restyle.batch import Batch, Order, Quote, account_folder, refusal
 from restyle.batch import Progress as Standing
 from restyle.errors import ConfigurationError
 from restyle.jobs import RunInfo
+from restyle.manifest import BadRow, read_manifest
 from restyle.settings import get_settings
+from restyle.store import Store, open_store
 
 _LINE_SECONDS = 10.0  # between lines where there is no terminal
 
@@ -45,9 +47,9 @@ def run(options: Options, *, dry_run: bool, as_json: bool) -> int:
         Exception: what went wrong, to be told by the caller.
     """
     quieten()
-    _check(options)
     try:
         with redirect_stdout(sys.stderr):  # what a library prints is no part of the answer
+            asyncio.run(_check(options))
             if dry_run:
                 quote = asyncio.run(_quote(options))
             else:
@@ -69,7 +71,7 @@ def run(options: Options, *, dry_run: bool, as_json: bool) -> int:
     return 0
 
 
-def _check(options: Options) -> None:
+async def _check(options: Options) -> None:
     """Refuse what cannot work before Prefect is started, which takes seconds."""
     get_settings()
     order = options.order
@@ -81,6 +83,22 @@ def _check(options: Options) -> None:
         raise ConfigurationError(
             f"--max-failed {order.max_failed:g}: give a share of the rows from 0 to 1, such as 0.05"
         )
+    if options.out.startswith(("s3-bucket/", "local-file-system/")):  # a block: the flow asks Prefect for it
+        return
+    store = open_store(options.out)
+    await _look_into(options.manifest, order, store)
+    await store.ready()
+
+
+async def _look_into(manifest: str, order: Order, store: Store) -> None:
+    """Read the first rows: what is wrong with a manifest is mostly wrong there already."""
+    async with aclosing(read_manifest(manifest, order.params, store)) as batches:
+        rows = await anext(batches)
+        bad = [row for row in rows if isinstance(row, BadRow)]
+        if bad and order.on_bad_row == "fail":
+            there_are_more = await anext(batches, None) is not None
+            told = f"{'the first ' if there_are_more else ''}{len(rows):,}"
+            raise refusal(bad, len(bad), told, can_be_skipped=len(bad) < len(rows))
 
 
 async def _quote(options: Options) -> Quote:

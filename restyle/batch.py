@@ -269,12 +269,8 @@ class Batch:
     def _refuse_bad_rows(self) -> None:
         plan = self.plan
         if plan.invalid and (self.order.on_bad_row == "fail" or not plan.jobs):
-            named = "; ".join(f"row {row.number}: {row.reason}" for row in plan.rejected(_NAMED))
-            more = f"; and {plan.invalid - _NAMED:,} more" if plan.invalid > _NAMED else ""
-            what = "mend them" + (", or skip them with on_bad_row=skip" if plan.jobs else "")
-            raise ManifestError(
-                f"{plan.invalid:,} of {plan.rows:,} rows cannot be used: {named}{more}: {what}; "
-                "nothing was submitted"
+            raise refusal(
+                plan.rejected(_NAMED), plan.invalid, f"{plan.rows:,}", can_be_skipped=bool(plan.jobs)
             )
 
     async def quote(self, *, count_done: bool) -> Quote:
@@ -591,6 +587,23 @@ async def _side_by_side(work: Callable[[_Item], Awaitable[_T]], items: Iterable[
             return await work(item)
 
     return await asyncio.gather(*(one(item) for item in items))
+
+
+def refusal(bad: Sequence[BadRow], count: int, rows: str, *, can_be_skipped: bool) -> ManifestError:
+    """Why a manifest with bad rows is refused.
+
+    Args:
+        bad: the first of them.
+        count: how many there are.
+        rows: among how many, as a text.
+        can_be_skipped: there are others.
+    """
+    named = "; ".join(f"row {row.number}: {row.reason}" for row in bad[:_NAMED])
+    more = f"; and {count - _NAMED:,} more" if count > _NAMED else ""
+    what = "mend them" + (", or skip them with on_bad_row=skip" if can_be_skipped else "")
+    return ManifestError(
+        f"{count:,} of {rows} rows cannot be used: {named}{more}: {what}; nothing was submitted"
+    )
 
 
 def account_folder(started: datetime, run_id: str) -> str:
