@@ -1,0 +1,318 @@
+"""Places in flight and turns, shared by all runs on one account through a real Prefect server."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect.blocks.system import Secret
+from pydantic import SecretStr
+
+from blocks.wavespeed import WaveSpeed
+from restyle.errors import ConfigurationError
+from tasks._allowance import Allowance
+from tests.emulator_process import Emulator
+from tests.prefect_server import PrefectServer, wait_until
+
+KEY = "key-that-nobody-may-see"
+LIMIT = "wavespeed-in-flight"
+
+
+@dataclass
+class Limit:
+    """A global concurrency limit on a real server."""
+
+    prefect: PrefectServer
+    places: int
+    name: str = field(default_factory=lambda: f"in-flight-{uuid4().hex[:8]}")
+
+    def make(self) -> None:
+        """Make it."""
+        self.prefect.call(
+            "POST", "/v2/concurrency_limits/", {"name": self.name, "limit": self.places, "active": True}
+        )
+
+    @property
+    def taken(self) -> int:
+        """Places that somebody holds now."""
+        taken: int = self.prefect.call("GET", f"/v2/concurrency_limits/{self.name}")["active_slots"]
+        return taken
+
+    def block(self, **more: Any) -> WaveSpeed:
+        """A block that names it."""
+        return _block(concurrency_limit=self.name, **more)
+
+
+def _block(**more: Any) -> WaveSpeed:
+    return WaveSpeed(api_key=Secret(value=SecretStr(KEY)), **more)
+
+
+@asynccontextmanager
+async def _opened(block: WaveSpeed) -> Any:
+    allowance = await Allowance.open(block)
+    try:
+        yield allowance
+    finally:
+        await allowance.close()
+
+
+@pytest.fixture
+def limit(prefect: PrefectServer) -> Iterator[Limit]:
+    made = Limit(prefect, 5)
+    made.make()
+    with prefect.used_here():
+        yield made
+
+
+class Flying:
+    """Counts what is under way, in whatever thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.now = self.most = self.flown = 0
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self.now += count
+            self.most = max(self.most, self.now)
+            self.flown += count < 0
+
+
+def test_runs_that_share_a_limit_never_exceed_it_together(limit: Limit) -> None:
+    flying = Flying()
+
+    async def fly(allowance: Allowance) -> None:
+        async with allowance.place():
+            flying.add(1)
+            await asyncio.sleep(0.05)
+            flying.add(-1)
+
+    async def run() -> None:
+        async with _opened(limit.block()) as allowance:
+            await asyncio.gather(*(fly(allowance) for _ in range(30)))
+
+    def in_a_loop_of_its_own(_: int) -> None:
+        with limit.prefect.used_here():
+            asyncio.run(run())
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(in_a_loop_of_its_own, range(2)))
+    assert flying.flown == 60
+    assert 1 <= flying.most <= 5
+    assert limit.taken == 0
+
+
+async def test_a_run_uses_all_places_that_there_are(limit: Limit) -> None:
+    at_once = asyncio.Barrier(5)
+
+    async def fly(allowance: Allowance) -> None:
+        async with allowance.place():
+            await at_once.wait()  # none goes on before five have come
+
+    async with _opened(limit.block()) as allowance:
+        async with asyncio.timeout(60):
+            await asyncio.gather(*(fly(allowance) for _ in range(10)))
+
+
+async def test_a_process_keeps_to_its_own_number_within_the_limit(limit: Limit) -> None:
+    flying = Flying()
+
+    async def fly(allowance: Allowance) -> None:
+        async with allowance.place():
+            flying.add(1)
+            await asyncio.sleep(0.05)
+            flying.add(-1)
+
+    async with _opened(limit.block(max_in_flight=2)) as allowance:
+        await asyncio.gather(*(fly(allowance) for _ in range(10)))
+        assert limit.taken <= 2
+    assert flying.most <= 2
+    assert limit.taken == 0
+
+
+async def test_places_that_nobody_needs_any_more_go_back_while_the_run_goes_on(limit: Limit) -> None:
+    async with _opened(limit.block()) as allowance, allowance.place():
+        async with allowance.place(), allowance.place():
+            await _until(lambda: limit.taken >= 3)
+        await _until(lambda: limit.taken == 1)
+
+
+async def test_places_go_back_after_an_error(limit: Limit) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with _opened(limit.block()) as allowance, allowance.place():
+            raise ZeroDivisionError
+    assert limit.taken == 0
+
+
+async def test_places_go_back_when_the_run_is_cancelled(limit: Limit) -> None:
+    there = asyncio.Event()
+
+    async def run() -> None:
+        async with _opened(limit.block()) as allowance, allowance.place():
+            there.set()
+            await asyncio.sleep(600)
+
+    running = asyncio.create_task(run())
+    await there.wait()
+    assert limit.taken == 1
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert limit.taken == 0
+
+
+async def test_who_is_cancelled_while_waiting_leaves_the_place_to_others(limit: Limit) -> None:
+    async with _opened(limit.block(max_in_flight=1)) as allowance:
+
+        async def wait() -> None:
+            async with allowance.place():
+                pass
+
+        async with allowance.place():
+            waiting = asyncio.create_task(wait())
+            await asyncio.sleep(0.1)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        async with asyncio.timeout(60), allowance.place():
+            pass
+    assert limit.taken == 0
+
+
+async def test_without_a_limit_every_process_has_its_number_to_itself(prefect: PrefectServer) -> None:
+    flying = Flying()
+
+    async def fly(allowance: Allowance) -> None:
+        async with allowance.place():
+            flying.add(1)
+            await asyncio.sleep(0.01)
+            flying.add(-1)
+
+    async with _opened(_block(max_in_flight=3)) as allowance:
+        await asyncio.gather(*(fly(allowance) for _ in range(12)))
+    assert flying.most == 3
+
+
+async def test_a_limit_that_does_not_exist_is_told_with_its_remedy(prefect: PrefectServer) -> None:
+    with prefect.used_here(), pytest.raises(ConfigurationError) as caught:
+        await Allowance.open(_block(concurrency_limit="nobody-made-it"))
+    assert "concurrency_limit nobody-made-it does not exist" in caught.value.message
+    assert "`prefect gcl create nobody-made-it --limit N`" in caught.value.message
+    assert "`restyle setup --tier" in caught.value.message
+
+
+async def test_submissions_have_their_turns_at_even_distances() -> None:
+    allowance = Allowance(requests_per_minute=1200, places=None)  # every 0.05 s
+    turns = []
+
+    async def submit() -> None:
+        await allowance.turn()
+        turns.append(time.monotonic())
+
+    since = time.monotonic()
+    await asyncio.gather(*(submit() for _ in range(10)))
+    await asyncio.sleep(0.5)  # what was not used is not made up for
+    idle = time.monotonic()
+    await asyncio.gather(*(submit() for _ in range(10)))
+    grain = 0.01
+    assert [n for n, at in enumerate(turns[:10]) if at < since + 0.05 * n - grain] == []
+    assert [n for n, at in enumerate(turns[10:]) if at < idle + 0.05 * n - grain] == []
+
+
+# --- `restyle setup --tier` ---
+
+
+@dataclass
+class Setup:
+    """`restyle setup` on a server that it may change."""
+
+    prefect: PrefectServer
+    emulator: Emulator
+
+    def run(self, *options: str) -> dict[str, str]:
+        """Run it, and return what it says of each thing."""
+        env = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": self.emulator.url}
+        ended = self.prefect.restyle("setup", *options, env=env)
+        assert (ended.status, ended.stderr) == (0, ""), ended
+        assert KEY not in ended.stdout
+        lines = [line.split(None, 1) for line in ended.stdout.splitlines()]
+        return {rest.split(":")[0]: f"{what}:{rest.partition(':')[2]}" for what, rest in lines}
+
+    @property
+    def block(self) -> dict[str, Any]:
+        """What the block holds."""
+        (found,) = [
+            document
+            for document in self.prefect.call("POST", "/block_documents/filter", {})
+            if (document["block_type"]["slug"], document["name"]) == ("wavespeed", "default")
+        ]
+        data: dict[str, Any] = found["data"]
+        return data
+
+    def limit(self, new: int | None = None) -> int:
+        """The limit, after it was changed by somebody."""
+        path = f"/v2/concurrency_limits/{LIMIT}"
+        if new:
+            self.prefect.call("PATCH", path, {"limit": new})
+        limit: int = self.prefect.call("GET", path)["limit"]
+        return limit
+
+
+@pytest.fixture
+def setup(prefect: PrefectServer, emulator: Emulator) -> Iterator[Setup]:
+    yield Setup(prefect, emulator)
+    for document in prefect.call("POST", "/block_documents/filter", {}):
+        if document["name"] in ("default", "wavespeed-api-key"):
+            prefect.call("DELETE", f"/block_documents/{document['id']}")
+    prefect.call("DELETE", f"/v2/concurrency_limits/{LIMIT}")
+
+
+def test_a_tier_sets_the_block_and_the_limit_and_may_be_changed(setup: Setup) -> None:
+    limit, block = f"global-concurrency-limit/{LIMIT}", "wavespeed/default"
+    made = setup.run("--tier", "silver")
+    assert made[limit] == "made: 100 predictions in flight for all runs together"
+    assert made[block].startswith("made:")
+    assert "500 a minute, 100 in flight" in made[block]
+    assert setup.limit() == 100
+    assert setup.block["requests_per_minute"] == 500
+    assert (setup.block["max_in_flight"], setup.block["concurrency_limit"]) == (100, LIMIT)
+
+    again = setup.run("--tier", "silver")
+    assert [again[limit].split(":")[0], again[block].split(":")[0]] == ["found", "found"]
+
+    assert setup.limit(7) == 7
+    assert limit not in setup.run()  # without a tier, what was changed stays
+    assert setup.limit() == 7
+    assert setup.run("--tier", "silver")[limit] == "updated: 100 in flight, was 7"
+    assert setup.limit() == 100
+
+    bronze = setup.run("--tier", "bronze")
+    assert bronze[limit] == "updated: 3 in flight, was 100"
+    assert bronze[block].startswith("updated:")
+    assert (setup.block["requests_per_minute"], setup.block["max_in_flight"]) == (10, 3)
+
+
+def test_a_block_whose_limit_is_gone_is_refused_before_anything_is_billed(
+    setup: Setup, tmp_path: Any
+) -> None:
+    setup.run("--tier", "bronze")
+    setup.prefect.call("DELETE", f"/v2/concurrency_limits/{LIMIT}")
+    (tmp_path / "m.csv").write_text("image\nhttps://example.com/1.jpg\n")
+    ended = setup.prefect.restyle("batch", str(tmp_path / "m.csv"), "--out", str(tmp_path / "out"))
+    assert (ended.status, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(f"error: WaveSpeed block: concurrency_limit {LIMIT} does not exist")
+    assert ended.stderr.count("\n") == 1
+    assert setup.emulator.ledger()["calls"]["submit"] == 0
+    setup.run("--tier", "bronze")
+
+
+async def _until(condition: Any) -> None:
+    """`wait_until`, while the event loop goes on."""
+    await asyncio.to_thread(wait_until, condition)
