@@ -12,63 +12,19 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from restyle.account import AccountRow, Summary, decode_part
+from restyle.account import Summary, decode_part
+from tests.batch_shell import Shell, one_line, told
 from tests.batches import pictures, write_manifest
 from tests.emulator_process import Emulator
-from tests.prefect_server import Command, Ended, PrefectServer, wait_until
+from tests.prefect_server import PrefectServer, wait_until
 from tests.s3_servers import S3Server
 
-KEY = "key-that-nobody-may-see"
 NO_PREFECT = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
-# Short enough not to wait for long after a kill, long enough for a busy machine.
-TIMES = {
-    "RESTYLE_LEASE_SECONDS": "12",
-    "RESTYLE_SUBMIT_TIMEOUT_SECONDS": "4",
-    "RESTYLE_RECONCILE_SECONDS": "1.5",
-}
-
-
-@dataclass
-class Shell:
-    """Runs `restyle batch` with a key and the emulator's URL."""
-
-    prefect: PrefectServer
-    emulator: Emulator
-    folder: Path
-
-    @property
-    def out(self) -> str:
-        """Where the pictures go."""
-        return str(self.folder / "out")
-
-    def manifest(self, rows: list[dict[str, Any]], name: str = "m.jsonl") -> str:
-        """Write a manifest."""
-        return write_manifest(self.folder / name, rows)
-
-    def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> Command:
-        """Start the command; into `out` and with small pictures, if the arguments do not say otherwise."""
-        usual = {"--out": self.out, "--size": "256*256"}
-        more = [word for name in usual if name not in arguments for word in (name, usual[name])]
-        return self.prefect.start("batch", *arguments, *more, env={**self.env, **(env or {})})
-
-    def batch(self, *arguments: str, env: Mapping[str, str] | None = None) -> Ended:
-        """Run the command to its end."""
-        return self.start(*arguments, env=env).ended()
-
-    @property
-    def env(self) -> dict[str, str]:
-        """What the command finds in its environment, on top of the server's."""
-        return {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": self.emulator.url, **TIMES}
-
-    def account(self, summary: Summary) -> list[AccountRow]:
-        """The rows of a run's account."""
-        return decode_part((Path(summary.account) / "manifest.jsonl").read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -81,25 +37,6 @@ def prerendered() -> Iterator[Emulator]:
 def shell(prefect: PrefectServer, prerendered: Emulator, tmp_path: Path) -> Shell:
     prerendered.reset()
     return Shell(prefect, prerendered, tmp_path)
-
-
-# What tells how it goes where there is no terminal: on a slow machine a short run has such lines, too.
-PROGRESS = re.compile(r"^\d+ of \d+ rows(, [\d,]+/min)?, \d\.\d\d USD(, \d+ failed)?\n", re.MULTILINE)
-
-
-def told(ended: Ended) -> str:
-    """What is said on stderr, but how it goes."""
-    return PROGRESS.sub("", ended.stderr)
-
-
-def one_line(ended: Ended, status: int = 1, begins: str = "error: ") -> str:
-    """What a command that comes to nothing says: one line on stderr, and nothing else."""
-    said = told(ended)
-    assert (ended.status, ended.stdout) == (status, ""), ended
-    assert said.startswith(begins), ended
-    assert said.count("\n") == 1
-    assert KEY not in said
-    return said
 
 
 # --- what is refused ---
@@ -380,10 +317,10 @@ def test_interrupted_it_is_one_line_and_the_same_again_finishes(shell: Shell) ->
     shell.emulator.faults([{"on": "prediction", "fault": "slow", "seconds": 1, "times": None}])
     manifest = shell.manifest(pictures(40))
     running = shell.start(manifest, "--concurrency", "4")
-    wait_until(lambda: len(_stored(shell)) >= 6 or not running.running)
+    wait_until(lambda: shell.stored() >= 6 or not running.running)
     running.send(signal.SIGINT)
     one_line(running.ended(), 130, "interrupted: run the same command again")
-    before = len(_stored(shell))
+    before = shell.stored()
     assert 6 <= before < 40
     parts = [part.read_bytes() for part in (shell.folder / "out").glob("runs/*/*/parts/*.jsonl")]
     assert sum(row.status == "stored" for part in parts for row in decode_part(part)) >= 6
@@ -394,7 +331,3 @@ def test_interrupted_it_is_one_line_and_the_same_again_finishes(shell: Shell) ->
     counts = Summary.model_validate_json(again.stdout).counts
     assert counts == {"done": before, "stored": 40 - before}
     assert shell.emulator.ledger()["billed"] == 40
-
-
-def _stored(shell: Shell) -> list[Path]:
-    return list((shell.folder / "out" / "images").glob("*/metadata.json"))
