@@ -32,7 +32,7 @@ async def _restyle_all(work: Work, manifest: str) -> float:
         await batch.read(manifest)
         await batch.afford()
         submit, download = partial(steps.submit, run=run), partial(steps.download, run=run)
-        await batch.carry_out(Carrier(submit, steps.poll, download).patient())
+        await batch.carry_out(Carrier(submit, steps.poll, download, look=steps.look).patient())
         stored_at = now()
         await batch.close()
     return stored_at

@@ -12,7 +12,8 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -25,7 +26,7 @@ from urllib.parse import quote
 
 import aiohttp
 import httpx
-from httpx_aiohttp import HttpxAiohttpClient
+from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
 from pydantic import BaseModel, Field, FiniteFloat, SecretStr
 
 from restyle.errors import (
@@ -53,6 +54,8 @@ try:
     _USER_AGENT = f"restyle/{version('wavespeed-restyle-flows')}"
 except PackageNotFoundError:  # run from a source tree
     _USER_AGENT = "restyle"
+
+_HEADERS = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
 
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
@@ -111,15 +114,19 @@ class WaveSpeedClient:
         key = (api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key).strip()
         if not key or not key.isascii() or not key.isprintable() or " " in key:
             raise ConfigurationError("the WaveSpeed API key is empty, or holds characters that no key has")
-        self._auth = _BearerAuth(key)
+        self._auth = _Key(key)
         self.base_url, host = _checked(base_url)
         self.submit_timeout = (
             get_settings().submit_timeout_seconds if submit_timeout is None else submit_timeout
         )
         self.timeout = timeout
-        self._http = HttpxAiohttpClient(
+        limits = httpx.Limits(max_connections=max_connections)
+        # Calls go to one place, with one key, and nowhere else: redirects, cookies and mounts, for which a
+        # client takes as much time again as for the request, are what they must not have.
+        self._api = AiohttpTransport(limits=limits, proxy=_proxy_for(self.base_url, host))
+        self._cdn = HttpxAiohttpClient(
             headers={"User-Agent": _USER_AGENT},
-            limits=httpx.Limits(max_connections=max_connections),
+            limits=limits,
             # A proxy from the environment must not get what is meant for loopback, in the clear.
             mounts={f"all://[{host}]" if ":" in host else f"all://{host}": None}
             if is_loopback(host)
@@ -142,7 +149,8 @@ class WaveSpeedClient:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        await self._api.aclose()
+        await self._cdn.aclose()
 
     async def submit(
         self,
@@ -273,7 +281,7 @@ class WaveSpeedClient:
         try:
             async with (
                 asyncio.timeout(_TRANSFER_SECONDS),
-                self._http.stream(
+                self._cdn.stream(
                     "GET",
                     url,
                     headers={"Accept-Encoding": "identity"},
@@ -357,19 +365,21 @@ class WaveSpeedClient:
         reply = _Reply()
         try:
             # The transport has no timeout for the whole of a request.
-            async with (
-                asyncio.timeout(seconds),
-                self._http.stream(
-                    method,
-                    self.base_url + path,
-                    auth=self._auth,
-                    follow_redirects=False,
-                    timeout=_timeouts(seconds),
-                    **request,
-                ) as response,
-            ):
-                reply.status, reply.retry_after = response.status_code, _retry_after(response.headers)
-                reply.body, reply.pictures = await _document(response)
+            async with asyncio.timeout(seconds):
+                response = await self._api.handle_async_request(
+                    httpx.Request(
+                        method,
+                        self.base_url + path,
+                        headers={**_HEADERS, "Authorization": self._auth.header},
+                        extensions={"timeout": _timeouts(seconds).as_dict()},
+                        **request,
+                    )
+                )
+                try:
+                    reply.status, reply.retry_after = response.status_code, _retry_after(response.headers)
+                    reply.body, reply.pictures = await _document(response)
+                finally:
+                    await response.aclose()
         except _FAILURES as error:
             reply.failure = clean(_told(error), self._auth.key)
             reply.sent = not isinstance(error.__cause__ or error, _NEVER_CONNECTED)
@@ -388,8 +398,8 @@ class _Reply:
     sent: bool = True  # False: no connection came about
 
 
-class _BearerAuth(httpx.Auth):
-    """Puts the key on one request."""
+class _Key:
+    """The key, shown by nothing but these two."""
 
     def __init__(self, key: str) -> None:
         self._key = SecretStr(key)
@@ -398,9 +408,9 @@ class _BearerAuth(httpx.Auth):
     def key(self) -> str:
         return self._key.get_secret_value()
 
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        request.headers["Authorization"] = f"Bearer {self.key}"
-        yield request
+    @property
+    def header(self) -> str:
+        return f"Bearer {self.key}"
 
 
 class _Deleted(BaseModel):
@@ -552,6 +562,15 @@ def _checked(base_url: str) -> tuple[str, str]:
     if not url.host or not (url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host))):
         raise ConfigurationError(f"base_url must be https, or http on loopback: not {clean(url)}")
     return str(url).rstrip("/"), url.host
+
+
+def _proxy_for(base_url: str, host: str) -> httpx.Proxy | None:
+    """The proxy that the environment names for a URL; none for loopback: it must not get that."""
+    proxies = urllib.request.getproxies()
+    address = proxies.get(base_url.partition(":")[0]) or proxies.get("all")
+    if not address or is_loopback(host) or urllib.request.proxy_bypass(host):
+        return None
+    return httpx.Proxy(address if "://" in address else f"http://{address}")
 
 
 def is_loopback(host: str) -> bool:
