@@ -75,8 +75,8 @@ async def _check(options: Options) -> None:
     """Refuse what cannot work before Prefect is started, which takes seconds."""
     get_settings()
     order = options.order
-    if order.concurrency < 1:
-        raise ConfigurationError(f"--concurrency {order.concurrency}: give 1 or more predictions in flight")
+    if not 1 <= order.concurrency <= 10_000:
+        raise ConfigurationError(f"--concurrency {order.concurrency}: give 1 to 10000 predictions in flight")
     if order.max_cost_usd is not None and not (isfinite(order.max_cost_usd) and order.max_cost_usd > 0):
         raise ConfigurationError(f"--max-cost-usd {order.max_cost_usd:g}: give an amount above 0, in USD")
     if not 0 <= order.max_failed <= 1:

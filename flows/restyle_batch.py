@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from prefect import flow, runtime
+from prefect import flow, get_run_logger, runtime
 from pydantic import Field
 
 from flows._batch_artifacts import show_account
@@ -20,7 +20,7 @@ from flows._progress import ProgressArtifact, moving, watcher
 from flows._retries import no_further_retries
 from restyle.account import Summary
 from restyle.batch import DEFAULT_CONCURRENCY, Batch, Carrier, Order, Progress, account_folder
-from restyle.errors import RestyleError, worth_retrying
+from restyle.errors import RestyleError, clean, worth_retrying
 from restyle.jobs import Job, NsfwPolicy
 from restyle.models import ReduxParams
 from restyle.steps import Submitted
@@ -116,7 +116,17 @@ async def _restyle_all(manifest: str | Sequence[str], order: Order, wavespeed: s
             bar.changed(now)
             watch(now)
 
-        async with Batch(used.client, used.store, run_info(), folder, order, changed) as batch:
+        again = (runtime.flow_run.run_count or 0) > 1
+        async with Batch(
+            used.client,
+            used.store,
+            run_info(),
+            folder,
+            order,
+            quotes=used.steps.quotes,
+            again=again,
+            on_change=changed,
+        ) as batch:
             await batch.read(manifest)
             await batch.afford()
             token = batch_under_way.set(batch)
@@ -159,12 +169,15 @@ async def _chunks(batch: Batch, wavespeed: str, output: str) -> None:
         for first in range(1, batch.plan.jobs + 1, size):
             fed = asyncio.Event()
             last = min(first + size - 1, batch.plan.jobs)
-            group.create_task(_chunk(first, last, fed, wavespeed, output))
-            await fed.wait()
+            if batch.plan.left(first, last):
+                group.create_task(_chunk(first, last, fed, wavespeed, output))
+                await fed.wait()
 
 
 async def _chunk(first: int, last: int, fed: asyncio.Event, wavespeed: str, output: str) -> None:
     try:
         await restyle_chunk(first, last, fed, wavespeed, output)
+    except Exception as error:  # its images are told as unsubmitted; the other chunks go on
+        get_run_logger().error("images %s to %s: %s", first, last, clean(error))
     finally:
         fed.set()  # also where the task could not even begin

@@ -182,7 +182,12 @@ class Shared:
             if number > last:
                 break
             record = await self.ledger.recorded(job.key, number) if number in open_job.recorded else None
-            attempt = Attempt(claimed_at=claimed_at, prediction_id=record.prediction_id if record else None)
+            claim = await self.ledger.claimed(job.key, number)
+            attempt = Attempt(
+                claimed_at=claimed_at,
+                flow_run_id=claim.flow_run_id if claim else None,
+                prediction_id=record.prediction_id if record else None,
+            )
             if number < last:
                 attempt.error = await self._why(record.prediction_id) if record else "no answer was recorded"
             told.append(attempt)

@@ -13,6 +13,7 @@ cap is reached, the key is refused, the account is empty. What flies is finished
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
@@ -31,9 +32,10 @@ from itertools import islice
 from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from restyle.account import Status, Summary, write_account
-from restyle.budget import Budget, Prices
+from restyle.budget import Budget
 from restyle.client import WaveSpeedClient
 from restyle.errors import (
+    AmbiguousSubmissionError,
     AuthenticationError,
     BatchFailedError,
     BudgetExceededError,
@@ -53,24 +55,24 @@ from restyle.images import thumbnail
 from restyle.jobs import Job, Metadata, NsfwPolicy, Restyled, RunInfo
 from restyle.ledger import Ledger, metadata_path, now
 from restyle.manifest import BadRow, Row, read_manifest, shown
-from restyle.models import ReduxParams
+from restyle.models import ENDED_BADLY, ReduxParams
 from restyle.pace import backoff
 from restyle.parts import Parts
 from restyle.plan import Outcome, Plan
+from restyle.quotes import Quotes
 from restyle.sources import held_bytes
 from restyle.steps import DownloadStep, LookStep, PollStep, SubmitStep, Submitted, carry_through, make_job
 from restyle.store import Store
 
 DEFAULT_CONCURRENCY = 32
 _AT_ONCE = 32  # rows, or jobs, that are looked at in the store at once
-_TRIES = 4  # of a step
+_TRIES = 6  # of a step, over a minute or less: a server may restart meanwhile
 _NAMED = 5  # bad rows that an error names
 _SOURCES_SHOWN = 500  # sources that get a thumbnail of their own
 
-# After these nothing was billed for the job.
+# After these the attempt that was about to be submitted was not billed.
 _UNBILLED = (
     AuthenticationError,
-    BudgetExceededError,
     ConfigurationError,
     InsufficientCreditsError,
     InvalidRequestError,
@@ -78,8 +80,8 @@ _UNBILLED = (
     RateLimitedError,
     SourceError,
 )
-# After these every further submission would end the same way.
-_STOPPING = (AuthenticationError, BudgetExceededError, InsufficientCreditsError)
+
+_log = logging.getLogger(__name__)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -141,7 +143,7 @@ class Progress:
     Attributes:
         rows: in the manifest.
         counts: rows of which it is known what became of them.
-        spent_usd: what the pictures stored so far have cost.
+        spent_usd: what the pictures stored or submitted so far have cost this run.
     """
 
     rows: int = 0
@@ -181,6 +183,8 @@ class Batch:
         run: who does it.
         folder: where below the store the account goes: see ``account_folder``.
         order: what is asked for.
+        quotes: what jobs cost, shared with the steps; by default its own.
+        again: an earlier try of the same run may have spent something: look for that first.
         on_change: told whenever it is known of some more rows what became of them.
 
     Attributes:
@@ -197,6 +201,9 @@ class Batch:
         run: RunInfo,
         folder: str,
         order: Order,
+        *,
+        quotes: Quotes | None = None,
+        again: bool = False,
         on_change: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self.plan = Plan()
@@ -209,8 +216,9 @@ class Batch:
         self.order = order
         self._on_change = on_change
         self._ledger = Ledger(store)
-        self._prices = Prices(client)
-        self.budget = Budget(order.max_cost_usd, self._prices)
+        self._quotes = quotes or Quotes(client)
+        self._again = again
+        self.budget = Budget(order.max_cost_usd, self._quotes)
         self._quote: Quote | None = None
         self._manifest = ""
         self._started = now()
@@ -221,6 +229,7 @@ class Batch:
         self._holding: set[asyncio.Task[None]] = set()
         self._sources_shown = 0
         self._begun = False
+        self._passing = False  # whether something came to nothing for a reason that may pass
 
     async def __aenter__(self) -> Self:
         return self
@@ -229,8 +238,7 @@ class Batch:
         for task in self._holding:
             task.cancel()
         await asyncio.gather(*self._holding, return_exceptions=True)
-        if self._begun:  # a dry run leaves nothing
-            await self._parts.flush()
+        await self._parts.flush()
         self.plan.close()
 
     # -- before anything is spent ---------------------------------------------------------------
@@ -262,7 +270,7 @@ class Batch:
         if isinstance(row, BadRow):
             return row, None
         try:
-            return row, await make_job(row.image, row.params, row.variant, self._store)
+            return row, await _patient(make_job)(row.image, row.params, row.variant, self._store)
         except (SourceError, InvalidRequestError) as error:
             return BadRow(number=row.number, reason=error.message, id=row.id, image=row.shown), None
 
@@ -280,16 +288,16 @@ class Batch:
             count_done: look for what is stored already, job by job; otherwise all jobs are quoted.
         """
         if count_done:
-            await self._find_done()
+            await self._look_at_all()
         usd, billed = 0.0, 0
         for job, count in self.plan.kinds():
-            usd += (await self._prices.of(job)).usd * count
+            usd += (await self._quotes.price(job.request("-"))).usd * count
             billed += count
         self._quote = Quote(
             rows=self.plan.rows,
             invalid=self.plan.invalid,
             jobs=self.plan.jobs,
-            done=self.plan.jobs - billed if count_done else None,
+            done=self.plan.done() if count_done else None,
             billed=billed,
             usd=usd,
             balance_usd=await self._client.balance(),
@@ -304,15 +312,18 @@ class Batch:
             InsufficientCreditsError: it costs more than the account holds.
             RestyleError: the price or the balance cannot be learnt now.
         """
-        quote = await self.quote(count_done=False)
+        self._begun = True
+        quote = await self.quote(count_done=self._again)
         cap = self.order.max_cost_usd
         enough = quote.balance_usd if cap is None else min(cap, quote.balance_usd)
         if quote.usd > enough + 1e-9:  # only then is it worth a look at every job
             quote = await self.quote(count_done=True)
         figures = f"{quote.billed:,} images to bill cost {quote.usd:g} USD"
-        if cap is not None and quote.usd > cap + 1e-9:
+        if cap is not None and quote.usd + self.budget.total > cap + 1e-9:
+            spent = f" and {self.budget.total:g} USD are spent" if self.budget.total else ""
             raise BudgetExceededError(
-                f"max_cost_usd {cap:g}: {figures}: raise the limit or ask for less; nothing was submitted"
+                f"max_cost_usd {cap:g}: {figures}{spent}: raise the limit or ask for less; "
+                "nothing was submitted"
             )
         if quote.usd > quote.balance_usd + 1e-9:
             raise InsufficientCreditsError(
@@ -321,14 +332,30 @@ class Batch:
             )
         return quote
 
-    async def _find_done(self) -> None:
-        async def look(job: Job) -> None:
-            if metadata := await self._ledger.done(job):
-                self._tell(job, self._done(job, metadata))
-
+    async def _look_at_all(self) -> None:
+        """Find out, job by job, what is stored, under way or given up already, and who has paid for it."""
         jobs = self.plan.between(1, self.plan.jobs)
         while some := list(islice(jobs, 500)):
-            await _side_by_side(look, some)
+            await _side_by_side(_patient(self._look), some)
+            if self._begun:
+                await self._parts.flush_if_due()
+
+    async def _look(self, job: Job) -> None:
+        metadata, letter, open_job = await self._ledger.look(job)
+        claims = [] if metadata else [await self._ledger.claimed(job.key, n) for n in open_job.claimed]
+        told = metadata or letter
+        makers = [attempt.flow_run_id for attempt in told.attempts if attempt.prediction_id] if told else []
+        makers += [claim.flow_run_id for claim in claims if claim]
+        ours = sum(self._is_ours(maker) for maker in makers)
+        if ours and self.order.max_cost_usd is not None:
+            self.budget.count(ours * (await self._quotes.price(job.request("-"))).usd)
+        if metadata:
+            self._tell(job, self._done(job, metadata, paid=ours > 0))
+        elif open_job.recorded or (letter and not self.order.retry_failed):
+            self.plan.not_billed(job.key)
+
+    def _is_ours(self, flow_run_id: str | None) -> bool:
+        return flow_run_id is not None and flow_run_id == self._run.flow_run_id
 
     # -- carrying it out ------------------------------------------------------------------------
 
@@ -342,7 +369,6 @@ class Batch:
             first, last: numbers of the jobs; all by default.
             fed: set when the last of them has begun, so that those after them may begin, too.
         """
-        self._begun = True
         try:
             async with asyncio.TaskGroup() as group:
                 for job in self.plan.between(first, last or self.plan.jobs):
@@ -354,91 +380,125 @@ class Batch:
             if fed:
                 fed.set()
 
+    async def admit(self, job: Job, attempt: int) -> None:
+        """Let an attempt be submitted, within the budget, unless submitting has stopped.
+
+        Raises:
+            BudgetExceededError: the cap does not cover it.
+            RestyleError: nothing more is submitted; ``stopped`` tells why.
+        """
+        if self.stopped:
+            raise _StoppedError(self.stopped.message)
+        await self.budget.take(job, attempt)
+
     async def _carry(self, job: Job, carrier: Carrier) -> None:
         flight = _Flight()
         try:
-            outcome = await self._outcome(job, carrier, flight)
-        except RestyleError as error:
-            outcome = self._failed(job, flight, error)
+            try:
+                outcome = await self._outcome(job, carrier, flight)
+            except RestyleError as error:
+                outcome = await self._failed(job, flight, error)
+            self._tell(job, outcome)
+            await self._parts.flush_if_due()
         except Exception as error:  # a defect ends this job, not the others
-            unexpected = RestyleError(f"unexpected {type(error).__name__}: {clean(error)}")
-            outcome = self._failed(job, flight, unexpected)
+            _log.exception("job %s: unexpected %s", job.key, type(error).__name__)
+            failure = RestyleError(f"unexpected {type(error).__name__}: {clean(error)}")
+            self._tell(job, self._came_to_nothing(flight, failure, "failed"))
         finally:
+            self.budget.close(job)
             self._room.release()
-        self._tell(job, outcome)
-        await self._parts.flush_if_due()
 
     async def _outcome(self, job: Job, carrier: Carrier, flight: _Flight) -> Outcome:
         """Take a job as far as it goes."""
-        if self.stopped:
-            if metadata := await self._ledger.done(job):
-                return self._done(job, metadata)
-            raise self.stopped
         submit = partial(self._submit, carrier.submit, flight)
         place = partial(self._place, carrier)
         if not self.order.wait:
-            return await self._submit_only(job, submit, carrier.poll, place)
+            return await self._submit_only(job, submit, carrier, flight)
         restyled = await carry_through(job, submit, carrier.poll, carrier.download, place, carrier.look)
         await self._show_source(job)
-        if restyled.cached:
-            return await self._done_before(job, restyled)
-        return self._restyled(restyled, flight, "stored")
-
-    async def _done_before(self, job: Job, restyled: Restyled) -> Outcome:
-        """Stored by another run, or by an earlier try of this one, whose spending counts."""
-        if restyled.flow_run_id is None or restyled.flow_run_id != self._run.flow_run_id:
-            return self._restyled(restyled, _Flight(), "done")
-        await self.budget.count(job, 0)
-        metadata = await self._ledger.done(job)
-        usd = metadata.cost.usd if metadata else None
-        return self._restyled(restyled.model_copy(update={"cost_usd": usd}), _Flight(), "stored")
+        return self._restyled(restyled, flight)
 
     async def _submit(self, step: SubmitStep, flight: _Flight, job: Job, *, after: int) -> Submitted:
         flight.submitted = None  # what was submitted before has come to nothing
-        if self.stopped:  # while this one waited for its place
-            raise self.stopped
-        flight.submitted = submitted = await step(job, after=after)
+        try:
+            submitted = await step(job, after=after)
+        except _UNBILLED as error:
+            if not isinstance(error.__context__, AmbiguousSubmissionError):
+                self.budget.unsent(job)
+            raise
+        flight.submitted = submitted
         flight.since = flight.since or time.monotonic()
-        ours = submitted.flow_run_id is not None and submitted.flow_run_id == self._run.flow_run_id
-        if ours and not submitted.fresh:
-            await self.budget.count(job, submitted.attempt)  # by an earlier try of this run
-        elif not submitted.fresh:
-            self.budget.give_back(job)  # stored already, or submitted by another run
+        flight.paid = submitted.fresh or self._is_ours(submitted.flow_run_id)
+        if not flight.paid:  # stored already, or submitted by another run
+            self.budget.unsent(job, submitted.attempt)
+        flight.sent |= flight.paid
         return submitted
 
-    async def _submit_only(
-        self,
-        job: Job,
-        submit: SubmitStep,
-        poll: PollStep,
-        place: Callable[[], AbstractAsyncContextManager[None]],
-    ) -> Outcome:
+    async def _submit_only(self, job: Job, submit: SubmitStep, carrier: Carrier, flight: _Flight) -> Outcome:
+        if carrier.look and (there := await carrier.look(job)) and there.restyled:
+            return self._restyled(there.restyled, flight)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(place())
+            await stack.enter_async_context(self._place(carrier))
             submitted = await submit(job, after=0)
+            while (
+                not submitted.restyled
+                and not submitted.fresh
+                and await self._may_go_again(job, submitted, carrier)
+            ):
+                submitted = await submit(job, after=submitted.attempt)
             if submitted.restyled:
-                return await self._done_before(job, submitted.restyled)
+                return self._restyled(submitted.restyled, flight)
             # The place stays taken until the prediction has ended, or until nobody needs it any more.
             held = stack.pop_all()
-        self._holding.add(holding := asyncio.create_task(_hold(held, poll, job, submitted)))
+        self._holding.add(holding := asyncio.create_task(_hold(held, carrier.poll, job, submitted)))
         holding.add_done_callback(self._holding.discard)
-        return Outcome("submitted", submitted.prediction_id, attempts=submitted.attempt)
+        return Outcome(
+            "submitted",
+            submitted.prediction_id,
+            cost_usd=self._quotes.known(job.params) if flight.paid else 0.0,
+            attempts=submitted.attempt,
+        )
+
+    async def _may_go_again(self, job: Job, submitted: Submitted, carrier: Carrier) -> bool:
+        """Whether a prediction that was joined has failed already, in a way that another attempt may mend."""
+        if submitted.restyled or submitted.fresh:
+            return False
+        prediction = await self._client.result(submitted.prediction_id)
+        return prediction.status in ENDED_BADLY and not (await carrier.poll(job, submitted)).completed
 
     @asynccontextmanager
     async def _place(self, carrier: Carrier) -> AsyncIterator[None]:
         async with self._places, carrier.place():
             yield
 
-    def _failed(self, job: Job, flight: _Flight, error: RestyleError) -> Outcome:
+    async def _failed(self, job: Job, flight: _Flight, error: RestyleError) -> Outcome:
+        if self.stopped is None and await self._stops(job, error):
+            self.stopped = error
+        if isinstance(error, _StoppedError | BudgetExceededError) or error is self.stopped:
+            return self._came_to_nothing(flight, self.stopped or error, "unsubmitted")
+        self._passing |= worth_retrying(error)
+        still_open = flight.submitted and not isinstance(error, PredictionFailedError)
+        return self._came_to_nothing(flight, error, "open" if still_open else "failed")
+
+    async def _stops(self, job: Job, error: RestyleError) -> bool:
+        """Whether every further submission would end the same way: it may be the matter of one image."""
+        if isinstance(error, BudgetExceededError):
+            return True
+        if not isinstance(error, AuthenticationError | InsufficientCreditsError):
+            return False
+        try:
+            balance = await self._client.balance()
+            price = await self._quotes.price(job.request("-"), fresh=0.0)
+        except AuthenticationError:
+            return True
+        except RestyleError:
+            return False
+        return isinstance(error, InsufficientCreditsError) and balance < price.usd
+
+    def _came_to_nothing(self, flight: _Flight, error: RestyleError, status: Status) -> Outcome:
+        if status == "unsubmitted" and flight.sent:
+            status = "failed"  # an earlier attempt was submitted and failed
         submitted = flight.submitted
-        if isinstance(error, _STOPPING):
-            self.stopped = self.stopped or error
-        if submitted is None and isinstance(error, _UNBILLED):
-            self.budget.give_back(job)
-        if submitted is None:
-            status: Status = "unsubmitted" if isinstance(error, _STOPPING) else "failed"
-        else:
-            status = "failed" if isinstance(error, PredictionFailedError) else "open"
         return Outcome(
             status,
             prediction_id=error.prediction_id or (submitted.prediction_id if submitted else None),
@@ -447,16 +507,28 @@ class Batch:
             error_message=error.message,
         )
 
-    def _restyled(self, restyled: Restyled, flight: _Flight, status: Status) -> Outcome:
-        since, submitted = flight.since, flight.submitted
+    def _restyled(self, restyled: Restyled, flight: _Flight) -> Outcome:
+        stored = not restyled.cached
+        submitted = flight.submitted
         return Outcome(
-            status,
+            "stored" if stored else "done",
             prediction_id=restyled.prediction_id,
             outputs=[output.uri for output in restyled.outputs if output.uri],
             metadata_uri=restyled.metadata_uri,
-            cost_usd=restyled.cost_usd,
-            attempts=submitted.attempt or None if submitted else None,
-            seconds=time.monotonic() - since if since and status == "stored" else None,
+            cost_usd=restyled.cost_usd if flight.paid else 0.0,
+            attempts=submitted.attempt if submitted and stored else None,
+            seconds=time.monotonic() - flight.since if flight.since and stored else None,
+        )
+
+    def _done(self, job: Job, metadata: Metadata, *, paid: bool) -> Outcome:
+        """What was stored before: by an earlier try of this run, if it has paid for it."""
+        return Outcome(
+            "stored" if paid else "done",
+            prediction_id=metadata.prediction.id,
+            outputs=[self._store.uri_of(output.key) for output in metadata.outputs if output.key],
+            metadata_uri=self._store.uri_of(metadata_path(job)),
+            cost_usd=metadata.cost.usd if paid else 0.0,
+            attempts=len(metadata.attempts) if paid else None,
         )
 
     def _tell(self, job: Job, outcome: Outcome) -> None:
@@ -464,28 +536,19 @@ class Batch:
         rows = self.plan.settle(job.key, outcome)
         for row in rows:
             self.progress.counts[row.status] += 1
-            if row.status == "stored":
-                self.progress.spent_usd += row.cost_usd or 0.0
-        self._parts.add(rows)
-        self._on_change(self.progress)
-
-    def _done(self, job: Job, metadata: Metadata) -> Outcome:
-        return Outcome(
-            "done",
-            prediction_id=metadata.prediction.id,
-            outputs=[self._store.uri_of(output.key) for output in metadata.outputs if output.key],
-            metadata_uri=self._store.uri_of(metadata_path(job)),
-            cost_usd=0.0,
-            attempts=len(metadata.attempts),
-        )
+            self.progress.spent_usd += row.cost_usd or 0.0
+        if self._begun:  # a dry run leaves nothing
+            self._parts.add(rows)
+        with suppress(Exception):  # who looks on must not stop what is paid for: a pipe may be closed
+            self._on_change(self.progress)
 
     async def _show_source(self, job: Job) -> None:
         """Keep a small picture of the source, where we hold it. Best effort: it is for the gallery."""
         if self._sources_shown >= _SOURCES_SHOWN:
             return
-        self._sources_shown += 1
         try:
             if data := await held_bytes(job.source, self._store):
+                self._sources_shown += 1
                 self.plan.keep_source(job.key, await asyncio.to_thread(thumbnail, data, 128))
         except Exception:  # the picture that was paid for is stored: nothing here is worth an error
             return
@@ -543,9 +606,13 @@ class Batch:
             return BatchFailedError(
                 f"{failed:,} of {summary.rows:,} rows failed ({told}), more than max_failed "
                 f"{self.order.max_failed:g} allows; {kept:,} are stored; {account}",
-                retryable=bool(counts.get("open")),
+                retryable=self._passing,
             )
         return None
+
+
+class _StoppedError(RestyleError):
+    """Nothing more is submitted."""
 
 
 @dataclass
@@ -554,6 +621,8 @@ class _Flight:
 
     submitted: Submitted | None = None
     since: float | None = None
+    paid: bool = False  # by this run
+    sent: bool = False  # some attempt was submitted by this run
 
 
 async def _hold(place: AsyncExitStack, poll: PollStep, job: Job, submitted: Submitted) -> None:
@@ -566,7 +635,7 @@ def _patient(step: Callable[_P, Awaitable[_T]]) -> Callable[_P, Awaitable[_T]]:
     """The step, tried again after an error that may pass."""
 
     async def tried(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        for wait in islice(backoff(first=2), _TRIES - 1):
+        for wait in islice(backoff(first=2, most=20), _TRIES - 1):
             try:
                 return await step(*args, **kwargs)
             except RestyleError as error:

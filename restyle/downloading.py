@@ -37,7 +37,11 @@ class Known:
     @classmethod
     def of(cls, mine: Mine) -> Known:
         """Of an attempt that this process made: nothing is read."""
-        attempt = Attempt(claimed_at=mine.claimed, prediction_id=mine.record.prediction_id)
+        attempt = Attempt(
+            claimed_at=mine.claimed,
+            flow_run_id=mine.claim.flow_run_id,
+            prediction_id=mine.record.prediction_id,
+        )
         return cls(mine.open_job, mine.claim.request, mine.record.quoted_usd, [attempt])
 
 
@@ -133,5 +137,4 @@ def restyled_from(store: Store, job: Job, metadata: Metadata, *, cached: bool) -
             for facts in metadata.outputs
         ],
         metadata_uri=store.uri_of(metadata_path(job)),
-        flow_run_id=metadata.run.flow_run_id,
     )

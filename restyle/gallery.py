@@ -26,7 +26,7 @@ SHOWN = 10_000  # rows in a page at most
 BLOCK = 100  # rows
 PICTURE_BYTES = 80_000_000  # of small pictures in a page; beyond them it shows the outputs themselves
 
-_FAILURES = ("failed", "invalid")
+_FAILURES = ("failed", "open", "invalid")
 
 
 def write_gallery(path: Path, output: str, folder: str, rows: Rows, summary: Summary) -> None:

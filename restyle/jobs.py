@@ -159,6 +159,7 @@ class Attempt(BaseModel):
     """One attempt at the job, as the ledger saw it."""
 
     claimed_at: datetime
+    flow_run_id: str | None = Field(default=None, description="The flow run that made it, and paid for it.")
     prediction_id: str | None = None
     error: str | None = None
 
@@ -209,7 +210,6 @@ class Restyled(BaseModel):
     Attributes:
         cached: whether it was done before this run looked.
         cost_usd: what this job cost in USD; 0 when cached, None when the price is not known.
-        flow_run_id: the flow run that stored it.
     """
 
     job_key: str
@@ -219,4 +219,3 @@ class Restyled(BaseModel):
     seed: int
     outputs: list[Output]
     metadata_uri: str
-    flow_run_id: str | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from restyle.client import WaveSpeedClient
@@ -69,7 +70,8 @@ class Collector:
         facts.nsfw = flagged
         await self._keep(facts.key, data, facts.content_type or "")
         if self.on_thumbnail and small:
-            self.on_thumbnail(self.job.key, index, small)
+            with suppress(Exception):  # it is for show: the picture that was paid for is stored
+                self.on_thumbnail(self.job.key, index, small)
         return facts
 
     async def _fetch(self, index: int) -> tuple[bytes, OutputFacts, bytes | None]:

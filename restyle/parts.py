@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 from restyle.account import JSONL, AccountRow, encode_part, part_path
 from restyle.errors import RestyleError
@@ -21,6 +23,7 @@ class Parts:
         self._waiting: list[AccountRow] = []
         self._flushed = time.monotonic()
         self._number: int | None = None
+        self._lock = asyncio.Lock()
 
     def add(self, rows: Iterable[AccountRow]) -> None:
         """Add rows to the next part."""
@@ -38,8 +41,9 @@ class Parts:
         if not rows:
             return
         try:
-            number = await self._next()
-            await self._store.put(part_path(self._folder, number), encode_part(rows), JSONL)
+            async with self._lock:
+                number = await self._next()
+                await self._store.put(part_path(self._folder, number), encode_part(rows), JSONL)
         except RestyleError:
             self._waiting += rows
 
@@ -51,6 +55,7 @@ class Parts:
 
     async def _next(self) -> int:
         if self._number is None:  # an earlier try of the same run has left some
-            self._number = len(await self._store.list(f"{self._folder}/parts/"))
+            there = await self._store.list(f"{self._folder}/parts/")
+            self._number = max((int(PurePosixPath(entry.path).stem) for entry in there), default=0)
         self._number += 1
         return self._number

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from restyle.account import AccountRow, Status, Thumbs
 from restyle.jobs import Job
 from restyle.manifest import BadRow, Row
+from restyle.quotes import price_kind
 
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
@@ -23,14 +24,16 @@ CREATE TABLE rows (n INTEGER PRIMARY KEY, id TEXT, image TEXT, key TEXT, reason 
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY, key TEXT UNIQUE, kind TEXT, job TEXT, row INTEGER, rows INTEGER DEFAULT 1,
     status TEXT DEFAULT 'unsubmitted', outcome TEXT, seconds REAL, pictures INTEGER DEFAULT 0, cost REAL,
-    error TEXT
+    error TEXT, billed INTEGER DEFAULT 1
 );
+CREATE INDEX rows_by_key ON rows (key);
 CREATE TABLE thumbs (key TEXT, place INTEGER, picture BLOB, PRIMARY KEY (key, place));
 """
 _ACCOUNT = (
     "SELECT rows.n, rows.id, rows.image, rows.key, rows.reason, jobs.status, jobs.job, jobs.outcome, jobs.row"
     " FROM rows LEFT JOIN jobs ON rows.key = jobs.key"
 )
+_MOST_THUMBS = 40_000
 _SOURCE = -1  # place of the source's thumbnail; the outputs' are 0, 1, …
 
 
@@ -62,6 +65,7 @@ class Plan:
         self.rows = 0
         self.jobs = 0
         self.invalid = 0
+        self._pictures = 0
 
     def close(self) -> None:
         """Forget everything."""
@@ -78,7 +82,7 @@ class Plan:
             self.jobs += 1
             self._db.execute(
                 "INSERT INTO jobs (number, key, kind, job, row) VALUES (?, ?, ?, ?, ?)",
-                (self.jobs, job.key, price_kind(job), job.model_dump_json(), row.number),
+                (self.jobs, job.key, str(price_kind(job.params)), job.model_dump_json(), row.number),
             )
 
     def reject(self, row: BadRow) -> None:
@@ -103,11 +107,25 @@ class Plan:
             for (text,) in self._db.execute(query, (number,)).fetchall():
                 yield Job.model_validate_json(text)
 
+    def left(self, first: int, last: int) -> bool:
+        """Whether there is any of these jobs of which it is not known yet what becomes of them."""
+        query = "SELECT 1 FROM jobs WHERE number BETWEEN ? AND ? AND outcome IS NULL LIMIT 1"
+        return self._db.execute(query, (first, last)).fetchone() is not None
+
+    def not_billed(self, key: str) -> None:
+        """Remember that a job will not be billed any more: its prediction is under way, or it has failed."""
+        self._db.execute("UPDATE jobs SET billed = 0 WHERE key = ?", (key,))
+
     def kinds(self) -> Iterator[tuple[Job, int]]:
-        """A job of each kind that has a price of its own, and how many are like it, of those not settled."""
-        query = "SELECT job, count(*) FROM jobs WHERE outcome IS NULL GROUP BY kind"
+        """A job of each kind that has a price of its own, and how many like it are to be billed."""
+        query = "SELECT job, count(*) FROM jobs WHERE outcome IS NULL AND billed GROUP BY kind"
         for text, count in self._db.execute(query).fetchall():
             yield Job.model_validate_json(text), count
+
+    def done(self) -> int:
+        """How many jobs are stored."""
+        query = "SELECT count(*) FROM jobs WHERE status IN ('stored', 'done')"
+        return int(self._db.execute(query).fetchone()[0])
 
     def settle(self, key: str, outcome: Outcome) -> list[AccountRow]:
         """Write down what became of a job, and return its rows of the account."""
@@ -127,7 +145,10 @@ class Plan:
         return [row for row, _ in self._account("WHERE rows.key = ?", key)]
 
     def keep_thumbnail(self, key: str, index: int, picture: bytes) -> None:
-        """Keep a small picture of an output."""
+        """Keep a small picture of an output, as long as there are not more than a gallery shows."""
+        if self._pictures >= _MOST_THUMBS:
+            return
+        self._pictures += 1
         self._db.execute("INSERT OR REPLACE INTO thumbs VALUES (?, ?, ?)", (key, index, picture))
 
     def keep_source(self, key: str, picture: bytes) -> None:
@@ -154,15 +175,18 @@ class Plan:
         return found | ({"invalid": self.invalid} if self.invalid else {})
 
     def errors(self) -> dict[str, int]:
-        """How many rows there are of each error."""
-        query = "SELECT error, sum(rows) FROM jobs WHERE error IS NOT NULL GROUP BY error ORDER BY 2 DESC"
+        """How many rows came to nothing by each error."""
+        query = (
+            "SELECT error, sum(rows) FROM jobs WHERE error IS NOT NULL AND status IN ('failed', 'open')"
+            " GROUP BY error ORDER BY 2 DESC"
+        )
         return dict(self._db.execute(query).fetchall())
 
     def stored(self) -> tuple[int, float]:
-        """Pictures stored by this run, and what they cost in USD."""
-        query = "SELECT coalesce(sum(pictures), 0), coalesce(sum(cost), 0) FROM jobs WHERE status = 'stored'"
-        pictures, cost = self._db.execute(query).fetchone()
-        return pictures, cost
+        """Pictures stored by this run, and what it has paid in USD for all that was stored or submitted."""
+        pictures = "SELECT coalesce(sum(pictures), 0) FROM jobs WHERE status = 'stored'"
+        paid = "SELECT coalesce(sum(cost), 0) FROM jobs"
+        return self._db.execute(pictures).fetchone()[0], self._db.execute(paid).fetchone()[0]
 
     def latency(self, share: float) -> float | None:
         """Seconds from submission to storing that this share of the jobs took at most."""
@@ -184,11 +208,6 @@ class Plan:
         found = dict(self._db.execute(query, (key,)).fetchall())
         source = found.pop(_SOURCE, None)
         return Thumbs(source, list(found.values())) if source or found else None
-
-
-def price_kind(job: Job) -> str:
-    """What two jobs of one price have in common: all parameters but the seed."""
-    return job.params.model_dump_json(exclude={"seed"})
 
 
 def _row(

@@ -1,56 +1,80 @@
-"""What requests cost, asked once for each set of parameters."""
+"""What requests cost, asked once for each set of parameters, and again where that was too long ago."""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import defaultdict
 from collections.abc import Hashable
+from dataclasses import dataclass
 
 from restyle.client import WaveSpeedClient
 from restyle.errors import BudgetExceededError, RestyleError
 from restyle.models import ReduxParams, ReduxRequest
 
 
+@dataclass(frozen=True)
+class Price:
+    """A price in USD, and when it was asked for (monotonic clock)."""
+
+    usd: float
+    asked: float
+
+
 class Quotes:
-    """Prices in USD, each asked for once, also when many want to know it at the same time."""
+    """Prices, each asked for once, also when many want to know it at the same time."""
 
     def __init__(self, client: WaveSpeedClient) -> None:
         self._client = client
-        self._known: dict[Hashable, float | None] = {}
+        self._known: dict[Hashable, Price | None] = {}  # None: it was asked for and not told
         self._asking: defaultdict[Hashable, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def known(self, params: ReduxParams) -> float | None:
-        """The price, if it was told already."""
-        return self._known.get(_kind(params))
+        """The price in USD as it was told last; None where it was not."""
+        price = self._known.get(price_kind(params))
+        return price.usd if price else None
 
     async def usd(self, request: ReduxRequest, *, must: bool) -> float | None:
-        """The price; None where it need not be known and is not.
+        """The price in USD; None where it need not be known and is not.
 
         Raises:
             BudgetExceededError: it must be known and is told in another currency.
             RestyleError: it must be known and cannot be asked for.
         """
-        kind = _kind(request)
-        if kind in self._known and (not must or self._known[kind] is not None):
-            return self._known[kind]
-        async with self._asking[kind]:
-            if kind not in self._known or (must and self._known[kind] is None):
-                self._known[kind] = await self._ask(request, must=must)
-        return self._known[kind]
-
-    async def _ask(self, request: ReduxRequest, *, must: bool) -> float | None:
+        kind = price_kind(request)
+        if not must and kind in self._known:
+            return self.known(request)
         try:
-            quote = await self._client.price(request)
+            return (await self.price(request)).usd
         except RestyleError:
             if must:
                 raise
+            self._known.setdefault(kind, None)
             return None
-        if quote.currency != "USD" and must:
-            raise BudgetExceededError(f"max_cost_usd cannot be kept: the price is told in {quote.currency}")
-        return quote.usd if quote.currency == "USD" else None
+
+    async def price(self, request: ReduxRequest, *, fresh: float = math.inf) -> Price:
+        """The price, asked for so many seconds ago at the most.
+
+        Raises:
+            BudgetExceededError: it is told in another currency.
+            RestyleError: it cannot be asked for.
+        """
+        kind, called = price_kind(request), time.monotonic()
+        async with self._asking[kind]:
+            known = self._known.get(kind)
+            if known is None or called - known.asked > fresh:
+                asked = time.monotonic()
+                quote = await self._client.price(request)
+                if quote.currency != "USD":
+                    raise BudgetExceededError(
+                        f"max_cost_usd cannot be kept: the price is told in {quote.currency}"
+                    )
+                known = self._known[kind] = Price(quote.usd, asked)
+            return known
 
 
-def _kind(params: ReduxParams) -> Hashable:
+def price_kind(params: ReduxParams) -> Hashable:
     """All that a price may depend on: everything but the picture and the seed."""
     return (
         params.size,

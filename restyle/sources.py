@@ -18,14 +18,14 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import boto3
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
 from restyle.client import WaveSpeedClient, is_loopback
-from restyle.errors import SourceError, clean
+from restyle.errors import SourceError, StoreError, clean
 from restyle.images import SOURCE_LIMIT, verify_source
 from restyle.jobs import Source
-from restyle.store import S3Access, Store
+from restyle.store import S3Access, Store, told
 
 PRESIGNED_FOR = timedelta(hours=1)
 # WaveSpeedAI keeps uploads for 7 days; an hour is left for it to fetch the picture.
@@ -288,10 +288,13 @@ async def _fetch(bucket: S3Store, key: str, image: str) -> bytes:
         raise _unreadable(image, error) from None
 
 
-def _unreadable(image: str, error: Exception) -> SourceError:
+def _unreadable(image: str, error: Exception) -> SourceError | StoreError:
+    """What is wrong with the picture; a StoreError where it is the server that is away."""
     if isinstance(error, FileNotFoundError):
         return SourceError(f"image {image}: no such object")
-    return SourceError(f"image {image}: {clean(str(error).split('Debug source:')[0])}")
+    problem = told(error, f"image {image} cannot be read")
+    forbidden = isinstance(error, PermissionDeniedError | UnauthenticatedError)
+    return SourceError(problem.message) if forbidden or not problem.retryable else StoreError(problem.message)
 
 
 def _too_big(image: str, size: int) -> str:

@@ -144,6 +144,9 @@ class Steps:
         on_thumbnail: given a small JPEG of each output that is stored (128 pixels at most, 2 to 3 KB), from
             the same decoding that verifies it.
 
+    Attributes:
+        quotes: what jobs cost.
+
     Raises:
         ConfigurationError: the client's submit timeout is so long that two runners could submit one job.
     """
@@ -165,6 +168,7 @@ class Steps:
                 "submit one job"
             )
         shared = Shared(client, store, settings)
+        self.quotes = shared.quotes
         self._submitter = Submitter(shared, admit)
         self._poller = Poller(shared)
         self._downloader = Downloader(shared, on_thumbnail)
@@ -191,7 +195,6 @@ class Steps:
         retry_failed: bool = False,
         after: int = 0,
         webhook_url: str | None = None,
-        expect_new: bool = False,
     ) -> Submitted:
         """Make sure that the job is submitted, once, and return its prediction.
 
@@ -203,8 +206,6 @@ class Steps:
             retry_failed: go again where the job has failed for good earlier.
             after: the attempt that is known to have failed; 0 for none.
             webhook_url: https URL that WaveSpeedAI tells when the prediction is ready.
-            expect_new: nothing was there of the job when the caller looked: it is claimed at once. Where
-                that turns out wrong it costs time, never a second bill.
 
         Raises:
             PredictionFailedError: the job has failed for good.
@@ -222,7 +223,6 @@ class Steps:
             retry_failed=retry_failed,
             after=after,
             webhook_url=webhook_url,
-            expect_new=expect_new,
         )
 
     async def poll(self, job: Job, submitted: Submitted) -> Polled:

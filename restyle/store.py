@@ -323,7 +323,7 @@ class Store:
                 "use AWS S3, Ceph, MinIO, R2 or a directory"
             ) from None
         except (BaseError, BotoCoreError, OSError) as error:
-            raise _told(error, f"cannot {verb} {self.uri}/{path}") from None
+            raise told(error, f"cannot {verb} {self.uri}/{path}") from None
 
 
 def _read(inner: S3Store | LocalStore, path: str) -> bytes:
@@ -349,7 +349,7 @@ _SIGNS: tuple[tuple[str, str, type[StoreError | ConfigurationError]], ...] = (
 )
 
 
-def _told(error: Exception, doing: str) -> StoreError | ConfigurationError:
+def told(error: Exception, doing: str) -> StoreError | ConfigurationError:
     """The telling part of a long chain of errors."""
     text = str(error)
     for sign, meaning, kind in _SIGNS:

@@ -89,7 +89,6 @@ class Submitter:
         retry_failed: bool = False,
         after: int = 0,
         webhook_url: str | None = None,
-        expect_new: bool = False,
     ) -> Submitted:
         """``Steps.submit``."""
         await self._store.ready()
@@ -97,7 +96,7 @@ class Submitter:
         waits = backoff(first=0.2, most=2.0)
         spent = 0  # attempts of our own from which nothing can come any more
         # What was seen to be new is claimed unseen: the look that counts comes after the claim anyway.
-        unseen = (self._memory.take_unseen(job) or expect_new) and not after
+        unseen = self._memory.take_unseen(job) and not after
         first_told: int | None = None
         while True:
             if unseen:

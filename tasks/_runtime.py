@@ -76,7 +76,7 @@ class Runtime:
     async def _admit(self, job: Job, attempt: int, usd: float | None) -> None:
         await self._allowance.turn()
         if batch := batch_under_way.get():
-            await batch.budget.take(job, attempt)
+            await batch.admit(job, attempt)
 
 
 batch_under_way: ContextVar[Batch | None] = ContextVar("batch_under_way", default=None)

@@ -60,6 +60,7 @@ async def restyle_all(
     settings: Settings = QUICK,
     key: str = "test-key",
     run_id: str | None = None,
+    again: bool = False,
     on_change: Callable[[Progress], None] = lambda _: None,
 ) -> Accounted:
     """Carry a batch out, and read its account back.
@@ -74,13 +75,13 @@ async def restyle_all(
     submit_timeout = settings.submit_timeout_seconds
     async with (
         WaveSpeedClient(key, base_url, submit_timeout=submit_timeout, timeout=2) as client,
-        Batch(client, store, run, folder, order, on_change) as batch,
+        Batch(client, store, run, folder, order, again=again, on_change=on_change) as batch,
     ):
         await batch.read(manifest)
         await batch.afford()
 
         async def admit(job: Any, attempt: int, usd: float | None) -> None:
-            await batch.budget.take(job, attempt)
+            await batch.admit(job, attempt)
 
         steps = Steps(client, store, settings, admit=admit, on_thumbnail=batch.plan.keep_thumbnail)
         submit = partial(steps.submit, run=run, nsfw=order.nsfw, retry_failed=order.retry_failed)

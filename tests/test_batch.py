@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from restyle.errors import BudgetExceededError, InsufficientCreditsError, Manife
 from restyle.jobs import Metadata, RunInfo
 from restyle.ledger import now
 from restyle.models import ReduxParams
+from restyle.settings import Settings
 from restyle.store import open_store
 from tests.batches import PLACE, pictures, restyle_all, write_manifest
 from tests.emulator_process import Emulator
@@ -20,6 +23,7 @@ from tests.engine import PHOTO
 
 SMALL = ReduxParams(size="256*256")
 ORDER = Order(params=SMALL)
+PATIENT = Settings(lease_seconds=30, submit_timeout_seconds=10, reconcile_seconds=1, poll_timeout_seconds=60)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +68,7 @@ async def test_every_row_is_answered_stored_and_billed_once(api: Emulator, tmp_p
 
 
 async def test_rows_that_ask_for_the_same_share_one_prediction(api: Emulator, tmp_path: Path) -> None:
-    rows = [*pictures(3), *pictures(2, seed=-1), *pictures(1, variant=1)]
+    rows: list[dict[str, Any]] = [*pictures(3), *pictures(2, seed=-1), *pictures(1, variant=1)]
     accounted = await restyle_all(
         api.url, str(tmp_path / "out"), write_manifest(tmp_path / "m.jsonl", rows), ORDER
     )
@@ -181,7 +185,7 @@ async def test_the_cap_is_kept_to_the_cent_when_predictions_must_be_made_again_a
     assert sum(round(1000 * p["price"]) for p in api.ledger()["predictions"]) <= 1000 * 0.5
     left = accounted.statuses.count("unsubmitted") + accounted.statuses.count("failed")
     assert 0 < left < 20
-    assert set(accounted.statuses) <= {"stored", "unsubmitted"}
+    assert set(accounted.statuses) <= {"stored", "unsubmitted", "failed"}
 
     higher = Order(params=SMALL, max_cost_usd=5)
     finished = await restyle_all(api.url, str(tmp_path / "out"), manifest, higher)
@@ -206,18 +210,103 @@ async def test_a_price_that_rises_meanwhile_stops_the_run_below_its_cap(
     assert sum(round(1000 * p["price"]) for p in api.ledger()["predictions"]) <= 1000 * 0.3
 
 
-async def test_an_empty_account_stops_submitting_and_what_flies_is_stored(
-    api: Emulator, tmp_path: Path
+async def test_an_empty_account_stops_submitting_and_what_flies_is_stored(tmp_path: Path) -> None:
+    """Somebody else's spending empties it: here, a price that rises after the fourth picture."""
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(20))
+    with Emulator("--prerendered", "--latency", "0.2", "0.4", "--balance", "0.5") as api:
+
+        def dearer(progress: Progress) -> None:
+            if progress.known == 4:
+                api.price(0.1)
+
+        order = Order(params=SMALL, concurrency=4)
+        accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, order, on_change=dearer)
+        ledger = api.ledger()
+    assert isinstance(accounted.error, InsufficientCreditsError)
+    stored = accounted.statuses.count("stored")
+    assert stored == ledger["billed"]
+    assert accounted.statuses.count("unsubmitted") == 20 - stored
+    assert ledger["calls"]["submit"] <= stored + 4  # those that were at the door, and no more
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+async def test_an_image_that_is_refused_like_a_key_or_an_empty_account_stops_nothing(
+    api: Emulator, tmp_path: Path, status: int
 ) -> None:
-    api.faults([{"on": "submit", "fault": "refused", "status": 402, "times": None, "skip": 5}])
+    third = {"times": None, "match": {"image": "/3.jpg"}}
+    api.faults([{"on": "submit", "fault": "refused", "status": status, **third}])
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(12))
     accounted = await restyle_all(
-        api.url, str(tmp_path / "out"), manifest, Order(params=SMALL, concurrency=4)
+        api.url, str(tmp_path / "out"), manifest, Order(params=SMALL, concurrency=2)
     )
-    assert isinstance(accounted.error, InsufficientCreditsError)
-    assert accounted.statuses.count("stored") == 5
-    assert accounted.statuses.count("unsubmitted") == 7
-    assert api.ledger()["calls"]["submit"] <= 9  # those that were at the door, and no more
+    assert [row.row for row in accounted.rows if row.status == "failed"] == [3]
+    assert accounted.statuses.count("stored") == 11
+
+
+async def test_the_cap_holds_with_many_at_once_when_attempts_fail(api: Emulator, tmp_path: Path) -> None:
+    api.faults([{"on": "prediction", "fault": "failed", "code": 5000, "times": 12}])
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(40))
+    order = Order(params=SMALL, max_cost_usd=1.0, concurrency=32)
+    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, order)
+    assert isinstance(accounted.error, BudgetExceededError)
+    assert sum(round(1000 * p["price"]) for p in api.ledger()["predictions"]) <= 1000
+    assert accounted.summary.spent_usd == pytest.approx(0.025 * accounted.statuses.count("stored"))
+
+
+async def test_the_cap_holds_when_the_price_rises_while_submissions_rest(
+    api: Emulator, tmp_path: Path
+) -> None:
+    api.faults([{"on": "submit", "fault": "refused", "status": 429, "retry_after": 2, "times": 4}])
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(4))
+    order = Order(params=SMALL, max_cost_usd=0.1, concurrency=4)
+
+    async def dearer() -> None:
+        while not api.ledger()["calls"]["submit"]:
+            await asyncio.sleep(0.05)
+        api.price(0.05)
+
+    accounted, _ = await asyncio.gather(
+        restyle_all(api.url, str(tmp_path / "out"), manifest, order, settings=PATIENT), dearer()
+    )
+    assert isinstance(accounted.error, BudgetExceededError)
+    assert sum(round(1000 * p["price"]) for p in api.ledger()["predictions"]) <= 100
+
+
+async def test_what_is_under_way_is_no_part_of_a_reruns_bill(tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(10))
+    with Emulator("--prerendered", "--latency", "0.2", "0.4", "--balance", "0.3") as api:
+        left = Order(params=SMALL, wait=False)
+        first = await restyle_all(api.url, str(tmp_path / "out"), manifest, left)
+        assert first.summary.spent_usd == pytest.approx(0.25)
+        again = await restyle_all(
+            api.url, str(tmp_path / "out"), manifest, Order(params=SMALL, max_cost_usd=0.01)
+        )
+    assert again.statuses == ["stored"] * 10
+    assert (again.summary.quoted_usd, again.summary.spent_usd) == (0, 0)
+
+
+async def test_without_waiting_a_failed_attempt_is_made_again_by_the_next_run(
+    api: Emulator, tmp_path: Path
+) -> None:
+    api.faults([{"on": "prediction", "fault": "failed", "code": 5000, "times": 3}])
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(3))
+    left = Order(params=SMALL, wait=False)
+    await restyle_all(api.url, str(tmp_path / "out"), manifest, left)
+    while api.ledger()["in_flight"]:
+        await asyncio.sleep(0.1)
+    await restyle_all(api.url, str(tmp_path / "out"), manifest, left)
+    assert len(api.ledger()["predictions"]) == 6
+    assert (await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)).statuses == ["stored"] * 3
+    assert api.ledger()["billed"] == 3
+
+
+async def test_who_looks_on_cannot_stop_a_batch(api: Emulator, tmp_path: Path) -> None:
+    def broken(_: Progress) -> None:
+        raise BrokenPipeError
+
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(12))
+    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER, on_change=broken)
+    assert accounted.statuses == ["stored"] * 12
 
 
 async def test_never_more_in_flight_than_asked_for_and_nobody_waits_for_the_slowest(
@@ -264,6 +353,7 @@ async def test_without_waiting_all_is_submitted_within_the_places_and_left_to_se
     accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, order)
     assert accounted.error is None
     assert accounted.statuses == ["submitted"] * 20
+    assert accounted.summary.spent_usd == 0.5
     ledger = api.ledger()
     assert len(ledger["predictions"]) == 20
     assert ledger["max_in_flight"] == 5
@@ -271,7 +361,22 @@ async def test_without_waiting_all_is_submitted_within_the_places_and_left_to_se
 
     finished = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
     assert finished.statuses == ["stored"] * 20
+    assert finished.summary.spent_usd == 0  # the first run has told it
     assert api.ledger()["billed"] == 20
+
+
+async def test_runs_that_share_their_images_tell_together_what_was_billed(
+    api: Emulator, tmp_path: Path
+) -> None:
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(30))
+    two = [restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER) for _ in range(2)]
+    accounts = await asyncio.gather(*two)
+    for accounted in accounts:
+        assert set(accounted.statuses) <= {"stored", "done"}
+        told = sum(row.cost_usd or 0 for row in accounted.rows)
+        assert accounted.summary.spent_usd == pytest.approx(told)
+    assert sum(accounted.summary.spent_usd for accounted in accounts) == pytest.approx(0.75)
+    assert api.ledger()["billed"] == 30
 
 
 async def test_an_earlier_try_of_the_same_run_counts_against_its_cap(api: Emulator, tmp_path: Path) -> None:
@@ -281,7 +386,7 @@ async def test_an_earlier_try_of_the_same_run_counts_against_its_cap(api: Emulat
     api.faults([{"on": "prediction", "fault": "failed", "code": 5000, "times": 4}])
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(8))
     order = Order(params=SMALL, max_cost_usd=0.2, concurrency=2)
-    again = await restyle_all(api.url, out, manifest, order, run_id="the-run")
+    again = await restyle_all(api.url, out, manifest, order, run_id="the-run", again=True)
     assert again.statuses[:4] == ["stored"] * 4
     assert isinstance(again.error, BudgetExceededError)
     assert sum(round(1000 * p["price"]) for p in api.ledger()["predictions"]) <= 200
