@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
@@ -30,6 +31,55 @@ _LOOK_SECONDS = 1.0
 _AGAIN_SECONDS = 5.0
 
 
+class _Places:
+    """A semaphore whose size may change while it is in use. First come, first served."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size  # below 0: so many in use are withdrawn as soon as they are given back
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._settled = asyncio.Event()
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """One place."""
+        if self._free > 0:
+            self._free -= 1
+        else:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():  # it was handed over at the last moment
+                    self.add(1)
+                raise
+        try:
+            yield
+        finally:
+            self.add(1)
+
+    def add(self, count: int) -> None:
+        """Add places, or give one back."""
+        self._free += count
+        while self._free > 0 and self._waiting:
+            if not (turn := self._waiting.popleft()).done():
+                self._free -= 1
+                turn.set_result(None)
+        if self._free >= 0:
+            self._settled.set()
+
+    def withdraw(self, count: int) -> None:
+        """Take places away at once; those in use as soon as they are given back."""
+        self._free -= count
+        if self._free < 0:
+            self._settled.clear()
+
+    async def settled(self) -> None:
+        """Wait until no more are in use than there are."""
+        if self._free < 0:
+            await self._settled.wait()
+
+
 class Allowance:
     """The places and turns of one `WaveSpeed` block, for all runs of this event loop."""
 
@@ -37,33 +87,36 @@ class Allowance:
         self._interval = 60 / requests_per_minute if requests_per_minute else 0.0
         self._next = 0.0
         self._limit = limit
-        self._places = places
-        self._free = asyncio.Semaphore(0 if limit else places or 0)
-        self._wanted = 0
-        self._closed = False
+        self._most = places
+        self._places = _Places(0 if limit else places or 0)
         self._size = max(1, (places or 1) // _BLOCKS)
-        self._blocks: set[asyncio.Task[None]] = set()
+        self._wanted = 0
         self._asked = 0  # places in all blocks, those being waited for included
         self._leased = 0
+        self._blocks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     @classmethod
     async def open(cls, block: WaveSpeed) -> Allowance:
         """What a block allows.
 
         Raises:
-            ConfigurationError: the global concurrency limit that it names does not exist.
+            ConfigurationError: the global concurrency limit that it names does not exist, or is 0.
         """
         places = block.max_in_flight
         if block.concurrency_limit is None:
             return cls(block.requests_per_minute, places)
+        name = f"WaveSpeed block: concurrency_limit {block.concurrency_limit}"
         try:
             async with get_client() as client:
                 there = await client.read_global_concurrency_limit_by_name(block.concurrency_limit)
         except ObjectNotFound:
             raise ConfigurationError(
-                f"WaveSpeed block: concurrency_limit {block.concurrency_limit} does not exist: make it with "
-                f"`prefect gcl create {block.concurrency_limit} --limit N` or `restyle setup --tier …`"
+                f"{name} does not exist: make it with `restyle setup --tier …` or "
+                f"`prefect gcl create {block.concurrency_limit} --limit N`"
             ) from None
+        if there.limit < 1:
+            raise ConfigurationError(f"{name} is {there.limit}: nothing may be in flight: raise it")
         return cls(
             block.requests_per_minute, min(there.limit, places or there.limit), block.concurrency_limit
         )
@@ -85,23 +138,23 @@ class Allowance:
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
         """One place in flight, waited for when all are taken: first come, first served."""
-        if self._places is None:
+        if self._most is None:
             yield
             return
         self._wanted += 1
         self._lease_what_is_wanted()
         try:
-            async with self._free:
+            async with self._places.one():
                 yield
         finally:
             self._wanted -= 1
 
     def _lease_what_is_wanted(self) -> None:
         """Start leasing until the blocks, those being waited for included, are enough."""
-        if self._limit is None or self._places is None:
+        if self._limit is None or self._most is None:
             return
-        while self._asked < min(self._wanted, self._places):
-            size = min(self._size, self._places - self._asked)
+        while self._asked < min(self._wanted, self._most):
+            size = min(self._size, self._most - self._asked)
             self._asked += size
             block = asyncio.create_task(self._block(self._limit, size), context=_own_context())
             self._blocks.add(block)
@@ -113,22 +166,32 @@ class Allowance:
             self._lease_what_is_wanted()
 
     async def _block(self, limit: str, size: int) -> None:
+        leased = False
         try:
             async with concurrency(limit, occupy=size, strict=True, lease_duration=_LEASE_SECONDS):
+                leased = True
                 self._leased += size
-                for _ in range(size):
-                    self._free.release()
-                try:
-                    await self._needed(limit, size)
-                finally:
-                    self._leased -= size
-                    # those in use are waited for: they go back when their predictions have ended
-                    await asyncio.gather(*(self._free.acquire() for _ in range(size)))
-        except Exception as error:  # Prefect cannot be reached, or somebody removed the limit: try again
-            get_logger("restyle").warning("no places in flight from %s now: %s", limit, clean(error))
+                self._places.add(size)
+                await self._needed(limit, size)
+                leased = self._withdraw(size)
+                await self._places.settled()  # the lease goes back when its predictions have ended
+        except (Exception, asyncio.CancelledError) as error:
+            # Prefect cannot be reached, or the limit is gone; a lease that was lost comes as a cancellation
+            if leased:
+                self._withdraw(size)
+            if self._closed:
+                raise
+            get_logger("restyle").warning(
+                "no places in flight from %s now: %s", limit, clean(error) or "the lease was lost"
+            )
             await asyncio.sleep(_AGAIN_SECONDS)
         finally:
             self._asked -= size
+
+    def _withdraw(self, size: int) -> bool:
+        self._leased -= size
+        self._places.withdraw(size)
+        return False
 
     async def _needed(self, limit: str, size: int) -> None:
         """Return when the block is not needed any more, or others should have their share."""

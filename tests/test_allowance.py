@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,7 +13,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from prefect._internal.concurrency.cancellation import AsyncCancelScope
 from prefect.blocks.system import Secret
+from prefect.concurrency.asyncio import concurrency
 from pydantic import SecretStr
 
 from blocks.wavespeed import WaveSpeed
@@ -316,3 +318,52 @@ def test_a_block_whose_limit_is_gone_is_refused_before_anything_is_billed(
 async def _until(condition: Any) -> None:
     """`wait_until`, while the event loop goes on."""
     await asyncio.to_thread(wait_until, condition)
+
+
+async def test_a_limit_of_nothing_is_refused(prefect: PrefectServer) -> None:
+    nothing = Limit(prefect, 0)
+    nothing.make()
+    with prefect.used_here(), pytest.raises(ConfigurationError, match="nothing may be in flight"):
+        await Allowance.open(nothing.block())
+
+
+async def test_a_lease_that_is_lost_takes_its_places_with_it(
+    limit: Limit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its renewal fails, so Prefect cancels whoever holds it; those in flight fly on, and no more start."""
+    scopes: list[AsyncCancelScope] = []
+
+    @asynccontextmanager
+    async def losing(*names: Any, **options: Any) -> Any:
+        async with concurrency(*names, **options):
+            with AsyncCancelScope() as scope:  # as Prefect's own, around the renewal
+                scopes.append(scope)
+                yield
+
+    monkeypatch.setattr("tasks._allowance.concurrency", losing)
+    monkeypatch.setattr("tasks._allowance._AGAIN_SECONDS", 0.1)
+    flying, land = Flying(), asyncio.Event()
+
+    async def job(allowance: Allowance) -> None:
+        async with allowance.place():
+            flying.add(1)
+            await land.wait()
+            flying.add(-1)
+
+    async with _opened(limit.block()) as allowance:
+        jobs = [asyncio.create_task(job(allowance)) for _ in range(15)]
+        await wait_until_async(lambda: flying.now == 5)
+        for scope in scopes:
+            scope.cancel()
+        await wait_until_async(lambda: len(scopes) == 10)  # leased anew
+        await asyncio.sleep(0.5)
+        assert flying.now == 5
+        land.set()
+        await asyncio.gather(*jobs)
+        assert flying.most == 5
+
+
+async def wait_until_async(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not holds():
+            await asyncio.sleep(0.05)
