@@ -19,7 +19,12 @@ def test_the_published_schema_is_that_of_the_code(name: str) -> None:
 
 
 def test_a_side_car_with_a_field_missing_or_a_time_that_is_none_is_not_valid() -> None:
-    attempt = {"claimed_at": "2026-01-01T00:00:00Z", "prediction_id": None, "error": None}
+    attempt = {
+        "claimed_at": "2026-01-01T00:00:00Z",
+        "flow_run_id": None,
+        "prediction_id": None,
+        "error": None,
+    }
     rules = {"$ref": "#/$defs/Attempt", "$defs": schema("metadata")["$defs"]}
     checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
     validator = jsonschema.Draft202012Validator(rules, format_checker=checker)
