@@ -64,7 +64,7 @@ class Shell:
 
 
 # What tells how it goes where there is no terminal: on a slow machine a short run has such lines, too.
-PROGRESS = re.compile(r"^\d+ of \d+ rows(, [\d,]+/min)?, \d\.\d\d USD(, \d+ failed)?\n", re.MULTILINE)
+PROGRESS = re.compile(r"^[\d,]+ of [\d,]+ rows(, [\d,]+/min)?, [\d,.]+ USD(, [\d,]+ failed)?\n", re.MULTILINE)
 
 
 def told(ended: Ended) -> str:

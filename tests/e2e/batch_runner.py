@@ -1,0 +1,16 @@
+"""`restyle …` in a process that tells, on its last line on stderr, its own peak memory in MB.
+
+python -m tests.e2e.batch_runner batch MANIFEST --out OUTPUT …
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+from deployments.cli import main
+
+if __name__ == "__main__":
+    status = main()
+    print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB", file=sys.stderr)
+    sys.exit(status)
