@@ -33,9 +33,6 @@ def moto() -> Iterator[S3Server]:
     """One S3 server for the whole session; let each test have a prefix of its own."""
     with moto_server() as server:
         yield server
-        if "prefect" in sys.modules:  # what flows in this process still have to tell; without it, a minute more
-            with server.used_here():
-                asyncio.run(flush())
 
 
 @pytest.fixture(scope="session")
