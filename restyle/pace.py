@@ -60,7 +60,9 @@ class Pace:
             return None
         now = _now()
         if now - self._told >= _RENEWED or self._usual is None:
-            ages = sorted(now - flight.since for flight in self._flying if flight.fresh)
+            # Not their ages: one that is ready and not asked for yet would make all look slower, and so
+            # be asked for even later.
+            ages = sorted(flight.not_ready_at for flight in self._flying if flight.fresh)
             self._usual, self._told = _usual(sorted(self._recent), ages), now
         return self._usual
 
@@ -76,7 +78,7 @@ def _usual(times: list[float], ages: list[float]) -> tuple[float, float]:
 
     Args:
         times: how long those took that are done, in ascending order.
-        ages: how long the others have been flying, in ascending order.
+        ages: when the others were last seen not to be ready, in ascending order.
     """
     low, high, still = times[0], None, 1.0
     for index, seconds in enumerate(times):
@@ -92,17 +94,22 @@ def _usual(times: list[float], ages: list[float]) -> tuple[float, float]:
 
 
 class Flight:
-    """One prediction on its way, as a context manager around its polls."""
+    """One prediction on its way, as a context manager around its polls.
+
+    Attributes:
+        fresh: it was submitted just now.
+        since: when, on the event loop's clock.
+        not_ready_at: seconds after which it was not ready yet.
+    """
 
     def __init__(self, pace: Pace, fresh: bool, since: float) -> None:
         self.fresh = fresh
         self.since = since
+        self.not_ready_at = 0.0
         self._pace = pace
         self._scout = False
         self._asked = False
         self._asked_at = 0.0  # seconds after which it was asked for last
-        self._not_yet = 0.0  # seconds after which it was not ready
-        self._interval = 0.0  # of the backoff, once it is overdue
 
     def __enter__(self) -> Self:
         self._pace._flying[self] = None
@@ -138,7 +145,7 @@ class Flight:
 
     def not_yet(self) -> None:
         """It was not ready when it was asked for last."""
-        self._not_yet = self._asked_at
+        self.not_ready_at = self._asked_at
 
     def ready(self, seconds: float | None) -> None:
         """It is ready.
@@ -148,9 +155,9 @@ class Flight:
         """
         if self.fresh:
             age = self.age
-            told = seconds or (self._not_yet + age) / 2
+            told = seconds or (self.not_ready_at + age) / 2
             # An API may leave the time in its queue out of account.
-            self._pace.learn(min(max(told, self._not_yet), age))
+            self._pace.learn(min(max(told, self.not_ready_at), age))
 
     def _next(self) -> float:
         """Seconds from now on."""
@@ -160,13 +167,13 @@ class Flight:
         if usual is None and self._scout:
             return max(0.5 - age, 0.25, age * 0.08)
         low, high = usual or (0.0, 0.0)
-        step = min(max((high - low) / _STEPS, MIN_INTERVAL), MAX_INTERVAL)
+        step = min(max((high - low) / _STEPS, MIN_INTERVAL), MAX_INTERVAL) if usual else 0.5
         if self.fresh and age < low:
             return low - age + step * random.uniform(0.5, 1)
-        if self.fresh and age < high:
-            return step * (random.uniform(0.95, 1.05) if self._asked else random.uniform(0, 1))
-        self._interval = min(max(self._interval * 1.5, step), MAX_INTERVAL / 1.2)
-        return self._interval * random.uniform(0.8, 1.2)
+        if self.fresh and not self._asked:
+            return step * random.uniform(0, 1)
+        overdue = max(age - high, 0) if self.fresh else age
+        return min(max(step, overdue / 4) * random.uniform(0.95, 1.05), MAX_INTERVAL)
 
 
 def _now() -> float:
