@@ -229,7 +229,7 @@ def test_what_came_of_it_is_three_lines_or_an_object(shell: Shell) -> None:
     assert re.fullmatch(r"4 pictures stored in [\d.]+ s, [\d,]+ a minute; 0\.1 USD spent", pace)
     folder = Path(account.removeprefix("account: "))
     names = ["gallery.html", "manifest.jsonl", "manifest.parquet", "summary.json"]
-    assert sorted(path.name for path in folder.iterdir()) == names
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == names
 
     again = shell.batch(manifest, "--json")
     assert (again.status, told(again)) == (0, "")
