@@ -109,10 +109,10 @@ PARQUET = parquet(
 FILES: dict[str, tuple[bytes, list[int]]] = {
     "a.jsonl": (jsonl(*ROWS), [1, 2, 3]),
     "a.NDJSON": (jsonl(*ROWS), [1, 2, 3]),
-    "a.jsonl.gz": (gzip.compress(jsonl(*ROWS)), [1, 2, 3]),
+    "a.jsonl.gz": (gzip.compress(jsonl(*ROWS), mtime=0), [1, 2, 3]),
     "a.csv": (as_csv(ROWS), [2, 3, 4]),
     "from excel.csv": (b"\xef\xbb\xbf" + as_csv(ROWS), [2, 3, 4]),
-    "a.csv.gz": (gzip.compress(as_csv(ROWS)), [2, 3, 4]),
+    "a.csv.gz": (gzip.compress(as_csv(ROWS), mtime=0), [2, 3, 4]),
     "a.parquet": (PARQUET, [1, 2, 3]),
 }
 
@@ -378,7 +378,7 @@ WHOLE: list[tuple[str, bytes, str]] = [
     ("a.csv", b"image\na\n\xe9\n", "row 3 is not UTF-8: save the file as UTF-8"),
     ("a.jsonl", b'{"image": "a"}\n{"image": "\xe9"}\n', "row 2 is not UTF-8: save the file as UTF-8"),
     ("a.jsonl", b"x" * (1 << 20), "row 1 has more than 1 MB: give one image a line"),
-    ("a.jsonl.gz", half(gzip.compress(jsonl(*ROWS))), "cannot be read: Compressed file ended before"),
+    ("a.jsonl.gz", half(gzip.compress(jsonl(*ROWS), mtime=0)), "cannot be read: Compressed file ended before"),
     ("a.parquet", parquet({"imgae": ["a"]}), "column \"imgae\" is not known: did you mean 'image'?"),
     ("a.parquet", parquet({"seed": [1]}), "no column 'image': its columns are seed"),
     ("a.parquet", parquet({"image": [1]}), "column 'image' is of type int64: give text"),
