@@ -110,7 +110,7 @@ MISTAKES = [
         ("500 of the first 500 rows", "row 5: size", "and 495 more"),
         _many_bad,
     ),
-    Mistake("no place in flight", ("--concurrency 0", "1 or more"), options=("--concurrency", "0")),
+    Mistake("no place in flight", ("--concurrency 0", "in flight"), options=("--concurrency", "0")),
     Mistake("no money", ("--max-cost-usd 0", "above 0"), options=("--max-cost-usd", "0")),
     Mistake("no amount", ("--max-cost-usd nan", "above 0"), options=("--max-cost-usd", "nan")),
     Mistake("more than all", ("--max-failed 1.5", "from 0 to 1"), options=("--max-failed", "1.5")),
