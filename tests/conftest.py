@@ -41,6 +41,8 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]
     settings = {"PREFECT_SERVER_UI_ENABLED": "false", "PREFECT_API_BLOCKS_REGISTER_ON_START": "false"}
     with PrefectServer(tmp_path_factory.mktemp("prefect"), settings) as server:
         yield server
-        if "prefect" in sys.modules:  # what flows in this process still have to tell; without it, a minute more
+        if (
+            "prefect" in sys.modules
+        ):  # what flows in this process still have to tell; without it, a minute more
             with server.used_here():
                 asyncio.run(flush())

@@ -24,6 +24,8 @@ from tasks._allowance import Allowance
 from tests.emulator_process import Emulator
 from tests.prefect_server import PrefectServer, wait_until
 
+pytestmark = pytest.mark.e2e  # processes and servers by the dozen
+
 KEY = "key-that-nobody-may-see"
 LIMIT = "wavespeed-in-flight"
 

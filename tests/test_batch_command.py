@@ -24,6 +24,8 @@ from tests.emulator_process import Emulator
 from tests.prefect_server import PrefectServer, wait_until
 from tests.s3_servers import S3Server
 
+pytestmark = pytest.mark.e2e  # processes and servers by the dozen
+
 NO_PREFECT = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
 
 

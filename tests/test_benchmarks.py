@@ -11,6 +11,8 @@ import pytest
 
 from benchmarks.facts import Facts, perfect_seconds
 
+pytestmark = pytest.mark.e2e  # processes and servers by the dozen
+
 _ROOT = Path(__file__).resolve().parent.parent
 
 

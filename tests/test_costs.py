@@ -354,6 +354,7 @@ def shell(world: World, prefect: PrefectServer) -> Shell:
     return Shell(world, prefect)
 
 
+@pytest.mark.e2e
 def test_the_command_tells_days_runs_billing_and_differences(shell: Shell) -> None:
     asyncio.run(shell.world.restyle(0, 1, run_id="the-run"))
     opened = asyncio.run(shell.world.submit(2))

@@ -12,6 +12,7 @@ CASES = [
 ]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("model", CASES, ids=str)
 def test_no_interleaving_of_runners_and_settlers_bills_a_picture_twice(model: Model) -> None:
     states, way = model.explore()

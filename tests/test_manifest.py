@@ -378,7 +378,11 @@ WHOLE: list[tuple[str, bytes, str]] = [
     ("a.csv", b"image\na\n\xe9\n", "row 3 is not UTF-8: save the file as UTF-8"),
     ("a.jsonl", b'{"image": "a"}\n{"image": "\xe9"}\n', "row 2 is not UTF-8: save the file as UTF-8"),
     ("a.jsonl", b"x" * (1 << 20), "row 1 has more than 1 MB: give one image a line"),
-    ("a.jsonl.gz", half(gzip.compress(jsonl(*ROWS), mtime=0)), "cannot be read: Compressed file ended before"),
+    (
+        "a.jsonl.gz",
+        half(gzip.compress(jsonl(*ROWS), mtime=0)),
+        "cannot be read: Compressed file ended before",
+    ),
     ("a.parquet", parquet({"imgae": ["a"]}), "column \"imgae\" is not known: did you mean 'image'?"),
     ("a.parquet", parquet({"seed": [1]}), "no column 'image': its columns are seed"),
     ("a.parquet", parquet({"image": [1]}), "column 'image' is of type int64: give text"),

@@ -147,6 +147,7 @@ async def test_what_was_submitted_and_never_recorded_is_found_in_the_history(wor
     assert world.emulator.ledger()["calls"]["history"] < 30  # one scan serves them all
 
 
+@pytest.mark.e2e
 async def test_a_lease_is_waited_for_by_the_clock_of_s3(emulator: Emulator, moto: S3Server) -> None:
     world = _on_s3(emulator, moto, "lease")
     world.submit(3, "--unrecorded")
@@ -325,6 +326,7 @@ async def test_settling_beside_a_runner_changes_nothing_for_it(world: World) -> 
     await world.prove_all_stored(20)
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     "place",
     [
@@ -395,6 +397,7 @@ async def test_an_api_that_is_away_is_one_error(world: World) -> None:
     assert len(await world.paths("open/")) == 6
 
 
+@pytest.mark.e2e
 async def test_a_store_that_goes_away_is_one_error_and_no_dead_letter(
     emulator: Emulator, moto: S3Server
 ) -> None:
@@ -446,6 +449,7 @@ def shell(world: World, prefect: PrefectServer) -> Shell:
     return Shell(world, prefect)
 
 
+@pytest.mark.e2e
 def test_the_command_tells_a_line_a_group_and_the_problems(shell: Shell) -> None:
     shell.world.emulator.faults(
         [{"on": "prediction", "fault": "failed", "code": 1200, "message": "moderated"}]
@@ -461,6 +465,7 @@ def test_the_command_tells_a_line_a_group_and_the_problems(shell: Shell) -> None
     assert (again.status, again.stdout) == (0, "nothing is open\n")
 
 
+@pytest.mark.e2e
 def test_the_flow_is_one_task_run_and_tells_events_and_an_artifact(shell: Shell) -> None:
     shell.world.emulator.faults(
         [{"on": "prediction", "fault": "failed", "code": 1200, "message": "moderated"}]
@@ -492,6 +497,7 @@ def test_the_flow_is_one_task_run_and_tells_events_and_an_artifact(shell: Shell)
     assert events() == ["wavespeed.job.failed", *["wavespeed.job.stored"] * 3]
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("out", "says"),
     [

@@ -162,7 +162,7 @@ def finished(command: Command) -> Summary:
 def task_runs(prefect: PrefectServer, summary: Summary) -> int:
     """How many task runs a run has made, once the server has written all of them down."""
     query = {"flow_runs": {"id": {"any_": [summary.flow_run_id]}}}
-    under_way = {"state": {"type": {"not_any_": ["COMPLETED", "FAILED"]}}}
+    under_way = {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}
     counted: list[int] = []
 
     def caught_up() -> bool:
