@@ -85,7 +85,10 @@ async def test_rows_that_ask_for_the_same_share_one_prediction(api: Emulator, tm
 async def test_local_files_and_their_parameters_become_jobs_like_those_of_single_images(
     emulator: Emulator, tmp_path: Path
 ) -> None:
-    rows = [{"image": str(PHOTO), "num_images": 2}, {"image": str(PHOTO), "output_format": "png"}]
+    rows: list[dict[str, Any]] = [
+        {"image": str(PHOTO), "num_images": 2},
+        {"image": str(PHOTO), "output_format": "png"},
+    ]
     accounted = await restyle_all(
         emulator.url, str(tmp_path / "out"), write_manifest(tmp_path / "m.jsonl", rows), ORDER
     )

@@ -31,12 +31,12 @@ from restyle.errors import (
     SourceError,
     StoreError,
     UnavailableError,
+    worth_retrying,
 )
 from restyle.jobs import Job, Restyled, RunInfo
 from restyle.models import ReduxParams
 from restyle.steps import Steps, make_job
 from restyle.store import open_store
-from tasks._runtime import worth_retrying
 from tests.emulator_process import Emulator
 from tests.engine import PHOTO
 from tests.prefect_server import PrefectServer, wait_until
