@@ -474,7 +474,7 @@ class Batch:
     async def _failed(self, job: Job, flight: _Flight, error: RestyleError) -> Outcome:
         if self.stopped is None and await self._stops(job, error):
             self.stopped = error
-        if isinstance(error, _StoppedError | BudgetExceededError) or error is self.stopped:
+        if isinstance(error, _StoppedError) or (self.stopped and type(error) is type(self.stopped)):
             return self._came_to_nothing(flight, self.stopped or error, "unsubmitted")
         self._passing |= worth_retrying(error)
         still_open = flight.submitted and not isinstance(error, PredictionFailedError)

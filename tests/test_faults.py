@@ -258,6 +258,7 @@ async def test_attempts_are_told_in_the_side_car(emulator: Emulator, tmp_path: P
     assert attempts[1]["error"] == "no answer was recorded"
     assert attempts[2] == {
         "claimed_at": attempts[2]["claimed_at"],
+        "flow_run_id": attempts[2]["flow_run_id"],
         "prediction_id": restyled.prediction_id,
         "error": None,
     }

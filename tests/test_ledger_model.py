@@ -20,6 +20,7 @@ def test_no_interleaving_of_runners_and_settlers_bills_a_picture_twice(model: Mo
     assert states > 1_000
 
 
+@pytest.mark.e2e
 def test_a_settler_that_removed_old_claims_would_have_a_picture_billed_twice() -> None:
     _, way = Model(horizon=4, runners=2, settlers=1, crashes=0, fails=0, careless=True).explore()
     assert sum(one.ok for one in way[-1].api) == 2

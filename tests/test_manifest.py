@@ -521,6 +521,7 @@ async def peak(path: Path, rows: int, store: Store) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("name", "write", "rows"),
     [

@@ -137,6 +137,7 @@ async def test_what_a_killed_runner_has_submitted_is_stored_and_billed_once(any_
     assert _told(await any_world.settle()) == {}
 
 
+@pytest.mark.e2e
 async def test_what_was_submitted_and_never_recorded_is_found_in_the_history(world: World) -> None:
     world.submit(30, "--unrecorded")
     assert [path for path in await world.paths("open/") if path.endswith(".prediction.json")] == []
@@ -256,6 +257,7 @@ async def test_what_may_be_tried_again_stays_open_for_the_next_run(world: World)
     assert await world.paths("open/") == []
 
 
+@pytest.mark.e2e
 async def test_a_prediction_that_is_stuck_does_not_keep_the_others_waiting(world: World) -> None:
     stuck = {"on": "prediction", "fault": "stuck", "times": None}
     world.emulator.faults([stuck])
@@ -314,6 +316,7 @@ async def test_two_at_once_bill_nothing_and_store_everything(any_world: World) -
     assert any_world.submissions == 20 + unrecorded
 
 
+@pytest.mark.e2e
 async def test_settling_beside_a_runner_changes_nothing_for_it(world: World) -> None:
     world.emulator.faults([{"on": "prediction", "fault": "slow", "seconds": 1, "times": None}])
     runner = world.start("restyle", "--count", "20")
