@@ -592,6 +592,8 @@ class Batch:
         """Why the run counts as failed, in one line; None when it does not."""
         counts = summary.counts
         failed = counts.get("failed", 0) + counts.get("open", 0)
+        if not self.stopped:  # a chunk could not be run
+            failed += counts.get("unsubmitted", 0)
         account = f"the account is in {summary.account}"
         told = ", ".join(f"{count:,} {name}" for name, count in summary.errors.items())
         kept = counts.get("stored", 0) + counts.get("done", 0)
