@@ -11,17 +11,9 @@ from prefect.filesystems import LocalFileSystem
 from pydantic import ValidationError
 
 from restyle.errors import ConfigurationError, clean
-from restyle.store import Store, directory_store, open_store, s3_store
-
-S3_BUCKET = "s3-bucket"
-LOCAL = "local-file-system"
+from restyle.store import LOCAL, Store, directory_store, is_block, open_store, s3_store
 
 _B = TypeVar("_B", bound=Block)
-
-
-def is_block(output: str) -> bool:
-    """Whether an output names a saved block."""
-    return output.partition("/")[0] in (S3_BUCKET, LOCAL) and "/" in output
 
 
 async def open_output(output: str) -> Store:
@@ -36,8 +28,8 @@ async def open_output(output: str) -> Store:
     """
     if not is_block(output):
         return open_store(output)
-    kind, _, name = output.partition("/")
-    if kind == LOCAL:
+    name = output.partition("/")[2]
+    if output.startswith(LOCAL):
         folder = await _load(LocalFileSystem, output, name)
         return directory_store(Path(folder.basepath or "."))
     try:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from inspect import isawaitable
 
 _FLUSH_SECONDS = 10.0
@@ -25,6 +28,23 @@ def interrupted(error: BaseException) -> int | None:
     if isinstance(error, KeyboardInterrupt):
         return 130
     return 143 if type(error).__name__ == "TerminationSignal" else None
+
+
+@contextmanager
+def quiet_run(if_interrupted: str = "") -> Iterator[None]:
+    """Around what a command does with Prefect: nothing but the command's own answer reaches stdout.
+
+    Args:
+        if_interrupted: what to tell whoever interrupts it.
+    """
+    quieten()
+    with redirect_stdout(sys.stderr):  # what a library prints is no part of the answer
+        try:
+            yield
+        except BaseException as stopped:
+            if if_interrupted and interrupted(stopped) is not None:
+                stopped.add_note(if_interrupted)
+            raise
 
 
 async def flush() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from contextlib import aclosing, redirect_stdout
+from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from json import dumps
@@ -14,7 +14,7 @@ from math import isfinite
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from deployments._prefect import interrupted, quieten
+from deployments._prefect import quiet_run
 from restyle.account import Summary
 from restyle.batch import Batch, Order, Quote, account_folder, refusal
 from restyle.batch import Progress as Standing
@@ -22,7 +22,7 @@ from restyle.errors import ConfigurationError
 from restyle.jobs import RunInfo
 from restyle.manifest import BadRow, read_manifest
 from restyle.settings import get_settings
-from restyle.store import Store, open_store
+from restyle.store import Store, is_block, open_store
 
 _LINE_SECONDS = 10.0  # between lines where there is no terminal
 
@@ -41,29 +41,20 @@ def run(options: Options, *, dry_run: bool, as_json: bool) -> int:
     """Restyle the images, or tell what that would cost, and print what came of it.
 
     Returns:
-        The exit status: 0; 130 or 143 when interrupted.
+        The exit status: 0.
 
     Raises:
-        Exception: what went wrong, to be told by the caller.
+        BaseException: what went wrong, to be told by the caller.
     """
-    quieten()
-    try:
-        with redirect_stdout(sys.stderr):  # what a library prints is no part of the answer
-            asyncio.run(_check(options))
-            if dry_run:
-                quote = asyncio.run(_quote(options))
-            else:
-                summary = _restyle(options, Console(stderr=True))
-    except BaseException as stopped:
-        status = interrupted(stopped)
-        if status is None:
-            raise
-        print(
-            "interrupted: run the same command again to go on where it is, nothing is billed twice; "
-            "or let `restyle settle` finish what was submitted",
-            file=sys.stderr,
-        )
-        return status
+    with quiet_run(
+        "run the same command again to go on where it is, nothing is billed twice; "
+        "or let `restyle settle` finish what was submitted"
+    ):
+        asyncio.run(_check(options))
+        if dry_run:
+            quote = asyncio.run(_quote(options))
+        else:
+            summary = _restyle(options, Console(stderr=True))
     if dry_run:
         print(dumps(asdict(quote)) if as_json else _quoted(quote, options.order.max_cost_usd))
     else:
@@ -83,7 +74,7 @@ async def _check(options: Options) -> None:
         raise ConfigurationError(
             f"--max-failed {order.max_failed:g}: give a share of the rows from 0 to 1, such as 0.05"
         )
-    if options.out.startswith(("s3-bucket/", "local-file-system/")):  # a block: the flow asks Prefect for it
+    if is_block(options.out):  # a block: the flow asks Prefect for it
         return
     store = open_store(options.out)
     await _look_into(options.manifest, order, store)

@@ -274,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = interrupted(stopped)
         if status is None:
             raise
-        print("interrupted", file=sys.stderr)
+        print(": ".join(["interrupted", *getattr(stopped, "__notes__", [])]), file=sys.stderr)
         return status
     tell(error, as_json="--json" in arguments)
     return 1

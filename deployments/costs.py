@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 
 from rich.console import Console
 from rich.table import Table
 
-from deployments._prefect import interrupted, quieten
+from deployments._prefect import quiet_run
 from deployments.settle import known_store
 from restyle.costs import Costs, Difference, Differences, Sum, costs
 from restyle.errors import ConfigurationError, clean
@@ -33,22 +31,14 @@ def run(out: str, since: str | None, wavespeed: str, *, as_json: bool) -> int:
         as_json: print one JSON object on stdout.
 
     Returns:
-        The exit status: 0, also where the accounts differ; 130 or 143 when interrupted.
+        The exit status: 0, also where the accounts differ.
 
     Raises:
-        Exception: what went wrong, to be told by the caller.
+        BaseException: what went wrong, to be told by the caller.
     """
     start = since_when(since, datetime.now(UTC)) if since is not None else None
-    quieten()
-    try:
-        with redirect_stdout(sys.stderr):  # what a library prints is no part of the answer
-            told = asyncio.run(_costs(out, start, wavespeed))
-    except BaseException as stopped:
-        status = interrupted(stopped)
-        if status is None:
-            raise
-        print("interrupted", file=sys.stderr)
-        return status
+    with quiet_run():
+        told = asyncio.run(_costs(out, start, wavespeed))
     if as_json:
         print(told.model_dump_json())
     else:

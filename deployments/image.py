@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from deployments._prefect import interrupted, quieten
+from deployments._prefect import quiet_run
 from restyle.errors import ConfigurationError
 from restyle.jobs import NsfwPolicy, Restyled
 from restyle.models import ReduxParams
@@ -34,25 +32,15 @@ def run(options: Options, *, as_json: bool) -> int:
     """Restyle the image and print what came of it.
 
     Returns:
-        The exit status: 0; 130 or 143 when interrupted.
+        The exit status: 0.
 
     Raises:
-        Exception: what went wrong, to be told by the caller.
+        BaseException: what went wrong, to be told by the caller.
     """
-    quieten()
-    try:
-        with redirect_stdout(sys.stderr):  # what a library prints is no part of the answer
-            restyled = asyncio.run(_restyle(options))
-    except BaseException as stopped:
-        status = interrupted(stopped)
-        if status is None:
-            raise
-        print(
-            "interrupted: the job stays open; run the same command again to take it up where it is, "
-            "nothing is billed twice",
-            file=sys.stderr,
-        )
-        return status
+    with quiet_run(
+        "the job stays open; run the same command again to take it up where it is, nothing is billed twice"
+    ):
+        restyled = asyncio.run(_restyle(options))
     print(restyled.model_dump_json() if as_json else _lines(restyled))
     return 0
 
@@ -84,9 +72,9 @@ async def _check(options: Options, params: ReduxParams) -> None:
         raise ConfigurationError(f"--max-cost-usd {limit:g}: give an amount above 0, in USD")
     from restyle.sources import read_file
     from restyle.steps import make_job
-    from restyle.store import open_store
+    from restyle.store import is_block, open_store
 
-    if options.out.startswith(("s3-bucket/", "local-file-system/")):  # a block: the flow asks Prefect for it
+    if is_block(options.out):  # a block: the flow asks Prefect for it
         if source and "://" not in source:
             await asyncio.to_thread(read_file, source)
         return

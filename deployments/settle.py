@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployments._prefect import interrupted, quieten
+from deployments._prefect import quiet_run
 from restyle.errors import ConfigurationError
 from restyle.settings import get_settings
 
@@ -23,23 +21,13 @@ def run(out: str, wavespeed: str, *, as_json: bool) -> int:
     """Settle the output and print what was done.
 
     Returns:
-        The exit status: 0, also where jobs stay open or have failed; 130 or 143 when interrupted.
+        The exit status: 0, also where jobs stay open or have failed.
 
     Raises:
-        Exception: what went wrong, to be told by the caller.
+        BaseException: what went wrong, to be told by the caller.
     """
-    quieten()
-    try:
-        with redirect_stdout(sys.stderr):  # what a library prints is no part of the answer
-            settled = asyncio.run(_settle(out, wavespeed))
-    except BaseException as stopped:
-        status = interrupted(stopped)
-        if status is None:
-            raise
-        print(
-            "interrupted: what is stored is stored; run the same command again for the rest", file=sys.stderr
-        )
-        return status
+    with quiet_run("what is stored is stored; run the same command again for the rest"):
+        settled = asyncio.run(_settle(out, wavespeed))
     print(settled.model_dump_json() if as_json else _lines(settled))
     return 0
 
@@ -62,10 +50,10 @@ async def known_store(out: str) -> Store | None:
     Raises:
         ConfigurationError: there is no such directory, or it is no name of an output.
     """
-    if out.startswith(("s3-bucket/", "local-file-system/")):
-        return None
-    from restyle.store import open_store
+    from restyle.store import is_block, open_store
 
+    if is_block(out):
+        return None
     if "://" not in out and not await asyncio.to_thread(_is_directory, out):
         raise ConfigurationError(f"--out {out}: no such directory: name the one that the pictures went to")
     return open_store(out)

@@ -125,7 +125,12 @@ async def _thumbnail(data: bytes | None) -> str | None:
         small = await asyncio.to_thread(thumbnail, data)
     except Exception:
         return None
-    return f"![](data:image/jpeg;base64,{base64.b64encode(small).decode()})"
+    return picture(small)
+
+
+def picture(jpeg: bytes) -> str:
+    """A picture as Markdown, held in the text itself."""
+    return f"![](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})"
 
 
 def cell(value: object) -> str:

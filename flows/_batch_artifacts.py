@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-
 from prefect import get_run_logger
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
-from flows._artifacts import cell
+from flows._artifacts import cell, picture
 from restyle.account import AccountRow, Summary
 from restyle.errors import clean
 from restyle.plan import Plan
@@ -76,13 +74,9 @@ def _failure(row: AccountRow) -> dict[str, object]:
 def _pairs(plan: Plan) -> str:
     lines = []
     for row, thumbs in plan.pairs(_PAIRS):
-        source = _picture(thumbs.source) if thumbs.source else cell(row.image)
-        outputs = " ".join(_picture(picture) for picture in thumbs.outputs)
+        source = picture(thumbs.source) if thumbs.source else cell(row.image)
+        outputs = " ".join(map(picture, thumbs.outputs))
         lines.append(f"| {cell(row.id or row.row)} | {source} | {outputs} |")
     if not lines:
         return ""
     return "| | source | restyled |\n| --- | --- | --- |\n" + "\n".join(lines) + "\n"
-
-
-def _picture(data: bytes) -> str:
-    return f"![](data:image/jpeg;base64,{base64.b64encode(data).decode()})"

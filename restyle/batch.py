@@ -25,7 +25,7 @@ from contextlib import (
     nullcontext,
     suppress,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from itertools import islice
@@ -34,6 +34,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar
 from restyle.account import Status, Summary, write_account
 from restyle.budget import Budget
 from restyle.client import WaveSpeedClient
+from restyle.downloading import restyled_from
 from restyle.errors import (
     AmbiguousSubmissionError,
     AuthenticationError,
@@ -53,7 +54,7 @@ from restyle.errors import (
 )
 from restyle.images import thumbnail
 from restyle.jobs import Job, Metadata, NsfwPolicy, Restyled, RunInfo
-from restyle.ledger import Ledger, metadata_path, now
+from restyle.ledger import Ledger, now
 from restyle.manifest import BadRow, Row, read_manifest, shown
 from restyle.models import ENDED_BADLY, ReduxParams
 from restyle.pace import backoff
@@ -168,9 +169,12 @@ class Carrier:
     look: LookStep | None = None
 
     def patient(self) -> Carrier:
-        """The same, each step tried again after an error that may pass."""
-        return Carrier(
-            _patient(self.submit), _patient(self.poll), _patient(self.download), self.place, self.look
+        """The same, each step tried again after an error that may pass, where Prefect does not do so."""
+        return replace(
+            self,
+            submit=_patient(self.submit),
+            poll=_patient(self.poll),
+            download=_patient(self.download),
         )
 
 
@@ -369,14 +373,12 @@ class Batch:
             first, last: numbers of the jobs; all by default.
             fed: set when the last of them has begun, so that those after them may begin, too.
         """
-        try:
-            async with asyncio.TaskGroup() as group:
-                for job in self.plan.between(first, last or self.plan.jobs):
-                    await self._room.acquire()
-                    group.create_task(self._carry(job, carrier))
-                if fed:
-                    fed.set()
-        finally:
+        if carrier.look:  # is never a task, that Prefect would try again
+            carrier = replace(carrier, look=_patient(carrier.look))
+        async with asyncio.TaskGroup() as group:
+            for job in self.plan.between(first, last or self.plan.jobs):
+                await self._room.acquire()
+                group.create_task(self._carry(job, carrier))
             if fed:
                 fed.set()
 
@@ -440,11 +442,7 @@ class Batch:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._place(carrier))
             submitted = await submit(job, after=0)
-            while (
-                not submitted.restyled
-                and not submitted.fresh
-                and await self._may_go_again(job, submitted, carrier)
-            ):
+            while await self._may_go_again(job, submitted, carrier):
                 submitted = await submit(job, after=submitted.attempt)
             if submitted.restyled:
                 return self._restyled(submitted.restyled, flight)
@@ -510,24 +508,18 @@ class Batch:
     def _restyled(self, restyled: Restyled, flight: _Flight) -> Outcome:
         stored = not restyled.cached
         submitted = flight.submitted
-        return Outcome(
-            "stored" if stored else "done",
-            prediction_id=restyled.prediction_id,
-            outputs=[output.uri for output in restyled.outputs if output.uri],
-            metadata_uri=restyled.metadata_uri,
-            cost_usd=restyled.cost_usd if flight.paid else 0.0,
+        return _kept(
+            restyled,
+            paid=flight.paid,
             attempts=submitted.attempt if submitted and stored else None,
             seconds=time.monotonic() - flight.since if flight.since and stored else None,
         )
 
     def _done(self, job: Job, metadata: Metadata, *, paid: bool) -> Outcome:
         """What was stored before: by an earlier try of this run, if it has paid for it."""
-        return Outcome(
-            "stored" if paid else "done",
-            prediction_id=metadata.prediction.id,
-            outputs=[self._store.uri_of(output.key) for output in metadata.outputs if output.key],
-            metadata_uri=self._store.uri_of(metadata_path(job)),
-            cost_usd=metadata.cost.usd if paid else 0.0,
+        return _kept(
+            restyled_from(self._store, job, metadata, cached=not paid),
+            paid=paid,
             attempts=len(metadata.attempts) if paid else None,
         )
 
@@ -591,20 +583,19 @@ class Batch:
     def verdict(self, summary: Summary) -> RestyleError | None:
         """Why the run counts as failed, in one line; None when it does not."""
         counts = summary.counts
-        failed = counts.get("failed", 0) + counts.get("open", 0)
-        if not self.stopped:  # a chunk could not be run
-            failed += counts.get("unsubmitted", 0)
         account = f"the account is in {summary.account}"
-        told = ", ".join(f"{count:,} {name}" for name, count in summary.errors.items())
         kept = counts.get("stored", 0) + counts.get("done", 0)
+        unsubmitted = counts.get("unsubmitted", 0)
         if self.stopped:
-            left = counts.get("unsubmitted", 0)
             stopped: RestyleError = type(self.stopped)(
-                f"{self.stopped.message} ({kept:,} of {summary.rows:,} rows are stored, {left:,} were not "
-                f"submitted; {account})"
+                f"{self.stopped.message} ({kept:,} of {summary.rows:,} rows are stored, {unsubmitted:,} were "
+                f"not submitted; {account})"
             )
             return stopped
+        # where nothing stopped it, unsubmitted are the rows of a chunk that could not be run
+        failed = counts.get("failed", 0) + counts.get("open", 0) + unsubmitted
         if failed > self.order.max_failed * summary.rows:
+            told = ", ".join(f"{count:,} {name}" for name, count in summary.errors.items())
             return BatchFailedError(
                 f"{failed:,} of {summary.rows:,} rows failed ({told}), more than max_failed "
                 f"{self.order.max_failed:g} allows; {kept:,} are stored; {account}",
@@ -625,6 +616,20 @@ class _Flight:
     since: float | None = None
     paid: bool = False  # by this run
     sent: bool = False  # some attempt was submitted by this run
+
+
+def _kept(
+    restyled: Restyled, *, paid: bool, attempts: int | None = None, seconds: float | None = None
+) -> Outcome:
+    return Outcome(
+        "done" if restyled.cached else "stored",
+        prediction_id=restyled.prediction_id,
+        outputs=[output.uri for output in restyled.outputs if output.uri],
+        metadata_uri=restyled.metadata_uri,
+        cost_usd=restyled.cost_usd if paid else 0.0,
+        attempts=attempts,
+        seconds=seconds,
+    )
 
 
 async def _hold(place: AsyncExitStack, poll: PollStep, job: Job, submitted: Submitted) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from heapq import nlargest
 from math import fsum, isclose
 from typing import Literal
@@ -17,11 +18,10 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from restyle.client import WaveSpeedClient
-from restyle.errors import RateLimitedError, UnavailableError
 from restyle.jobs import Metadata
 from restyle.ledger import DeadLetter, Record, now
 from restyle.models import Billing
-from restyle.pace import backoff
+from restyle.pace import persist
 from restyle.store import Store
 
 AT_ONCE = 64
@@ -246,16 +246,8 @@ class _Accountant:
             before, page = now_there, page + 1
 
     async def _page(self, page: int, start: datetime) -> list[Billing]:
-        tries = 5
-        for wait in backoff():
-            try:
-                return (await self._client.billings(page=page, page_size=_PAGE, start_time=start)).items
-            except (UnavailableError, RateLimitedError) as error:
-                tries -= 1
-                if not tries:
-                    raise
-                await asyncio.sleep(max(wait, error.retry_after or 0))
-        raise AssertionError("backoff() never ends")
+        ask = partial(self._client.billings, page=page, page_size=_PAGE, start_time=start)
+        return (await persist(ask, tries=5)).items
 
     # -- both -----------------------------------------------------------------------------------
 

@@ -6,15 +6,16 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from math import isclose
 from typing import Any
 from urllib.parse import unquote
 
 from restyle.client import WaveSpeedClient
-from restyle.errors import RateLimitedError, UnavailableError
+from restyle.errors import UnavailableError
 from restyle.jobs import picture_params
 from restyle.models import ENDED_BADLY, MODEL, Prediction, ReduxRequest
-from restyle.pace import backoff
+from restyle.pace import persist
 from restyle.sources import without_signature
 
 # The API's clock and the store's may differ; what is looked for is told by its request, not by its time.
@@ -120,19 +121,15 @@ class History:
             page += 1
 
     async def _page(self, page: int, since: datetime) -> list[Prediction]:
-        tries = 0
-        for wait in backoff():
-            try:
-                found = await self._client.history(
-                    page=page, page_size=PAGE_SIZE, model=MODEL, created_after=since, include_inputs=True
-                )
-                return found.items
-            except (UnavailableError, RateLimitedError) as error:
-                tries += 1
-                if tries == 5:
-                    raise
-                await asyncio.sleep(max(wait, error.retry_after or 0))
-        raise AssertionError("backoff() never ends")
+        ask = partial(
+            self._client.history,
+            page=page,
+            page_size=PAGE_SIZE,
+            model=MODEL,
+            created_after=since,
+            include_inputs=True,
+        )
+        return (await persist(ask, tries=5)).items
 
 
 def _may_be_it(prediction: Prediction, since: datetime) -> bool:

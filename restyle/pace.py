@@ -12,18 +12,23 @@ import asyncio
 import random
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
+
+from restyle.errors import RateLimitedError, UnavailableError
 
 MAX_INTERVAL = 10.0
 MIN_INTERVAL = 0.1
 # Polls over the usual spread of times. A prediction that may end at any moment of it needs half of them,
 # and half a poll more, on the average.
-_STEPS = 7.5
+_STEPS = 6.5
 _SCOUTS = 8  # are asked often while nothing is known; the others wait for what they tell
 _RENEWED = 0.2  # seconds that an estimate is used for
+
+_T = TypeVar("_T")
 
 
 class Pace:
@@ -186,6 +191,24 @@ def backoff(first: float = 0.5, most: float = MAX_INTERVAL) -> Iterator[float]:
     while True:
         yield interval * random.uniform(0.5, 1.0)
         interval = min(interval * 2, most)
+
+
+async def persist(ask: Callable[[], Awaitable[_T]], tries: int) -> _T:
+    """Ask the API again while it is away or wants a rest; for what bills nothing.
+
+    Args:
+        ask: what to ask.
+        tries: how often, in all.
+
+    Raises:
+        RestyleError: any other error, or the last of these.
+    """
+    for wait in islice(backoff(), tries - 1):
+        try:
+            return await ask()
+        except (UnavailableError, RateLimitedError) as error:
+            await asyncio.sleep(max(wait, error.retry_after or 0))
+    return await ask()
 
 
 pace = Pace()

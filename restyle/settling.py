@@ -33,16 +33,14 @@ from restyle.errors import (
     ConfigurationError,
     PredictionFailedError,
     PredictionTimeoutError,
-    RateLimitedError,
     RestyleError,
     StoreError,
-    UnavailableError,
     clean,
 )
 from restyle.jobs import Job, Restyled, RunInfo
 from restyle.ledger import Claim, DeadLetter, Failure, OpenJob, Record
 from restyle.models import Prediction
-from restyle.pace import backoff
+from restyle.pace import persist
 from restyle.settings import Settings, get_settings
 from restyle.steps import CLOCK_GRAIN, MAX_ATTEMPTS, Steps, Submitted
 from restyle.store import Store
@@ -227,16 +225,7 @@ class _Settling:
 
     async def _reach_api(self) -> None:
         """Find out at once, not job by job, that the API is away or refuses the key."""
-        tries = 3
-        for wait in backoff():
-            try:
-                await self._client.balance()
-                return
-            except (UnavailableError, RateLimitedError) as error:
-                tries -= 1
-                if not tries:
-                    raise
-                await asyncio.sleep(max(wait, error.retry_after or 0))
+        await persist(self._client.balance, tries=3)
 
     async def _each(
         self,

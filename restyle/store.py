@@ -40,6 +40,9 @@ _SLOW = 0.005  # seconds a call: then others should not have to wait for a direc
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+S3_BUCKET = "s3-bucket/"
+LOCAL = "local-file-system/"
+
 # Nothing is promised on a bucket until create-if-absent was seen to work there: once a process.
 _clocks: dict[str, _Clock] = {}
 
@@ -386,6 +389,11 @@ def directory_store(path: Path) -> Store:
             f"output {path}: {error.strerror}: name a directory that can be written"
         ) from None
     return Store(LocalStore(path, mkdir=True), str(path))
+
+
+def is_block(output: str) -> bool:
+    """Whether an output names a block saved in Prefect, which knows where it is: see ``blocks.output``."""
+    return output.startswith((S3_BUCKET, LOCAL))
 
 
 def open_store(output: str) -> Store:

@@ -25,10 +25,11 @@ from blocks.wavespeed import WaveSpeed, load_wavespeed
 from restyle.batch import Batch
 from restyle.client import WaveSpeedClient
 from restyle.errors import RestyleError, clean, worth_retrying
-from restyle.jobs import Job, RunInfo
-from restyle.steps import Steps
+from restyle.jobs import Job, NsfwPolicy, Restyled, RunInfo
+from restyle.steps import Polled, Steps, Submitted
 from restyle.store import Store
 from tasks._allowance import Allowance
+from tasks._events import failed_event, stored_event, submitted_event
 
 DEFAULT_OUTPUT = "s3-bucket/restyle-output"
 """The block that `restyle setup --out s3://…` makes."""
@@ -62,7 +63,7 @@ class Runtime:
     Attributes:
         client: the API.
         store: where outputs go.
-        steps: the engine's steps on both.
+        steps: the engine's steps on both, untold.
         place: a place in flight, as the block allows.
     """
 
@@ -72,6 +73,28 @@ class Runtime:
         self.steps = Steps(client, store, admit=self._admit, on_thumbnail=_keep_thumbnail)
         self.place = allowance.place
         self._allowance = allowance
+
+    async def submit(self, job: Job, **options: Any) -> Submitted:
+        """``Steps.submit`` by who is running now; told as an event."""
+        with failed_event(job, self.store.uri):
+            submitted = await self.steps.submit(job, run=run_info(), **options)
+        if submitted.restyled:  # told again, under the same id: the run that stored it may have been killed
+            stored_event(job, self.store.uri, submitted.restyled)
+        else:
+            submitted_event(job, self.store.uri, submitted)
+        return submitted
+
+    async def poll(self, job: Job, submitted: Submitted) -> Polled:
+        """``Steps.poll``; told as an event when the job has failed for good."""
+        with failed_event(job, self.store.uri):
+            return await self.steps.poll(job, submitted)
+
+    async def download(self, job: Job, submitted: Submitted, *, nsfw: NsfwPolicy) -> Restyled:
+        """``Steps.download`` by who is running now; told as an event."""
+        with failed_event(job, self.store.uri):
+            restyled = await self.steps.download(job, submitted, run=run_info(), nsfw=nsfw)
+        stored_event(job, self.store.uri, restyled)
+        return restyled
 
     async def _admit(self, job: Job, attempt: int, usd: float | None) -> None:
         await self._allowance.turn()

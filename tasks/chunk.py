@@ -8,12 +8,9 @@ from functools import partial
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from restyle.batch import Batch, Carrier
+from restyle.batch import Carrier
 from restyle.errors import ConfigurationError
-from restyle.jobs import Job, Restyled
-from restyle.steps import Polled, Submitted
-from tasks._events import failed_event, stored_event, submitted_event
-from tasks._runtime import Runtime, batch_under_way, note_task_runs, opened, run_info
+from tasks._runtime import batch_under_way, note_task_runs, opened
 
 
 # No tags: a task's start asks the server whether one of them is limited, and a busy server takes its time.
@@ -33,27 +30,11 @@ async def restyle_chunk(first: int, last: int, fed: asyncio.Event, wavespeed: st
         raise ConfigurationError("a chunk is a part of the flow restyle_batch: run that")
     note_task_runs()
     async with opened(wavespeed, output) as runtime:
-        await batch.carry_out(_carrier(batch, runtime), first, last, fed=fed)
-
-
-def _carrier(batch: Batch, runtime: Runtime) -> Carrier:
-    run, steps, output, order = run_info(), runtime.steps, runtime.store.uri, batch.order
-    go = partial(steps.submit, run=run, nsfw=order.nsfw, retry_failed=order.retry_failed)
-
-    async def submit(job: Job, *, after: int) -> Submitted:
-        with failed_event(job, output):
-            submitted = await go(job, after=after)
-        if not submitted.restyled:
-            submitted_event(job, output, submitted)
-        return submitted
-
-    async def poll(job: Job, submitted: Submitted) -> Polled:
-        with failed_event(job, output):
-            return await steps.poll(job, submitted)
-
-    async def download(job: Job, submitted: Submitted) -> Restyled:
-        restyled = await steps.download(job, submitted, run=run, nsfw=order.nsfw)
-        stored_event(job, output, restyled)
-        return restyled
-
-    return Carrier(submit, poll, download, runtime.place, steps.look).patient()
+        carrier = Carrier(
+            partial(runtime.submit, nsfw=batch.order.nsfw, retry_failed=batch.order.retry_failed),
+            runtime.poll,
+            partial(runtime.download, nsfw=batch.order.nsfw),
+            runtime.place,
+            runtime.steps.look,
+        )
+        await batch.carry_out(carrier.patient(), first, last, fed=fed)

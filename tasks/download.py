@@ -6,8 +6,7 @@ from prefect import task
 
 from restyle.jobs import Job, NsfwPolicy, Restyled
 from restyle.steps import Submitted
-from tasks._events import failed_event, stored_event
-from tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened, run_info
+from tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened
 
 
 @task(task_run_name="download {job.label}", **TASK_OPTIONS)
@@ -32,7 +31,4 @@ async def download(
         What is stored, and where; the bytes stay in the store.
     """
     async with opened(wavespeed, output) as runtime:
-        with failed_event(job, runtime.store.uri):
-            restyled = await runtime.steps.download(job, submitted, run=run_info(), nsfw=nsfw)
-        stored_event(job, runtime.store.uri, restyled)
-        return restyled
+        return await runtime.download(job, submitted, nsfw=nsfw)

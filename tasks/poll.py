@@ -6,7 +6,6 @@ from prefect import task
 
 from restyle.jobs import Job
 from restyle.steps import Polled, Submitted
-from tasks._events import failed_event
 from tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened, run_info
 
 
@@ -27,5 +26,4 @@ async def poll(
     """
     async with opened(wavespeed, output) as runtime:
         run_info()  # notes this task run for the side-car
-        with failed_event(job, runtime.store.uri):
-            return await runtime.steps.poll(job, submitted)
+        return await runtime.poll(job, submitted)

@@ -6,8 +6,7 @@ from prefect import task
 
 from restyle.jobs import Job, NsfwPolicy
 from restyle.steps import Submitted
-from tasks._events import failed_event, stored_event, submitted_event
-from tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened, run_info
+from tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened
 
 
 @task(task_run_name="submit {job.label}", **TASK_OPTIONS)
@@ -36,17 +35,6 @@ async def submit(
         The prediction to poll; or, when the job is done already, what there is.
     """
     async with opened(wavespeed, output) as runtime:
-        with failed_event(job, runtime.store.uri):
-            submitted = await runtime.steps.submit(
-                job,
-                run=run_info(),
-                max_cost_usd=max_cost_usd,
-                nsfw=nsfw,
-                retry_failed=retry_failed,
-                after=after,
-            )
-        if submitted.restyled:  # told again, under the same id: the run that stored it may have been killed
-            stored_event(job, runtime.store.uri, submitted.restyled)
-        else:
-            submitted_event(job, runtime.store.uri, submitted)
-        return submitted
+        return await runtime.submit(
+            job, max_cost_usd=max_cost_usd, nsfw=nsfw, retry_failed=retry_failed, after=after
+        )
