@@ -24,7 +24,7 @@ MAX_INTERVAL = 10.0
 MIN_INTERVAL = 0.1
 # Polls over the usual spread of times. A prediction that may end at any moment of it needs half of them,
 # and half a poll more, on the average.
-_STEPS = 6.5
+_STEPS = 7.0
 _SCOUTS = 8  # are asked often while nothing is known; the others wait for what they tell
 _RENEWED = 0.2  # seconds that an estimate is used for
 

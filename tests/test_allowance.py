@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -354,18 +354,12 @@ async def test_a_lease_that_is_lost_takes_its_places_with_it(
 
     async with _opened(limit.block()) as allowance:
         jobs = [asyncio.create_task(job(allowance)) for _ in range(15)]
-        await wait_until_async(lambda: flying.now == 5)
+        await _until(lambda: flying.now == 5)
         for scope in scopes:
             scope.cancel()
-        await wait_until_async(lambda: len(scopes) == 10)  # leased anew
+        await _until(lambda: len(scopes) == 10)  # leased anew
         await asyncio.sleep(0.5)
         assert flying.now == 5
         land.set()
         await asyncio.gather(*jobs)
         assert flying.most == 5
-
-
-async def wait_until_async(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not holds():
-            await asyncio.sleep(0.05)

@@ -40,6 +40,11 @@ def api(prerendered: Emulator) -> Iterator[Emulator]:
     prerendered.reset()
 
 
+def _mills(api: Emulator) -> int:
+    """Thousandths of a USD that all predictions together were priced at."""
+    return sum(round(1000 * p["price"]) for p in api.ledger()["predictions"])
+
+
 async def test_every_row_is_answered_stored_and_billed_once(api: Emulator, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(30))
     first = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
@@ -149,6 +154,20 @@ async def test_one_bad_image_never_stops_the_others(api: Emulator, tmp_path: Pat
     assert (await restyle_all(api.url, str(tmp_path / "out"), manifest, tolerant)).error is None
 
 
+async def test_an_image_survives_a_moment_in_which_the_store_cannot_be_read(
+    api: Emulator, tmp_path: Path
+) -> None:
+    """The look before the first step is tried again like every step."""
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(3))
+    in_the_way = tmp_path / "out" / "failed"  # where dead letters are read
+    in_the_way.parent.mkdir()
+    in_the_way.touch()
+    asyncio.get_running_loop().call_later(1, in_the_way.unlink)
+    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
+    assert accounted.statuses == ["stored"] * 3
+    assert api.ledger()["billed"] == 3
+
+
 async def test_what_costs_more_than_the_cap_is_refused_with_both_figures(
     api: Emulator, tmp_path: Path
 ) -> None:
@@ -185,7 +204,7 @@ async def test_the_cap_is_kept_to_the_cent_when_predictions_must_be_made_again_a
     accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, order)
     assert isinstance(accounted.error, BudgetExceededError)
     assert "run it again with a higher limit" in accounted.error.message
-    assert sum(round(1000 * p["price"]) for p in api.ledger()["predictions"]) <= 1000 * 0.5
+    assert _mills(api) <= 1000 * 0.5
     left = accounted.statuses.count("unsubmitted") + accounted.statuses.count("failed")
     assert 0 < left < 20
     assert set(accounted.statuses) <= {"stored", "unsubmitted", "failed"}
@@ -210,7 +229,7 @@ async def test_a_price_that_rises_meanwhile_stops_the_run_below_its_cap(
 
     accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, order, on_change=dearer)
     assert isinstance(accounted.error, BudgetExceededError)
-    assert sum(round(1000 * p["price"]) for p in api.ledger()["predictions"]) <= 1000 * 0.3
+    assert _mills(api) <= 1000 * 0.3
 
 
 async def test_an_empty_account_stops_submitting_and_what_flies_is_stored(tmp_path: Path) -> None:
@@ -252,7 +271,7 @@ async def test_the_cap_holds_with_many_at_once_when_attempts_fail(api: Emulator,
     order = Order(params=SMALL, max_cost_usd=1.0, concurrency=32)
     accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, order)
     assert isinstance(accounted.error, BudgetExceededError)
-    assert sum(round(1000 * p["price"]) for p in api.ledger()["predictions"]) <= 1000
+    assert _mills(api) <= 1000
     assert accounted.summary.spent_usd == pytest.approx(0.025 * accounted.statuses.count("stored"))
 
 
@@ -272,7 +291,7 @@ async def test_the_cap_holds_when_the_price_rises_while_submissions_rest(
         restyle_all(api.url, str(tmp_path / "out"), manifest, order, settings=PATIENT), dearer()
     )
     assert isinstance(accounted.error, BudgetExceededError)
-    assert sum(round(1000 * p["price"]) for p in api.ledger()["predictions"]) <= 100
+    assert _mills(api) <= 100
 
 
 async def test_what_is_under_way_is_no_part_of_a_reruns_bill(tmp_path: Path) -> None:
@@ -392,5 +411,5 @@ async def test_an_earlier_try_of_the_same_run_counts_against_its_cap(api: Emulat
     again = await restyle_all(api.url, out, manifest, order, run_id="the-run", again=True)
     assert again.statuses[:4] == ["stored"] * 4
     assert isinstance(again.error, BudgetExceededError)
-    assert sum(round(1000 * p["price"]) for p in api.ledger()["predictions"]) <= 200
+    assert _mills(api) <= 200
     assert again.summary.spent_usd == pytest.approx(0.025 * again.statuses.count("stored"))
