@@ -11,16 +11,20 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
+import time_machine
 from pydantic import SecretStr
 
 from restyle.errors import ConfigurationError
-from restyle.models import MODEL
+from restyle.models import MODEL, Prediction
 from restyle.webhooks import (
     BadPayloadError,
+    BadSealError,
     BadSignatureError,
     MissingHeaderError,
     StaleWebhookError,
     WebhookError,
+    seal,
+    unseal,
     verify_webhook,
 )
 
@@ -149,3 +153,81 @@ def test_base64_outputs_are_decoded() -> None:
     prediction = verify_webhook(signed(body), body, SECRET, now=NOW)
     assert prediction.outputs == ["inline:0", "https://example.com/2.jpeg"]
     assert prediction._inline == {"inline:0": picture}
+
+
+ENDED = Prediction.model_validate(
+    {
+        "id": "p1",
+        "model": MODEL,
+        "status": "completed",
+        "outputs": ["https://cdn.example.com/1.jpeg?signature=s3cret"],
+        "has_nsfw_contents": [True],
+        "created_at": "2026-01-01T00:00:00.123456789Z",
+        "executionTime": 2345,
+        "input": {"image": "https://example.com/in.jpg?signature=s3cret"},
+    }
+)
+
+
+def test_a_sealed_prediction_comes_out_as_it_was_but_for_its_inputs() -> None:
+    assert unseal(seal(ENDED, SECRET), SecretStr(SECRET)) == ENDED.model_copy(update={"input": None})
+
+
+def test_a_sealed_prediction_cannot_be_read() -> None:
+    sealed = seal(ENDED, SECRET)
+    assert "cdn" not in sealed
+    assert b"cdn" not in base64.urlsafe_b64decode(sealed)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "p1", "\ud800", '{"id": "p1", "status": "completed"}', "gAAAAAB" + "A" * 93, "A" * 100_000],
+)
+def test_what_was_not_sealed_is_not_believed(text: str) -> None:
+    with pytest.raises(BadSealError):
+        unseal(text, SECRET)
+
+
+def test_what_was_sealed_with_another_secret_is_not_believed() -> None:
+    with pytest.raises(BadSealError):
+        unseal(seal(ENDED, "whsec_another"), SECRET)
+
+
+def test_a_changed_seal_is_not_believed() -> None:
+    sealed = seal(ENDED, SECRET)
+    middle = len(sealed) // 2
+    with pytest.raises(BadSealError):
+        unseal(sealed[:middle] + ("A" if sealed[middle] != "A" else "B") + sealed[middle + 1 :], SECRET)
+
+
+@pytest.mark.parametrize("seconds", [3700, -120])
+def test_a_seal_of_long_ago_or_of_the_future_is_not_believed(seconds: float) -> None:
+    with time_machine.travel(NOW, tick=False):
+        sealed = seal(ENDED, SECRET)
+    with time_machine.travel(NOW + seconds, tick=False), pytest.raises(BadSealError):
+        unseal(sealed, SECRET)
+
+
+def test_a_seal_holds_for_an_hour_and_clocks_may_differ_by_a_minute() -> None:
+    with time_machine.travel(NOW, tick=False):
+        sealed = seal(ENDED, SECRET)
+    for seconds in (3590, -50):
+        with time_machine.travel(NOW + seconds, tick=False):
+            assert unseal(sealed, SECRET).id == "p1"
+
+
+def test_outputs_that_are_no_urls_are_left_for_the_result_call() -> None:
+    """Base64 outputs may be megabytes; a completed prediction without outputs is asked for again."""
+    picture = base64.b64encode(b"\xff\xd8\xff" + b"0" * 5000).decode()
+    body = json.dumps({"id": "p1", "status": "completed", "outputs": [picture]}).encode()
+    prediction = verify_webhook(signed(body), body, SECRET, now=NOW)
+    sealed = seal(prediction, SECRET)
+    assert len(sealed) < 1000
+    assert unseal(sealed, SECRET).outputs == []
+
+
+def test_an_empty_secret_seals_nothing() -> None:
+    with pytest.raises(ConfigurationError, match="webhook secret is empty"):
+        seal(ENDED, "whsec_")
+    with pytest.raises(ConfigurationError, match="webhook secret is empty"):
+        unseal(seal(ENDED, SECRET), " ")
