@@ -21,6 +21,7 @@ def test_the_bench_prints_a_table_with_both_contenders_and_what_could_be_reached
         sys.executable,
         "-m",
         "benchmarks",
+        "contest",
         "--images",
         "20",
         "--in-flight",
