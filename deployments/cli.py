@@ -208,20 +208,51 @@ def costs(
 
 
 @app.command
-def setup(*, out: str | None = None, tier: Literal["bronze", "silver", "gold", "ultra"] | None = None) -> int:
-    """Save what the flows need in Prefect: the key in WAVESPEED_API_KEY, where outputs go, how fast.
+def setup(
+    *,
+    out: str | None = None,
+    watch: str | None = None,
+    tier: Literal["bronze", "silver", "gold", "ultra"] | None = None,
+) -> int:
+    """Make what deployed flows need in Prefect: blocks, work pool, settings, automations.
 
-    Safe to repeat. It says what it found, made and left alone.
+    Safe to repeat. It says what it found, made and left alone. Settings are taken from the environment
+    (docs/deploying.md), the API key from WAVESPEED_API_KEY.
 
     Args:
         out: s3://bucket/prefix (block s3-bucket/restyle-output) or a directory (block
             local-file-system/restyle-output).
+        watch: s3://bucket/prefix/ whose objects are restyled as they come, and every night what was missed.
         tier: Your account's level: sets submissions a minute and predictions in flight in the WaveSpeed
             block, and the global concurrency limit by which all runs share the latter.
     """
     from deployments import setup as command
 
-    return command.run(out, tier)
+    return command.run(command.Options(out=out, watch=watch, tier=tier))
+
+
+@app.command
+def receiver(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    sqs: str | None = None,
+    wavespeed: str = "default",
+) -> int:
+    """Receive S3 event notifications and WaveSpeedAI's webhooks, and hand them to Prefect as events.
+
+    POST /s3, POST /wavespeed, GET /health, GET /metrics. Senders of notifications bear the token in
+    RESTYLE_RECEIVER_TOKEN or in the block secret/restyle-receiver-token.
+
+    Args:
+        host: Address to listen on; 0.0.0.0 for all of this machine's.
+        port: Port to listen on; 0 takes a free one.
+        sqs: URL of an SQS queue with notifications, read as well.
+        wavespeed: WaveSpeed block whose webhooks come. Without a block "default", WAVESPEED_API_KEY serves.
+    """
+    from deployments.receiver import serve as command
+
+    return command.run(host, port, sqs, wavespeed)
 
 
 @app.command
