@@ -1,0 +1,62 @@
+"""`restyle setup`: all that the deployments need in Prefect, made where it is missing. Safe to repeat."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from deployments._prefect import quieten
+
+if TYPE_CHECKING:
+    from deployments.setup.wavespeed import Tier
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command was told; the rest is the environment's (docs/deploying.md).
+
+    Attributes:
+        out: where outputs go: s3://bucket/prefix or a directory; None leaves that as it is.
+        watch: s3://bucket/prefix/ whose objects are to be restyled as they come; None leaves that as it is.
+        tier: the account's level; None leaves the limits as they are.
+    """
+
+    out: str | None = None
+    watch: str | None = None
+    tier: Tier | None = None
+
+
+def run(options: Options) -> int:
+    """Make what is missing, and print what was found, made and left alone.
+
+    Returns:
+        The exit status: 0.
+
+    Raises:
+        ConfigurationError: there is no API key, or a setting cannot be used.
+    """
+    quieten()
+    asyncio.run(_set_up(options))
+    return 0
+
+
+async def _set_up(options: Options) -> None:
+    import os
+
+    from deployments.setup.automations import set_up_automations
+    from deployments.setup.output import set_up_output
+    from deployments.setup.pool import set_up_pool
+    from deployments.setup.receiver import set_up_receiver
+    from deployments.setup.settings import save_settings, wanted_settings
+    from deployments.setup.wavespeed import set_up_wavespeed
+
+    settings = await wanted_settings(options.watch, options.out)
+    await set_up_wavespeed(options.tier)
+    await set_up_output(options.out)
+    await set_up_receiver()
+    await set_up_pool(settings.work_pool, os.environ.get("RESTYLE_RUNS"))
+    changed = await save_settings(settings)
+    await set_up_automations()
+    if changed:
+        print("now run  prefect deploy --prefect-file deployments/prefect.yaml --all")

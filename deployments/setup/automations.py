@@ -1,0 +1,112 @@
+"""Automations that keep accepted work from being lost. Those that run a deployment are in prefect.yaml."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from prefect.automations import Automation
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+
+from deployments.setup._report import say
+
+_OURS: Any = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.restyle"}
+_OBJECTS: Any = {"prefect.resource.role": "flow", "prefect.resource.name": "restyle-object"}
+
+
+def _states(*names: str) -> set[str]:
+    return {f"prefect.flow-run.{name}" for name in names}
+
+
+_ALIVE = _states("heartbeat", "Running", "Retrying")
+_WAITING = _states("Pending", "Submitting", "InfrastructurePending")
+_ELSEWHERE = _states(
+    "Scheduled", "AwaitingRetry", "AwaitingConcurrencySlot", "Cancelling", "Suspended", "Paused"
+)
+_ENDED = _states("Completed", "Failed", "TimedOut", "Crashed", "Cancelled")
+
+AUTOMATIONS = [
+    # Heartbeats come every 30 s (prefect.yaml). A process that was killed says nothing of itself.
+    AutomationCore(
+        name="restyle: lost runs",
+        description="A run whose heartbeats have stopped has crashed.",
+        trigger=EventTrigger(
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related=_OURS,
+            for_each={"prefect.resource.id"},
+            after=_ALIVE,
+            expect=_states("heartbeat") | _ENDED | _ELSEWHERE,
+            posture=Posture.Proactive,
+            within=timedelta(seconds=90),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED,
+                message="No heartbeat for 90 s: the process of this run is gone.",
+            )
+        ],
+    ),
+    # Also when it said so itself, as at the end of its worker. The flow bounds how often.
+    AutomationCore(
+        name="restyle: objects again after a crash",
+        description="An object whose run has crashed is taken up by another; nothing is billed twice.",
+        trigger=EventTrigger(
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related=[_OURS, _OBJECTS],
+            expect=_states("Crashed"),
+            posture=Posture.Reactive,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.SCHEDULED,
+                name="AwaitingRetry",
+                message="Taken up again after a crash.",
+            )
+        ],
+    ),
+    AutomationCore(
+        name="restyle: runs that never started",
+        description="A run whose worker took it and died before it started is given to another.",
+        trigger=EventTrigger(
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related=_OURS,
+            for_each={"prefect.resource.id"},
+            after=_WAITING,
+            expect=_ALIVE | _ENDED | _ELSEWHERE,
+            posture=Posture.Proactive,
+            within=timedelta(minutes=5),  # a node may have to pull the image first
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.SCHEDULED,
+                name="AwaitingRetry",
+                message="Taken by a worker and not started within 5 minutes.",
+            )
+        ],
+    ),
+]
+
+
+async def set_up_automations() -> None:
+    """Make them, by name, and bring those that are there up to date; one that is switched off stays so."""
+    async with get_client() as client:
+        for wanted in AUTOMATIONS:
+            thing = f"automation/{wanted.name}"
+            there = await client.read_automations_by_name(wanted.name)
+            if not there:
+                await client.create_automation(wanted)
+                say("made", thing, wanted.description)
+            elif _definition(there[0]) == _definition(wanted):
+                switched = "" if there[0].enabled else ", and switched off"
+                say("found", thing, f"left alone{switched}")
+            else:
+                changed = wanted.model_copy(update={"enabled": there[0].enabled})
+                await client.update_automation(there[0].id, changed)
+                say("updated", thing, wanted.description)
+
+
+def _definition(automation: AutomationCore | Automation) -> object:
+    return automation.description, automation.trigger, automation.actions

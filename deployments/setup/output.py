@@ -1,0 +1,87 @@
+"""The block that says where outputs go."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from prefect.filesystems import LocalFileSystem
+
+from deployments.setup._load import load
+from deployments.setup._report import say
+from restyle.errors import ConfigurationError
+
+NAME = "restyle-output"
+
+
+def output_block(out: str) -> str:
+    """What flows call the block for ``s3://bucket/prefix`` or a directory.
+
+    Raises:
+        ConfigurationError: ``out`` is neither.
+    """
+    if out.startswith("s3://"):
+        return f"s3-bucket/{NAME}"
+    if "://" in out:
+        raise ConfigurationError(f"--out {out}: name s3://bucket/prefix or a directory")
+    return f"local-file-system/{NAME}"
+
+
+async def set_up_output(out: str | None) -> None:
+    """Save the block for ``s3://bucket/prefix`` or a directory."""
+    if out is None:
+        say("skipped", "output block", "name one with --out")
+    elif out.startswith("s3://"):
+        await _bucket(out)
+    else:
+        await _directory(out)
+
+
+async def _bucket(out: str) -> None:
+    try:
+        from prefect_aws import AwsClientParameters, AwsCredentials
+        from prefect_aws.s3 import S3Bucket
+    except ImportError:
+        raise ConfigurationError(
+            f"--out {out}: needs prefect-aws: pip install 'wavespeed-restyle-flows[aws]'"
+        ) from None
+    name, _, folder = out.removeprefix("s3://").partition("/")
+    folder = folder.strip("/")
+    if not name:
+        raise ConfigurationError(f"--out {out}: the bucket's name is missing: s3://bucket/prefix")
+    await AwsCredentials.register_type_and_schema()
+    await S3Bucket.register_type_and_schema()
+    there = await load(S3Bucket, NAME)
+    if there and (there.bucket_name, there.bucket_folder.strip("/")) == (name, folder):
+        say("found", f"s3-bucket/{NAME}", f"for {out}, left alone")
+        return
+    if there:
+        there.bucket_name, there.bucket_folder = name, folder
+        await there.save(NAME, overwrite=True)
+        say("updated", f"s3-bucket/{NAME}", f"for {out}, credentials left alone")
+        return
+    credentials = await load(AwsCredentials, NAME)
+    if credentials:
+        say("found", f"aws-credentials/{NAME}", "left alone")
+    else:
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        await AwsCredentials(
+            region_name=region, aws_client_parameters=AwsClientParameters(endpoint_url=endpoint)
+        ).save(NAME)
+        credentials = await AwsCredentials.aload(NAME)
+        say("made", f"aws-credentials/{NAME}", "no keys in it: each machine goes by its own AWS identity")
+    await S3Bucket(bucket_name=name, bucket_folder=folder, credentials=credentials).save(NAME)
+    say("made", f"s3-bucket/{NAME}", f"for {out}")
+
+
+async def _directory(out: str) -> None:
+    path = await asyncio.to_thread(lambda: str(Path(out).expanduser().absolute()))
+    await LocalFileSystem.register_type_and_schema()
+    there = await load(LocalFileSystem, NAME)
+    if there and there.basepath == path:
+        say("found", f"local-file-system/{NAME}", f"for {path}, left alone")
+        return
+    await LocalFileSystem(basepath=path).save(NAME, overwrite=True)
+    say("updated" if there else "made", f"local-file-system/{NAME}", f"for {path}")

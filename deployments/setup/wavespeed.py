@@ -1,0 +1,108 @@
+"""The API key, the `WaveSpeed` block that refers to it, and how fast its account may go."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal
+
+from prefect.blocks.system import Secret
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
+from prefect.exceptions import ObjectNotFound
+from pydantic import SecretStr
+
+from blocks.wavespeed import BASE_URL, WaveSpeed
+from deployments.setup._load import load
+from deployments.setup._report import say
+from restyle.errors import ConfigurationError
+
+SECRET = "wavespeed-api-key"  # noqa: S105
+NAME = "default"
+LIMIT = "wavespeed-in-flight"
+
+Tier = Literal["bronze", "silver", "gold", "ultra"]
+
+# Submissions a minute and predictions in flight by account level. WaveSpeedAI's pages differ and change:
+# presets, to be changed in the block and the limit.
+TIERS: dict[Tier, tuple[int, int]] = {
+    "bronze": (10, 3),
+    "silver": (500, 100),
+    "gold": (3_000, 3_000),
+    "ultra": (5_000, 10_000),
+}
+
+
+async def set_up_wavespeed(tier: Tier | None) -> None:
+    """Save key, block and limit.
+
+    Args:
+        tier: the account's level; None leaves the limits as they are.
+
+    Raises:
+        ConfigurationError: there is no API key, or WAVESPEED_BASE_URL is no safe place for it.
+    """
+    await WaveSpeed.register_type_and_schema()
+    secret = await _secret()
+    if tier:
+        await _limit(tier)
+    await _block(secret, tier)
+
+
+async def _secret() -> Secret:  # type: ignore[type-arg]
+    key = os.environ.get("WAVESPEED_API_KEY", "").strip()
+    there = await load(Secret, SECRET)
+    if not key:
+        if there is None:
+            raise ConfigurationError(
+                "no WaveSpeedAI API key: set WAVESPEED_API_KEY and run `restyle setup` again"
+            )
+        say("found", f"secret/{SECRET}", "left alone: WAVESPEED_API_KEY is not set")
+        return there
+    if there and there.value.get_secret_value() == key:
+        say("found", f"secret/{SECRET}", "holds this key, left alone")
+        return there
+    await Secret(value=SecretStr(key)).save(SECRET, overwrite=True)
+    say("updated" if there else "made", f"secret/{SECRET}", "from WAVESPEED_API_KEY")
+    return await Secret.aload(SECRET)
+
+
+async def _limit(tier: Tier) -> None:
+    _, in_flight = TIERS[tier]
+    name = f"global-concurrency-limit/{LIMIT}"
+    async with get_client() as client:
+        try:
+            there = await client.read_global_concurrency_limit_by_name(LIMIT)
+        except ObjectNotFound:
+            await client.create_global_concurrency_limit(
+                GlobalConcurrencyLimitCreate(name=LIMIT, limit=in_flight)
+            )
+            say("made", name, f"{in_flight:,} predictions in flight for all runs together")
+            return
+        if there.limit == in_flight:
+            say("found", name, f"{in_flight:,} in flight, left alone")
+            return
+        await client.update_global_concurrency_limit(LIMIT, GlobalConcurrencyLimitUpdate(limit=in_flight))
+        say("updated", name, f"{in_flight:,} in flight, was {there.limit:,}")
+
+
+async def _block(secret: Secret, tier: Tier | None) -> None:  # type: ignore[type-arg]
+    there = await load(WaveSpeed, NAME)
+    wanted = there or WaveSpeed(api_key=secret, base_url=BASE_URL)
+    changes: dict[str, Any] = {"base_url": os.environ.get("WAVESPEED_BASE_URL") or wanted.base_url}
+    if tier:
+        per_minute, in_flight = TIERS[tier]
+        changes |= {
+            "requests_per_minute": per_minute,
+            "max_in_flight": in_flight,
+            "concurrency_limit": LIMIT,
+        }
+    block = wanted.model_copy(update=changes)
+    await block.get_client().aclose()  # refuses a URL that is no safe place for the key
+    about = f"for {block.base_url}"
+    if block.requests_per_minute and block.max_in_flight:
+        about += f", {block.requests_per_minute:,} a minute, {block.max_in_flight:,} in flight"
+    if there and all(getattr(there, name) == value for name, value in changes.items()):
+        say("found", f"wavespeed/{NAME}", f"{about}, left alone")
+        return
+    await block.save(NAME, overwrite=True)
+    say("updated" if there else "made", f"wavespeed/{NAME}", f"{about}, key in secret/{SECRET}")
