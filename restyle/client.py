@@ -15,7 +15,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -115,6 +115,7 @@ class WaveSpeedClient:
         if not key or not key.isascii() or not key.isprintable() or " " in key:
             raise ConfigurationError("the WaveSpeed API key is empty, or holds characters that no key has")
         self._auth = _Key(key)
+        self._told_time: tuple[str, float] | None = None  # its Date, and our time then
         self.base_url, host = _checked(base_url)
         self.submit_timeout = (
             get_settings().submit_timeout_seconds if submit_timeout is None else submit_timeout
@@ -151,6 +152,17 @@ class WaveSpeedClient:
         """Close all connections."""
         await self._api.aclose()
         await self._cdn.aclose()
+
+    @property
+    def clock_skew(self) -> timedelta | None:
+        """How far the API's clock is ahead of ours, by its last answer; None where it told no time."""
+        if self._told_time is None:
+            return None
+        date, here = self._told_time
+        try:
+            return parsedate_to_datetime(date) - datetime.fromtimestamp(here, UTC)
+        except (ValueError, TypeError):  # TypeError: it has no time zone
+            return None
 
     async def submit(
         self,
@@ -377,6 +389,8 @@ class WaveSpeedClient:
                 )
                 try:
                     reply.status, reply.retry_after = response.status_code, _retry_after(response.headers)
+                    if date := response.headers.get("Date"):
+                        self._told_time = date, time.time()
                     reply.body, reply.pictures = await _document(response)
                 finally:
                     await response.aclose()
