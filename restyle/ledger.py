@@ -66,7 +66,9 @@ class DeadLetter(BaseModel):
     """``failed/{key}.json``. It keeps the last attempt's number, so that none is ever used twice."""
 
     job_key: str
-    last_attempt: int
+    last_attempt: int = Field(
+        description="0: given up before any attempt. Such a letter stops nobody who has begun one."
+    )
     error: Failure
     flow_run_id: str | None = Field(description="The run that gave it up.")
     source: SourceFacts
@@ -214,11 +216,11 @@ class Ledger:
         """Remove what is there of a finished job, of no later attempt than ``upto``.
 
         Args:
-            done: the job has its side-car; a dead letter of earlier attempts is removed as well.
+            done: the job has its side-car; a dead letter from before is removed as well.
         """
         paths = [_path(key, n, "claim") for n in there.claimed if n <= upto]
         paths += [_path(key, n, "prediction") for n in there.recorded if n <= upto]
-        if done and upto > 1:
+        if done and upto:
             paths.append(_dead_path(key))
         if paths:
             await self.store.delete(paths)

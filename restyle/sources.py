@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import boto3
@@ -137,21 +136,65 @@ def identify_url(image: str) -> Source:
 
 
 async def _identify_object(image: str, store: Store) -> Source:
-    bucket, _, key = image[len("s3://") :].partition("/")
-    with_name = _access(store).bucket(bucket)
+    bucket, key = _located(image, store)
     try:
-        meta: Any = await obstore.head_async(with_name, key)
+        meta = await obstore.head_async(bucket, key)
     except (BaseError, OSError) as error:
         raise _unreadable(image, error) from None
     if meta["size"] > SOURCE_LIMIT:
         raise SourceError(_too_big(image, meta["size"]))
-    version = meta["version"]
-    mark = (
-        f"version={version}"
-        if version and version != "null"
-        else f"etag={(meta['e_tag'] or '').strip(chr(34))}"
-    )
-    return Source(uri=image, identity=f"{image}#{mark}", name=key.rpartition("/")[2], location=image)
+    return object_source(image, meta["version"], meta["e_tag"])
+
+
+def object_source(uri: str, version: str | None, etag: str | None) -> Source:
+    """The picture that one version of an S3 object is; nothing is fetched."""
+    mark = f"version={version}" if version and version != "null" else f"etag={(etag or '').strip(chr(34))}"
+    return Source(uri=uri, identity=f"{uri}#{mark}", name=uri.rpartition("/")[2], location=uri)
+
+
+class FoundObject:
+    """An S3 object as one GET tells it; its bytes are on their way only when they are asked for.
+
+    Attributes:
+        source: the picture that it would be.
+        metadata: what its owner wrote on it, names in lower case.
+    """
+
+    def __init__(self, uri: str, result: obstore.GetResult) -> None:
+        meta = result.meta
+        self.source = object_source(uri, meta["version"], meta["e_tag"])
+        self.metadata = {str(name).lower(): value for name, value in result.attributes.items()}
+        self._size = meta["size"]
+        self._result = result
+
+    async def read(self) -> bytes:
+        """Its bytes.
+
+        Raises:
+            SourceError: it has more than 20 MB; nothing of it is read.
+            StoreError: it cannot be read now.
+        """
+        if self._size > SOURCE_LIMIT:
+            raise SourceError(_too_big(f"image {self.source.uri}", self._size))
+        try:
+            return bytes(await self._result.bytes_async())
+        except (BaseError, OSError) as error:
+            raise _unreadable(self.source.uri, error) from None
+
+
+async def find_object(uri: str, store: Store) -> FoundObject:
+    """What lies at ``s3://bucket/key`` now.
+
+    Raises:
+        SourceError: there is none, or it may not be read.
+        StoreError: the server is away.
+    """
+    check_name(uri)
+    bucket, key = _located(uri, store)
+    try:
+        return FoundObject(uri, await obstore.get_async(bucket, key))
+    except (BaseError, OSError) as error:
+        raise _unreadable(uri, error) from None
 
 
 async def _identify_file(image: str, store: Store) -> Source:
@@ -221,13 +264,13 @@ class Publisher:
             return await self._uploaded(await asyncio.to_thread(read_file, source.location), source)
         if scheme.lower() != "s3":
             return source.location
-        bucket, _, key = source.location[len("s3://") :].partition("/")
-        access = _access(self._store)
-        if access.is_aws:
-            return str(await obstore.sign_async(access.bucket(bucket), "GET", key, PRESIGNED_FOR))
-        if (await identify(source.location, self._store)).identity != source.identity:
+        if _access(self._store).is_aws:
+            bucket, key = _located(source.location, self._store)
+            return str(await obstore.sign_async(bucket, "GET", key, PRESIGNED_FOR))
+        found = await find_object(source.location, self._store)
+        if found.source.identity != source.identity:
             raise SourceError(f"image {source.uri} changed while it was being used: run it again")
-        return await self._uploaded(await _fetch(access.bucket(bucket), key, source.uri), source)
+        return await self._uploaded(await found.read(), source)
 
     async def _uploaded(self, data: bytes, source: Source) -> str:
         info = verify_source(data, f"image {source.uri}")
@@ -270,22 +313,19 @@ async def held_bytes(source: Source, store: Store) -> bytes | None:
         return await asyncio.to_thread(read_file, source.location)
     if scheme.lower() != "s3":
         return None
-    bucket, _, key = source.location[len("s3://") :].partition("/")
-    return await _fetch(_access(store).bucket(bucket), key, source.uri)
+    return await (await find_object(source.location, store)).read()
 
 
 def _access(store: Store) -> S3Access:
     return store.access or S3Access(boto3.Session())
 
 
-async def _fetch(bucket: S3Store, key: str, image: str) -> bytes:
-    try:
-        result = await obstore.get_async(bucket, key)
-        if result.meta["size"] > SOURCE_LIMIT:
-            raise SourceError(_too_big(image, result.meta["size"]))
-        return bytes(await result.bytes_async())
-    except (BaseError, OSError) as error:
-        raise _unreadable(image, error) from None
+def _located(image: str, store: Store) -> tuple[S3Store, str]:
+    """The bucket and the key of ``s3://bucket/key``."""
+    bucket, _, key = image[len("s3://") :].partition("/")
+    if not {"", ".", ".."}.isdisjoint(key.split("/")):  # obstore would refuse it, or read another object
+        raise SourceError(f"image {image}: a key with an empty part, '.' or '..' in it cannot be read")
+    return _access(store).bucket(bucket), key
 
 
 def _unreadable(image: str, error: Exception) -> SourceError | StoreError:

@@ -108,7 +108,9 @@ class Submitter:
                 if first_told is None:
                     first_told = _forgiven(letter, open_job, run, after, retry_failed=retry_failed)
                 forgiven = first_told
-            if letter and letter.last_attempt > forgiven:
+            if letter and (
+                letter.last_attempt > forgiven or _untried(letter, open_job, after, retry_failed=retry_failed)
+            ):
                 raise letter.as_error()
 
             newest = max(open_job.latest, forgiven)
@@ -410,6 +412,11 @@ def _forgiven(
         return 0
     # A run that failed the job itself was told once to go again, however often it is retried.
     return 0 if run.flow_run_id and letter.flow_run_id == run.flow_run_id else last
+
+
+def _untried(letter: DeadLetter, open_job: OpenJob, after: int, *, retry_failed: bool) -> bool:
+    """Whether the job was given up before any attempt, and nobody has gone on with it since."""
+    return not (letter.last_attempt or open_job.latest or after or retry_failed)
 
 
 def _unsigned(job: Job) -> Job:
