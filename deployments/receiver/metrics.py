@@ -9,7 +9,7 @@ REQUESTS = Counter(
 )
 MESSAGES = Counter(
     "restyle_receiver_queue_messages",
-    "Messages from the SQS queue: done (deleted), left (come again), not_understood (left to its redrive policy)",
+    "Messages from SQS: done (deleted), left (come again) or not_understood (left to the redrive policy)",
     ["outcome"],
 )
 EVENTS = Counter("restyle_receiver_events", "Events that Prefect has taken, repetitions included", ["event"])
@@ -17,4 +17,3 @@ IGNORED = Counter(
     "restyle_receiver_ignored", "What was told and makes no event: deletions, tests, unfinished predictions"
 )
 PREFECT_UP = Gauge("restyle_receiver_prefect_up", "Whether Prefect took events when last asked")
-QUEUE_UP = Gauge("restyle_receiver_queue_up", "Whether the SQS queue could be read when last asked")

@@ -25,7 +25,6 @@ from restyle.objects import ObjectCreated
 
 _KEY_BYTES = 1024  # S3's limit
 
-_Text = Annotated[str, StringConstraints(min_length=1, max_length=_KEY_BYTES)]
 _Mark = Annotated[str, StringConstraints(max_length=_KEY_BYTES)] | None
 
 
@@ -53,7 +52,7 @@ class _Bucket(BaseModel):
 class _Object(BaseModel):
     model_config = ConfigDict(populate_by_name=True)
 
-    key: _Text
+    key: Annotated[str, StringConstraints(min_length=1)]
     size: int | None = Field(default=None, ge=0, lt=2**53)  # what JSON carries
     etag: _Mark = Field(default=None, validation_alias=AliasChoices("eTag", "etag"))
     version: _Mark = Field(default=None, validation_alias=AliasChoices("versionId", "version-id"))

@@ -155,7 +155,6 @@ class Queue:
         elif self.trouble and not trouble:
             _log.warning("the queue can be read again")
         self.trouble = trouble
-        metrics.QUEUE_UP.set(trouble is None)
 
 
 def _client(url: str) -> SQSClient:

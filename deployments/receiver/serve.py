@@ -76,6 +76,7 @@ async def _receive(host: str, port: int, sqs: str | None, wavespeed: str) -> Non
             timeout_graceful_shutdown=_STOP_SECONDS,
         ))  # fmt: skip
         with _listening(host, port) as listening:
+            await prefect.look()  # to have it logged where Prefect is away or refuses
             if sqs is None:
                 await server.serve([listening])
                 return

@@ -1,0 +1,258 @@
+"""Every sender's notification tells the same object; what none of them sends is refused with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from deployments.receiver.notifications import NotUnderstoodError, Told, parse, read
+from deployments.receiver.sns import ForgedError, Sns, is_envelope
+from restyle.errors import UnavailableError
+from restyle.objects import ObjectCreated
+from tests.notifications import (
+    CERTIFICATE_URL,
+    ETAG,
+    KEY,
+    SUBSCRIBE_URL,
+    aws,
+    ceph,
+    certificate,
+    configured,
+    eventbridge,
+    minio,
+    record,
+    sns,
+)
+
+CREATED = ObjectCreated(
+    bucket="photos", key=KEY, etag=ETAG, sequencer="0055AED6DCD90281E5", size=1024, version=None
+)
+VERSIONED = CREATED.model_copy(update={"version": "L4kqtJlcpXroDTDmpUMLUo"})
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (aws(), CREATED),
+        (aws(versionId="L4kqtJlcpXroDTDmpUMLUo"), VERSIONED),
+        (aws(event="ObjectCreated:CompleteMultipartUpload"), CREATED),
+        (minio(), CREATED),
+        (minio(versionId="L4kqtJlcpXroDTDmpUMLUo"), VERSIONED),
+        (ceph(), CREATED),
+        (ceph(versionId="L4kqtJlcpXroDTDmpUMLUo"), VERSIONED),
+        (eventbridge(), CREATED),
+        (eventbridge(**{"version-id": "L4kqtJlcpXroDTDmpUMLUo"}), VERSIONED),
+    ],
+)
+def test_each_senders_notification_tells_the_object(message: dict[str, Any], told: ObjectCreated) -> None:
+    assert read(parse(json.dumps(message))) == Told([told])
+
+
+def test_a_key_may_be_as_long_as_s3_allows() -> None:
+    key = "é" * 512  # 1,024 bytes, 3,072 when encoded
+    assert read(aws(key)).created[0].key == key
+
+
+def test_a_notification_may_tell_of_several_objects_and_of_other_things() -> None:
+    message = aws("in/1.jpg", "in/2.jpg")
+    message["Records"].insert(1, record(event="ObjectRemoved:Delete"))
+    told = read(message)
+    assert [created.key for created in told.created] == ["in/1.jpg", "in/2.jpg"]
+    assert told.ignored == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        configured(),
+        eventbridge("Object Deleted"),
+        aws(event="ObjectRemoved:Delete"),
+        aws(event="s3:ObjectRestore:Completed"),
+        {"Records": [{"eventSource": "aws:ses", "eventName": "Received"}]},
+    ],
+)
+def test_what_is_no_creation_is_ignored(message: dict[str, Any]) -> None:
+    assert read(message) == Told([], ignored=1)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({}, "neither Records nor detail-type"),
+        ({"Records": {}}, "Records is no list"),
+        ({"Records": [1]}, "valid dictionary"),
+        ({"Records": [{}]}, "eventName"),
+        ({"Records": [{"eventName": "ObjectCreated:Put"}]}, "valid dictionary"),
+        ({"Records": [record("")]}, "object.key"),
+        (aws("x" * 1025), "no key of an object"),
+        (aws("é" * 513), "no key of an object"),
+        (eventbridge(key="é" * 513), "no key of an object"),
+        ({"Records": [record("%FF")]}, "no URL-encoded key"),
+        ({"Records": [record("%00")]}, "no key of an object"),
+        ({"Records": [record("\ud800")]}, "object.key"),
+        (aws(size=-1), "object.size"),
+        (aws(size=2**70), "object.size"),
+        (aws(versionId={}), "object.versionId"),
+        ({"detail-type": "Object Created"}, "valid dictionary"),
+        ({"detail-type": "Object Created", "detail": {"bucket": {"name": ""}}}, "bucket.name"),
+    ],
+)
+def test_what_has_another_shape_is_refused_with_the_reason(message: dict[str, Any], reason: str) -> None:
+    with pytest.raises(NotUnderstoodError, match=reason):
+        read(message)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"\xff", b"[]", b"null", b'"Records"', b"[" * 100_000, b"1" * 10_000]
+)
+def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+    with pytest.raises(NotUnderstoodError, match="JSON"):
+        parse(body)
+
+
+class Amazon:
+    """Stands where sns.*.amazonaws.com would answer."""
+
+    def __init__(self, **answers: bytes) -> None:
+        self.asked: list[str] = []
+
+    async def __call__(self, url: str) -> bytes:
+        self.asked.append(url)
+        return certificate() if url.endswith(".pem") else b"<ConfirmSubscriptionResponse/>"
+
+
+def verify(envelope: dict[str, Any], fetch: Callable[[str], Awaitable[bytes]] | None = None) -> None:
+    asyncio.run(Sns(fetch or Amazon()).verify(envelope))
+
+
+@pytest.mark.parametrize("version", ["1", "2"])
+@pytest.mark.parametrize("kind", ["Notification", "SubscriptionConfirmation", "UnsubscribeConfirmation"])
+def test_what_sns_has_signed_is_believed(version: str, kind: str) -> None:
+    envelope = sns(aws(), version=version, kind=kind)
+    assert is_envelope(envelope)
+    verify(envelope)
+
+
+def test_a_subject_is_signed_too() -> None:
+    envelope = sns(aws(), Subject="Amazon S3 Notification")
+    verify(envelope)
+    with pytest.raises(ForgedError):
+        verify(envelope | {"Subject": "another"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"Message": json.dumps(aws("in/another.jpg"))},
+        {"MessageId": "another"},
+        {"TopicArn": "arn:aws:sns:eu-central-1:210987654321:pictures"},
+        {"Timestamp": "2026-01-02T00:00:00.000Z"},
+        {"Type": "UnsubscribeConfirmation", "Token": "x", "SubscribeURL": SUBSCRIBE_URL},
+        {"SignatureVersion": "2"},
+        {"Signature": base64.b64encode(bytes(256)).decode()},
+        {"Signature": "no base64"},
+        {"Signature": ""},
+        {"Message": "\ud800"},
+    ],
+)
+def test_whatever_is_signed_cannot_be_changed(change: dict[str, str]) -> None:
+    with pytest.raises(ForgedError):
+        verify(sns(aws()) | change)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        CERTIFICATE_URL.replace("https:", "http:"),
+        CERTIFICATE_URL.replace("amazonaws.com", "amazonaws.com.example.com"),
+        CERTIFICATE_URL.replace("sns.eu-central-1.amazonaws.com", "example.com"),
+        CERTIFICATE_URL.replace("sns.", "sns-"),
+        CERTIFICATE_URL.replace("//", "//user@"),
+        CERTIFICATE_URL.replace(".com/", ".com@example.com/"),
+        CERTIFICATE_URL.replace(".com/", ".com:8443/"),
+        "https://s3.amazonaws.com/sns.eu-central-1.amazonaws.com/SimpleNotificationService-1.pem",
+        "https://sns.eu-central-1.amazonaws.com/?x=SimpleNotificationService-1.pem",
+        CERTIFICATE_URL + "\n",
+        "",
+    ],
+)
+def test_a_certificate_from_elsewhere_is_not_even_fetched(url: str) -> None:
+    amazon = Amazon()
+    with pytest.raises(ForgedError, match="SigningCertURL"):
+        verify(sns(aws(), SigningCertURL=url), amazon)
+    assert amazon.asked == []
+
+
+def test_china_has_a_host_of_its_own() -> None:
+    verify(
+        sns(
+            aws(),
+            SigningCertURL=CERTIFICATE_URL.replace(".com/", ".com.cn/").replace("eu-central", "cn-north"),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["Message", "MessageId", "Timestamp", "Signature", "SignatureVersion", "SigningCertURL"]
+)
+def test_an_envelope_that_lacks_something_is_refused(name: str) -> None:
+    envelope = sns(aws())
+    del envelope[name]
+    with pytest.raises(NotUnderstoodError, match=name):
+        verify(envelope)
+    with pytest.raises(NotUnderstoodError, match=name):
+        verify(envelope | {name: 1})
+
+
+def test_a_certificate_that_is_none_proves_nothing() -> None:
+    async def garbage(url: str) -> bytes:
+        return b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"
+
+    with pytest.raises(ForgedError):
+        verify(sns(aws()), garbage)
+
+
+def test_a_certificate_that_cannot_be_fetched_leaves_it_open() -> None:
+    async def away(url: str) -> bytes:
+        raise UnavailableError("Amazon SNS cannot be asked")
+
+    with pytest.raises(UnavailableError):
+        verify(sns(aws()), away)
+
+
+def test_a_certificate_is_fetched_once() -> None:
+    async def twice() -> None:
+        for version in ("1", "2"):
+            await gate.verify(sns(aws(), version=version))
+
+    amazon = Amazon()
+    gate = Sns(amazon)
+    asyncio.run(twice())
+    assert amazon.asked == [CERTIFICATE_URL]
+
+
+def test_a_subscription_is_confirmed_where_sns_is() -> None:
+    amazon = Amazon()
+    asyncio.run(Sns(amazon).confirm(sns("…", kind="SubscriptionConfirmation")))
+    assert amazon.asked == [SUBSCRIBE_URL]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        SUBSCRIBE_URL.replace("https", "http"),
+        SUBSCRIBE_URL.replace(".com/", ".com.example.com/"),
+        SUBSCRIBE_URL.replace("ConfirmSubscription", "Publish"),
+        "https://169.254.169.254/latest/meta-data",
+    ],
+)
+def test_and_nowhere_else(url: str) -> None:
+    amazon = Amazon()
+    with pytest.raises(ForgedError, match="SubscribeURL"):
+        asyncio.run(Sns(amazon).confirm(sns("…", kind="SubscriptionConfirmation", SubscribeURL=url)))
+    assert amazon.asked == []
