@@ -256,6 +256,28 @@ def receiver(
 
 
 @app.command
+def doctor(
+    *,
+    out: str | None = None,
+    wavespeed: str = "default",
+    json: Annotated[bool, _Flag] = False,
+) -> int:
+    """Check what a run needs: key, balance, clocks, Prefect, storage; and say what to do about it.
+
+    Spends nothing, and removes what it writes. The exit status is 0 only when no check says error.
+
+    Args:
+        out: s3://bucket/prefix, a directory, s3-bucket/NAME or local-file-system/NAME (saved blocks). By
+            default the output that deployments use.
+        wavespeed: WaveSpeed block with the API key. Without a block "default", WAVESPEED_API_KEY serves.
+        json: Print one JSON object on stdout.
+    """
+    from deployments import doctor as command
+
+    return command.run(out, wavespeed, as_json=json)
+
+
+@app.command
 def demo() -> int:
     """Restyle the photographs in examples/ into ./demo, with an emulator and a Prefect server of its own."""
     from deployments import demo as command

@@ -22,8 +22,13 @@ async def check_api(client: WaveSpeedClient) -> list[Check]:
     balance, price = await asyncio.gather(_tried(client.balance()), _tried(client.price(_ONE)))
     key = _key(client, balance)
     if key.status == "error":
-        return [key, *(skipped(name, f"{KEY}: {_why(balance)}") for name in (PRICE, BALANCE))]
+        return [key, *account_skipped(KEY)[1:]]
     return [key, _price(price), _balance(balance, price)]
+
+
+def account_skipped(because: str) -> list[Check]:
+    """What to tell where WaveSpeedAI cannot be asked; ``because`` of another check."""
+    return [skipped(name, f"{because}: see above") for name in (KEY, PRICE, BALANCE)]
 
 
 async def _tried(call: Awaitable[_T]) -> _T | RestyleError:
@@ -31,10 +36,6 @@ async def _tried(call: Awaitable[_T]) -> _T | RestyleError:
         return await call
     except RestyleError as problem:
         return problem
-
-
-def _why(balance: float | RestyleError) -> str:
-    return "refused" if isinstance(balance, AuthenticationError) else "WaveSpeedAI cannot be asked"
 
 
 def _key(client: WaveSpeedClient, balance: float | RestyleError) -> Check:

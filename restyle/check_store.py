@@ -63,9 +63,10 @@ async def check_store(store: Store) -> tuple[list[Check], timedelta | None]:
     return probe.checks, probe.skew
 
 
-def check_directory(path: Path) -> Check | None:
-    """A directory that is not there yet: whether it could be made. None where there is one."""
-    if path.exists():
+def check_directory(output: str) -> Check | None:
+    """A directory that is not there yet: whether it could be made. None for any other output."""
+    path = Path(output).expanduser()
+    if "://" in output or path.exists():
         return None
     parent = next(folder for folder in path.absolute().parents if folder.exists())
     if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
@@ -73,9 +74,9 @@ def check_directory(path: Path) -> Check | None:
     return error(OUTPUT, f"{path} cannot be made in {parent}", "name a directory that can be written")
 
 
-def store_skipped(because: str) -> list[Check]:
-    """What to tell where the output cannot be looked at."""
-    return [skipped(name, because) for name in (OUTPUT, CREATE)]
+def storage_skipped(because: str) -> list[Check]:
+    """What to tell where the output cannot be looked at; ``because`` of another check."""
+    return [skipped(name, f"{because}: see above") for name in (OUTPUT, CREATE)]
 
 
 _AWAY = "see whether the storage server is up and can be reached from here (AWS_ENDPOINT_URL_S3, network)"
@@ -127,7 +128,7 @@ class _Probe:
         """Tell what went wrong, and what was not checked because of it."""
         self.checks = [problem, *(check for check in self.checks if check.name != OUTPUT)]
         if all(check.name != CREATE for check in self.checks):
-            self.checks.append(skipped(CREATE, "the output cannot be used"))
+            self.checks += storage_skipped(OUTPUT)[1:]
 
     async def clean(self) -> None:
         """Remove all that was written, and say so where that is not possible."""
