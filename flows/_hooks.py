@@ -12,10 +12,11 @@ from prefect.logging.loggers import flow_run_logger
 
 from blocks.output import open_output
 from flows._artifacts import show_standing
-from restyle.errors import clean
+from restyle.errors import RestyleError, clean
 from restyle.jobs import Job
 from restyle.ledger import Ledger
 from restyle.models import ReduxParams
+from restyle.objects import ObjectCreated, find
 from restyle.steps import make_job
 from restyle.store import Store
 
@@ -34,8 +35,7 @@ async def leave_the_truth(flow: Flow[..., Any], flow_run: FlowRun, state: State[
         async with asyncio.timeout(_MOST_SECONDS):
             given = _arguments(flow, flow_run.parameters)
             store = await open_output(given["output"])
-            params = ReduxParams.model_validate(given["params"])
-            job = await make_job(given["image"], params, given["variant"], store)
+            job = await _job(given, store)
             how = (state.name or "interrupted").lower()
             standing = await _standing(job, store)
             logger.warning("%s: %s", how, standing)
@@ -44,6 +44,17 @@ async def leave_the_truth(flow: Flow[..., Any], flow_run: FlowRun, state: State[
         logger.warning(
             "interrupted, and where the job stands could not be found out (%s). %s", clean(error), _AGAIN
         )
+
+
+async def _job(given: dict[str, Any], store: Store) -> Job:
+    params = ReduxParams.model_validate(given["params"])
+    if "created" not in given:
+        return await make_job(given["image"], params, given["variant"], store)
+    created = ObjectCreated.model_validate(given["created"])
+    found = await find(created, given["watched"], params, given["metadata_params"], store)
+    if found.job is None:
+        raise RestyleError(f"{found.ignored}: nothing is billed")
+    return found.job
 
 
 async def _standing(job: Job, store: Store) -> str:

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
-from restyle.errors import clean
+from restyle.errors import RestyleError, clean, worth_retrying
+
+
+@asynccontextmanager
+async def retried_where_it_helps(*also: type[RestyleError]) -> AsyncIterator[None]:
+    """Let an error end the flow run under way at once, unless it may pass.
+
+    Args:
+        also: kinds of errors that may pass as well.
+    """
+    try:
+        yield
+    except RestyleError as error:
+        if not (worth_retrying(error) or isinstance(error, also)):
+            await no_further_retries()
+        raise
 
 
 async def no_further_retries() -> None:

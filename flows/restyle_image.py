@@ -3,7 +3,6 @@
 # No `from __future__ import annotations` here: a deployment loads this file by its path, and Prefect 3.8
 # then cannot resolve annotations that are text ("not fully defined"), so every run of it would fail.
 
-from functools import partial
 from pathlib import PurePosixPath
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
@@ -11,15 +10,13 @@ from urllib.parse import unquote, urlsplit
 from prefect import flow, runtime
 from pydantic import Field
 
-from flows._artifacts import show_restyled
 from flows._hooks import leave_the_truth
-from flows._retries import no_further_retries
-from restyle.errors import RestyleError, worth_retrying
+from flows._one import restyle_one
+from flows._retries import retried_where_it_helps
 from restyle.jobs import NsfwPolicy, Restyled
 from restyle.models import ReduxParams
-from restyle.steps import carry_through, make_job
-from tasks import download, poll, submit
-from tasks._runtime import DEFAULT_OUTPUT, opened, task_runs_noted
+from restyle.steps import make_job
+from tasks._runtime import DEFAULT_OUTPUT, opened
 
 _DEFAULT = ReduxParams()
 
@@ -73,27 +70,14 @@ async def restyle_image(
         RestyleError: one of `restyle.errors`. Those that trying again cannot mend end the run at once,
             whatever retries it has left.
     """
-    try:
-        with task_runs_noted():
-            async with opened(wavespeed, output) as used:
-                job = await make_job(image, params, variant, used.store)
-                restyled = await carry_through(
-                    job,
-                    partial(
-                        submit,
-                        wavespeed=wavespeed,
-                        output=output,
-                        max_cost_usd=max_cost_usd,
-                        nsfw=nsfw,
-                        retry_failed=retry_failed,
-                    ),
-                    partial(poll, wavespeed=wavespeed, output=output),
-                    partial(download, wavespeed=wavespeed, output=output, nsfw=nsfw),
-                    used.place,
-                )
-                await show_restyled(job, restyled, used.store)
-    except RestyleError as error:
-        if not worth_retrying(error):
-            await no_further_retries()
-        raise
-    return restyled
+    async with retried_where_it_helps(), opened(wavespeed, output) as used:
+        job = await make_job(image, params, variant, used.store)
+        return await restyle_one(
+            job,
+            used,
+            wavespeed,
+            output,
+            max_cost_usd=max_cost_usd,
+            nsfw=nsfw,
+            retry_failed=retry_failed,
+        )

@@ -9,8 +9,8 @@ from prefect import flow, get_run_logger, runtime
 from prefect.artifacts import acreate_markdown_artifact
 
 from flows._artifacts import cell
-from flows._retries import no_further_retries
-from restyle.errors import RestyleError, clean, worth_retrying
+from flows._retries import retried_where_it_helps
+from restyle.errors import clean
 from restyle.settling import Problem, Settled
 from tasks._runtime import DEFAULT_OUTPUT, task_runs_noted
 from tasks.settle_open import settle_open
@@ -42,13 +42,9 @@ async def settle(wavespeed: str = "default", output: str = DEFAULT_OUTPUT) -> Se
         RestyleError: the store or WaveSpeedAI cannot be used now. What goes wrong with single jobs is told
             and does not fail the run.
     """
-    try:
+    async with retried_where_it_helps():
         with task_runs_noted():
             settled = await settle_open(wavespeed, output)
-    except RestyleError as error:
-        if not worth_retrying(error):
-            await no_further_retries()
-        raise
     await _show(settled, output)
     return settled
 

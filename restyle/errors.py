@@ -157,6 +157,14 @@ class BatchFailedError(RestyleError):
     """More rows of a batch came to nothing than ``max_failed`` allows. The others are stored."""
 
 
+class ShardFailedError(RestyleError):
+    """A run that carried out a part of a batch ended and left jobs of which it told nothing."""
+
+
+class RunLimitError(RestyleError):
+    """A flow run was started again so often that it is given up. Its job is left as it is."""
+
+
 class PredictionTimeoutError(RestyleError):
     """The prediction was not ready within the local timeout. It goes on, and so can the job: run it again."""
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from restyle.attempts import source_facts
 from restyle.errors import ConfigurationError, PredictionFailedError, SourceError
 from restyle.images import verify_source
-from restyle.jobs import Job, RunInfo, Source
+from restyle.jobs import Job, Restyled, RunInfo, Source
 from restyle.ledger import DeadLetter, Failure, Ledger, now
 from restyle.models import ReduxParams
 from restyle.rows import BadRow, RowReader
@@ -60,6 +60,18 @@ class ObjectCreated(BaseModel):
         marks = (("version", version), ("sequencer", self.sequencer), ("etag", self.etag))
         mark = next((f"{kind}={value.strip(chr(34))}" for kind, value in marks if value), "")
         return f"{self.uri}#{mark}"
+
+
+class Handled(BaseModel):
+    """What became of an event.
+
+    Attributes:
+        restyled: what is stored.
+        ignored: why there was nothing to do.
+    """
+
+    restyled: Restyled | None = None
+    ignored: str | None = None
 
 
 class Found(BaseModel):

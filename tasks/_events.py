@@ -17,6 +17,7 @@ from restyle.errors import PredictionFailedError
 from restyle.jobs import Job, Restyled
 from restyle.models import MODEL
 from restyle.steps import Submitted
+from tasks._assets import asset_events
 
 _NAMESPACE = UUID("27fc87b8-4233-4c9c-bb02-7d355f42b93e")
 
@@ -38,7 +39,8 @@ def submitted_event(job: Job, output: str, submitted: Submitted) -> None:
 
 
 def stored_event(job: Job, output: str, restyled: Restyled) -> None:
-    """Tell that the job's outputs and its side-car are stored."""
+    """Tell that the job's outputs and its side-car are stored, and what they were made of."""
+    asset_events(job, output, restyled)
     _emit(
         "stored",
         job,

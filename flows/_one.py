@@ -1,0 +1,41 @@
+"""One job through its steps, each a task run of its own."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from flows._artifacts import show_restyled
+from restyle.jobs import Job, NsfwPolicy, Restyled
+from restyle.steps import carry_through
+from tasks import download, poll, submit
+from tasks._runtime import Runtime, task_runs_noted
+
+
+async def restyle_one(
+    job: Job,
+    used: Runtime,
+    wavespeed: str,
+    output: str,
+    *,
+    max_cost_usd: float | None,
+    nsfw: NsfwPolicy,
+    retry_failed: bool = False,
+) -> Restyled:
+    """Take a job to its end, and show what it made."""
+    with task_runs_noted():
+        restyled = await carry_through(
+            job,
+            partial(
+                submit,
+                wavespeed=wavespeed,
+                output=output,
+                max_cost_usd=max_cost_usd,
+                nsfw=nsfw,
+                retry_failed=retry_failed,
+            ),
+            partial(poll, wavespeed=wavespeed, output=output),
+            partial(download, wavespeed=wavespeed, output=output, nsfw=nsfw),
+            used.place,
+        )
+        await show_restyled(job, restyled, used.store)
+    return restyled
