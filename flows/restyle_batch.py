@@ -18,11 +18,13 @@ from pydantic import Field
 from flows._batch_artifacts import show_account
 from flows._progress import ProgressArtifact, moving, watcher
 from flows._retries import no_further_retries
+from flows._shards import cancel_shards, carry_out_in_shards, refuse_what_cannot_start
 from restyle.account import Summary
 from restyle.batch import DEFAULT_CONCURRENCY, Batch, Carrier, Order, Progress, account_folder
 from restyle.errors import RestyleError, clean, worth_retrying
 from restyle.jobs import Job, NsfwPolicy
 from restyle.models import ReduxParams
+from restyle.shards import Shard
 from restyle.steps import Submitted
 from tasks import download, poll, submit
 from tasks._runtime import DEFAULT_OUTPUT, Runtime, batch_under_way, note_task_runs, opened, run_info
@@ -37,14 +39,22 @@ _DEFAULT = ReduxParams()
 
 
 def _run_name() -> str:
-    manifest = runtime.flow_run.parameters.get("manifest", "")
+    given = runtime.flow_run.parameters
+    shard, manifest = given.get("shard"), given.get("manifest", "")
+    part = f", {Shard.model_validate(shard).label}" if shard else ""
     if not isinstance(manifest, str):
-        return f"restyle {len(manifest)} images"
+        return f"restyle {len(manifest)} images{part}"
     path = urlsplit(manifest).path if "://" in manifest else manifest
-    return f"restyle {PurePosixPath(path).name or manifest}"
+    return f"restyle {PurePosixPath(path).name or manifest}{part}"
 
 
-@flow(flow_run_name=_run_name, retries=2, retry_delay_seconds=30, persist_result=False)
+@flow(
+    flow_run_name=_run_name,
+    retries=2,
+    retry_delay_seconds=30,
+    persist_result=False,
+    on_cancellation=[cancel_shards],
+)
 async def restyle_batch(
     manifest: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)],
     params: ReduxParams = _DEFAULT,
@@ -57,6 +67,8 @@ async def restyle_batch(
     nsfw: NsfwPolicy = "keep",
     retry_failed: bool = False,
     wait: bool = True,
+    shards: Annotated[int, Field(ge=1, le=100)] = 1,
+    shard: Shard | None = None,
 ) -> Summary:
     """Restyle all images of a manifest, bill each once, and account for every row.
 
@@ -80,6 +92,9 @@ async def restyle_batch(
             record), put them under quarantine/, or drop them (recorded, not stored).
         retry_failed: Go again where a job has failed for good earlier. That may be billed.
         wait: Wait for the pictures. Otherwise the images are submitted and the flow settle stores them.
+        shards: Runs that share the work: child runs of this one's deployment, on its work pool, while this
+            one waits for them and writes one account. 1: this run does it all.
+        shard: Set by a run that starts its shards. Leave it empty.
 
     Returns:
         The run in figures. The account of every row lies under runs/ in the output.
@@ -99,16 +114,28 @@ async def restyle_batch(
         wait=wait,
     )
     try:
-        return await _restyle_all(manifest, order, wavespeed, output)
+        if shard:
+            return await _restyle_all(manifest, shard.order(order), wavespeed, output, shard=shard)
+        if shards > 1:
+            await refuse_what_cannot_start(shards)
+        return await _restyle_all(manifest, order, wavespeed, output, shards)
     except RestyleError as error:
         if not worth_retrying(error):
             await no_further_retries()
         raise
 
 
-async def _restyle_all(manifest: str | Sequence[str], order: Order, wavespeed: str, output: str) -> Summary:
+async def _restyle_all(
+    manifest: str | Sequence[str],
+    order: Order,
+    wavespeed: str,
+    output: str,
+    shards: int = 1,
+    shard: Shard | None = None,
+) -> Summary:
     started = runtime.flow_run.scheduled_start_time or datetime.now(UTC)
-    folder = account_folder(started, str(runtime.flow_run.id or uuid4()))
+    folder = shard.path if shard else account_folder(started, str(runtime.flow_run.id or uuid4()))
+    again = max(runtime.flow_run.run_count or 1, shard.attempt if shard else 1) > 1
     bar, watch = ProgressArtifact(), watcher.get()
     async with opened(wavespeed, output) as used, moving(bar):
 
@@ -116,32 +143,40 @@ async def _restyle_all(manifest: str | Sequence[str], order: Order, wavespeed: s
             bar.changed(now)
             watch(now)
 
-        again = (runtime.flow_run.run_count or 0) > 1
         async with Batch(
             used.client,
             used.store,
-            run_info(),
+            shard.run(run_info()) if shard else run_info(),
             folder,
             order,
             quotes=used.steps.quotes,
             again=again,
+            share=await shard.share(used.store) if shard else None,
             on_change=changed,
         ) as batch:
             await batch.read(manifest)
             await batch.afford()
-            token = batch_under_way.set(batch)
-            try:
-                if batch.plan.jobs <= WATCHED and order.wait:
-                    await batch.carry_out(_tasks(wavespeed, output, order, used))
-                else:
-                    await _chunks(batch, wavespeed, output)
-            finally:
-                batch_under_way.reset(token)
+            if shards > 1:
+                await carry_out_in_shards(batch, shards)
+            else:
+                await _carry_out(batch, wavespeed, output, used)
             summary = await batch.close()
-            await show_account(batch.plan, summary, used.store, folder)
+            if not shard:
+                await show_account(batch.plan, summary, used.store, folder)
             if error := batch.verdict(summary):
                 raise error
             return summary
+
+
+async def _carry_out(batch: Batch, wavespeed: str, output: str, used: Runtime) -> None:
+    token = batch_under_way.set(batch)
+    try:
+        if batch.plan.jobs <= WATCHED and batch.order.wait:
+            await batch.carry_out(_tasks(wavespeed, output, batch.order, used))
+        else:
+            await _chunks(batch, wavespeed, output)
+    finally:
+        batch_under_way.reset(token)
 
 
 def _tasks(wavespeed: str, output: str, order: Order, used: Runtime) -> Carrier:

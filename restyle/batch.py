@@ -54,13 +54,14 @@ from restyle.errors import (
 )
 from restyle.images import thumbnail
 from restyle.jobs import Job, Metadata, NsfwPolicy, Restyled, RunInfo
-from restyle.ledger import Ledger, now
+from restyle.ledger import DeadLetter, Ledger, OpenJob, now
 from restyle.manifest import BadRow, Row, read_manifest, shown
 from restyle.models import ENDED_BADLY, ReduxParams
 from restyle.pace import backoff
 from restyle.parts import Parts
 from restyle.plan import Outcome, Plan
 from restyle.quotes import Quotes
+from restyle.shards import Share
 from restyle.sources import held_bytes
 from restyle.steps import DownloadStep, LookStep, PollStep, SubmitStep, Submitted, carry_through, make_job
 from restyle.store import Store
@@ -70,6 +71,7 @@ _AT_ONCE = 32  # rows, or jobs, that are looked at in the store at once
 _TRIES = 6  # of a step, over a minute or less: a server may restart meanwhile
 _NAMED = 5  # bad rows that an error names
 _SOURCES_SHOWN = 500  # sources that get a thumbnail of their own
+_MADE_SHOWN = 500  # jobs of other runs whose pictures get one
 
 # After these the attempt that was about to be submitted was not billed.
 _UNBILLED = (
@@ -189,6 +191,8 @@ class Batch:
         order: what is asked for.
         quotes: what jobs cost, shared with the steps; by default its own.
         again: an earlier try of the same run may have spent something: look for that first.
+        share: the jobs to carry out, where other runs carry out the rest. The account is then not written
+            here: what is told of them is left below ``folder`` for the whole run.
         on_change: told whenever it is known of some more rows what became of them.
 
     Attributes:
@@ -196,6 +200,10 @@ class Batch:
         budget: what is spent; whoever submits takes from it first.
         progress: where it stands.
         stopped: why nothing more is submitted; None as long as all goes on.
+        passing: whether something came to nothing for a reason that may pass.
+        run: who does it.
+        store: where the outputs go.
+        folder: where below the store the account goes.
     """
 
     def __init__(
@@ -208,20 +216,23 @@ class Batch:
         *,
         quotes: Quotes | None = None,
         again: bool = False,
+        share: Share | None = None,
         on_change: Callable[[Progress], None] = lambda _: None,
     ) -> None:
         self.plan = Plan()
         self.progress = Progress()
         self.stopped: RestyleError | None = None
+        self.passing = False
         self._client = client
-        self._store = store
-        self._run = run
-        self._folder = folder
+        self.store = store
+        self.run = run
+        self.folder = folder
         self.order = order
         self._on_change = on_change
         self._ledger = Ledger(store)
         self._quotes = quotes or Quotes(client)
         self._again = again
+        self._share = share
         self.budget = Budget(order.max_cost_usd, self._quotes)
         self._quote: Quote | None = None
         self._manifest = ""
@@ -233,7 +244,6 @@ class Batch:
         self._holding: set[asyncio.Task[None]] = set()
         self._sources_shown = 0
         self._begun = False
-        self._passing = False  # whether something came to nothing for a reason that may pass
 
     async def __aenter__(self) -> Self:
         return self
@@ -258,23 +268,29 @@ class Batch:
             StoreError, UnsafeStoreError: the store cannot be relied on.
         """
         self._manifest = shown(manifest)
-        await self._store.ready()
-        async with aclosing(read_manifest(manifest, self.order.params, self._store)) as batches:
+        await self.store.ready()
+        async with aclosing(read_manifest(manifest, self.order.params, self.store)) as batches:
             async for rows in batches:
-                for row, job in await _side_by_side(self._identified, rows):
-                    if isinstance(row, BadRow):
-                        self.plan.reject(row)
-                    elif job:
+                for row, job in await _side_by_side(self._identified, self._mine(rows)):
+                    if isinstance(row, Row) and job and (self._share is None or self._share.holds(job)):
                         self.plan.add(row, job)
+                    elif isinstance(row, BadRow) and self._share is None:
+                        self.plan.reject(row)
         self._refuse_bad_rows()
         self.progress.rows = self.plan.rows
         self.progress.counts["invalid"] = self.plan.invalid
+
+    def _mine(self, rows: Sequence[Row | BadRow]) -> Sequence[Row | BadRow]:
+        """The rows to look at. Bad ones are the whole run's to tell."""
+        if not (share := self._share):
+            return rows
+        return [row for row in rows if isinstance(row, Row) and share.may_hold(row)]
 
     async def _identified(self, row: Row | BadRow) -> tuple[Row | BadRow, Job | None]:
         if isinstance(row, BadRow):
             return row, None
         try:
-            return row, await _patient(make_job)(row.image, row.params, row.variant, self._store)
+            return row, await _patient(make_job)(row.image, row.params, row.variant, self.store)
         except (SourceError, InvalidRequestError) as error:
             return BadRow(number=row.number, reason=error.message, id=row.id, image=row.shown), None
 
@@ -345,21 +361,36 @@ class Batch:
                 await self._parts.flush_if_due()
 
     async def _look(self, job: Job) -> None:
+        found = await self._find(job)
+        if found.ours and self.order.max_cost_usd is not None:
+            self.budget.count(found.ours * (await self._quotes.price(job.request("-"))).usd)
+        if found.metadata:
+            self._tell(job, self._done(job, found.metadata, paid=found.ours > 0))
+        elif found.open_job.recorded or (found.letter and not self.order.retry_failed):
+            self.plan.not_billed(job.key)
+
+    async def _find(self, job: Job) -> _Found:
         metadata, letter, open_job = await self._ledger.look(job)
         claims = [] if metadata else [await self._ledger.claimed(job.key, n) for n in open_job.claimed]
         told = metadata or letter
         makers = [attempt.flow_run_id for attempt in told.attempts if attempt.prediction_id] if told else []
         makers += [claim.flow_run_id for claim in claims if claim]
-        ours = sum(self._is_ours(maker) for maker in makers)
-        if ours and self.order.max_cost_usd is not None:
-            self.budget.count(ours * (await self._quotes.price(job.request("-"))).usd)
-        if metadata:
-            self._tell(job, self._done(job, metadata, paid=ours > 0))
-        elif open_job.recorded or (letter and not self.order.retry_failed):
-            self.plan.not_billed(job.key)
+        return _Found(metadata, letter, open_job, sum(self._is_ours(maker) for maker in makers))
 
     def _is_ours(self, flow_run_id: str | None) -> bool:
-        return flow_run_id is not None and flow_run_id == self._run.flow_run_id
+        return flow_run_id is not None and flow_run_id == self.run.flow_run_id
+
+    async def shares(self, of: int) -> list[float]:
+        """What the cap leaves to each of so many shards, in USD: what it costs, and its part of the rest.
+
+        Returns:
+            The shares, which come to no more than ``max_cost_usd`` together.
+        """
+        left = (self.order.max_cost_usd or 0.0) - self.budget.total
+        costs = [0.0] * of
+        for job, count, shard in self.plan.kinds_by_shard(of):
+            costs[shard - 1] += (await self._quotes.price(job.request("-"))).usd * count
+        return [left * cost / (sum(costs) or 1.0) for cost in costs]
 
     # -- carrying it out ------------------------------------------------------------------------
 
@@ -474,7 +505,7 @@ class Batch:
             self.stopped = error
         if isinstance(error, _StoppedError) or (self.stopped and type(error) is type(self.stopped)):
             return self._came_to_nothing(flight, self.stopped or error, "unsubmitted")
-        self._passing |= worth_retrying(error)
+        self.passing |= worth_retrying(error)
         still_open = flight.submitted and not isinstance(error, PredictionFailedError)
         return self._came_to_nothing(flight, error, "open" if still_open else "failed")
 
@@ -518,7 +549,7 @@ class Batch:
     def _done(self, job: Job, metadata: Metadata, *, paid: bool) -> Outcome:
         """What was stored before: by an earlier try of this run, if it has paid for it."""
         return _kept(
-            restyled_from(self._store, job, metadata, cached=not paid),
+            restyled_from(self.store, job, metadata, cached=not paid),
             paid=paid,
             attempts=len(metadata.attempts) if paid else None,
         )
@@ -539,16 +570,72 @@ class Batch:
         if self._sources_shown >= _SOURCES_SHOWN:
             return
         try:
-            if data := await held_bytes(job.source, self._store):
+            if data := await held_bytes(job.source, self.store):
                 self._sources_shown += 1
                 self.plan.keep_source(job.key, await asyncio.to_thread(thumbnail, data, 128))
         except Exception:  # the picture that was paid for is stored: nothing here is worth an error
             return
 
+    # -- what other runs do of it ----------------------------------------------------------------
+
+    def learn(self, outcomes: Iterable[tuple[str, Outcome]]) -> None:
+        """Take over what other runs tell of jobs, by their keys."""
+        for key, outcome in outcomes:
+            self.plan.settle(key, outcome)
+        self.progress.counts = Counter(self.plan.known())
+        self.progress.spent_usd = self.plan.stored()[1]
+        with suppress(Exception):
+            self._on_change(self.progress)
+
+    async def take_stock(self, why: Callable[[Job], RestyleError]) -> None:
+        """Find out where the jobs stand of which no run has told anything.
+
+        Args:
+            why: nothing was told of a job.
+
+        Raises:
+            StoreError: the store cannot be read now.
+        """
+        jobs = self.plan.between(1, self.plan.jobs)
+        while some := list(islice(jobs, 500)):
+            for job, found in zip(some, await _side_by_side(_patient(self._find), some), strict=True):
+                self._tell(job, await self._standing(job, found, why(job)))
+
+    async def _standing(self, job: Job, found: _Found, why: RestyleError) -> Outcome:
+        if found.metadata:
+            return self._done(job, found.metadata, paid=found.ours > 0)
+        if found.letter and not found.open_job.latest:
+            why = found.letter.as_error()
+            return self._came_to_nothing(_Flight(), why, "failed")
+        self.passing |= worth_retrying(why)
+        attempt = found.open_job.latest
+        record = await self._ledger.recorded(job.key, attempt) if attempt in found.open_job.recorded else None
+        return Outcome(
+            "open" if attempt else "unsubmitted",
+            prediction_id=record.prediction_id if record else None,
+            attempts=attempt or None,
+            error_type=type(why).__name__,
+            error_message=why.message,
+        )
+
+    async def show_pictures(self) -> None:
+        """Keep small pictures of what other runs have stored. Best effort: they are for the gallery."""
+        made = [
+            (job, place, uri) for job, uris in self.plan.made(_MADE_SHOWN) for place, uri in enumerate(uris)
+        ]
+        await _side_by_side(self._show_output, made)
+        await _side_by_side(self._show_source, list({job.key: job for job, _, _ in made}.values()))
+
+    async def _show_output(self, made: tuple[Job, int, str]) -> None:
+        job, place, uri = made
+        with suppress(Exception):
+            if data := await self.store.get(uri.removeprefix(f"{self.store.uri}/")):
+                self.plan.keep_thumbnail(job.key, place, await asyncio.to_thread(thumbnail, data, 128))
+
     # -- the account ----------------------------------------------------------------------------
 
     async def close(self) -> Summary:
-        """Write the account.
+        """Write the account; of a shard, what the whole run needs for its own.
 
         Raises:
             StoreError: it cannot be written now.
@@ -556,11 +643,11 @@ class Batch:
         seconds = time.monotonic() - self.progress.started
         pictures, spent = self.plan.stored()
         summary = Summary(
-            flow_run_id=self._run.flow_run_id,
-            flow_run_name=self._run.flow_run_name,
+            flow_run_id=self.run.flow_run_id,
+            flow_run_name=self.run.flow_run_name,
             manifest=self._manifest,
-            output=self._store.uri,
-            account=f"{self._store.uri_of(self._folder)}/",
+            output=self.store.uri,
+            account=f"{self.store.uri_of(self._share.shard.folder if self._share else self.folder)}/",
             started=self._started,
             ended=now(),
             rows=self.plan.rows,
@@ -576,7 +663,10 @@ class Batch:
             images_per_minute=pictures / seconds * 60 if pictures else None,
             seconds=seconds,
         )
-        await write_account(self._store, self._folder, self.plan.account, summary)
+        if self._share:
+            await self._parts.flush()
+            return summary
+        await write_account(self.store, self.folder, self.plan.account, summary)
         await self._parts.remove()  # what they told is in the account now
         return summary
 
@@ -595,13 +685,24 @@ class Batch:
         # where nothing stopped it, unsubmitted are the rows of a chunk that could not be run
         failed = counts.get("failed", 0) + counts.get("open", 0) + unsubmitted
         if failed > self.order.max_failed * summary.rows:
-            told = ", ".join(f"{count:,} {name}" for name, count in summary.errors.items())
+            by_name = summary.errors | ({"unsubmitted": unsubmitted} if unsubmitted else {})
+            told = ", ".join(f"{count:,} {name}" for name, count in by_name.items())
             return BatchFailedError(
                 f"{failed:,} of {summary.rows:,} rows failed ({told}), more than max_failed "
                 f"{self.order.max_failed:g} allows; {kept:,} are stored; {account}",
-                retryable=self._passing,
+                retryable=self.passing,
             )
         return None
+
+
+@dataclass
+class _Found:
+    """What the ledger holds of a job, and how many of its attempts this run has paid for."""
+
+    metadata: Metadata | None
+    letter: DeadLetter | None
+    open_job: OpenJob
+    ours: int
 
 
 class _StoppedError(RestyleError):

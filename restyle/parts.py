@@ -48,9 +48,13 @@ class Parts:
             self._waiting += rows
 
     async def remove(self) -> None:
-        """Remove all parts: the whole account has been written."""
+        """Remove all parts, and what shards told: the whole account has been written."""
         self._waiting = []
-        if there := await self._store.list(f"{self._folder}/parts/"):
+        there = [
+            *await self._store.list(f"{self._folder}/parts/"),
+            *await self._store.list(f"{self._folder}/shards/"),
+        ]
+        if there:
             await self._store.delete([entry.path for entry in there])
 
     async def _next(self) -> int:

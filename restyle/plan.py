@@ -16,6 +16,7 @@ from restyle.account import AccountRow, Status, Thumbs
 from restyle.jobs import Job
 from restyle.manifest import BadRow, Row
 from restyle.quotes import price_kind
+from restyle.shards import lot
 
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
@@ -24,7 +25,7 @@ CREATE TABLE rows (n INTEGER PRIMARY KEY, id TEXT, image TEXT, key TEXT, reason 
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY, key TEXT UNIQUE, kind TEXT, job TEXT, row INTEGER, rows INTEGER DEFAULT 1,
     status TEXT DEFAULT 'unsubmitted', outcome TEXT, seconds REAL, pictures INTEGER DEFAULT 0, cost REAL,
-    error TEXT, billed INTEGER DEFAULT 1
+    error TEXT, billed INTEGER DEFAULT 1, lot INTEGER
 );
 CREATE INDEX rows_by_key ON rows (key);
 CREATE TABLE thumbs (key TEXT, place INTEGER, picture BLOB, PRIMARY KEY (key, place));
@@ -81,8 +82,15 @@ class Plan:
         if not again:
             self.jobs += 1
             self._db.execute(
-                "INSERT INTO jobs (number, key, kind, job, row) VALUES (?, ?, ?, ?, ?)",
-                (self.jobs, job.key, str(price_kind(job.params)), job.model_dump_json(), row.number),
+                "INSERT INTO jobs (number, key, kind, job, row, lot) VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    self.jobs,
+                    job.key,
+                    str(price_kind(job.params)),
+                    job.model_dump_json(),
+                    row.number,
+                    lot(row.shown),
+                ),
             )
 
     def reject(self, row: BadRow) -> None:
@@ -118,9 +126,21 @@ class Plan:
 
     def kinds(self) -> Iterator[tuple[Job, int]]:
         """A job of each kind that has a price of its own, and how many like it are to be billed."""
-        query = "SELECT job, count(*) FROM jobs WHERE outcome IS NULL AND billed GROUP BY kind"
-        for text, count in self._db.execute(query).fetchall():
-            yield Job.model_validate_json(text), count
+        return ((job, count) for job, count, _ in self.kinds_by_shard(1))
+
+    def kinds_by_shard(self, of: int) -> Iterator[tuple[Job, int, int]]:
+        """The same for each of so many shards, with the shard's number, from 1."""
+        query = (
+            "SELECT job, count(*), lot % ? + 1 AS shard FROM jobs WHERE outcome IS NULL AND billed"
+            " GROUP BY shard, kind"
+        )
+        for text, count, shard in self._db.execute(query, (of,)).fetchall():
+            yield Job.model_validate_json(text), count, shard
+
+    def keys_of_shard(self, number: int, of: int) -> Iterator[str]:
+        """Keys of a shard's jobs of which it is not known yet what becomes of them."""
+        query = "SELECT key FROM jobs WHERE outcome IS NULL AND lot % ? = ? ORDER BY number"
+        return (key for (key,) in self._db.execute(query, (of, number - 1)))
 
     def done(self) -> int:
         """How many jobs are stored."""
@@ -169,10 +189,37 @@ class Plan:
         found = self._account("WHERE rows.key IN (SELECT key FROM thumbs) LIMIT ?", most)
         return [(row, self._thumbs(key) or Thumbs()) for row, key in found]
 
+    def shard_of(self, key: str, of: int) -> int:
+        """The number of the shard, of so many, that a job belongs to."""
+        query = "SELECT lot % ? + 1 FROM jobs WHERE key = ?"
+        return int(self._db.execute(query, (of, key)).fetchone()[0])
+
+    def stopped(self) -> AccountRow | None:
+        """The first row that was not submitted because submitting had stopped; it tells why."""
+        where = "WHERE jobs.status = 'unsubmitted' AND jobs.error IS NOT NULL LIMIT 1"
+        return next((row for row, _ in self._account(where)), None)
+
+    def made(self, most: int) -> list[tuple[Job, list[str]]]:
+        """The first jobs that this run has stored, and their outputs."""
+        query = "SELECT job, outcome FROM jobs WHERE status = 'stored' AND pictures ORDER BY number LIMIT ?"
+        return [
+            (Job.model_validate_json(text), _OUTCOME.validate_json(told).outputs)
+            for text, told in self._db.execute(query, (most,))
+        ]
+
+    def known(self) -> dict[Status, int]:
+        """How many rows there are of each status, of those of which it is known what became of them."""
+        query = "SELECT status, sum(rows) FROM jobs WHERE outcome IS NOT NULL GROUP BY status"
+        return dict(self._db.execute(query).fetchall()) | self._invalid
+
+    @property
+    def _invalid(self) -> dict[Status, int]:
+        return {"invalid": self.invalid} if self.invalid else {}
+
     def counts(self) -> dict[Status, int]:
         """How many rows there are of each status."""
         found = dict(self._db.execute("SELECT status, sum(rows) FROM jobs GROUP BY status").fetchall())
-        return found | ({"invalid": self.invalid} if self.invalid else {})
+        return found | self._invalid
 
     def errors(self) -> dict[str, int]:
         """How many rows came to nothing by each error."""

@@ -1,0 +1,166 @@
+"""A batch carried out by child runs of its own deployment, wherever its work pool has workers."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from itertools import count
+from typing import Any
+from uuid import UUID
+
+import httpx
+from prefect import Flow, State, get_run_logger, runtime
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES, ConcurrencyLimitStrategy, FlowRun
+from prefect.context import FlowRunContext
+from prefect.deployments import arun_deployment
+from prefect.logging.loggers import flow_run_logger
+from prefect.states import Cancelled, Cancelling
+
+from restyle.batch import Batch
+from restyle.errors import ConfigurationError, RestyleError, ShardFailedError, StoreError, clean
+from restyle.joining import Joining
+from restyle.shards import Shard
+
+_LOOK_SECONDS = 3.0
+_LOOKS_IN_PEACE = 40  # until it is told that no shard begins
+
+
+async def refuse_what_cannot_start(shards: int) -> None:
+    """Find out, before anything is spent, whether the child runs could begin at all.
+
+    Raises:
+        ConfigurationError: this run has no deployment, or a limit leaves no place beside it.
+    """
+    if runtime.deployment.id is None:
+        raise ConfigurationError(
+            f"shards={shards}: shards are child runs of a run's deployment, and this run has none: run it by "
+            "`prefect deployment run restyle-batch/restyle-batch`, or leave shards at 1"
+        )
+    async with get_client() as client:
+        for what, limit, needed in await _limits(client, shards):
+            if limit is not None and limit < needed:
+                raise ConfigurationError(
+                    f"shards={shards}: {what} lets {limit} run at once, and {needed} are needed, this run "
+                    "among them: raise that limit, or leave shards at 1"
+                )
+
+
+async def _limits(client: PrefectClient, shards: int) -> list[tuple[str, int | None, int]]:
+    """What may keep child runs from beginning: its name, how many it allows, how many must be allowed."""
+    deployment = await client.read_deployment(UUID(runtime.deployment.id))
+    there: list[tuple[str, int | None, int]] = []
+    if limit := deployment.global_concurrency_limit:
+        options = deployment.concurrency_options
+        refuses = options and options.collision_strategy == ConcurrencyLimitStrategy.CANCEL_NEW
+        there.append((f"deployment {deployment.name}", limit.limit, shards + 1 if refuses else 2))
+    if name := deployment.work_pool_name:
+        there.append((f"work pool {name}", (await client.read_work_pool(name)).concurrency_limit, 2))
+    if queue := deployment.work_queue_id:
+        found = await client.read_work_queue(queue)
+        there.append((f"work queue {found.name}", found.concurrency_limit, 2))
+    return there
+
+
+async def carry_out_in_shards(batch: Batch, shards: int) -> None:
+    """Let child runs carry the batch out, and take over what they tell of it.
+
+    A run that is tried again takes up those of its child runs that have not ended, and begins the rest anew.
+    """
+    joining = Joining(batch, shards, runtime.flow_run.run_count or 1)
+    async with get_client() as client:
+        children = {_shard(run).number: run for run in await _under_way(client, runtime.flow_run.id)}
+        for shard in await joining.share_out(map(_shard, children.values())):
+            children[shard.number] = await _begin(shard)
+        children = await _ended(client, children, joining)
+    await joining.finish({number: _why_less(run) for number, run in children.items()})
+
+
+async def _begin(shard: Shard) -> FlowRun:
+    """Create the child run of a shard; the same one however often this is called in one try of this run."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise ConfigurationError("shards are begun by a flow run")
+    this = context.flow_run
+    return await arun_deployment(
+        UUID(runtime.deployment.id),
+        parameters={**this.parameters, "shard": shard.model_dump(mode="json")},
+        timeout=0,
+        idempotency_key=f"{this.id} shard {shard.number}.{shard.attempt}",
+        work_queue_name=this.work_queue_name,
+        job_variables=this.job_variables,
+    )
+
+
+async def _ended(client: PrefectClient, children: dict[int, FlowRun], joining: Joining) -> dict[int, FlowRun]:
+    """Wait until all of them have ended, and keep in view what becomes of the batch."""
+    looks = count(1)
+    while not all(map(_is_final, children.values())):
+        await asyncio.sleep(_LOOK_SECONDS)
+        with suppress(httpx.TransportError, StoreError):  # whoever is away comes back, or is met at the end
+            children = await _now(client, children)
+            await joining.follow()
+        if next(looks) == _LOOKS_IN_PEACE and not any(run.start_time for run in children.values()):
+            get_run_logger().warning(
+                "no shard has begun yet: is there a worker with a free place? This run occupies one itself"
+            )
+    return children
+
+
+async def _now(client: PrefectClient, children: dict[int, FlowRun]) -> dict[int, FlowRun]:
+    """Where they stand; one that was deleted counts as cancelled."""
+    ids = [run.id for run in children.values()]
+    runs = await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
+    there = {run.id: run for run in runs}
+    gone: dict[str, Any] = {"state": Cancelled(message="it was deleted")}
+    return {number: there.get(run.id) or run.model_copy(update=gone) for number, run in children.items()}
+
+
+def _why_less(run: FlowRun) -> RestyleError:
+    """Why a child run that has ended may have told less than all; also logged, where it ended badly."""
+    state, begins = run.state, f"shard {_shard(run).label}, run {run.name},"
+    if state is None or state.is_completed():
+        return ShardFailedError(
+            f"{begins} did not find it: its source or the manifest has changed: run it again"
+        )
+    ended = f"{begins} ended as {state.name}: {clean(state.message or 'no reason was given')}"
+    get_run_logger().error("%s", ended)
+    return ShardFailedError(f"{ended}: run it again to go on", retryable=state.is_crashed())
+
+
+async def cancel_shards(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Cancel the child runs of a run that was cancelled. Nothing that goes wrong here leaves it."""
+    logger = flow_run_logger(flow_run, flow)
+    try:
+        async with get_client() as client:
+            for run in await _under_way(client, flow_run.id):
+                await client.set_flow_run_state(run.id, Cancelling())
+                logger.warning("shard %s, run %s, is cancelled, too", _shard(run).label, run.name)
+    except Exception as error:
+        logger.warning("the shards could not be cancelled: cancel them by hand (%s)", clean(error))
+
+
+async def _under_way(client: PrefectClient, run_id: object) -> list[FlowRun]:
+    """The child runs of a run that have not ended."""
+    runs = await client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(
+            parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[UUID(str(run_id))]),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(not_any_=list(TERMINAL_STATES))),
+        )
+    )
+    return [run for run in runs if run.parameters.get("shard")]
+
+
+def _shard(run: FlowRun) -> Shard:
+    return Shard.model_validate(run.parameters["shard"])
+
+
+def _is_final(run: FlowRun) -> bool:
+    return run.state is not None and run.state.is_final()
