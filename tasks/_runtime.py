@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -223,12 +223,18 @@ def run_info() -> RunInfo:
         flow=runtime.flow_run.flow_name,
         flow_run_id=runtime.flow_run.id,
         flow_run_name=runtime.flow_run.name,
-        deployment=runtime.deployment.name,
+        deployment=_deployment_of(runtime.flow_run.id),
         task_run_ids=list(task_runs),
         prefect_version=prefect.__version__,
         package_version=_package_version(),
         git_commit=_git_commit(),
     )
+
+
+@lru_cache(maxsize=100)
+def _deployment_of(flow_run_id: str | None) -> str | None:
+    """The run's deployment: Prefect's runtime asks the server each time, and holds up the event loop."""
+    return runtime.deployment.name
 
 
 @cache

@@ -9,9 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pyarrow.parquet as pq
 import pytest
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun
 
 from flows import restyle_batch
 from restyle.account import AccountRow, Summary, decode_part
@@ -322,3 +325,20 @@ def test_a_flow_that_stops_waiting_submits_all_and_another_run_stores_it(world: 
     stored = world.restyle(manifest)
     assert stored.counts == {"stored": 6}
     assert world.emulator.ledger()["billed"] == 6
+
+
+def test_a_run_does_not_ask_prefects_server_about_itself_for_every_image(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect's runtime asks on the event loop itself: with a busy server everything would wait."""
+    asked: list[UUID] = []
+    really = PrefectClient.read_flow_run
+
+    async def counted(client: PrefectClient, flow_run_id: UUID) -> FlowRun:
+        asked.append(flow_run_id)
+        return await really(client, flow_run_id)
+
+    monkeypatch.setattr(PrefectClient, "read_flow_run", counted)
+    manifest = write_manifest(world.folder / "m.jsonl", pictures(60))
+    assert world.restyle(manifest).counts == {"stored": 60}
+    assert len(asked) < 10
