@@ -1,7 +1,7 @@
 """Lineage: each output is a Prefect Asset, its source the asset that it was made from.
 
-The events are those that ``@materialize`` emits. A task of ours cannot be one of these: which outputs it makes
-is known only when they are there, and a chunk of a batch makes hundreds.
+The events are those that ``@materialize`` emits. A task of ours cannot be one of these: what it makes
+is known only when it is there, and a chunk of a batch makes hundreds.
 """
 
 from __future__ import annotations
