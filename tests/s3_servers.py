@@ -1,12 +1,14 @@
-"""S3 on loopback: moto in a process of its own, and a proxy that does to requests what networks do."""
+"""S3 and SQS on loopback: moto in a process of its own, and a proxy that does what networks do."""
 
 from __future__ import annotations
 
 import asyncio
 import io
+import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,6 +22,7 @@ from yarl import URL
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
 
 _ROOT = Path(__file__).resolve().parent.parent
 _HOP_BY_HOP = ("Connection", "Keep-Alive", "Transfer-Encoding", "Content-Encoding", "Content-Length")
@@ -57,6 +60,10 @@ class S3Server:
         """A boto3 client for it."""
         return self.session().client("s3", endpoint_url=self.endpoint)
 
+    def queues(self) -> SQSClient:
+        """A boto3 client for its queues, where it has any."""
+        return self.session().client("sqs", endpoint_url=self.endpoint)
+
 
 @contextmanager
 def moto_server() -> Iterator[S3Server]:
@@ -75,7 +82,7 @@ def moto_server() -> Iterator[S3Server]:
 
 
 def serve_moto() -> None:
-    """Serve S3 until standard input closes, so also when whoever started this was killed."""
+    """Serve S3 and SQS until standard input closes, so also when whoever started this was killed."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -86,13 +93,28 @@ def serve_moto() -> None:
     moto = DomainDispatcherApplication(create_backend_app)
     one_at_a_time = threading.Lock()
 
-    def app(environ: Any, start_response: Any) -> list[bytes]:
+    def answer(environ: Any, body: bytes) -> tuple[tuple[Any, ...], list[bytes]]:
+        started: list[tuple[Any, ...]] = []
+        given = {**environ, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
         # moto looks whether an object is there, and then puts it: on S3 nothing comes between the two.
-        environ["wsgi.input"] = io.BytesIO(
-            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        )
         with one_at_a_time:
-            return list(moto(environ, start_response))
+            said = list(moto(given, lambda *head: started.append(head)))
+        return started[0], said
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        wait = 0.0
+        if environ.get("HTTP_X_AMZ_TARGET") == "AmazonSQS.ReceiveMessage":  # waits here: moto would block
+            asked = json.loads(body)
+            wait = asked.pop("WaitTimeSeconds", 0)
+            body = json.dumps(asked).encode()
+        give_up = time.monotonic() + wait
+        head, said = answer(environ, body)
+        while wait and b"".join(said) == b"{}" and time.monotonic() < give_up:
+            time.sleep(0.05)
+            head, said = answer(environ, body)
+        start_response(*head)
+        return said
 
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
     threading.Thread(target=server.serve_forever, daemon=True).start()
