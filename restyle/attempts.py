@@ -15,6 +15,7 @@ from restyle.history import History
 from restyle.jobs import Attempt, Job, Restyled, SourceFacts
 from restyle.ledger import Claim, DeadLetter, Failure, Ledger, OpenJob, Record, now
 from restyle.models import Prediction
+from restyle.notices import Notices
 from restyle.quotes import Quotes
 from restyle.settings import Settings
 from restyle.sources import Publisher, without_signature
@@ -138,6 +139,7 @@ class Shared:
     client: WaveSpeedClient
     store: Store
     settings: Settings
+    notices: Notices = field(default_factory=Notices)
     ledger: Ledger = field(init=False)
     history: History = field(init=False)
     publisher: Publisher = field(init=False)

@@ -4,6 +4,8 @@ How long predictions take is learnt from those of this process, the ones under w
 after three seconds takes longer than three. Between the shortest and the longest usual time the polls stand
 at equal distances: where any moment is as likely as any other, no other order notices as early with as few.
 docs/performance.md has the sums.
+
+Where webhooks tell what is ready, and have not failed to lately, polls are for what is overdue.
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ import random
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
 from itertools import islice
 from types import TracebackType
 from typing import Self, TypeVar
 
 from restyle.errors import RateLimitedError, UnavailableError
+from restyle.notices import GRACE, Notice, Notices
 
 MAX_INTERVAL = 10.0
 MIN_INTERVAL = 0.1
@@ -38,26 +40,28 @@ class Pace:
         self._recent: deque[float] = deque(maxlen=300)  # seconds
         self._flying: dict[Flight, None] = {}
         self._scouts = 0
-        self._waiting: dict[asyncio.AbstractEventLoop, asyncio.Event] = {}
+        self._learning: dict[Notice, asyncio.AbstractEventLoop] = {}
         self._usual: tuple[float, float] | None = None
         self._told = -_RENEWED
 
-    def flight(self, *, fresh: bool, since: float | None = None) -> Flight:
+    def flight(self, *, fresh: bool, since: float | None = None, notice: Notice | None = None) -> Flight:
         """A prediction that is polled from now on.
 
         Args:
             fresh: it was submitted just now; otherwise it may be done already, and is asked for at once.
             since: when it was submitted, on the event loop's (monotonic) clock; now by default.
+            notice: what webhooks tell of it; nothing by default.
         """
-        return Flight(self, fresh, _now() if since is None else since)
+        notice = notice or Notice(Notices(), "")
+        return Flight(self, fresh, _now() if since is None else since, notice)
 
     def learn(self, seconds: float) -> None:
         """Remember how long a prediction took, in seconds."""
         self._recent.append(seconds)
-        while self._waiting:
-            loop, learnt = self._waiting.popitem()
+        while self._learning:
+            notice, loop = self._learning.popitem()
             if not loop.is_closed():
-                loop.call_soon_threadsafe(learnt.set)
+                loop.call_soon_threadsafe(notice.wake)
 
     def usual(self) -> tuple[float, float] | None:
         """Between how many seconds nine of ten predictions take; None while nothing is known."""
@@ -71,11 +75,13 @@ class Pace:
             self._usual, self._told = _usual(sorted(self._recent), ages), now
         return self._usual
 
-    async def learning(self, seconds: float) -> None:
-        """Wait until something is learnt, so many seconds at the most."""
-        learnt = self._waiting.setdefault(asyncio.get_running_loop(), asyncio.Event())
-        with suppress(TimeoutError):
-            await asyncio.wait_for(learnt.wait(), seconds)
+    async def learning(self, notice: Notice, seconds: float) -> None:
+        """Wait until something is learnt or told, so many seconds at the most."""
+        self._learning[notice] = asyncio.get_running_loop()
+        try:
+            await notice.sleep(seconds)
+        finally:
+            self._learning.pop(notice, None)
 
 
 def _usual(times: list[float], ages: list[float]) -> tuple[float, float]:
@@ -104,14 +110,14 @@ class Flight:
     Attributes:
         fresh: it was submitted just now.
         since: when, on the event loop's clock.
-        not_ready_at: seconds after which it was not ready yet.
     """
 
-    def __init__(self, pace: Pace, fresh: bool, since: float) -> None:
+    def __init__(self, pace: Pace, fresh: bool, since: float, notice: Notice) -> None:
         self.fresh = fresh
         self.since = since
-        self.not_ready_at = 0.0
         self._pace = pace
+        self._notice = notice
+        self._not_ready_at = 0.0
         self._scout = False
         self._asked = False
         self._asked_at = 0.0  # seconds after which it was asked for last
@@ -119,8 +125,8 @@ class Flight:
     def __enter__(self) -> Self:
         self._pace._flying[self] = None
         if self.fresh and self._pace.usual() is None and self._pace._scouts < _SCOUTS:
-            self._scout = True
-            self._pace._scouts += 1
+            self._scout = not self._notice.relied_on
+            self._pace._scouts += self._scout
         return self
 
     def __exit__(
@@ -134,23 +140,30 @@ class Flight:
         """Seconds since it was submitted."""
         return _now() - self.since
 
+    @property
+    def not_ready_at(self) -> float:
+        """Seconds after which it was not ready yet."""
+        if self._notice.relied_on:  # it would have been told
+            return self.age
+        return self._not_ready_at
+
     async def wait(self, least: float, most: float) -> None:
-        """Wait until it is time to ask.
+        """Wait until it is time to ask, or something is told.
 
         Args:
-            least: seconds to wait in any case.
+            least: seconds to wait before it may be asked for.
             most: seconds after which to ask at the latest.
         """
         latest = _now() + most
         if self.fresh and not self._asked and not self._scout and self._pace.usual() is None:
-            await self._pace.learning(min(MAX_INTERVAL, most))
+            await self._pace.learning(self._notice, min(MAX_INTERVAL, most))
             most = max(latest - _now(), 0)
-        await asyncio.sleep(min(max(least, self._next()), most))
+        await self._notice.sleep(min(max(least, self._next()), most))
         self._asked, self._asked_at = True, self.age
 
     def not_yet(self) -> None:
         """It was not ready when it was asked for last."""
-        self.not_ready_at = self._asked_at
+        self._not_ready_at = self._asked_at
 
     def ready(self, seconds: float | None) -> None:
         """It is ready.
@@ -160,9 +173,11 @@ class Flight:
         """
         if self.fresh:
             age = self.age
-            told = seconds or (self.not_ready_at + age) / 2
+            told = seconds or (self._not_ready_at + age) / 2
             # An API may leave the time in its queue out of account.
-            self._pace.learn(min(max(told, self.not_ready_at), age))
+            self._pace.learn(min(max(told, self._not_ready_at), age))
+            if self._notice.missing and (usual := self._pace.usual()):
+                self._notice.expect_within(GRACE - max(age - usual[1], 0))
 
     def _next(self) -> float:
         """Seconds from now on."""
@@ -173,6 +188,11 @@ class Flight:
             return max(0.5 - age, 0.25, age * 0.08)
         low, high = usual or (0.0, 0.0)
         step = min(max((high - low) / _STEPS, MIN_INTERVAL), MAX_INTERVAL) if usual else 0.5
+        if self._notice.relied_on:  # ask for what is overdue, and for what takes far longer than the shortest
+            first = min(high + GRACE, low + MAX_INTERVAL)
+            if self.fresh and age < first:
+                return max(first - age, MIN_INTERVAL)
+            return MAX_INTERVAL if self._asked else random.uniform(0, 1)
         if self.fresh and age < low:
             return low - age + step * random.uniform(0.5, 1)
         if self.fresh and not self._asked:

@@ -25,6 +25,7 @@ class Poller:
         self._settings = shared.settings
         self._ledger = shared.ledger
         self._memory = shared.memory
+        self._notices = shared.notices
 
     async def poll(self, job: Job, submitted: Submitted) -> Polled:
         """``Steps.poll``."""
@@ -47,7 +48,7 @@ class Poller:
         raise await self._shared.fail(job, submitted.attempt, failure)
 
     async def _watch(self, submitted: Submitted) -> Prediction:
-        """Ask for the result until it is final.
+        """Ask for the result until it is final, or a webhook has told it.
 
         Raises:
             NotFoundError: the API has not known the prediction for long enough to be believed.
@@ -57,9 +58,12 @@ class Poller:
         doubts = 0  # answers in a row that may be a fresh prediction's: unknown, or outputs still to come
         doubted = start
         rests = backoff()
-        rest = 0.0
+        resting = start
         since = self._memory.since(submitted)
-        with pace.flight(fresh=submitted.fresh, since=since) as flight:
+        with (
+            self._notices.of(submitted.prediction_id) as notice,
+            pace.flight(fresh=submitted.fresh, since=since, notice=notice) as flight,
+        ):
             while True:
                 left = start + self._settings.poll_timeout_seconds - time.monotonic()
                 if left <= 0:
@@ -70,8 +74,13 @@ class Poller:
                         job_key=submitted.job_key,
                         prediction_id=submitted.prediction_id,
                     )
-                await flight.wait(rest, left)
-                rest = 0.0
+                await flight.wait(resting - time.monotonic(), left)
+                if told := notice.read():
+                    if told.status == "completed" and told.outputs:
+                        flight.ready((told.inference_ms or 0) / 1000)
+                        return told
+                    if time.monotonic() < resting:
+                        continue
                 if not doubts:
                     doubted = time.monotonic()
                 sure = doubts >= DOUBTS and time.monotonic() - doubted >= self._settings.reconcile_seconds
@@ -82,7 +91,7 @@ class Poller:
                         raise
                     doubts += 1
                 except (UnavailableError, RateLimitedError) as error:
-                    rest = max(next(rests), error.retry_after or 0)
+                    resting = time.monotonic() + max(next(rests), error.retry_after or 0)
                 else:
                     if prediction.status == "completed" and not prediction.outputs and not sure:
                         doubts += 1

@@ -24,6 +24,7 @@ from restyle.downloading import Downloader
 from restyle.errors import ConfigurationError, InvalidRequestError
 from restyle.jobs import Job, NsfwPolicy, Restyled, RunInfo
 from restyle.models import ReduxParams
+from restyle.notices import Notices
 from restyle.outputs import OnThumbnail
 from restyle.polling import Poller
 from restyle.settings import Settings, get_settings
@@ -143,6 +144,7 @@ class Steps:
             was given back after a 429.
         on_thumbnail: given a small JPEG of each output that is stored (128 pixels at most, 2 to 3 KB), from
             the same decoding that verifies it.
+        notices: what webhooks tell; nothing by default.
 
     Attributes:
         quotes: what jobs cost.
@@ -159,6 +161,7 @@ class Steps:
         *,
         admit: Admit | None = None,
         on_thumbnail: OnThumbnail | None = None,
+        notices: Notices | None = None,
     ) -> None:
         settings = settings or get_settings()
         if client.submit_timeout >= settings.lease_seconds / 2:
@@ -167,7 +170,7 @@ class Steps:
                 f"RESTYLE_LEASE_SECONDS ({settings.lease_seconds:g} s): otherwise two runners could "
                 "submit one job"
             )
-        shared = Shared(client, store, settings)
+        shared = Shared(client, store, settings, notices or Notices())
         self.quotes = shared.quotes
         self._submitter = Submitter(shared, admit)
         self._poller = Poller(shared)
