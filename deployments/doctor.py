@@ -143,4 +143,4 @@ def _show(checks: list[Check], console: Console) -> None:
 
 
 def _told(check: Check) -> str:
-    return f"{check.found}. To do: {check.remedy}" if check.remedy else check.found
+    return f"{check.found} → {check.remedy}" if check.remedy else check.found

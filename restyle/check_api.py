@@ -72,4 +72,4 @@ def _balance(balance: float | RestyleError, price: Quote | RestyleError) -> Chec
         return ok(BALANCE, found) if balance > 0 else error(BALANCE, found, remedy)
     if balance < price.usd:
         return error(BALANCE, f"{balance:g} USD, and one image costs {price.usd:g} USD", remedy)
-    return ok(BALANCE, f"{balance:g} USD: enough for {balance // price.usd:,.0f} such images")
+    return ok(BALANCE, f"{balance:g} USD: enough for {int(balance / price.usd + 1e-6):,} such images")

@@ -256,6 +256,8 @@ def _output_error(problem: RestyleError, needs: str) -> Check:
         remedy = (
             f"allow {needs} to these credentials" if on_s3 else "make the directory writable for this user"
         )
+    elif "bucket does not exist" in problem.message:
+        remedy = "create the bucket, or name another one"
     elif problem.retryable:
         remedy = _AWAY
     else:

@@ -5,11 +5,10 @@ Memory holds an id and a price for each prediction; everything else is added up 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from heapq import nlargest
 from math import fsum, isclose
@@ -17,6 +16,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from restyle.browsing import MARGIN, contents, young
 from restyle.client import WaveSpeedClient
 from restyle.jobs import Metadata
 from restyle.ledger import DeadLetter, Record, now
@@ -24,13 +24,10 @@ from restyle.models import Billing
 from restyle.pace import persist
 from restyle.store import Store
 
-AT_ONCE = 64
-"""Side-cars that are read at once."""
 TOLD = 1_000
 """Differences of a kind that are kept; of more, only number and sum are."""
 
 _PAGE = 100
-_MARGIN = timedelta(hours=1)  # how far the clocks of store, runner and API may be apart
 
 Whose = Literal["open", "failed", "earlier attempt", "not of this output"]
 """Where a billed prediction without a side-car belongs to."""
@@ -160,17 +157,9 @@ class _Accountant:
 
     async def _each(self, prefix: str, ending: str, take: Callable[[bytes], None]) -> None:
         """Read all objects of a kind that are as young as what is asked for, a number of them at once."""
-        oldest = self._since - _MARGIN if self._since else None
-        async for page in self._store.pages(prefix):
-            paths = [
-                entry.path
-                for entry in page
-                if entry.path.endswith(ending) and (oldest is None or entry.last_modified >= oldest)
-            ]
-            for first in range(0, len(paths), AT_ONCE):
-                for data in await asyncio.gather(*map(self._store.get, paths[first : first + AT_ONCE])):
-                    if data is not None:  # moved on meanwhile
-                        take(data)
+        async for entries in young(self._store, prefix, ending, self._since):
+            async for data in contents(self._store, entries):
+                take(data)
 
     def _open(self, data: bytes) -> None:
         with suppress(ValidationError):
@@ -222,7 +211,7 @@ class _Accountant:
         what was billed while this was under way: its record may have been written after we looked.
         """
         strangers_from = self._since or earliest
-        async for billing in self._records(earliest - _MARGIN):
+        async for billing in self._records(earliest - MARGIN):
             one, usd = billing.prediction.uuid, billing.usd
             if not one or usd is None:
                 continue

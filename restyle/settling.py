@@ -15,7 +15,6 @@ runners, beside itself, and killed at any time. Jobs that need a new submission 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from restyle.attempts import Shared
+from restyle.browsing import open_keys
 from restyle.client import WaveSpeedClient
 from restyle.downloading import restyled_from
 from restyle.errors import (
@@ -56,7 +56,6 @@ KEPT = timedelta(days=7)
 
 _FIRST_LOOK = 1.0  # seconds that a prediction is polled, before the jobs behind it have their turn
 _LONGEST_LOOK = 60.0
-_KEY = re.compile(r"[0-9a-f]{64}")
 
 Standing = Literal[
     "stored", "closed", "failed", "running", "unready", "unsubmitted", "again", "elsewhere", "unsettled"
@@ -211,17 +210,13 @@ class _Settling:
         return self._settled
 
     async def _keys(self) -> AsyncIterator[str]:
-        """The keys of all open jobs. A listing has what belongs to one of them in one place."""
-        last = ""
-        async for page in self._store.pages("open/"):
-            for entry in page:
-                key = entry.path.split("/")[1]
-                if key == last or not _KEY.fullmatch(key):
-                    continue
-                if not last:
-                    await self._reach_api()
-                last = key
-                yield key
+        """The keys of all open jobs."""
+        reached = False
+        async for key, _ in open_keys(self._store):
+            if not reached:
+                await self._reach_api()
+                reached = True
+            yield key
 
     async def _reach_api(self) -> None:
         """Find out at once, not job by job, that the API is away or refuses the key."""

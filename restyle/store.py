@@ -250,11 +250,23 @@ class Store:
             found = await (self._here(listing.collect) if self.access is None else listing.collect_async())
         return [Entry(meta["path"], meta["last_modified"], meta["size"]) for meta in found]
 
-    async def pages(self, prefix: str) -> AsyncIterator[Sequence[Entry]]:
-        """All objects below a prefix, however many, a page of the listing at a time."""
-        with self._errors("list", prefix):
-            async for chunk in obstore.list(self._inner, prefix=prefix):
-                yield [Entry(meta["path"], meta["last_modified"], meta["size"]) for meta in chunk]
+    async def pages(self, prefix: str, start: str = "") -> AsyncIterator[Sequence[Entry]]:
+        """All objects below a prefix, however many, a page of the listing at a time.
+
+        Args:
+            prefix: a folder, with its slash.
+            start: leave out all but those whose names there begin like this; S3 is not even asked for them.
+        """
+        wanted = prefix + start
+        with self._errors("list", wanted):
+            async for chunk in obstore.list(self._inner, prefix=prefix, offset=wanted if start else None):
+                yield [
+                    Entry(meta["path"], meta["last_modified"], meta["size"])
+                    for meta in chunk
+                    if meta["path"].startswith(wanted)
+                ]
+                if start and self.access and not chunk[-1]["path"].startswith(wanted):
+                    return  # S3 lists by name
 
     async def delete(self, paths: Iterable[str], *, once: bool = False) -> None:
         """Remove objects; one that is gone already is no error.
