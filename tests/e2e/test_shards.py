@@ -1,0 +1,225 @@
+"""A batch in shards on two worker processes, with PostgreSQL and Redis behind Prefect's server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blocks import WaveSpeed
+from restyle.account import AccountRow, Summary, decode_part
+from tests.backends import postgresql, redis
+from tests.batch_shell import KEY, TIMES
+from tests.batches import pictures, write_manifest
+from tests.emulator_process import Emulator
+from tests.prefect_server import Command, PrefectServer, wait_until
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+IMAGES, PLACES = 2_000, 50
+
+
+@dataclass
+class World:
+    """A Prefect server with the project deployed on it, an emulator, a place for workers."""
+
+    prefect: PrefectServer
+    emulator: Emulator
+    folder: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What workers find in their environment, on top of the server's."""
+        return {**TIMES, "PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_WORKER_HEARTBEAT_SECONDS": "5"}
+
+    def deploy(self) -> None:
+        """Set it all up as a user would."""
+        wavespeed = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": self.emulator.url}
+        assert self.prefect.restyle("setup", "--out", str(self.folder / "none"), env=wavespeed).status == 0
+        with self.prefect.used_here():
+            block = WaveSpeed.load("default")
+            assert isinstance(block, WaveSpeed)
+            block.max_in_flight = PLACES  # of one process: two have twice as many
+            block.save("default", overwrite=True)
+        deploy = ["-m", "prefect", "--no-prompt", "deploy", "--name", "restyle-batch"]
+        deployed = self.prefect.python(
+            *deploy, "--prefect-file", str(ROOT / "deployments" / "prefect.yaml")
+        ).ended()
+        assert deployed.status == 0, deployed
+
+    @contextmanager
+    def worker(self, name: str, limit: int) -> Iterator[Command]:
+        """A worker process that runs so many flows at once."""
+        start = ["-m", "prefect", "worker", "start", "--pool", "restyle", "--name", name]
+        with (self.folder / f"{name}.log").open("wb"):
+            command = self.prefect.python(*start, "--limit", str(limit), env=self.env)
+            try:
+                yield command
+            finally:
+                kill_all(command.process.pid)
+                said = command.ended(timeout=30)
+                print(f"--- {name}", said.stdout[-3000:], said.stderr[-6000:], file=sys.stderr)
+
+    def start(self, manifest: str, out: Path, shards: int, **parameters: Any) -> str:
+        """Create a run of the deployment, and return its id."""
+        deployment = self.prefect.call("GET", "/deployments/name/restyle-batch/restyle-batch")
+        given = {
+            "manifest": manifest,
+            "params": {"size": "256*256"},
+            "output": str(out),
+            "shards": shards,
+            "max_failed": 0,
+            "on_bad_row": "fail",
+            **parameters,
+        }
+        body = {"parameters": given, "state": {"type": "SCHEDULED"}}
+        run = self.prefect.call("POST", f"/deployments/{deployment['id']}/create_flow_run", body)
+        return str(run["id"])
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """A flow run as it is."""
+        found: dict[str, Any] = self.prefect.call("GET", f"/flow_runs/{run_id}")
+        return found
+
+    def children(self, run_id: str) -> list[dict[str, Any]]:
+        """The child runs of a run, in their order."""
+        found = self.prefect.all("flow_runs", flow_runs={"parent_flow_run_id": {"any_": [run_id]}})
+        return sorted(found, key=lambda run: (run["parameters"]["shard"]["number"], run["created"]))
+
+    def ended(self, run_id: str, timeout: float = 600) -> dict[str, Any]:
+        """A flow run when it has ended."""
+        final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+        wait_until(lambda: self.run(run_id)["state_type"] in final, timeout)
+        return self.run(run_id)
+
+    def stored(self, out: Path) -> int:
+        """How many jobs are done."""
+        return len(list(out.glob("images/*/metadata.json")))
+
+
+def account(out: Path, run_id: str) -> tuple[Summary, list[AccountRow]]:
+    """A run's account, which must be all that is in its folder."""
+    (folder,) = (out / "runs").glob(f"dt=*/{run_id}")
+    assert {path.name for path in folder.rglob("*") if path.is_file()} - {"caps.json"} == {
+        "manifest.jsonl",
+        "manifest.parquet",
+        "gallery.html",
+        "summary.json",
+    }
+    summary = Summary.model_validate_json((folder / "summary.json").read_bytes())
+    return summary, decode_part((folder / "manifest.jsonl").read_bytes())
+
+
+def seconds(run: dict[str, Any]) -> float:
+    """From a run's start to its end."""
+    began, ended = (datetime.fromisoformat(run[name]) for name in ("start_time", "end_time"))
+    return (ended - began).total_seconds()
+
+
+def kill_all(pid: int) -> None:
+    """Kill a process and all that it has started: also what it has put into groups of their own."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            number, rest = stat.parent.name, stat.read_text().rpartition(")")[2]
+            parents[int(number)] = int(rest.split()[1])
+    family, found = {pid}, {pid}
+    while found:
+        found = {child for child, parent in parents.items() if parent in found}
+        family |= found
+    for one in family:
+        with suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("shards")
+    with (
+        postgresql() as database,
+        redis() as messages,
+        PrefectServer(
+            folder / "prefect",
+            {
+                "PREFECT_SERVER_UI_ENABLED": "false",
+                "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+                # as in docs/scaling.md
+                "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
+                "PREFECT_MESSAGING_BROKER": "prefect_redis.messaging",
+                "PREFECT_MESSAGING_CACHE": "prefect_redis.messaging",
+                "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "prefect_redis.ordering",
+                "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect_redis.lease_storage",
+                "PREFECT_SERVER_WORKER_CHANNEL_CLEANUP_QUEUE_STORAGE": "prefect_redis.cleanup_queue",
+                "PREFECT_REDIS_MESSAGING_URL": messages,
+                "PREFECT_SERVER_DOCKET_URL": messages,
+            },
+        ) as prefect,
+        Emulator("--prerendered", "--latency", "2.5", "3.5") as emulator,
+    ):
+        world = World(prefect, emulator, folder)
+        world.deploy()
+        yield world
+
+
+@pytest.fixture(autouse=True)
+def _fresh(world: World) -> None:
+    world.emulator.reset()
+
+
+def test_two_workers_make_one_account_of_two_thousand_images(world: World) -> None:
+    manifest = write_manifest(world.folder / "m.jsonl", pictures(IMAGES))
+    took = {}
+    with world.worker("a", 2), world.worker("b", 2):
+        for shards in (1, 2):
+            world.emulator.reset()
+            out = world.folder / f"{shards}-shards"
+            run = world.ended(world.start(manifest, out, shards, concurrency=2 * PLACES))
+            assert run["state_type"] == "COMPLETED", run["state"]["message"]
+            took[shards] = seconds(run)
+
+            ledger = world.emulator.ledger()
+            assert (len(ledger["predictions"]), ledger["billed"]) == (IMAGES, IMAGES)
+            summary, rows = account(out, run["id"])
+            assert (summary.counts, summary.images) == ({"stored": IMAGES}, IMAGES)
+            assert summary.spent_usd == pytest.approx(0.025 * IMAGES)
+            assert [row.id for row in rows] == [f"n{n}" for n in range(1, IMAGES + 1)]
+            assert len({row.prediction_id for row in rows}) == IMAGES
+            assert world.stored(out) == IMAGES
+            children = world.children(run["id"])
+            assert [child["name"] for child in children] == (
+                ["restyle m.jsonl, 1/2", "restyle m.jsonl, 2/2"] if shards == 2 else []
+            )
+            assert {child["state_type"] for child in children} <= {"COMPLETED"}
+    print(
+        f"\n{IMAGES:,} images, {PLACES} in flight a process: {took[1]:.1f} s in one, {took[2]:.1f} s in two"
+    )
+    assert took[2] < 0.85 * took[1]  # places, not the processor, bound both: half, and what starting takes
+
+
+def test_a_worker_that_is_killed_in_the_middle_costs_time_and_no_money(world: World) -> None:
+    manifest, out = write_manifest(world.folder / "k.jsonl", pictures(300)), world.folder / "killed"
+    with world.worker("c", 2) as _, world.worker("d", 1) as victim:
+        run_id = world.start(manifest, out, 2, concurrency=40, max_cost_usd=10)
+        wait_until(lambda: world.stored(out) >= 60)
+        began = {child["id"] for child in world.children(run_id)}
+        kill_all(victim.process.pid)
+        run = world.ended(run_id)
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert run["run_count"] == 2
+    crashed = [child for child in world.children(run_id) if child["state_type"] == "CRASHED"]
+    assert [child["id"] in began for child in crashed] == [True]
+    ledger = world.emulator.ledger()
+    assert (len(ledger["predictions"]), ledger["billed"]) == (300, 300)
+    summary, rows = account(out, run_id)
+    assert summary.counts == {"stored": 300}
+    assert summary.spent_usd == pytest.approx(7.5)
+    assert [row.id for row in rows] == [f"n{n}" for n in range(1, 301)]
