@@ -103,8 +103,8 @@ class PrefectApi:
                 taken.set_result(None)
 
     async def _post(self, events: Sequence[Event]) -> None:
-        body = [event.model_dump(mode="json") for event in events]
         try:
+            body = [event.model_dump(mode="json") for event in events]
             async with timeout(_SECONDS):
                 await self._client.request("POST", "/events", json=body)
         except TimeoutError:
