@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from urllib.parse import urlsplit
 
 from prefect.blocks.abstract import CredentialsBlock
 from prefect.blocks.system import Secret
 from prefect.exceptions import ObjectNotFound
 from pydantic import Field, HttpUrl, SecretStr, ValidationError
 
-from restyle.client import WaveSpeedClient
+from restyle.client import WaveSpeedClient, is_loopback
 from restyle.errors import ConfigurationError, clean
 from restyle.settings import get_settings
 
@@ -69,13 +70,20 @@ class WaveSpeed(CredentialsBlock):
     timeout: float = Field(
         default=30, gt=0, description="Seconds that any other call may take, uploads and downloads aside."
     )
+    webhook_url: str | None = Field(
+        default=None,
+        title="Webhook URL",
+        repr=False,  # its query may hold a token
+        description="Where WaveSpeedAI tells that a prediction has ended: `/wavespeed` of a receiver, "
+        "as it is reached from outside (https, or http on this machine). Empty: predictions are polled.",
+    )
 
     def get_client(self) -> WaveSpeedClient:
         """A client with this key. Use it in one event loop, and close it with ``async with``.
 
         Raises:
-            ConfigurationError: the key or the URL cannot be used, or the submit timeout is so long that
-                two runners could submit one job.
+            ConfigurationError: the key or a URL cannot be used, or the submit timeout is so long that two
+                runners could submit one job.
         """
         lease = get_settings().lease_seconds
         if self.submit_timeout is not None and self.submit_timeout >= lease / 2:
@@ -83,11 +91,37 @@ class WaveSpeed(CredentialsBlock):
                 f"WaveSpeed block: submit_timeout ({self.submit_timeout:g} s) must be less than half of "
                 f"RESTYLE_LEASE_SECONDS ({lease:g} s): otherwise two runners could submit one job"
             )
+        self.webhook(wait=True)
         # not Secret.get(): it reads a key that looks like JSON as a number
         key = str(self.api_key.value.get_secret_value())
         return WaveSpeedClient(
             SecretStr(key), self.base_url, submit_timeout=self.submit_timeout, timeout=self.timeout
         )
+
+    def webhook(self, *, wait: bool) -> str | None:
+        """The URL to submit with; None where predictions are polled.
+
+        Args:
+            wait: whether the run waits for the prediction; otherwise the receiver is told so.
+
+        Raises:
+            ConfigurationError: webhook_url is not https, or http on loopback.
+        """
+        if not self.webhook_url:
+            return None
+        url = self.webhook_url.strip()
+        try:
+            parts = urlsplit(url)
+            host = parts.hostname or ""
+        except ValueError:
+            host = ""
+        encrypted = host and (parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)))
+        if not encrypted or "@" in parts.netloc or parts.fragment:
+            raise ConfigurationError(
+                "WaveSpeed block: webhook_url must be https, or http on loopback, and hold no user, password "
+                f"or fragment: not {clean(url)}"
+            )
+        return url if wait else f"{url}{'&' if parts.query else '?'}wait=no"
 
 
 async def load_wavespeed(name: str = "default") -> WaveSpeed:

@@ -30,6 +30,7 @@ from restyle.steps import Polled, Steps, Submitted
 from restyle.store import Store
 from tasks._allowance import Allowance
 from tasks._events import failed_event, stored_event, submitted_event
+from tasks._webhooks import Listener
 
 DEFAULT_OUTPUT = "s3-bucket/restyle-output"
 """The block that `restyle setup --out s3://…` makes."""
@@ -67,17 +68,24 @@ class Runtime:
         place: a place in flight, as the block allows.
     """
 
-    def __init__(self, client: WaveSpeedClient, store: Store, allowance: Allowance) -> None:
+    def __init__(
+        self, client: WaveSpeedClient, store: Store, allowance: Allowance, listener: Listener
+    ) -> None:
         self.client = client
         self.store = store
-        self.steps = Steps(client, store, admit=self._admit, on_thumbnail=_keep_thumbnail)
+        self.steps = Steps(
+            client, store, admit=self._admit, on_thumbnail=_keep_thumbnail, notices=listener.notices
+        )
         self.place = allowance.place
         self._allowance = allowance
+        self._listener = listener
 
     async def submit(self, job: Job, **options: Any) -> Submitted:
         """``Steps.submit`` by who is running now; told as an event."""
         with failed_event(job, self.store.uri):
-            submitted = await self.steps.submit(job, run=run_info(), **options)
+            batch = batch_under_way.get()
+            webhook_url = await self._listener.webhook(wait=batch is None or batch.order.wait)
+            submitted = await self.steps.submit(job, run=run_info(), webhook_url=webhook_url, **options)
         if submitted.restyled:  # told again, under the same id: the run that stored it may have been killed
             stored_event(job, self.store.uri, submitted.restyled)
         else:
@@ -168,9 +176,10 @@ async def _open_runtime(wavespeed: str, output: str) -> AsyncIterator[Runtime]:
     block = await load_wavespeed(wavespeed)
     async with (
         _one_for_all(wavespeed, partial(_open_allowance, block)) as allowance,
+        _one_for_all((wavespeed, Listener), partial(Listener.open, block)) as listener,
         block.get_client() as client,
     ):
-        yield Runtime(client, store, allowance)
+        yield Runtime(client, store, allowance, listener)
 
 
 @asynccontextmanager
@@ -215,14 +224,15 @@ def task_runs_noted() -> Iterator[None]:
 
 def run_info() -> RunInfo:
     """Who is running now: the flow run, the deployment and the task runs so far."""
-    noted = _task_runs.get()
+    noted, batch = _task_runs.get(), batch_under_way.get()
     task_runs = [] if noted is None else noted
     if (task_run := runtime.task_run.id) and task_run not in task_runs:
         task_runs.append(task_run)
     return RunInfo(
         flow=runtime.flow_run.flow_name,
-        flow_run_id=runtime.flow_run.id,
-        flow_run_name=runtime.flow_run.name,
+        # a shard works for the run that began it
+        flow_run_id=batch.run.flow_run_id if batch else runtime.flow_run.id,
+        flow_run_name=batch.run.flow_run_name if batch else runtime.flow_run.name,
         deployment=_deployment_of(runtime.flow_run.id),
         task_run_ids=list(task_runs),
         prefect_version=prefect.__version__,
