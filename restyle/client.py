@@ -29,6 +29,7 @@ import httpx
 from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
 from pydantic import BaseModel, Field, FiniteFloat, SecretStr
 
+from restyle import metrics
 from restyle.errors import (
     AmbiguousSubmissionError,
     AuthenticationError,
@@ -192,8 +193,9 @@ class WaveSpeedClient:
         if seconds <= 0 or not in_time():
             raise RateLimitedError("submissions rested for too long: nothing was sent", retry_after=0.0)
         doubt: str | None = None
+        outcome = "unanswered"
         try:
-            return await self._call(
+            prediction = await self._call(
                 "POST",
                 f"/api/v3/{MODEL}",
                 Prediction,
@@ -201,14 +203,23 @@ class WaveSpeedClient:
                 params={"webhook": webhook_url} if webhook_url else None,
                 json=request.model_dump(),
             )
+            outcome = "accepted"
+            return prediction
         except RateLimitedError as error:
+            outcome = "rate_limited"
             rest = _REST_SECONDS if error.retry_after is None else error.retry_after
             _resting[self.base_url] = max(_resting.get(self.base_url, 0), time.monotonic() + rest)
             raise
         except UnavailableError as error:
+            outcome = "unanswered" if error.sent else "unsent"
             if not error.sent:
                 raise
             doubt = error.message
+        except RestyleError:
+            outcome = "refused"
+            raise
+        finally:
+            metrics.SUBMISSIONS.labels(outcome).inc()
         raise AmbiguousSubmissionError(f"{doubt}; the prediction may exist and be billed")
 
     async def result(self, prediction_id: str) -> Prediction:
@@ -397,6 +408,7 @@ class WaveSpeedClient:
         except _FAILURES as error:
             reply.failure = clean(_told(error), self._auth.key)
             reply.sent = not isinstance(error.__cause__ or error, _NEVER_CONNECTED)
+        metrics.ANSWERS.labels(reply.status or "none").inc()
         return reply
 
 

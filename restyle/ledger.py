@@ -21,6 +21,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
+from restyle import metrics
 from restyle.errors import PredictionFailedError, StoreError
 from restyle.jobs import Attempt, Job, Metadata, NsfwPolicy, SourceFacts
 from restyle.models import ReduxRequest
@@ -192,6 +193,7 @@ class Ledger:
         """
         path = metadata_path(job)
         if await self.store.create(path, _json(metadata, indent=2), metadata=object_metadata):
+            metrics.stored(metadata.times)
             return metadata
         if there := await self._read(path, Metadata):
             return there
@@ -204,12 +206,12 @@ class Ledger:
             The one that is there.
         """
         path, data = _dead_path(letter.job_key), _json(letter, indent=2)
-        if await self.store.create(path, data):
-            return letter
-        there = await self.dead(letter.job_key)
-        if there and there.last_attempt >= letter.last_attempt:
-            return there
-        await self.store.put(path, data, "application/json")
+        if not await self.store.create(path, data):
+            there = await self.dead(letter.job_key)
+            if there and there.last_attempt >= letter.last_attempt:
+                return there
+            await self.store.put(path, data, "application/json")
+        metrics.FAILED.inc()
         return letter
 
     async def close(self, key: str, there: OpenJob, upto: int, *, done: bool) -> None:

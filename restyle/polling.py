@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from restyle import metrics
 from restyle.attempts import Polled, Shared, Submitted, ending
 from restyle.errors import NotFoundError, PredictionTimeoutError, RateLimitedError, UnavailableError
 from restyle.jobs import Job
@@ -31,7 +32,8 @@ class Poller:
         """``Steps.poll``."""
         prediction_id = submitted.prediction_id
         try:
-            prediction = await self._watch(submitted)
+            with metrics.IN_FLIGHT.track_inprogress():
+                prediction = await self._watch(submitted)
         except NotFoundError:
             failure = _lost(prediction_id)
         else:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
+from restyle import metrics
 from restyle.attempts import MAX_ATTEMPTS, Admit, Mine, Shared, Submitted
 from restyle.downloading import restyled_from
 from restyle.errors import (
@@ -175,6 +176,8 @@ class Submitter:
                 raise
             else:
                 answered = time.monotonic()
+                metrics.SPENT.inc(self._quotes.known(request) or 0)
+                metrics.RETRIES.inc(attempt > 1)
                 submitted = await self._record(
                     job, attempt, prediction, forgiven, run.flow_run_id, fresh=True
                 )
@@ -204,6 +207,7 @@ class Submitter:
     async def _done(self, job: Job, metadata: Metadata, left: OpenJob) -> Submitted:
         # a runner that was killed at the very end left its claim behind
         await self._ledger.close(job.key, left, left.latest, done=True)
+        metrics.FOUND.inc()
         restyled = restyled_from(self._store, job, metadata, cached=True)
         return Submitted(job_key=job.key, prediction_id=metadata.prediction.id, restyled=restyled)
 
@@ -336,7 +340,10 @@ class Submitter:
         if sent is not None:
             seconds += max(0.0, self._client.submit_timeout - (time.monotonic() - sent))
         useless = frozenset({letter.error.prediction_id or ""} if letter else ())
-        return await self._history.search([claim.request for claim in there], min(times), seconds, useless)
+        found = await self._history.search([claim.request for claim in there], min(times), seconds, useless)
+        if found:
+            metrics.adopted(self._quotes.known(job.params))
+        return found
 
     async def _record(
         self,
