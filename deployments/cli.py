@@ -208,6 +208,44 @@ def costs(
 
 
 @app.command
+def show(job: str, /, *, out: str, json: Annotated[bool, _Flag] = False) -> int:
+    """Tell the whole story of a job: where it stands, attempts, times, cost, files, and what to do next.
+
+    Args:
+        job: Its key or the first 8 characters of it, a prediction's id, or the source as it was given (or its
+            end, such as the file's name).
+        out: s3://bucket/prefix, a directory, s3-bucket/NAME or local-file-system/NAME (saved blocks).
+        json: Print one JSON object on stdout.
+    """
+    from deployments import show as command
+
+    return command.run(job, out, as_json=json)
+
+
+@app.command(name="list")
+def list_jobs(
+    *,
+    out: str,
+    status: Literal["open", "failed", "done"] | None = None,
+    since: str | None = None,
+    json: Annotated[bool, _Flag] = False,
+) -> int:
+    """List the jobs of an output, a line each, the newest first: time, status, source, key, cost or reason.
+
+    Where it is not shown on a terminal, there are tabs between.
+
+    Args:
+        out: s3://bucket/prefix, a directory, s3-bucket/NAME or local-file-system/NAME (saved blocks).
+        status: Only those that are open, have failed for good, or are done.
+        since: From the start of a day on (UTC): YYYY-MM-DD, or 7d for so many days ago.
+        json: Print one JSON object on stdout.
+    """
+    from deployments import listing as command
+
+    return command.run(out, status, since, as_json=json)
+
+
+@app.command
 def setup(
     *,
     out: str | None = None,

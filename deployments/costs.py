@@ -11,8 +11,8 @@ from datetime import UTC, datetime, time, timedelta
 from rich.console import Console
 from rich.table import Table
 
+from deployments._looking import open_known
 from deployments._prefect import quiet_run
-from deployments.settle import known_store
 from restyle.costs import Costs, Difference, Differences, Sum, costs
 from restyle.errors import ConfigurationError, clean
 
@@ -69,11 +69,9 @@ def since_when(since: str, now: datetime) -> datetime:
 
 
 async def _costs(out: str, since: datetime | None, wavespeed: str) -> Costs:
-    store = await known_store(out)
-    from blocks.output import open_output
+    store = await open_known(out)
     from blocks.wavespeed import load_wavespeed
 
-    store = store or await open_output(out)
     block = await load_wavespeed(wavespeed)
     async with block.get_client() as client:
         return await costs(client, store, since)

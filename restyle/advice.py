@@ -1,0 +1,79 @@
+"""Why a job stands where it stands, and what to do next, for people."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from restyle.browsing import Facts
+from restyle.ledger import Failure
+from restyle.models import ENDED_BADLY, Prediction
+
+_AGAIN = "then run it again with --retry-failed"
+_BY_CODE = {
+    1200: "WaveSpeedAI's moderation refused it: use another picture",
+    1400: "change the parameters: that makes another job",
+    1401: "change the parameters: that makes another job",
+    1402: f"let WaveSpeedAI reach the picture's URL, {_AGAIN}",
+}
+_BY_TYPE = {
+    "SourceError": "put a picture that can be used in its place: that makes another job",
+    "PredictionLost": f"see with `restyle costs` whether it was billed, {_AGAIN}: that is billed anew",
+    "AttemptsUsedUp": f"see with `restyle costs` whether any was billed, {_AGAIN}: that is billed anew",
+    "NeverSubmitted": "nothing was billed: run it again with --retry-failed",
+}
+
+
+def reason(facts: Facts) -> str:
+    """Why the job is not done; empty where it is."""
+    if facts.unreadable:
+        return "written by another version of this package"
+    if facts.letter and facts.status == "failed":
+        return facts.letter.error.message
+    if facts.status != "open":
+        return ""
+    attempt = facts.open_job.latest
+    record = facts.records.get(attempt)
+    if record:
+        return f"attempt {attempt} is submitted: prediction {record.prediction_id}"
+    return f"attempt {attempt} is claimed, and no prediction is recorded"
+
+
+def after_failure(failure: Failure) -> str:
+    """What to do about a job that was given up."""
+    if failure.type == "PredictionFailed":
+        if failure.status == "completed":
+            return f"it was billed without a picture: tell WaveSpeedAI the prediction's id, {_AGAIN}"
+        return _BY_CODE.get(failure.code, f"see what WaveSpeedAI says of it, {_AGAIN}")
+    return _BY_TYPE.get(failure.type, f"see what is wrong, {_AGAIN}")
+
+
+def next_step(facts: Facts, prediction: Prediction | None = None) -> str:
+    """What to do next.
+
+    Args:
+        facts: the job's.
+        prediction: of its newest attempt, as WaveSpeedAI tells it now; None where that is not known.
+    """
+    if facts.unreadable:
+        return "upgrade wavespeed-restyle-flows"
+    if facts.letter and facts.status == "failed":
+        return after_failure(facts.letter.error)
+    if facts.status == "done":
+        return "nothing: run again, it returns what is stored and bills nothing"
+    if facts.open_job.latest in facts.records:
+        return _after_submission(prediction)
+    claim = facts.claims.get(facts.open_job.latest)
+    lease = timedelta(seconds=claim.lease_seconds) if claim else timedelta()
+    if datetime.now(UTC) - facts.at < lease:
+        return "wait: a runner has just claimed it and is about to submit it"
+    return (
+        "its runner is gone: run it again, which first looks up whether it was submitted; or `restyle settle`"
+    )
+
+
+def _after_submission(prediction: Prediction | None) -> str:
+    if prediction is None or not prediction.terminal:
+        return "wait for its runner; where that is gone, `restyle settle` or the same run again stores it"
+    if prediction.status in ENDED_BADLY:
+        return "run it again: what failed may be tried up to three times; or `restyle settle` closes it"
+    return "its pictures are ready: its runner stores them, or `restyle settle`, or the same run again"
