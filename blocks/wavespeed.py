@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from urllib.parse import urlsplit
 
 from prefect.blocks.abstract import CredentialsBlock
@@ -119,7 +120,7 @@ class WaveSpeed(CredentialsBlock):
         if not encrypted or "@" in parts.netloc or parts.fragment:
             raise ConfigurationError(
                 "WaveSpeed block: webhook_url must be https, or http on loopback, and hold no user, password "
-                f"or fragment: not {clean(url)}"
+                f"or fragment: not {clean(re.sub('//[^/]*@', '//…@', url.partition('#')[0]))}"
             )
         return url if wait else f"{url}{'&' if parts.query else '?'}wait=no"
 

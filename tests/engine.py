@@ -10,6 +10,7 @@ from uuid import uuid4
 from restyle.client import WaveSpeedClient
 from restyle.jobs import NsfwPolicy, Restyled, RunInfo
 from restyle.models import ReduxParams
+from restyle.notices import Notices
 from restyle.settings import Settings
 from restyle.steps import Steps, carry_through, make_job
 from restyle.store import Store, open_store
@@ -31,6 +32,7 @@ async def restyle(
     settings: Settings = QUICK,
     key: str = "test-key",
     run_id: str | None = None,
+    notices: Notices | None = None,
     **terms: Any,
 ) -> Restyled:
     """Restyle one image, from wherever its job is to its end, as a run of its own unless told which."""
@@ -39,7 +41,7 @@ async def restyle(
     job = await make_job(str(image), params, variant, store)
     submit_timeout = settings.submit_timeout_seconds
     async with WaveSpeedClient(key, base_url, submit_timeout=submit_timeout, timeout=2) as client:
-        steps = Steps(client, store, settings)
+        steps = Steps(client, store, settings, notices=notices)
         return await carry_through(
             job,
             partial(steps.submit, run=run, **terms),

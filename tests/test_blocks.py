@@ -110,6 +110,53 @@ def test_a_submit_timeout_that_breaks_the_lease_is_refused() -> None:
         block.get_client()
 
 
+def hooked(url: str) -> WaveSpeed:
+    return WaveSpeed(api_key=Secret(value=SecretStr(KEY)), webhook_url=url)
+
+
+@pytest.mark.parametrize(
+    ("url", "unwaited"),
+    [
+        ("https://hooks.example.com/wavespeed", "https://hooks.example.com/wavespeed?wait=no"),
+        (
+            "https://hooks.example.com:8443/a/wavespeed?token=a%2Fb+c",
+            "https://hooks.example.com:8443/a/wavespeed?token=a%2Fb+c&wait=no",
+        ),
+        ("http://127.0.0.1:8080/wavespeed", "http://127.0.0.1:8080/wavespeed?wait=no"),
+    ],
+)
+def test_the_webhook_url_tells_whether_anybody_waits_and_keeps_its_query(url: str, unwaited: str) -> None:
+    assert hooked(url).webhook(wait=True) == url
+    assert hooked(url).webhook(wait=False) == unwaited
+
+
+def test_without_a_webhook_url_there_is_none() -> None:
+    assert hooked("").webhook(wait=False) is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://hooks.example.com/wavespeed?token=s3cret",
+        "hooks.example.com",
+        "https://",
+        "https://[::1",
+        "https://user:s3cret@hooks.example.com/",
+        "https://hooks.example.com/#s3cret",
+        "ftp://127.0.0.1/",
+    ],
+)
+def test_a_webhook_url_that_is_not_https_is_refused_and_its_query_not_shown(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="webhook_url must be https") as refused:
+        hooked(url).get_client()
+    assert "s3cret" not in str(refused.value)
+    assert url.partition("?")[0][:8] in str(refused.value)
+
+
+def test_a_webhook_url_is_not_shown_with_its_block() -> None:
+    assert "s3cret" not in repr(hooked("https://hooks.example.com/?token=s3cret"))
+
+
 def test_a_directory_block_opens_its_directory(saving: PrefectServer, tmp_path: Path) -> None:
     LocalFileSystem(basepath=str(tmp_path / "there")).save("somewhere", overwrite=True)
     store = asyncio.run(open_output("local-file-system/somewhere"))

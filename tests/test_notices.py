@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 import pytest
+from aiohttp import web
 
+from restyle.client import WaveSpeedClient
+from restyle.errors import PredictionFailedError
 from restyle.models import Prediction
 from restyle.notices import GRACE, Notices
 from restyle.pace import MAX_INTERVAL, Pace
+from restyle.webhooks import seal, unseal, verify_webhook
+from tests.emulator_process import Emulator
+from tests.engine import SMALL, restyle
 from tests.test_pace import PATIENCE, evenly, run
 
 Sent = Callable[[], list[float]]
@@ -220,3 +229,100 @@ def test_when_nothing_is_listened_for_any_more_polls_are_as_without_webhooks() -
         assert seen.polls_each < 5.2
 
     run(main())
+
+
+@asynccontextmanager
+async def told(emulator: Emulator) -> AsyncIterator[dict[str, Any]]:
+    """Where webhooks come in, are verified, sealed, unsealed and told; what to restyle with."""
+    notices = Notices()
+    notices.expect()
+    async with WaveSpeedClient("test-key", emulator.url) as client:
+        secret = await client.webhook_secret()
+
+    async def take(request: web.Request) -> web.Response:
+        prediction = verify_webhook(request.headers, await request.read(), secret)
+        notices.tell(unseal(seal(prediction, secret), secret))
+        return web.Response()
+
+    app = web.Application(client_max_size=1 << 25)
+    app.router.add_post("/wavespeed", take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        host, port = runner.addresses[0][:2]
+        yield {"notices": notices, "webhook_url": f"http://{host}:{port}/wavespeed?token=s3cret"}
+    finally:
+        await runner.cleanup()
+
+
+def results_asked(emulator: Emulator) -> int:
+    asked: int = emulator.ledger()["calls"]["result"]
+    return asked
+
+
+async def test_a_picture_that_a_webhook_brings_is_stored_without_asking(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    async with told(emulator) as terms:
+        restyled = await restyle(emulator.url, str(tmp_path), **terms)
+    assert [output.width for output in restyled.outputs] == [256]
+    assert emulator.ledger()["billed"] == 1
+    assert results_asked(emulator) == 0
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*.json"))
+    assert b"s3cret" not in written
+
+
+async def test_pictures_that_are_no_urls_are_asked_for_once_they_are_ready(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    params = SMALL.model_copy(update={"enable_base64_output": True})
+    async with told(emulator) as terms:
+        restyled = await restyle(emulator.url, str(tmp_path), params=params, **terms)
+    assert [output.width for output in restyled.outputs] == [256]
+    assert results_asked(emulator) == 1
+
+
+async def test_a_notice_of_a_failure_makes_it_be_asked_for_and_the_answer_counts(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    emulator.faults([{"on": "prediction", "fault": "failed", "code": 1200, "message": "moderated"}])
+    async with told(emulator) as terms:
+        with pytest.raises(PredictionFailedError, match="moderated"):
+            await restyle(emulator.url, str(tmp_path), **terms)
+    assert results_asked(emulator) == 1
+    assert emulator.ledger()["billed"] == 0
+
+
+async def test_after_a_failure_that_may_pass_the_next_attempt_is_told_as_well(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    emulator.faults([{"on": "prediction", "fault": "timeout"}])
+    async with told(emulator) as terms:
+        await restyle(emulator.url, str(tmp_path), **terms)
+    assert len(emulator.ledger()["predictions"]) == 2
+    assert emulator.ledger()["billed"] == 1
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled", "deleted", "whatever", "completed", "processing"])
+async def test_a_notice_without_pictures_is_not_believed(
+    emulator: Emulator, tmp_path: Path, status: str
+) -> None:
+    """Polling is the truth: such a notice may be late, or of another time."""
+    notices = Notices()
+    notices.expect()
+
+    async def tell_of_all() -> None:
+        while True:
+            for prediction in emulator.ledger()["predictions"]:
+                notices.tell(Prediction(id=prediction["id"], status=status))
+            await asyncio.sleep(0.03)
+
+    running = asyncio.create_task(tell_of_all())
+    try:
+        restyled = await restyle(emulator.url, str(tmp_path), notices=notices)
+    finally:
+        running.cancel()
+    assert [output.width for output in restyled.outputs] == [256]
+    assert emulator.ledger()["billed"] == len(emulator.ledger()["predictions"]) == 1
