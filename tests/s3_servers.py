@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from email.utils import format_datetime, parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -127,15 +129,16 @@ class Mischief:
     """What a proxy does to a request, and how often.
 
     Attributes:
-        what: ``refuse`` answers 503 and ``conflict`` 409 without passing it on; ``down`` cuts all connections
-            and refuses new ones from here on. ``drop``, ``fail`` and ``down_after`` pass it on, and then cut
-            the connection, answer 500 instead of what the server said, or answer and then go down.
+        what: ``refuse`` answers 503, ``conflict`` 409 and ``forbid`` 403 without passing it on; ``down`` cuts
+            all connections and refuses new ones from here on. ``drop``, ``fail`` and ``down_after`` pass it
+            on, and then cut the connection, answer 500 instead of what the server said, or answer and then go
+            down.
         method: of the request.
         path: what the path must end with.
         times: how often; it counts down.
     """
 
-    what: Literal["refuse", "conflict", "down", "drop", "fail", "down_after"]
+    what: Literal["refuse", "conflict", "forbid", "down", "drop", "fail", "down_after"]
     method: str
     path: str
     times: int = 1
@@ -149,6 +152,7 @@ class Proxy:
         endpoint: where it listens.
         ignore_conditions: take ``If-None-Match`` away from every request, as a store that ignores it does.
         page: how many objects a page of a listing has, instead of 1,000.
+        ahead: by how many seconds the times in its answers are ahead.
         mischief: what else it does.
         seen: the requests that reached it, as ``METHOD path``.
     """
@@ -157,6 +161,7 @@ class Proxy:
     endpoint: str = ""
     ignore_conditions: bool = False
     page: int = 0
+    ahead: float = 0
     mischief: list[Mischief] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
@@ -196,6 +201,8 @@ class Proxy:
             return web.Response(status=503)
         if mischief == "conflict":
             return web.Response(status=409, text="<Error><Code>ConditionalRequestConflict</Code></Error>")
+        if mischief == "forbid":
+            return web.Response(status=403, text="<Error><Code>AccessDenied</Code></Error>")
         if mischief == "down":
             self._go_down(request)
         headers = request.headers.copy()
@@ -217,6 +224,10 @@ class Proxy:
         told = answer.headers.copy()
         for name in _HOP_BY_HOP:
             told.popall(name, None)
+        for name in ("Date", "Last-Modified"):
+            if self.ahead and name in told:
+                moment = parsedate_to_datetime(told[name]) + timedelta(seconds=self.ahead)
+                told[name] = format_datetime(moment, usegmt=True)
         if request.method == "HEAD":  # its length is that of the object
             told.extend({"Content-Length": answer.headers.get("Content-Length", "0")})
         response = web.Response(status=answer.status, headers=told, body=body)
