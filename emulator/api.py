@@ -178,7 +178,7 @@ async def _answer(request: web.Request, state: State, record: Record, rule: Rule
         await asyncio.wait_for(record.done.wait(), SYNC_LIMIT)
     except TimeoutError:
         return _still_going(created)
-    return answers.success(state.predictions.view(record, tell=True))
+    return answers.success(state.predictions.answer(record))
 
 
 def _still_going(view: dict[str, Any]) -> web.Response:
@@ -203,7 +203,7 @@ async def result(request: web.Request) -> web.StreamResponse:
     record = predictions.get(request.match_info["id"])
     if record is None:
         return answers.refusal(404, "not found, no such prediction")
-    return answers.success(predictions.view(record, tell=True))
+    return answers.success(predictions.answer(record))
 
 
 class HistoryQuery(BaseModel):

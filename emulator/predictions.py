@@ -168,8 +168,6 @@ class Predictions:
                 for number in range(1, len(record.pictures) + 1)
             ]
             record.told = record.told or tell
-        if tell and record.terminal and not record.told_at:
-            record.told_at = time.time_ns()
         return {
             "id": record.id,
             "model": MODEL,
@@ -183,6 +181,12 @@ class Predictions:
             "executionTime": record.inference_ms,
             "timings": {"inference": record.inference_ms},
         }
+
+    def answer(self, record: Record) -> dict[str, Any]:
+        """The prediction object in an answer to the client; when the first one tells its end is noted."""
+        if record.terminal and not record.told_at:
+            record.told_at = time.time_ns()
+        return self.view(record, tell=True)
 
     def bill(self, record: Record) -> dict[str, Any]:
         """What the billings call says of a prediction."""
@@ -307,7 +311,7 @@ class Predictions:
         """What was created and what it cost, oldest first; ``billed`` is what was not refunded.
 
         A prediction tells when it ended (``completed_at``, however it ended) and when an answer that says
-        so first left here (``told_at``).
+        so first left here (``told_at``; a webhook is no answer).
         """
         records = list(self._records.values())
         billed = [record for record in records if not record.refunded]
