@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 AGAIN := $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test e2e lint types bench clean
+.PHONY: help setup demo test e2e lint types docs bench clean
 
 # Without bytecode every start of Prefect takes three times as long.
 unexport PYTHONDONTWRITEBYTECODE
@@ -51,8 +51,11 @@ lint: setup ## Check style and formatting
 types: setup ## Check types
 	$(BIN)/mypy .
 
+docs: setup ## Build the documentation into ./site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: setup ## Measure
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove .venv, ./demo and caches
-	rm -rf $(VENV) demo build .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) demo build site .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
