@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from deployments import _help
+from deployments._help import ABOUT, RESTYLE, SERVE, SET_UP, examples
+
 if TYPE_CHECKING:
     from restyle.errors import RestyleError
 
@@ -36,6 +39,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
+app["--help"].group = app["--version"].group = (ABOUT,)
 
 
 @Parameter(name="*")
@@ -69,7 +73,7 @@ class _Picture:
         }
 
 
-@app.command
+@app.command(group=RESTYLE, help_epilogue=examples("image"))
 def image(
     source: str,
     /,
@@ -112,7 +116,7 @@ def image(
     return command.run(options, as_json=json)
 
 
-@app.command
+@app.command(group=RESTYLE, help_epilogue=examples("batch"))
 def batch(
     manifest: str,
     /,
@@ -167,7 +171,7 @@ def batch(
     return command.run(options, dry_run=dry_run, as_json=json)
 
 
-@app.command
+@app.command(group=RESTYLE, help_epilogue=examples("settle"))
 def settle(
     *,
     out: str,
@@ -186,7 +190,7 @@ def settle(
     return command.run(out, wavespeed, as_json=json)
 
 
-@app.command
+@app.command(group=RESTYLE, help_epilogue=examples("costs"))
 def costs(
     *,
     out: str,
@@ -207,7 +211,7 @@ def costs(
     return command.run(out, since, wavespeed, as_json=json)
 
 
-@app.command
+@app.command(group=RESTYLE)
 def show(job: str, /, *, out: str, json: Annotated[bool, _Flag] = False) -> int:
     """Tell the whole story of a job: where it stands, attempts, times, cost, files, and what to do next.
 
@@ -222,7 +226,7 @@ def show(job: str, /, *, out: str, json: Annotated[bool, _Flag] = False) -> int:
     return command.run(job, out, as_json=json)
 
 
-@app.command(name="list")
+@app.command(name="list", group=RESTYLE)
 def list_jobs(
     *,
     out: str,
@@ -245,7 +249,7 @@ def list_jobs(
     return command.run(out, status, since, as_json=json)
 
 
-@app.command
+@app.command(group=SET_UP, help_epilogue=examples("setup"))
 def setup(
     *,
     out: str | None = None,
@@ -269,7 +273,7 @@ def setup(
     return command.run(command.Options(out=out, watch=watch, tier=tier))
 
 
-@app.command
+@app.command(group=SERVE)
 def receiver(
     *,
     host: str = "127.0.0.1",
@@ -293,7 +297,7 @@ def receiver(
     return command.run(host, port, sqs, wavespeed)
 
 
-@app.command
+@app.command(group=SET_UP)
 def doctor(
     *,
     out: str | None = None,
@@ -315,7 +319,30 @@ def doctor(
     return command.run(out, wavespeed, as_json=json)
 
 
-@app.command
+@app.command(group=SET_UP, help_epilogue=examples("init"))
+def init(folder: str = ".", /) -> int:
+    """Write a small project into an empty folder: deployments, a manifest, settings. To keep as your own.
+
+    Args:
+        folder: An empty folder, or one to be made; by default the one you are in.
+    """
+    from deployments import init as command
+
+    return command.run(folder, _version())
+
+
+@app.command(group=SET_UP, help_epilogue=examples("completion"))
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
+    """Print a script by which a shell completes this command and its options.
+
+    Args:
+        shell: Which one.
+    """
+    print(_help.completion(app, shell))
+    return 0
+
+
+@app.command(group=SET_UP)
 def demo() -> int:
     """Restyle the photographs in examples/ into ./demo, with an emulator and a Prefect server of its own."""
     from deployments import demo as command
@@ -323,7 +350,7 @@ def demo() -> int:
     return command.run()
 
 
-@app.command(help_flags=[])
+@app.command(help_flags=[], group=SERVE)
 def emulator(*options: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
     """Stand in for the WaveSpeedAI API on this machine. See `restyle emulator --help`.
 

@@ -1,0 +1,78 @@
+"""What help says beyond the options: how commands are grouped, and examples to copy."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cyclopts import App, Group
+
+RESTYLE = Group.create_ordered("Restyle")
+SET_UP = Group.create_ordered("Set up and check")
+SERVE = Group.create_ordered("Serve")
+ABOUT = Group.create_ordered("Help")
+
+EXAMPLES = {
+    "image": """
+# One photograph, into a folder
+restyle image photo.jpg --out ./restyled
+# Four pictures of an object in S3, for 20 cents at the most
+restyle image s3://bucket/in/1.jpg --out s3://bucket/restyled \\
+    --num-images 4 --max-cost-usd 0.2
+# Another picture of the same source, for a script
+restyle image photo.jpg --out ./restyled --variant 1 --json
+""",
+    "batch": """
+# What it would cost; spends nothing
+restyle batch catalogue.jsonl --out s3://bucket/restyled --dry-run
+# All of it, for 50 USD at the most, 100 at a time
+restyle batch catalogue.jsonl --out s3://bucket/restyled \\
+    --max-cost-usd 50 --concurrency 100
+# Every image below a prefix; one in twenty may fail
+restyle batch s3://bucket/in/ --out s3://bucket/restyled --max-failed 0.05
+# Submit and go; store the pictures later
+restyle batch catalogue.jsonl --out s3://bucket/restyled --no-wait
+restyle settle --out s3://bucket/restyled
+""",
+    "settle": """
+# After a crash, or after `restyle batch --no-wait`
+restyle settle --out s3://bucket/restyled
+# What still needs a look, for a script
+restyle settle --out s3://bucket/restyled --json
+""",
+    "costs": """
+# This week, against what WaveSpeedAI billed
+restyle costs --out s3://bucket/restyled --since 7d
+""",
+    "setup": """
+# Key from WAVESPEED_API_KEY, pictures to S3, limits of the account's level
+restyle setup --out s3://bucket/restyled --tier silver
+# New objects are restyled as they come
+restyle setup --out s3://bucket/restyled --watch s3://bucket/in/
+""",
+    "init": """
+# In the folder you are in, or in a new one
+restyle init
+restyle init our-pictures
+""",
+    "completion": """
+# For this shell
+source <(restyle completion bash)
+# For good
+restyle completion bash > ~/.local/share/bash-completion/completions/restyle
+""",
+}
+"""What to copy, by command; a test runs every line."""
+
+
+def examples(command: str) -> str:
+    """The examples of a command, as Markdown for the end of its help."""
+    lines = EXAMPLES[command].strip().split("\n")
+    shown = [line if line.startswith(("#", " ")) else f"$ {line}" for line in lines]
+    return "\n".join(["Examples:", "```console", *shown, "```"])
+
+
+def completion(app: App, shell: Literal["bash", "zsh", "fish"]) -> str:
+    """The script by which a shell completes the command."""
+    script = app.generate_completion(shell=shell)
+    # where it knows nothing better: names of files, as sources and manifests are
+    return script.replace("complete -F", "complete -o default -F") if shell == "bash" else script
