@@ -116,8 +116,6 @@ async def restyle_batch(
     try:
         if shard:
             return await _restyle_all(manifest, shard.order(order), wavespeed, output, shard=shard)
-        if shards > 1:
-            await refuse_what_cannot_start(shards)
         return await _restyle_all(manifest, order, wavespeed, output, shards)
     except RestyleError as error:
         if not worth_retrying(error):
@@ -138,6 +136,8 @@ async def _restyle_all(
     again = max(runtime.flow_run.run_count or 1, shard.attempt if shard else 1) > 1
     bar, watch = ProgressArtifact(), watcher.get()
     async with opened(wavespeed, output) as used, moving(bar):
+        if shards > 1:
+            await refuse_what_cannot_start(shards)
 
         def changed(now: Progress) -> None:
             bar.changed(now)

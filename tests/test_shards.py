@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from flows import restyle_batch
 from restyle.account import AccountRow, Summary, decode_part
 from restyle.batch import Batch, Carrier, Order
 from restyle.client import WaveSpeedClient
@@ -26,6 +27,7 @@ from restyle.store import Store, open_store
 from tests.batches import PLACE, pictures, write_manifest
 from tests.emulator_process import Emulator
 from tests.engine import QUICK
+from tests.prefect_server import PrefectServer
 
 FOLDER = "runs/dt=2026-01-01/whole"
 WHOLE = RunInfo(package_version="test", flow_run_id="whole", flow_run_name="restyle m.jsonl")
@@ -344,3 +346,14 @@ def test_a_shard_has_its_part_of_the_places() -> None:
     shard = Shard(number=1, of=3, run_id="x", folder="y", max_cost_usd=0.5)
     order = shard.order(Order(concurrency=10, max_cost_usd=1.5, max_failed=0.1, retry_failed=True))
     assert order == replace(Order(), concurrency=4, max_cost_usd=0.5, max_failed=1.0, retry_failed=True)
+
+
+def test_a_run_without_a_deployment_is_refused_before_anything_is_spent(
+    prefect: PrefectServer, quick: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAVESPEED_API_KEY", "test-key")
+    monkeypatch.setenv("WAVESPEED_BASE_URL", quick.url)
+    with prefect.used_here(), pytest.raises(ConfigurationError, match="run it by `prefect deployment run"):
+        asyncio.run(restyle_batch([f"{PLACE}/1.jpg"], output=str(tmp_path / "out"), shards=2))
+    assert quick.ledger()["calls"]["submit"] == 0
+    assert not (tmp_path / "out").exists()

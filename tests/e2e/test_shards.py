@@ -90,6 +90,11 @@ class World:
         found: dict[str, Any] = self.prefect.call("GET", f"/flow_runs/{run_id}")
         return found
 
+    def state(self, run_id: str, kind: str, name: str | None = None) -> None:
+        """Bring a flow run into a state, whatever its present one."""
+        body = {"state": {"type": kind, "name": name}, "force": kind == "SCHEDULED"}
+        self.prefect.call("POST", f"/flow_runs/{run_id}/set_state", body)
+
     def children(self, run_id: str) -> list[dict[str, Any]]:
         """The child runs of a run, in their order."""
         found = self.prefect.all("flow_runs", flow_runs={"parent_flow_run_id": {"any_": [run_id]}})
@@ -223,3 +228,51 @@ def test_a_worker_that_is_killed_in_the_middle_costs_time_and_no_money(world: Wo
     assert summary.counts == {"stored": 300}
     assert summary.spent_usd == pytest.approx(7.5)
     assert [row.id for row in rows] == [f"n{n}" for n in range(1, 301)]
+
+
+def test_a_run_that_is_killed_and_tried_again_finds_its_shards_where_they_are(world: World) -> None:
+    manifest, out = write_manifest(world.folder / "p.jsonl", pictures(300)), world.folder / "parent"
+    with world.worker("e", 1) as victim:
+        run_id = world.start(manifest, out, 2, concurrency=20)
+        wait_until(lambda: len(world.children(run_id)) == 2)
+        with world.worker("f", 3):
+            wait_until(lambda: world.stored(out) >= 20)
+            kill_all(victim.process.pid)
+            world.state(run_id, "SCHEDULED", "AwaitingRetry")
+            run = world.ended(run_id)
+    assert run["state_type"] == "COMPLETED", run["state"]["message"]
+    assert run["run_count"] == 2
+    assert [child["state_type"] for child in world.children(run_id)] == ["COMPLETED"] * 2
+    ledger = world.emulator.ledger()
+    assert (len(ledger["predictions"]), ledger["billed"]) == (300, 300)
+    summary, _ = account(out, run_id)
+    assert summary.counts == {"stored": 300}
+    assert summary.spent_usd == pytest.approx(7.5)
+
+
+def test_a_run_that_is_cancelled_takes_its_shards_with_it_and_another_goes_on(world: World) -> None:
+    manifest, out = write_manifest(world.folder / "x.jsonl", pictures(100)), world.folder / "cancelled"
+    with world.worker("g", 3):
+        run_id = world.start(manifest, out, 2, concurrency=10)
+        wait_until(lambda: world.stored(out) >= 5)
+        world.state(run_id, "CANCELLING")
+        for one in (run_id, *(child["id"] for child in world.children(run_id))):
+            assert world.ended(one)["state_type"] == "CANCELLED"
+        assert world.stored(out) < 100
+        again = world.ended(world.start(manifest, out, 2, concurrency=40))
+    assert again["state_type"] == "COMPLETED", again["state"]["message"]
+    ledger = world.emulator.ledger()
+    assert (len(ledger["predictions"]), ledger["billed"]) == (100, 100)
+
+
+def test_a_pool_with_one_place_is_refused_before_anything_is_spent(world: World) -> None:
+    manifest = write_manifest(world.folder / "l.jsonl", pictures(4))
+    world.prefect.call("PATCH", "/work_pools/restyle", {"concurrency_limit": 1})
+    try:
+        with world.worker("h", 1):
+            run = world.ended(world.start(manifest, world.folder / "limited", 2))
+    finally:
+        world.prefect.call("PATCH", "/work_pools/restyle", {"concurrency_limit": None})
+    assert run["state_type"] == "FAILED"
+    assert "work pool restyle lets 1 run at once, and 2 are needed" in run["state"]["message"]
+    assert world.emulator.ledger()["calls"]["submit"] == 0
