@@ -61,7 +61,7 @@ source <(restyle completion bash)
 restyle completion bash > ~/.local/share/bash-completion/completions/restyle
 """,
 }
-"""What to copy, by command; a test runs every line."""
+"""What to copy, by command."""
 
 
 def examples(command: str) -> str:
