@@ -56,7 +56,8 @@ def _run_name() -> str:
     on_cancellation=[cancel_shards],
 )
 async def restyle_batch(
-    manifest: Annotated[str, Field(min_length=1)] | Annotated[list[str], Field(min_length=1)],
+    manifest: Annotated[str, Field(min_length=1, examples=["s3://my-bucket/in/"])]
+    | Annotated[list[str], Field(min_length=1)],
     params: ReduxParams = _DEFAULT,
     wavespeed: str = "default",
     output: str = DEFAULT_OUTPUT,

@@ -51,21 +51,21 @@ class ReduxParams(BaseModel):
 
     size: str = Field(
         default="1024*1024",
-        description="Width and height of the outputs in pixels, as W*H, each from 256 to 1536.",
+        description="Width and height of the outputs in pixels, as W*H, each 256 to 1536.",
         examples=["1024*1024", "512*768"],
     )
     num_inference_steps: int = Field(
-        default=28, ge=1, le=50, description="Denoising steps: more is finer and slower."
+        default=28, ge=1, le=50, description="Denoising steps, 1 to 50: more is finer and slower."
     )
     guidance_scale: float = Field(
-        default=3.5, ge=1, le=20, description="How closely the outputs follow the source picture."
+        default=3.5, ge=1, le=20, description="How closely the outputs follow the source picture, 1 to 20."
     )
-    num_images: int = Field(default=1, ge=1, le=4, description="Variations in one prediction.")
+    num_images: int = Field(default=1, ge=1, le=4, description="Variations in one prediction, 1 to 4.")
     seed: int = Field(
         default=-1,
         ge=-1,
         le=MAX_SEED,
-        description="Seed of the noise; -1 derives one from the job: the same job always has the same seed.",
+        description="Seed of the noise, 0 to 2147483647; -1 derives one from the job, the same each time.",
     )
     output_format: OutputFormat = Field(default="jpeg", description="File format of the outputs.")
     enable_base64_output: bool = Field(

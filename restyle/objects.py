@@ -31,22 +31,20 @@ _SCHEME = "s3://"
 
 
 class ObjectCreated(BaseModel):
-    """That an object was created or overwritten, as a store's notification tells it.
-
-    Attributes:
-        version: of the object, where the bucket keeps versions.
-        sequencer: orders the events of one key (AWS, Ceph and MinIO send one).
-        size: in bytes.
-    """
+    """That an object was created or overwritten, as a store's notification tells it."""
 
     model_config = ConfigDict(frozen=True)
 
-    bucket: str = Field(min_length=1)
-    key: str = Field(min_length=1)
-    version: str | None = None
-    etag: str | None = None
-    sequencer: str | None = None
-    size: int | None = None
+    bucket: str = Field(min_length=1, description="The bucket's name.", examples=["my-bucket"])
+    key: str = Field(
+        min_length=1, description="The object's key, not URL-encoded.", examples=["in/photo.jpg"]
+    )
+    version: str | None = Field(default=None, description="Its version, where the bucket keeps versions.")
+    etag: str | None = Field(default=None, description="Its ETag.")
+    sequencer: str | None = Field(
+        default=None, description="Orders the events of one key (AWS, Ceph and MinIO send one)."
+    )
+    size: int | None = Field(default=None, description="Its size in bytes.")
 
     @property
     def uri(self) -> str:
