@@ -85,9 +85,9 @@ def test_what_is_no_creation_is_ignored(message: dict[str, Any]) -> None:
     [
         ({}, "neither Records nor detail-type"),
         ({"Records": {}}, "Records is no list"),
-        ({"Records": [1]}, "valid dictionary"),
+        ({"Records": [1]}, "a record: should be an object"),
         ({"Records": [{}]}, "eventName"),
-        ({"Records": [{"eventName": "ObjectCreated:Put"}]}, "valid dictionary"),
+        ({"Records": [{"eventName": "ObjectCreated:Put"}]}, "s3: should be an object"),
         ({"Records": [record("")]}, "object.key"),
         (aws("x" * 1025), "no key of an object"),
         (aws("é" * 513), "no key of an object"),
@@ -98,7 +98,7 @@ def test_what_is_no_creation_is_ignored(message: dict[str, Any]) -> None:
         (aws(size=-1), "object.size"),
         (aws(size=2**70), "object.size"),
         (aws(versionId={}), "object.versionId"),
-        ({"detail-type": "Object Created"}, "valid dictionary"),
+        ({"detail-type": "Object Created"}, "detail: Field required"),
         ({"detail-type": "Object Created", "detail": {"bucket": {"name": ""}}}, "bucket.name"),
     ],
 )

@@ -77,6 +77,14 @@ class _Entity(BaseModel):
         )
 
 
+class _Created(BaseModel):
+    s3: _Entity
+
+
+class _Bridged(BaseModel):
+    detail: _Entity
+
+
 class _Record(BaseModel):
     name: str = Field(validation_alias="eventName")
     source: str = Field(default="", validation_alias="eventSource")
@@ -111,8 +119,9 @@ def read(message: dict[str, Any]) -> Told:
             return _from_eventbridge(message)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise NotUnderstoodError(f"no S3 event notification: {where}: {first['msg']}") from None
+        where = ".".join(str(part) for part in first["loc"]) or "a record"
+        problem = "should be an object" if first["type"] == "model_type" else first["msg"]
+        raise NotUnderstoodError(f"no S3 event notification: {where}: {problem}") from None
     if message.get("Event") == "s3:TestEvent":
         return Told([], ignored=1)
     raise NotUnderstoodError("no S3 event notification: neither Records nor detail-type")
@@ -127,7 +136,7 @@ def _records(records: Any) -> Told:
 
 
 def _record(record: _Record) -> ObjectCreated:
-    entity = _Entity.model_validate(record.s3)
+    entity = _Created(s3=record.s3).s3
     if record.source == "ceph:s3":
         return entity.created(entity.object.key)
     try:
@@ -139,5 +148,5 @@ def _record(record: _Record) -> ObjectCreated:
 def _from_eventbridge(message: dict[str, Any]) -> Told:
     if message["detail-type"] != "Object Created":
         return Told([], ignored=1)
-    entity = _Entity.model_validate(message.get("detail"))
+    entity = _Bridged.model_validate(message).detail
     return Told([entity.created(entity.object.key)])

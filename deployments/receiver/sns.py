@@ -41,7 +41,8 @@ class ForgedError(RestyleError):
 
 def is_envelope(message: dict[str, Any]) -> bool:
     """Whether a message came through SNS, or says so."""
-    return message.get("Type") in _SIGNED and "TopicArn" in message
+    kind = message.get("Type")
+    return isinstance(kind, str) and kind in _SIGNED and "TopicArn" in message
 
 
 class Sns:

@@ -1,0 +1,54 @@
+"""The receiver before a Prefect server that wants a password, and before one that says nothing."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+
+import httpx
+
+from tests.notifications import aws
+from tests.prefect_server import PrefectServer, wait_until
+from tests.receivers import TOKEN, receiving
+
+USER, PASSWORD = "team", "a-password-of-prefects"
+
+
+def test_prefects_own_credential_is_needed_and_stays_where_it_is(tmp_path: Path) -> None:
+    with PrefectServer(tmp_path, {"PREFECT_SERVER_API_AUTH_STRING": f"{USER}:{PASSWORD}"}) as prefect:
+        with receiving(prefect) as receiver:
+            answer = receiver.tell(aws("in/refused.jpg"))
+            assert (answer.status_code, "401" in answer.json()["error"]) == (503, True)
+            health = receiver.http.get("/health")
+            assert (health.status_code, "PREFECT_API_AUTH_STRING" in health.json()["error"]) == (503, True)
+            receiver.command.send(signal.SIGTERM)
+            log = receiver.command.ended(60).stderr
+        assert log.count("answered 401") == 1
+
+        ended = prefect.restyle("receiver", env={"RESTYLE_RECEIVER_TOKEN": ""})
+        assert (ended.status, ended.stderr.count("\n"), "401" in ended.stderr) == (1, 1, True)
+
+        with receiving(prefect, env={"PREFECT_API_AUTH_STRING": f"{USER}:{PASSWORD}"}) as receiver:
+            assert receiver.tell(aws("in/taken.jpg")).status_code == 200
+            assert receiver.http.get("/health").status_code == 200
+            receiver.command.send(signal.SIGTERM)
+            ended = receiver.command.ended(60)
+        assert PASSWORD not in ended.stdout + ended.stderr + log
+
+        def known() -> list[str]:
+            query = {"filter": {"event": {"prefix": ["restyle."]}}}
+            answer = httpx.post(f"{prefect.url}/events/filter", json=query, auth=(USER, PASSWORD))
+            return [event["payload"]["key"] for event in answer.json()["events"]]
+
+        wait_until(known)
+        assert known() == ["in/taken.jpg"]
+
+
+def test_a_prefect_that_says_nothing_is_not_waited_for_long(prefect: PrefectServer) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        env = {"PREFECT_API_URL": f"http://127.0.0.1:{silent.getsockname()[1]}/api"}
+        with receiving(prefect, env=env) as receiver:
+            answer = receiver.tell(aws())
+            assert (answer.status_code, "did not answer" in answer.json()["error"]) == (503, True)
+            assert TOKEN not in answer.text

@@ -1,0 +1,378 @@
+"""The receiver believes whom it should; what it acknowledges is a Prefect event, one, however often told."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+from prefect.blocks.system import Secret
+from pydantic import SecretStr
+
+from emulator.webhooks import secret_of, sign
+from restyle.objects import ObjectCreated
+from restyle.webhooks import unseal
+from tests.emulator_process import Emulator
+from tests.notifications import ETAG, KEY, aws, ceph, configured, eventbridge, minio, record, sns
+from tests.prefect_server import PrefectServer, wait_until
+from tests.receivers import TOKEN, Receiving, free_port, receiving
+from tests.s3_servers import Mischief, Proxy, S3Server, proxy
+
+API_KEY = "a-key-of-wavespeeds"
+SECRET = secret_of(API_KEY)
+OUTPUT = "https://d111.cloudfront.example/out.jpeg?signature=as-good-as-a-key"
+CREATED = "restyle.object.created"
+ENDED = "wavespeed.prediction.ended"
+
+
+@pytest.fixture(scope="module")
+def receiver(prefect: PrefectServer, emulator_process: Emulator) -> Iterator[Receiving]:
+    """One receiver for what does not have to stop it."""
+    env = {"WAVESPEED_API_KEY": API_KEY, "WAVESPEED_BASE_URL": emulator_process.url}
+    with receiving(prefect, env=env) as running:
+        yield running
+
+
+def known(prefect: PrefectServer, receiver: Receiving, name: str) -> list[dict[str, Any]]:
+    """All events of this name, once Prefect has written down what it took until now."""
+    last = f"last/{uuid4()}.jpg"
+    assert receiver.tell(aws(last)).status_code == 200
+    wait_until(lambda: any(event["payload"]["key"] == last for event in prefect.events(CREATED)))
+    return prefect.events(name)
+
+
+def webhook(**prediction: Any) -> bytes:
+    told = {"id": f"p-{uuid4().hex}", "status": "completed", "outputs": [OUTPUT], "input": {"seed": 7}}
+    return json.dumps(told | prediction).encode()
+
+
+def signed(body: bytes, *, secret: str = SECRET, age: float = 0, **instead: str | None) -> dict[str, str]:
+    """Headers as WaveSpeedAI sends them, with some of them changed or left out."""
+    sent = int(time.time() - age)
+    headers = {
+        "webhook_id": "evt_1",
+        "webhook_timestamp": str(sent),
+        "webhook_signature": sign(secret, "evt_1", sent, body),
+    } | instead
+    return {name.replace("_", "-"): value for name, value in headers.items() if value is not None}
+
+
+# What comes, how it is answered, and how many events there are of it afterwards.
+WEBHOOKS: dict[str, tuple[bytes, Callable[[bytes], dict[str, str]], bytes, list[int], int]] = {
+    "valid": (body := webhook(), signed, body, [200], 1),
+    "failed": (body := webhook(status="failed", code=1200, error="moderation"), signed, body, [200], 1),
+    "of a prediction that nobody knows": (body := webhook(model="another/model"), signed, body, [200], 1),
+    "twice": (body := webhook(), signed, body, [200, 200], 1),
+    "forged": (body := webhook(), lambda b: signed(b, secret="whsec_forged"), body, [401], 0),
+    "altered": (body := webhook(), signed, body.replace(b"completed", b"failed"), [401], 0),
+    "longer": (body := webhook(), signed, body + b" ", [401], 0),
+    "old": (body := webhook(), lambda b: signed(b, age=310), body, [400], 0),
+    "of the future": (body := webhook(), lambda b: signed(b, age=-310), body, [400], 0),
+    "of another version": (
+        body := webhook(),
+        lambda b: signed(b, webhook_signature="v2," + "0" * 64),
+        body,
+        [400],
+        0,
+    ),
+    "without an id": (body := webhook(), lambda b: signed(b, webhook_id=None), body, [400], 0),
+    "without a time": (body := webhook(), lambda b: signed(b, webhook_timestamp=None), body, [400], 0),
+    "without a signature": (body := webhook(), lambda b: signed(b, webhook_signature=None), body, [400], 0),
+    "oversized": (body := webhook(error="x" * (1 << 20)), signed, body, [413], 0),
+    "not JSON": (body := b"<html>", signed, body, [400], 0),
+    "not a prediction": (body := b'{"status": "completed"}', signed, body, [400], 0),
+    "not ended": (body := webhook(status="processing"), signed, body, [200], 0),
+}
+
+
+def test_webhooks_are_answered_and_become_events_as_they_deserve(
+    receiver: Receiving, prefect: PrefectServer
+) -> None:
+    statuses: dict[str, list[int]] = {}
+    for name, (body, headers, sent, _, _) in WEBHOOKS.items():
+        for _ in WEBHOOKS[name][3]:
+            answer = receiver.http.post("/wavespeed", content=sent, headers=headers(body))
+            statuses.setdefault(name, []).append(answer.status_code)
+            assert ("error" in answer.json()) == (answer.status_code != 200), name
+    assert statuses == {name: row[3] for name, row in WEBHOOKS.items()}
+
+    events = known(prefect, receiver, ENDED)
+    about = [event["payload"]["prediction_id"] for event in events]
+    for name, (body, _, _, _, count) in WEBHOOKS.items():
+        prediction = json.loads(body).get("id", "-") if name != "not JSON" else "-"
+        assert about.count(prediction) == count, name
+
+
+def test_a_webhooks_event_holds_the_prediction_and_shows_no_url(
+    receiver: Receiving, prefect: PrefectServer
+) -> None:
+    for query in ("", "?wait=no", "?wait=yes"):
+        body = webhook(id=f"p-event{query}")
+        assert receiver.http.post(f"/wavespeed{query}", content=body, headers=signed(body)).is_success
+    told = {e["resource"]["prefect.resource.id"]: e for e in known(prefect, receiver, ENDED)}
+    waited = {query: told[f"wavespeed.prediction.p-event{query}"] for query in ("", "?wait=no", "?wait=yes")}
+    assert {query: event["resource"]["wavespeed.waited"] for query, event in waited.items()} == {
+        "": "true",
+        "?wait=no": "false",
+        "?wait=yes": "true",
+    }
+    payload = waited[""]["payload"]
+    assert payload.keys() == {"prediction_id", "status", "sealed"}
+    assert (payload["prediction_id"], payload["status"]) == ("p-event", "completed")
+    assert "cloudfront" not in json.dumps(waited[""])
+    assert unseal(payload["sealed"], SECRET).outputs == [OUTPUT]
+
+
+def test_the_webhook_secret_is_kept_and_fetched_anew_when_it_has_changed(
+    prefect: PrefectServer, emulator: Emulator
+) -> None:
+    with prefect.used_here():
+        stale: Secret[Any] = Secret(value=SecretStr("whsec_of-last-year"))
+        stale.save("wavespeed-webhook-secret", overwrite=True)
+    env = {"WAVESPEED_API_KEY": API_KEY, "WAVESPEED_BASE_URL": emulator.url}
+    with receiving(prefect, env=env) as receiver:
+        for secret, status in (("whsec_of-last-year", 200), (SECRET, 200), ("whsec_of-last-year", 401)):
+            body = webhook()
+            answer = receiver.http.post("/wavespeed", content=body, headers=signed(body, secret=secret))
+            assert answer.status_code == status, answer.text
+        # neither a valid one nor the forged ones make it ask again
+        assert emulator.ledger()["calls"]["secret"] == 1
+    with prefect.used_here():
+        kept: Secret[Any] = asyncio.run(Secret.aload("wavespeed-webhook-secret"))
+        assert kept.value.get_secret_value() == SECRET
+
+
+def test_webhooks_wait_for_a_secret_that_cannot_be_had(prefect: PrefectServer) -> None:
+    with prefect.used_here():
+        Secret.delete("wavespeed-webhook-secret")
+    env = {"WAVESPEED_API_KEY": API_KEY, "WAVESPEED_BASE_URL": f"http://127.0.0.1:{free_port()}"}
+    with receiving(prefect, env=env) as receiver:
+        body = webhook()
+        answer = receiver.http.post("/wavespeed", content=body, headers=signed(body))
+        assert (answer.status_code, "secret" in answer.json()["error"]) == (503, True)
+        assert answer.headers["retry-after"].isdigit()
+        assert API_KEY not in answer.text
+
+
+def created(**about: Any) -> ObjectCreated:
+    told = {"bucket": "photos", "key": KEY, "etag": ETAG, "sequencer": "0055AED6DCD90281E5", "size": 1024}
+    return ObjectCreated.model_validate(told | about)
+
+
+NOTIFICATIONS = {
+    "aws": (aws(versionId="by-aws"), created(version="by-aws")),
+    "minio": (minio(versionId="by-minio"), created(version="by-minio")),
+    "ceph": (ceph(versionId="by-ceph"), created(version="by-ceph")),
+    "eventbridge": (eventbridge(**{"version-id": "by-eventbridge"}), created(version="by-eventbridge")),
+    "unversioned": (aws("in/unversioned.jpg"), created(key="in/unversioned.jpg")),
+}
+
+
+def test_a_notification_told_five_times_is_one_event_whoever_sends_it(
+    receiver: Receiving, prefect: PrefectServer
+) -> None:
+    for message, _ in [*NOTIFICATIONS.values()] * 5:
+        assert receiver.tell(message).json() == {"events": 1, "ignored": 0}
+    events = known(prefect, receiver, CREATED)
+    for name, (_, told) in NOTIFICATIONS.items():
+        (event,) = [one for one in events if one["payload"] == told.model_dump(mode="json")]
+        assert event["resource"] == {
+            "prefect.resource.id": told.uri,
+            "prefect.resource.name": told.key.removeprefix("in/"),
+        }, name
+
+
+def test_every_record_of_a_notification_counts(receiver: Receiving, prefect: PrefectServer) -> None:
+    message = aws(*(f"many/{n}.jpg" for n in range(250)))
+    message["Records"].append(record(event="ObjectRemoved:Delete"))
+    assert receiver.tell(message).json() == {"events": 250, "ignored": 1}
+    keys = {event["payload"]["key"] for event in known(prefect, receiver, CREATED)}
+    assert len([key for key in keys if key.startswith("many/")]) == 250
+
+
+def test_an_overwritten_object_is_another_event(receiver: Receiving, prefect: PrefectServer) -> None:
+    for sequencer in ("01", "02"):
+        assert receiver.tell(aws("in/overwritten.jpg", sequencer=sequencer)).is_success
+    events = [e for e in known(prefect, receiver, CREATED) if e["payload"]["key"] == "in/overwritten.jpg"]
+    assert {event["payload"]["sequencer"] for event in events} == {"01", "02"}
+
+
+def basic(password: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"any:{password}".encode()).decode()}
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "status"),
+    [
+        ("", {"Authorization": f"Bearer {TOKEN}"}, 200),
+        ("", basic(TOKEN), 200),
+        (f"?token={TOKEN}", {}, 200),
+        (f"?token={TOKEN}", basic("another"), 200),
+        ("", {}, 401),
+        ("?token=", {}, 401),
+        ("?token=another", {}, 401),
+        ("", {"Authorization": "Bearer another"}, 401),
+        ("", {"Authorization": f"Bearer {TOKEN}x"}, 401),
+        ("", {"Authorization": TOKEN}, 401),
+        ("", basic(f"{TOKEN}:x"), 401),
+        ("", {"Authorization": "Basic no base64"}, 401),
+        ("?token=%FF%00é", {"Authorization": "Bearer \xff"}, 401),
+    ],
+)
+def test_notifications_bear_the_token(
+    query: str, headers: dict[str, str], status: int, receiver: Receiving
+) -> None:
+    encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    answer = receiver.http.post(f"/s3{query}", json=configured(), headers=encoded)
+    assert answer.status_code == status
+    # Amazon SNS sends the user and the password of a URL only when it is asked to
+    assert ("www-authenticate" in answer.headers) == (status == 401)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "status"),
+    [
+        ("POST", "/s3", json.dumps(configured()).encode(), 200),
+        ("POST", "/s3", b"", 400),
+        ("POST", "/s3", b"no JSON", 400),
+        ("POST", "/s3", b'{"a": "notification of something else"}', 400),
+        ("POST", "/s3", json.dumps(sns(aws())).encode(), 503),  # no Amazon to get the certificate from
+        ("POST", "/s3", json.dumps(sns(aws(), SigningCertURL="https://example.com/1.pem")).encode(), 401),
+        ("POST", "/s3", b"x" * (1 << 20), 400),
+        ("POST", "/s3", b"x" * ((1 << 20) + 1), 413),
+        ("POST", "/s3", b"x" * (1 << 24), 413),
+        ("GET", "/s3", b"", 405),
+        ("PUT", "/wavespeed", b"", 405),
+        ("POST", "/health", b"", 405),
+        ("GET", "/", b"", 404),
+        ("POST", "/s3/", b"", 404),
+    ],
+)
+def test_what_cannot_be_taken_is_refused_with_a_reason(
+    method: str, path: str, content: bytes, status: int, receiver: Receiving
+) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    answer = receiver.http.request(method, path, content=content, headers=headers)
+    assert answer.status_code == status
+    assert status == 200 or answer.json()["error"]
+
+
+def test_health_and_counters_tell_how_it_goes(receiver: Receiving) -> None:
+    assert receiver.tell(aws("in/counted.jpg")).is_success
+    assert receiver.http.get("/health").json() == {"status": "ok"}
+    told = receiver.http.get("/metrics").text
+    assert f'restyle_receiver_events_total{{event="{CREATED}"}}' in told
+    assert 'restyle_receiver_requests_total{path="/s3",status="200"}' in told
+    assert "restyle_receiver_prefect_up 1.0" in told
+
+
+@pytest.fixture
+def between(prefect: PrefectServer) -> Iterator[tuple[Proxy, dict[str, str]]]:
+    """A proxy before Prefect, and the environment of a receiver that goes through it."""
+    parts = urlsplit(prefect.url)
+    with proxy(S3Server(f"{parts.scheme}://{parts.netloc}")) as (before, seen):
+        yield before, {"PREFECT_API_URL": f"{seen.endpoint}/api"}
+
+
+def test_while_prefect_is_away_senders_are_told_to_try_again(
+    between: tuple[Proxy, dict[str, str]], prefect: PrefectServer
+) -> None:
+    before, env = between
+    with receiving(prefect, env=env) as receiver:
+        message = aws("in/while-away.jpg")
+        before.down()
+        for _ in range(2):
+            answer = receiver.tell(message)
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"].isdigit()
+        wait_until(lambda: receiver.http.get("/health").status_code == 503, 10)
+        assert "cannot be reached" in receiver.http.get("/health").json()["error"]
+        before.up()
+        assert receiver.tell(message).status_code == 200
+        wait_until(lambda: receiver.http.get("/health").status_code == 200, 10)
+        events = known(prefect, receiver, CREATED)
+        assert [e["payload"]["key"] for e in events].count("in/while-away.jpg") == 1
+        receiver.command.send(signal.SIGTERM)
+        ended = receiver.command.ended(60)
+    # told once when it goes and once when it is back, whatever comes meanwhile
+    assert ended.stderr.count("senders are told to try again") == 1
+    assert ended.stderr.count("Prefect takes events again") == 1
+    assert TOKEN not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("what", ["refuse", "fail", "drop"])
+def test_nothing_is_acknowledged_that_prefect_may_not_have_taken(
+    what: Any, between: tuple[Proxy, dict[str, str]], prefect: PrefectServer
+) -> None:
+    before, env = between
+    with receiving(prefect, env=env) as receiver:
+        message = aws(f"in/{what}.jpg")
+        before.mischief.append(Mischief(what, "POST", "/events"))
+        assert receiver.tell(message).status_code == 503
+        assert receiver.tell(message).status_code == 200
+        keys = [event["payload"]["key"] for event in known(prefect, receiver, CREATED)]
+        assert keys.count(f"in/{what}.jpg") == 1
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_answers_what_is_under_way_and_ends_well(
+    signum: signal.Signals, prefect: PrefectServer
+) -> None:
+    body = json.dumps(aws(f"in/{signum.name}.jpg")).encode()
+    with receiving(prefect) as receiver:
+        port = urlsplit(receiver.url).port
+        with closing(socket.create_connection(("127.0.0.1", port))) as sender:
+            head = f"POST /s3?token={TOKEN} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            sender.sendall(head.encode() + body[:10])
+            time.sleep(0.5)
+            receiver.command.send(signum)
+            time.sleep(1)
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port))
+            sender.sendall(body[10:])
+            assert sender.recv(1000).startswith(b"HTTP/1.1 200 ")
+        ended = receiver.command.ended(60)
+    assert (ended.status, ended.stdout) == (0, f"listening on {receiver.url}\n")
+    assert "Traceback" not in ended.stderr
+    wait_until(lambda: any(e["payload"]["key"] == f"in/{signum.name}.jpg" for e in prefect.events(CREATED)))
+
+
+def test_the_token_may_lie_in_a_block(prefect: PrefectServer) -> None:
+    with prefect.used_here():
+        token: Secret[Any] = Secret(value=SecretStr("a-token-in-a-block"))
+        token.save("restyle-receiver-token", overwrite=True)
+    try:
+        with receiving(prefect, env={"RESTYLE_RECEIVER_TOKEN": ""}) as receiver:
+            assert receiver.tell(configured(), token="a-token-in-a-block").status_code == 200
+            assert receiver.tell(configured()).status_code == 401
+    finally:
+        with prefect.used_here():
+            Secret.delete("restyle-receiver-token")
+
+
+def test_what_is_missing_is_told_in_a_line(prefect: PrefectServer, moto: S3Server) -> None:
+    def said(*options: str, **env: str) -> str:
+        given = {"RESTYLE_RECEIVER_TOKEN": TOKEN, **moto.env, **env}
+        ended = prefect.restyle("receiver", *options, env=given)
+        assert (ended.status, ended.stdout, ended.stderr.count("\n")) == (1, "", 1), ended
+        return ended.stderr
+
+    assert "RESTYLE_RECEIVER_TOKEN" in said(RESTYLE_RECEIVER_TOKEN="")
+    assert "set PREFECT_API_URL" in said(PREFECT_API_URL="")
+    away = {"RESTYLE_RECEIVER_TOKEN": "", "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"}
+    assert "Prefect cannot be asked" in said(**away)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert "in use" in said("--port", str(taken.getsockname()[1]))
+    assert "the queue's URL" in said("--port", "0", "--sqs", "arn:aws:sqs:eu-central-1:123456789012:pictures")
+    missing = f"{moto.endpoint}/123456789012/no-such-queue"
+    assert "NonExistentQueue" in said("--port", "0", "--sqs", missing)
+    assert "--sqs" in said("--port", "0", "--sqs", f"http://127.0.0.1:{free_port()}/123456789012/q")
