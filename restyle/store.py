@@ -7,12 +7,14 @@ where the endpoint is.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
@@ -68,6 +70,16 @@ class _Clock:
         return self.at + timedelta(seconds=time.monotonic() - self.seen)
 
 
+@cache
+def _wait_at_exit() -> None:
+    """Let obstore's threads finish: one that hands over an answer while Python ends aborts the process.
+
+    https://github.com/PyO3/pyo3-async-runtimes/issues/40: without it, one in four processes that end right
+    after a call dies by SIGABRT.
+    """
+    atexit.register(time.sleep, 0.1)
+
+
 class S3Access:
     """Who we are on an S3 server and where it is.
 
@@ -98,6 +110,7 @@ class S3Access:
 
     def bucket(self, name: str, prefix: str = "", retries: Any = _RETRIES) -> S3Store:
         """An obstore handle on a bucket."""
+        _wait_at_exit()
         try:
             return S3Store(
                 name,
