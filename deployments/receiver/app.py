@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -103,7 +103,7 @@ class Receiver:
 
     async def metrics(self, request: Request) -> Response:
         """``GET /metrics``, for Prometheus."""
-        return Response(generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(metrics.latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _verified(self, request: Request, body: bytes) -> tuple[Prediction, str]:
         secret = await self.secret.get()

@@ -1,19 +1,63 @@
-"""What the receiver counts, for Prometheus."""
+"""What the receiver counts, for Prometheus, and what runs on the same machine have counted."""
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge
+import os
+import re
+from pathlib import Path
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 REQUESTS = Counter(
-    "restyle_receiver_requests", "Requests by path and by the status of the answer", ["path", "status"]
+    "restyle_receiver_requests",
+    "Requests by path and by the status of the answer",
+    ["path", "status"],
 )
 MESSAGES = Counter(
     "restyle_receiver_queue_messages",
     "Messages from SQS: done (deleted), left (come again) or not_understood (left to the redrive policy)",
     ["outcome"],
 )
-EVENTS = Counter("restyle_receiver_events", "Events that Prefect has taken, repetitions included", ["event"])
-IGNORED = Counter(
-    "restyle_receiver_ignored", "What was told and makes no event: deletions, tests, unfinished predictions"
+EVENTS = Counter(
+    "restyle_receiver_events",
+    "Events that Prefect has taken, repetitions included",
+    ["event"],
 )
-PREFECT_UP = Gauge("restyle_receiver_prefect_up", "Whether Prefect took events when last asked")
+IGNORED = Counter(
+    "restyle_receiver_ignored",
+    "What was told and makes no event: deletions, tests, unfinished predictions",
+)
+PREFECT_UP = Gauge(
+    "restyle_receiver_prefect_up",
+    "Whether Prefect took events when last asked",
+    multiprocess_mode="livemostrecent",
+)
+
+
+def latest() -> bytes:
+    """All figures, as Prometheus reads them.
+
+    A run's process may be gone before anybody asks it. Where PROMETHEUS_MULTIPROC_DIR names a directory,
+    prometheus_client keeps the figures of all processes there, and these are added up.
+    """
+    if not (directory := os.environ.get(_DIRECTORY)):
+        return generate_latest(REGISTRY)
+    for file in Path(directory).glob("gauge_live*.db"):
+        if (number := re.search(r"_(\d+)\.db$", file.name)) and not _is_alive(int(number[1])):
+            mark_process_dead(int(number[1]))  # type: ignore[no-untyped-call]
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
