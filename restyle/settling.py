@@ -24,6 +24,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from restyle import metrics
 from restyle.attempts import Shared
 from restyle.browsing import open_keys
 from restyle.client import WaveSpeedClient
@@ -380,6 +381,7 @@ class _Settling:
             base_url=self._client.base_url,
         )
         await self._ledger.record(job.key, attempt, record)
+        metrics.adopted(record.quoted_usd)
 
     async def _give_up_on(self, job: Job, attempt: int) -> PredictionFailedError:
         """Write the dead letter of a job of which nothing came for so long that nothing ever will."""
