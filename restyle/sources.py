@@ -332,6 +332,8 @@ def _unreadable(image: str, error: Exception) -> SourceError | StoreError:
     """What is wrong with the picture; a StoreError where it is the server that is away."""
     if isinstance(error, FileNotFoundError):
         return SourceError(f"image {image}: no such object")
+    if "Metadata value for" in str(error):  # some servers take what S3 does not allow, and obstore reads none
+        return SourceError(f"image {image}: its metadata is not ASCII: put it anew with metadata that is")
     problem = told(error, f"image {image} cannot be read")
     forbidden = isinstance(error, PermissionDeniedError | UnauthenticatedError)
     return SourceError(problem.message) if forbidden or not problem.retryable else StoreError(problem.message)

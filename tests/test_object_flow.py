@@ -1,4 +1,4 @@
-"""The flow `restyle_object` on a real Prefect server, with the emulator and moto; and the lineage it tells."""
+"""The flow `restyle_object` on a real Prefect server, with the emulator and moto; and its lineage."""
 
 from __future__ import annotations
 

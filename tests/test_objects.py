@@ -2,104 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import pytest
 
 from restyle.client import WaveSpeedClient
 from restyle.errors import ConfigurationError, PredictionFailedError, SourceError, StoreError
 from restyle.jobs import Restyled, RunInfo
-from restyle.models import ReduxParams
-from restyle.objects import MetadataParam, ObjectCreated, find, give_up, refuse_overlap
+from restyle.objects import MetadataParam, ObjectCreated, find, refuse_overlap
 from restyle.settling import settle
-from restyle.steps import Steps, carry_through
-from restyle.store import Store, s3_store
+from restyle.steps import Steps
 from tests.emulator_process import Emulator
 from tests.engine import PHOTO, QUICK, SMALL, restyle
+from tests.objects import World
 from tests.s3_servers import S3Server, proxy
-from tests.schemas import check
 
 OTHER_PHOTO = PHOTO.with_name("coffee.jpg")
 ALLOWED: tuple[MetadataParam, ...] = ("num_images", "size", "seed")
-
-
-@dataclass
-class World:
-    """A bucket with a watched prefix and an output beside it, and the emulator."""
-
-    s3: S3Server
-    emulator: Emulator
-    folder: str
-
-    @property
-    def watched(self) -> str:
-        return f"s3://{self.s3.bucket}/{self.folder}/in/"
-
-    @property
-    def store(self) -> Store:
-        return s3_store(
-            self.s3.bucket, f"{self.folder}/out", self.s3.session(), endpoint_url=self.s3.endpoint
-        )
-
-    def put(self, name: str, data: bytes, **more: Any) -> ObjectCreated:
-        """Put an object into the watched prefix, and tell of it as a store would."""
-        key = f"{self.folder}/in/{name}"
-        answer = self.s3.client().put_object(Bucket=self.s3.bucket, Key=key, Body=data, **more)
-        return ObjectCreated(
-            bucket=self.s3.bucket,
-            key=key,
-            etag=answer["ETag"].strip('"'),
-            version=answer.get("VersionId"),
-            sequencer=uuid.uuid4().hex,
-            size=len(data),
-        )
-
-    def delete(self, created: ObjectCreated) -> None:
-        self.s3.client().delete_object(Bucket=created.bucket, Key=created.key)
-
-    async def deliver(
-        self,
-        created: ObjectCreated,
-        params: ReduxParams = SMALL,
-        allowed: tuple[MetadataParam, ...] = (),
-        retry_failed: bool = False,
-    ) -> Restyled | str:
-        """Do what a run does with an event; the reason where it is ignored."""
-        store, run = self.store, RunInfo(package_version="test", flow_run_id=str(uuid.uuid4()))
-        found = await find(created, self.watched, params, allowed, store)
-        if found.job is None:
-            return found.ignored or ""
-        if found.refused and (error := await give_up(found.job, found.refused, store, run)):
-            raise error
-        async with WaveSpeedClient("test-key", self.emulator.url, submit_timeout=1, timeout=2) as client:
-            steps = Steps(client, store, QUICK)
-            submit = partial(steps.submit, run=run, retry_failed=retry_failed)
-            return await carry_through(found.job, submit, steps.poll, partial(steps.download, run=run))
-
-    def below(self, folder: str) -> dict[str, str]:
-        """The objects below a folder of the output, and their ETags."""
-        listing = self.s3.client().list_objects_v2(
-            Bucket=self.s3.bucket, Prefix=f"{self.folder}/out/{folder}"
-        )
-        return {entry["Key"].split("/", 2)[2]: entry["ETag"] for entry in listing.get("Contents", [])}
-
-    def letter(self) -> dict[str, Any]:
-        """The only dead letter, which is valid."""
-        (path,) = self.below("failed/")
-        body = self.s3.client().get_object(Bucket=self.s3.bucket, Key=f"{self.folder}/out/{path}")["Body"]
-        data = body.read()
-        check("dead-letter", data)
-        letter: dict[str, Any] = json.loads(data)
-        assert path == f"failed/{letter['job_key']}.json"
-        return letter
-
-    @property
-    def submitted(self) -> int:
-        return len(self.emulator.ledger()["predictions"])
 
 
 @pytest.fixture

@@ -1,0 +1,97 @@
+"""Objects that are created on a real S3 server: what it tells of them is not what moto tells."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from restyle.errors import ConfigurationError, PredictionFailedError
+from restyle.jobs import Restyled
+from tests.ceph import CephGateway
+from tests.emulator_process import Emulator
+from tests.engine import PHOTO
+from tests.objects import World
+from tests.s3_servers import S3Server
+
+OTHER_PHOTO = PHOTO.with_name("coffee.jpg")
+
+
+@pytest.fixture
+def world(ceph: CephGateway, emulator: Emulator) -> World:
+    s3 = S3Server(ceph.endpoint, ceph.bucket, ceph.access_key, ceph.secret_key, ceph.region)
+    return World(s3, emulator, uuid.uuid4().hex)
+
+
+async def test_an_object_is_restyled_once_as_its_metadata_says_and_anew_when_it_is_overwritten(
+    world: World,
+) -> None:
+    metadata = {"restyle-num-images": "2", "Restyle-Size": "256*320"}
+    created = world.put("ü +%41'#?.jpg", PHOTO.read_bytes(), Metadata=metadata)
+    for _ in range(3):
+        restyled = await world.deliver(created, allowed=("num_images", "size"))
+        assert isinstance(restyled, Restyled)
+        assert [(output.width, output.height) for output in restyled.outputs] == [(256, 320)] * 2
+    again = world.put("ü +%41'#?.jpg", OTHER_PHOTO.read_bytes())
+    assert isinstance(await world.deliver(created), Restyled)
+    assert isinstance(await world.deliver(again), Restyled)
+    assert world.submitted == 2
+
+
+async def test_our_own_pictures_are_known_by_what_they_bear(world: World) -> None:
+    restyled = await world.deliver(world.put("a.jpg", PHOTO.read_bytes()))
+    assert isinstance(restyled, Restyled)
+    s3 = world.s3.client()
+    source = f"{world.s3.bucket}/{restyled.outputs[0].uri}".replace(f"/s3://{world.s3.bucket}", "")
+    copy = f"{world.folder}/in/copy.jpg"
+    s3.copy_object(Bucket=world.s3.bucket, Key=copy, CopySource=source)
+    created = world.put("b.jpg", b"").model_copy(update={"key": copy})
+    assert "one of our own pictures" in str(await world.deliver(created))
+    assert world.submitted == 1
+
+
+async def test_in_a_bucket_with_versions_each_is_one_job_and_a_deleted_one_a_dead_letter(
+    world: World,
+) -> None:
+    s3 = replace(world.s3, bucket=f"versions-{uuid.uuid4().hex[:8]}")
+    s3.client().create_bucket(Bucket=s3.bucket)
+    s3.client().put_bucket_versioning(Bucket=s3.bucket, VersioningConfiguration={"Status": "Enabled"})
+    world = replace(world, s3=s3)
+    first = world.put("a.jpg", PHOTO.read_bytes())
+    assert first.version
+    for _ in range(2):
+        assert isinstance(await world.deliver(first), Restyled)
+    second = world.put("a.jpg", PHOTO.read_bytes())  # the same bytes, put again
+    assert isinstance(await world.deliver(second), Restyled)
+    assert world.submitted == 2
+    gone = world.put("gone.jpg", PHOTO.read_bytes())
+    world.delete(gone)
+    with pytest.raises(PredictionFailedError, match="no such object"):
+        await world.deliver(gone)
+    assert world.letter()["source"]["identity"] == f"{gone.uri}#version={gone.version}"
+
+
+async def test_metadata_that_cannot_be_read_is_a_dead_letter(world: World) -> None:
+    created = world.put("a.jpg", PHOTO.read_bytes())
+    url = world.s3.client().generate_presigned_url(
+        "put_object", Params={"Bucket": created.bucket, "Key": created.key}
+    )
+    odd = [(b"x-amz-meta-note", "ü".encode())]
+    async with httpx.AsyncClient(trust_env=False) as http:
+        (await http.put(url, content=PHOTO.read_bytes(), headers=odd)).raise_for_status()
+    for _ in range(2):
+        with pytest.raises(PredictionFailedError, match="its metadata is not ASCII"):
+            await world.deliver(created)
+    assert world.letter()["last_attempt"] == 0
+    assert world.submitted == 0
+
+
+async def test_a_secret_that_is_refused_is_no_dead_letter(world: World) -> None:
+    created = world.put("a.jpg", PHOTO.read_bytes())
+    wrong = replace(world, s3=replace(world.s3, secret_key="wrong"))
+    with pytest.raises(ConfigurationError, match="the secret access key is wrong"):
+        await wrong.deliver(created)
+    assert not world.below("")
+    assert isinstance(await world.deliver(created), Restyled)
