@@ -1,0 +1,108 @@
+"""`restyle init`: what it writes, and what it leaves alone."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from deployments.cli import main
+
+_ROOT = Path(__file__).resolve().parent.parent
+FILES = [
+    ".env.example",
+    ".gitignore",
+    "README.md",
+    "manifest.jsonl",
+    "photos/coffee.jpg",
+    "prefect.yaml",
+]
+
+
+def written(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["init", *arguments]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+def test_a_new_folder_and_the_empty_one_that_we_are_in_become_the_same_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new, here = tmp_path / "new" / "pictures", tmp_path / "pictures"
+    here.mkdir()
+    assert main(["init", str(new)]) == 0
+    assert str(new / "README.md") in capsys.readouterr().out
+    monkeypatch.chdir(here)
+    assert main(["init"]) == 0
+    assert written(new) == written(here) == FILES
+    assert all((new / name).read_bytes() == (here / name).read_bytes() for name in FILES)
+    assert (new / "README.md").read_text().startswith("# pictures\n")
+
+
+def test_a_repository_that_was_just_begun_counts_as_empty(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    assert main(["init", str(tmp_path)]) == 0
+    (tmp_path / ".env").write_text("WAVESPEED_API_KEY=secret\n")
+    subprocess.run(["git", "-C", tmp_path, "add", "."], check=True)
+    kept = subprocess.run(["git", "-C", tmp_path, "ls-files"], capture_output=True, text=True, check=True)
+    assert sorted(kept.stdout.split()) == FILES, "the filled-in settings are not committed"
+
+
+def test_a_folder_with_something_in_it_is_left_alone_and_what_is_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(1, 8):
+        (tmp_path / f"{number}.txt").write_text("mine")
+    said = refusal(capsys, str(tmp_path))
+    assert "1.txt, 2.txt, 3.txt, 4.txt, 5.txt and 2 more" in said
+    assert len(written(tmp_path)) == 7
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pictures").write_text("mine")
+    assert str(tmp_path / "pictures") in refusal(capsys, str(tmp_path / "pictures"))
+
+
+def test_where_not_all_can_be_written_nothing_is(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "deployments.cli", "init", str(tmp_path / "a" / "pictures")],
+        capture_output=True,
+        text=True,
+        cwd=_ROOT,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),  # less than the photo
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: ")
+    assert "File too large" in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["pictures", 'our: "pictures" #1', "ü"])
+def test_the_deployments_are_those_of_this_package(name: str, tmp_path: Path) -> None:
+    assert main(["init", str(tmp_path / name)]) == 0
+    made = yaml.safe_load((tmp_path / name / "prefect.yaml").read_text())
+    ours = yaml.safe_load((_ROOT / "deployments" / "prefect.yaml").read_text())
+    assert made == {**ours, "name": name}
+
+
+def test_what_it_is_made_of_is_part_of_the_package() -> None:
+    settings = tomllib.loads((_ROOT / "pyproject.toml").read_text())
+    packed = settings["tool"]["setuptools"]["package-data"]["deployments"]
+    folder = _ROOT / "deployments"
+    for path in [folder / "prefect.yaml", *(folder / "template").iterdir()]:
+        assert any(path.match(str(folder / pattern)) for pattern in packed), path
