@@ -99,17 +99,14 @@ def tabbed(facts: Facts) -> str:
 
 def line(facts: Facts, width: int) -> Text:
     """The same for a terminal: of the source the end, which tells most, and the beginning of the key."""
-    text = Text(_time(facts, "%Y-%m-%d %H:%M"), "dim")
-    text.append(f"  {facts.status:6}", COLOURS[facts.status])
-    left = max(20, width - len(text) - len(facts.key[:8]) - 6)
+    text = Text()
+    text.append(_time(facts, "%Y-%m-%d %H:%M"), "dim")
+    text.append(f"  {facts.status:6}  ", COLOURS[facts.status])
+    room = max(24, width - len(text) - 12) // 2
     source, outcome = _one_line(facts.source or "?"), _one_line(_outcome(facts))
-    room = max(left // 2, left - len(outcome))
-    if len(source) > room:
-        source = f"…{source[1 - room :]}"
-    text.append(f"  {source.ljust(room)}  {facts.key[:8]}  ")
-    room = left - room
-    text.append(outcome if len(outcome) <= room else f"{outcome[: max(0, room - 1)]}…")
-    return text
+    source = source if len(source) <= room else f"…{source[1 - room :]}"
+    outcome = outcome if len(outcome) <= room else f"{outcome[: room - 1]}…"
+    return text.append(f"{source.ljust(room)}  {facts.key[:8]}  {outcome}")
 
 
 def _time(facts: Facts, form: str) -> str:

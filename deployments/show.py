@@ -208,11 +208,11 @@ def _rows(told: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "status", f"{told['status']}{': ' if told['reason'] else ''}{told['reason']}"
     yield "source", told["source"] or ""
     yield "request", _request(told)
-    yield "prediction", _words(told["prediction"])
+    yield "prediction", _prediction_words(told["prediction"])
     if told["cost"]:
         usd, basis = told["cost"]["usd"], told["cost"]["basis"]
         yield "cost", "not known" if usd is None else f"{usd:.4f} USD, {basis}"
-    yield "run", _words(told["run"])
+    yield "run", _run_words(told["run"])
     for number, attempt in enumerate(told["attempts"], 1):
         yield "attempts", f"{number}. claimed {_when(attempt['claimed_at'])}{_attempt(attempt)}"
     for name, moment in told["times"].items():
@@ -243,13 +243,28 @@ def _request(told: dict[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _words(facts: dict[str, Any] | None) -> str:
-    """What is known, in the order in which it is told; ids stand for themselves."""
-    named = [(name, value) for name, value in (facts or {}).items() if value and not isinstance(value, list)]
-    return ", ".join(
-        str(value) if name in ("id", "status", "flow") else f"{name.replace('_', ' ')} {value}"
-        for name, value in named
-    )
+def _prediction_words(told: dict[str, Any] | None) -> str:
+    if told is None:
+        return ""
+    code, ms = told.get("code"), told.get("inference_ms")
+    parts = [told["id"], told["status"], f"code {code}" if code else "", f"{ms / 1000:.1f} s" if ms else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def _run_words(told: dict[str, Any] | None) -> str:
+    """The run's name first, as Prefect shows it, and its id, by which it is found."""
+    if told is None:
+        return ""
+    named = " ".join(part for name in ("flow", "flow_run_name") if (part := told.get(name)))
+    run_id, prefect, package = (told.get(f) for f in ("flow_run_id", "prefect_version", "package_version"))
+    parts = [
+        named,
+        f"flow run {run_id}" if run_id else "without a flow",
+        f"deployment {told['deployment']}" if told.get("deployment") else "",
+        f"Prefect {prefect}" if prefect else "",
+        f"package {package}" if package else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def _attempt(attempt: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What `restyle doctor` finds out about keys, clocks and stores, on real servers; and that nothing is left."""
+"""What `restyle doctor` finds out about keys, clocks and stores, on real servers; nothing is left there."""
 
 from __future__ import annotations
 
