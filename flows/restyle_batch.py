@@ -17,11 +17,11 @@ from pydantic import Field
 
 from flows._batch_artifacts import show_account
 from flows._progress import ProgressArtifact, moving, watcher
-from flows._retries import no_further_retries
+from flows._retries import retried_where_it_helps
 from flows._shards import cancel_shards, carry_out_in_shards, refuse_what_cannot_start
 from restyle.account import Summary
 from restyle.batch import DEFAULT_CONCURRENCY, Batch, Carrier, Order, Progress, account_folder
-from restyle.errors import RestyleError, clean, worth_retrying
+from restyle.errors import clean
 from restyle.jobs import Job, NsfwPolicy
 from restyle.models import ReduxParams
 from restyle.shards import Shard
@@ -114,14 +114,10 @@ async def restyle_batch(
         retry_failed=retry_failed,
         wait=wait,
     )
-    try:
+    async with retried_where_it_helps():
         if shard:
             return await _restyle_all(manifest, shard.order(order), wavespeed, output, shard=shard)
         return await _restyle_all(manifest, order, wavespeed, output, shards)
-    except RestyleError as error:
-        if not worth_retrying(error):
-            await no_further_retries()
-        raise
 
 
 async def _restyle_all(

@@ -22,15 +22,24 @@ from tests.schemas import check
 
 @dataclass
 class World:
-    """A bucket with a watched prefix and an output beside it, and the emulator."""
+    """A bucket with a watched prefix and an output beside it, and the emulator.
+
+    Attributes:
+        sources: another bucket for the watched prefix.
+    """
 
     s3: S3Server
     emulator: Emulator
     folder: str
+    sources: str | None = None
+
+    @property
+    def bucket(self) -> str:
+        return self.sources or self.s3.bucket
 
     @property
     def watched(self) -> str:
-        return f"s3://{self.s3.bucket}/{self.folder}/in/"
+        return f"s3://{self.bucket}/{self.folder}/in/"
 
     @property
     def store(self) -> Store:
@@ -41,9 +50,9 @@ class World:
     def put(self, name: str, data: bytes, **more: Any) -> ObjectCreated:
         """Put an object into the watched prefix, and tell of it as a store would."""
         key = f"{self.folder}/in/{name}"
-        answer = self.s3.client().put_object(Bucket=self.s3.bucket, Key=key, Body=data, **more)
+        answer = self.s3.client().put_object(Bucket=self.bucket, Key=key, Body=data, **more)
         return ObjectCreated(
-            bucket=self.s3.bucket,
+            bucket=self.bucket,
             key=key,
             etag=answer["ETag"].strip('"'),
             version=answer.get("VersionId"),

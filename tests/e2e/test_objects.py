@@ -55,10 +55,12 @@ async def test_our_own_pictures_are_known_by_what_they_bear(world: World) -> Non
 async def test_in_a_bucket_with_versions_each_is_one_job_and_a_deleted_one_a_dead_letter(
     world: World,
 ) -> None:
-    s3 = replace(world.s3, bucket=f"versions-{uuid.uuid4().hex[:8]}")
-    s3.client().create_bucket(Bucket=s3.bucket)
-    s3.client().put_bucket_versioning(Bucket=s3.bucket, VersioningConfiguration={"Status": "Enabled"})
-    world = replace(world, s3=s3)
+    """The output is in another one: in buckets with versions, Ceph 16 ignores create-if-absent."""
+    bucket = f"versions-{uuid.uuid4().hex[:8]}"
+    s3 = world.s3.client()
+    s3.create_bucket(Bucket=bucket)
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    world = replace(world, sources=bucket)
     first = world.put("a.jpg", PHOTO.read_bytes())
     assert first.version
     for _ in range(2):
