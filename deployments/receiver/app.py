@@ -64,6 +64,7 @@ class Receiver:
                 ClientDisconnect: _gone,
             },
         )
+        app.router.redirect_slashes = False  # a redirect would leave TLS, and carry the token along
         return _Counted(app, {route.path for route in routes})
 
     async def s3(self, request: Request) -> Response:
