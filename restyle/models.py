@@ -35,6 +35,13 @@ _SIZE = re.compile(r"(\d{1,5})\*(\d{1,5})", re.ASCII)
 _LONG_FRACTION = re.compile(r"(\.\d{6})\d+")
 
 
+def _as_form(schema: dict[str, Any]) -> None:
+    """What Prefect's form shows, in which order: PostgreSQL does not keep that of keys."""
+    schema["description"] = "Size, steps, seed and format of the restyled pictures."
+    for position, field in enumerate(schema["properties"].values()):
+        field["position"] = position
+
+
 class ReduxParams(BaseModel):
     """How a picture is to be restyled: every field of the request but the picture itself.
 
@@ -45,8 +52,7 @@ class ReduxParams(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        # what Prefect's form shows of it
-        json_schema_extra={"description": "Size, steps, seed and format of the restyled pictures."},
+        json_schema_extra=_as_form,
     )
 
     size: str = Field(
@@ -99,6 +105,8 @@ class ReduxParams(BaseModel):
 
 class ReduxRequest(ReduxParams):
     """A whole request, as it is POSTed."""
+
+    model_config = ConfigDict(json_schema_extra=None)
 
     image: str = Field(min_length=1, description="URL of the picture to vary.")
 
