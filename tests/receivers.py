@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -38,9 +42,10 @@ def receiving(
     """A receiver that hands what comes to this Prefect server; nothing is left of it afterwards."""
     port = port or free_port()
     url = f"http://127.0.0.1:{port}"
-    command = prefect.start(
-        "receiver", "--port", str(port), *options, env={"RESTYLE_RECEIVER_TOKEN": TOKEN, **(env or {})}
-    )
+    command = prefect.python(
+        "-m", "tests.receivers", "--port", str(port), *options,
+        env={"RESTYLE_RECEIVER_TOKEN": TOKEN, **(env or {})},
+    )  # fmt: skip
     with httpx.Client(base_url=url, timeout=30, trust_env=False) as http:
 
         def listens() -> bool:
@@ -65,3 +70,22 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def serve(*options: str) -> int:
+    """Run `restyle receiver` to its end, or until whoever started this is gone, killed or not."""
+    parent = os.getppid()
+
+    def end_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    from deployments.cli import main
+
+    return main(["receiver", *options])
+
+
+if __name__ == "__main__":
+    sys.exit(serve(*sys.argv[1:]))

@@ -1,13 +1,16 @@
-"""The receiver before a Prefect server that wants a password, and before one that says nothing."""
+"""The receiver behind a real Ceph gateway, before a Prefect that wants a password, or one that says nothing."""
 
 from __future__ import annotations
 
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
+import boto3
 import httpx
 
+from tests.ceph import CephGateway
 from tests.notifications import aws
 from tests.prefect_server import PrefectServer, wait_until
 from tests.receivers import TOKEN, receiving
@@ -52,3 +55,48 @@ def test_a_prefect_that_says_nothing_is_not_waited_for_long(prefect: PrefectServ
             answer = receiver.tell(aws())
             assert (answer.status_code, "did not answer" in answer.json()["error"]) == (503, True)
             assert TOKEN not in answer.text
+
+
+def test_a_ceph_gateway_tells_of_what_is_put_into_it(ceph: CephGateway, prefect: PrefectServer) -> None:
+    key = "receiver/in/a b+c%20é.jpg"
+    topics = boto3.client(
+        "sns",
+        endpoint_url=ceph.endpoint,
+        aws_access_key_id=ceph.access_key,
+        aws_secret_access_key=ceph.secret_key,
+        region_name=ceph.region,
+    )
+    store = ceph.client()
+    with receiving(prefect) as receiver:
+        endpoint = {"push-endpoint": f"{receiver.url}/s3?token={TOKEN}"}
+        topic = topics.create_topic(Name="receiver", Attributes=endpoint)["TopicArn"]
+        store.put_bucket_notification_configuration(
+            Bucket=ceph.bucket,
+            NotificationConfiguration={
+                "TopicConfigurations": [
+                    {
+                        "Id": "receiver",
+                        "TopicArn": topic,
+                        "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"],
+                        "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": "receiver/in/"}]}},
+                    }
+                ]
+            },
+        )
+        try:
+            etag = store.put_object(Bucket=ceph.bucket, Key=key, Body=b"a picture")["ETag"].strip('"')
+            store.put_object(Bucket=ceph.bucket, Key="receiver/out/1.jpg", Body=b"another")
+            store.delete_object(Bucket=ceph.bucket, Key=key)
+        finally:
+            store.put_bucket_notification_configuration(Bucket=ceph.bucket, NotificationConfiguration={})
+
+        def known() -> list[dict[str, Any]]:
+            events = prefect.events("restyle.object.created")
+            return [e["payload"] for e in events if e["payload"]["key"].startswith("receiver/")]
+
+        wait_until(known)
+        (told,) = known()
+        sequencer = told.pop("sequencer")
+        assert told == {"bucket": ceph.bucket, "key": key, "etag": etag, "size": 9, "version": None}
+        assert sequencer
+        assert "restyle_receiver_ignored_total 1.0" in receiver.http.get("/metrics").text
