@@ -39,7 +39,8 @@ async def set_up_wavespeed(tier: Tier | None) -> None:
         tier: the account's level; None leaves the limits as they are.
 
     Raises:
-        ConfigurationError: there is no API key, or WAVESPEED_BASE_URL is no safe place for it.
+        ConfigurationError: there is no API key, or WAVESPEED_BASE_URL is no safe place for it, or
+            RESTYLE_WEBHOOK_URL none for webhooks.
     """
     await WaveSpeed.register_type_and_schema()
     secret = await _secret()
@@ -89,6 +90,8 @@ async def _block(secret: Secret, tier: Tier | None) -> None:  # type: ignore[typ
     there = await load(WaveSpeed, NAME)
     wanted = there or WaveSpeed(api_key=secret, base_url=BASE_URL)
     changes: dict[str, Any] = {"base_url": os.environ.get("WAVESPEED_BASE_URL") or wanted.base_url}
+    if (url := os.environ.get("RESTYLE_WEBHOOK_URL")) is not None:  # empty: polled again
+        changes["webhook_url"] = url.strip() or None
     if tier:
         per_minute, in_flight = TIERS[tier]
         changes |= {
@@ -97,10 +100,12 @@ async def _block(secret: Secret, tier: Tier | None) -> None:  # type: ignore[typ
             "concurrency_limit": LIMIT,
         }
     block = wanted.model_copy(update=changes)
-    await block.get_client().aclose()  # refuses a URL that is no safe place for the key
+    await block.get_client().aclose()  # refuses URLs that cannot be used
     about = f"for {block.base_url}"
     if block.requests_per_minute and block.max_in_flight:
         about += f", {block.requests_per_minute:,} a minute, {block.max_in_flight:,} in flight"
+    if block.webhook_url:
+        about += ", with webhooks"
     if there and all(getattr(there, name) == value for name, value in changes.items()):
         say("found", f"wavespeed/{NAME}", f"{about}, left alone")
         return
