@@ -1,4 +1,4 @@
-"""The receiver behind a real Ceph gateway, before a Prefect that wants a password, or one that says nothing."""
+"""The receiver behind a real Ceph gateway, before a Prefect that wants a password, or says nothing."""
 
 from __future__ import annotations
 
