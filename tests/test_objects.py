@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from dataclasses import replace
 from functools import partial
@@ -33,6 +34,18 @@ async def test_an_object_is_restyled_once_though_it_is_told_of_five_times(world:
     told = [await world.deliver(created) for _ in range(5)]
     assert [restyled.cached for restyled in told if isinstance(restyled, Restyled)] == [False, *[True] * 4]
     assert world.submitted == 1
+
+
+async def test_runs_that_are_told_of_it_at_once_bill_it_once(world: World) -> None:
+    created = world.put("a.jpg", PHOTO.read_bytes())
+    told = await asyncio.gather(*(world.deliver(created) for _ in range(5)))
+    assert {restyled.prediction_id for restyled in told if isinstance(restyled, Restyled)} == {
+        world.emulator.ledger()["predictions"][0]["id"]
+    }
+    assert world.submitted == 1
+    text = world.put("text.jpg", b"not a picture")
+    errors = await asyncio.gather(*(world.deliver(text) for _ in range(5)), return_exceptions=True)
+    assert {str(error) for error in errors} == {world.letter()["error"]["message"]}
 
 
 async def test_it_is_the_job_that_a_person_would_make_of_it(world: World) -> None:
