@@ -56,6 +56,38 @@ class CephGateway:
             ),
         )
 
+    def notify(self, url: str, prefix: str) -> None:
+        """Tell of every object that is created below a prefix of the bucket, by posts to a URL.
+
+        What is not answered with 2xx is kept by the gateway and told again.
+        """
+        topics = boto3.client(
+            "sns",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name=self.region,
+        )
+        attributes = {"push-endpoint": url, "persistent": "true"}
+        topic = topics.create_topic(Name="created", Attributes=attributes)["TopicArn"]
+        self.client().put_bucket_notification_configuration(
+            Bucket=self.bucket,
+            NotificationConfiguration={
+                "TopicConfigurations": [
+                    {
+                        "Id": "created",
+                        "TopicArn": topic,
+                        "Events": ["s3:ObjectCreated:*"],
+                        "Filter": {"Key": {"FilterRules": [{"Name": "prefix", "Value": prefix}]}},
+                    }
+                ]
+            },
+        )
+
+    def notify_no_more(self) -> None:
+        """Tell of nothing."""
+        self.client().put_bucket_notification_configuration(Bucket=self.bucket, NotificationConfiguration={})
+
 
 @contextmanager
 def ceph_gateway() -> Iterator[CephGateway]:

@@ -88,23 +88,37 @@ class PrefectServer:
     Args:
         home: an empty folder: its PREFECT_HOME.
         settings: more of its environment.
+        auth: ``user:password`` that every call must bear.
 
     Attributes:
         url: of its API.
     """
 
-    def __init__(self, home: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, home: Path, settings: Mapping[str, str] | None = None, auth: str | None = None
+    ) -> None:
         home.mkdir(parents=True, exist_ok=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+            self._port = probe.getsockname()[1]
         self.home = home
-        self.url = f"http://127.0.0.1:{port}/api"
-        self._http = httpx.Client(base_url=self.url, timeout=180, trust_env=False)
-        with (home / "server.log").open("wb") as log:
+        self.url = f"http://127.0.0.1:{self._port}/api"
+        self._settings = dict(settings or {})
+        self._auth = auth
+        if auth:
+            self._settings["PREFECT_SERVER_API_AUTH_STRING"] = auth
+        user, _, password = (auth or "").partition(":")
+        self._http = httpx.Client(
+            base_url=self.url, timeout=180, trust_env=False, auth=(user, password) if auth else None
+        )
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Start it, with the database that it has."""
+        with (self.home / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.prefect_server", str(port)],
-                env={**self.env, **(settings or {})},
+                [sys.executable, "-m", "tests.prefect_server", str(self._port)],
+                env={**self.env, **self._settings},
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -130,6 +144,7 @@ class PrefectServer:
             "PREFECT_API_URL": self.url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PYTHONPATH": path,
+            **({"PREFECT_API_AUTH_STRING": self._auth} if self._auth else {}),
             **_PATIENT,
         }
 
@@ -148,9 +163,17 @@ class PrefectServer:
     @contextmanager
     def used_here(self) -> Iterator[None]:
         """Let Prefect in this process mean this server, to save blocks for one."""
-        from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+        from prefect.settings import (
+            PREFECT_API_AUTH_STRING,
+            PREFECT_API_URL,
+            PREFECT_HOME,
+            temporary_settings,
+        )
 
-        with temporary_settings({PREFECT_API_URL: self.url, PREFECT_HOME: self.home}):
+        here = {PREFECT_API_URL: self.url, PREFECT_HOME: self.home}
+        if self._auth:
+            here[PREFECT_API_AUTH_STRING] = self._auth
+        with temporary_settings(here):
             yield
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
@@ -186,12 +209,16 @@ class PrefectServer:
             found += page["events"]
         return found
 
-    def stop(self) -> None:
-        """End it, and whatever it started."""
-        self._http.close()
+    def halt(self) -> None:
+        """End it, and whatever it started, until `start_again`."""
         end(self.process)
         if self.process.stdin:
             self.process.stdin.close()
+
+    def stop(self) -> None:
+        """End it for good."""
+        self.halt()
+        self._http.close()
 
     def __enter__(self) -> PrefectServer:
         return self
