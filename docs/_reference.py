@@ -1,6 +1,6 @@
 """MkDocs hook: what the reference says of the command, settings, blocks and files, made from the code itself.
 
-A line ``{{ name }}`` of a page under reference/ becomes what `MADE` makes of it.
+A line ``{{ name }}`` of a page becomes what `MADE` makes of it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ _SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """What MkDocs calls for every page."""
-    if not page.file.src_uri.startswith("reference/"):
-        return markdown
 
     def made(line: re.Match[str]) -> str:
         if line[1] not in MADE:
@@ -75,6 +73,10 @@ def _file(name: str) -> str:
     return "\n\n".join(parts)
 
 
+def _policy() -> str:
+    return f"```json\n{(_DOCS / 'iam-policy.json').read_text()}```"
+
+
 def _told(schema: dict[str, Any]) -> str:
     return str(schema.get("description", "")).partition("\n\n")[0]
 
@@ -120,4 +122,5 @@ MADE: dict[str, Callable[[], str]] = {
     "account": lambda: _file("account"),
     "summary": lambda: _file("summary"),
     "dead-letter": lambda: _file("dead-letter"),
+    "policy": _policy,
 }

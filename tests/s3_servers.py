@@ -155,6 +155,7 @@ class Proxy:
         ahead: by how many seconds the times in its answers are ahead.
         mischief: what else it does.
         seen: the requests that reached it, as ``METHOD path``.
+        asked: the same, as they were sent: method, path with query, body.
     """
 
     upstream: str
@@ -164,6 +165,7 @@ class Proxy:
     ahead: float = 0
     mischief: list[Mischief] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
+    asked: list[tuple[str, str, bytes]] = field(default_factory=list)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     _runner: web.AppRunner | None = None
     _port: int = 0
@@ -196,6 +198,7 @@ class Proxy:
 
     async def _pass_on(self, request: web.Request) -> web.StreamResponse:
         self.seen.append(f"{request.method} {request.path}")
+        self.asked.append((request.method, request.raw_path, await request.read()))
         mischief = self._pick(request)
         if mischief == "refuse":
             return web.Response(status=503)

@@ -30,3 +30,11 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]
     """A real Prefect server with nothing saved on it but what tests save."""
     with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def lived_in_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A real Prefect server on which tests save blocks under the names that users have: mind that."""
+    settings = {"PREFECT_SERVER_UI_ENABLED": "false", "PREFECT_API_BLOCKS_REGISTER_ON_START": "false"}
+    with PrefectServer(tmp_path_factory.mktemp("lived-in"), settings) as server:
+        yield server

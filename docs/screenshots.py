@@ -1,0 +1,94 @@
+"""Make the screenshots docs/images/gallery.webp and home.webp again: ``python -m docs.screenshots``.
+
+A batch of examples/ through the engine and the emulator, its gallery.html in Chromium; then this site's home.
+Look at what comes out. The pictures of Prefect's UI are made by tests/e2e/test_ui.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import http.server
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+from restyle.batch import Order
+from restyle.models import ReduxParams
+from restyle.settings import Settings
+from tests.batches import restyle_all
+from tests.browser import Page, chromium
+from tests.emulator_process import Emulator
+from tests.s3_servers import moto_server
+
+_ROOT = Path(__file__).resolve().parent.parent
+_IMAGES = _ROOT / "docs" / "images"
+
+
+async def main() -> None:
+    """Take both pictures."""
+    with tempfile.TemporaryDirectory() as scratch:
+        gallery = Path(scratch) / "gallery.html"
+        gallery.write_bytes(await _gallery())
+        async with chromium(Path(scratch) / "profile") as page:
+            await _picture(page, gallery.as_uri(), "gallery", 1180, 790)
+            site = Path(scratch) / "site"
+            build = ["mkdocs", "build", "--no-strict", "--quiet", "--site-dir", str(site)]
+            await asyncio.to_thread(subprocess.run, [sys.executable, "-m", *build], cwd=_ROOT, check=True)
+            with _served(site) as url:
+                await _picture(page, f"{url}/index.html", "home", 1280, 900)
+
+
+async def _gallery() -> bytes:
+    order = Order(params=ReduxParams(num_images=2, size="768*768"))
+    with moto_server() as server, Emulator("--latency", "0.5", "1.5") as emulator:
+        os.environ |= server.env
+        client = server.client()
+        for bucket in ("my-photos", "my-bucket"):
+            client.create_bucket(Bucket=bucket)
+        for photo in (_ROOT / "examples").glob("*.jpg"):
+            client.upload_file(str(photo), "my-photos", f"in/{photo.name}")
+        done = await restyle_all(
+            emulator.url, "s3://my-bucket/restyled", "s3://my-photos/in/", order, settings=Settings()
+        )
+        made = await done.store.get(f"{done.folder}/gallery.html")
+    if made is None:
+        raise FileNotFoundError("gallery.html")
+    return made
+
+
+async def _picture(page: Page, url: str, name: str, width: int, height: int) -> None:
+    await page.show(url, width=width, height=height)
+    await page.until("[...document.images].every(image => image.complete && image.naturalWidth)")
+    if page.errors:
+        raise RuntimeError(f"{url}: {page.errors}")
+    with tempfile.TemporaryDirectory() as folder:
+        shot = await page.screenshot(Path(folder) / "shot.png")
+        Image.open(shot).convert("RGB").save(_IMAGES / f"{name}.webp", quality=88, method=6)
+
+
+@contextmanager
+def _served(folder: Path) -> Iterator[str]:
+    handler = functools.partial(_Quiet, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

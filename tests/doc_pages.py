@@ -1,0 +1,144 @@
+"""The code in README.md and docs/: its blocks, and one script of all that a page tells its reader to type."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs/reference").glob("*.md")),
+]
+RUN = ("bash", "console", "python")
+
+# What never ends by itself, and what it says when it is ready: a script lets it run beside the rest.
+SERVERS = {
+    "restyle receiver": "listening on",
+    "restyle emulator": "listening on",
+    "prefect worker start": "started!",
+}
+
+_FENCE = re.compile(r"^(\s*)```(\w*)(?: title=\"([^\"]+)\")?\s*$")
+_NOT_RUN = re.compile(r"^\s*<!-- not run: (.+) -->$")
+_MAKE = re.compile(r"^make (\w+)\b.*$")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block.
+
+    Attributes:
+        page: its page, relative to the repository.
+        line: of its fence.
+        language: what the fence says; empty where it says nothing.
+        title: the file that it is, where it is one.
+        text: what stands in it.
+        not_run: why it is not run, as ``<!-- not run: … -->`` before it says; None where nothing says so.
+    """
+
+    page: str
+    line: int
+    language: str
+    title: str | None
+    text: str
+    not_run: str | None
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is something to type or to save as a file."""
+        return self.not_run is None and (self.language in RUN or self.title is not None)
+
+    @property
+    def commands(self) -> list[str]:
+        """What is typed, a command each; a here-document is one with its command."""
+        if self.language != "console":
+            return self.text.splitlines()
+        typed: list[str] = []
+        goes_on = False
+        for line in self.text.splitlines():
+            if line.startswith("$ ") or goes_on:
+                typed.append(line.removeprefix("$ "))
+                goes_on = line.endswith("\\")
+        return typed
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """All fenced blocks of a page, in order."""
+    lines = iter(enumerate(page.read_text().splitlines(), 1))
+    not_run: str | None = None
+    for number, line in lines:
+        if told := _NOT_RUN.match(line):
+            not_run = told[1]
+        elif fence := _FENCE.match(line):
+            indent, language, title = fence.groups()
+            text = []
+            for _, inside in lines:
+                if inside.strip() == "```":
+                    break
+                text.append(inside.removeprefix(indent))
+            name = str(page.relative_to(ROOT))
+            yield Block(name, number, language, title, "\n".join(text), not_run)
+            not_run = None
+        elif line.strip():
+            assert "```" not in line or "`` ```" in line, f"{page}:{number}: what fence is this? {line}"
+            not_run = None
+
+
+def make_targets(page: Path) -> set[str]:
+    """What a page tells its reader to make: `.ci/run` does that, not a test."""
+    typed = (line for block in blocks(page) if block.runs for line in block.commands)
+    return {told[1] for line in typed if (told := _MAKE.match(line))}
+
+
+def script(page: Path, substitutes: Mapping[str, str]) -> str:
+    """A bash script that does what the page says, in order, and stops at the first thing that fails.
+
+    Args:
+        page: the page.
+        substitutes: texts of the page, and what stands in for them here.
+    """
+    parts = [_PRELUDE]
+    for block in blocks(page):
+        if block.runs:
+            parts += [f"HERE={block.page}:{block.line}", *_typed(block)]
+    text = "\n".join([*parts, "HERE=", ""])
+    for there, here in substitutes.items():
+        text = text.replace(there, here)
+    return text
+
+
+def _typed(block: Block) -> Iterator[str]:
+    if block.title:
+        yield f"cat > {shlex.quote(block.title)} <<'END_OF_FILE'\n{block.text}\nEND_OF_FILE"
+    elif block.language == "python":
+        yield f"python - <<'END_OF_FILE'\n{block.text}\nEND_OF_FILE"
+    else:
+        for line in block.commands:
+            server = next((name for name in SERVERS if line.startswith(name)), None)
+            if _MAKE.match(line):
+                yield f": {line}"
+            elif server and "&" not in line:
+                yield f"serve {shlex.quote(SERVERS[server])} {line}"
+            else:
+                yield line
+
+
+_PRELUDE = """\
+set -Eem
+trap 'echo "failed: $HERE" >&2' ERR
+trap 'kill $(jobs -p) 2>/dev/null; prefect server stop >/dev/null 2>&1 || true' EXIT
+serve() { # serve READY COMMAND...: until it says that it is ready
+  "${@:2}" > served.log 2>&1 &
+  for _ in $(seq 600); do
+    grep -q "$1" served.log && return
+    kill -0 $! || break
+    sleep 0.1
+  done
+  cat served.log >&2
+  return 1
+}"""

@@ -1,0 +1,98 @@
+"""What the documentation promises of itself. That its commands work is shown by tests/e2e/test_docs.py."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+
+import pytest
+import yaml  # type: ignore[import-untyped]  # Prefect's own
+
+from deployments.receiver.events import object_created, prediction_ended
+from restyle.models import Prediction
+from restyle.objects import ObjectCreated
+from tests.doc_pages import PAGES, ROOT, RUN, Block, blocks, make_targets
+
+# All that is told to type and that no test runs, and why. Everything else is run.
+NOT_RUN = {
+    "docs/aws-s3.md": {"needs the AWS command"},
+    "docs/objects.md": {"needs the AWS command"},
+    "docs/receiver.md": {"needs the AWS command", "needs a MinIO server and its command"},
+    "docs/scaling.md": {"changes the server's installation"},
+}
+COMMANDS = re.compile(r"^(\$|restyle|prefect|make|pip|aws|mc|docker|kubectl|helm) \S", re.MULTILINE)
+SHOWN = ("", "text", "json", "yaml", "ini", "promql", "python", *RUN)  # what a block may be
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+def _named(block: Block) -> str:
+    return f"{block.page}:{block.line}"
+
+
+def test_the_navigation_holds_every_page() -> None:
+    pages = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text()))
+    docs = ROOT / "docs"
+    assert pages == {str(page.relative_to(docs)) for page in docs.rglob("*.md")}
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=_named)
+def test_a_block_says_what_it_is(block: Block) -> None:
+    assert block.language in SHOWN
+    if block.language in ("", "text"):
+        assert not COMMANDS.search(block.text), "what is typed is console or bash"
+    if block.language == "json":
+        json.loads(block.text)
+    if block.language == "yaml":
+        list(yaml.safe_load_all(block.text))
+    if block.language == "console":
+        assert block.commands
+
+
+def test_only_what_needs_something_that_is_not_here_is_not_run() -> None:
+    marked: dict[str, set[str]] = {}
+    for block in BLOCKS:
+        if block.not_run is not None:
+            assert block.language in RUN, "what is shown needs no mark"
+            marked.setdefault(block.page, set()).add(block.not_run)
+    assert marked == NOT_RUN
+
+
+def test_what_is_to_be_made_is_made_by_ci() -> None:
+    ci = (ROOT / ".ci" / "run").read_text()
+    for page in PAGES:
+        for target in make_targets(page):
+            assert f"make {target}\n" in ci
+
+
+def test_the_reference_names_all_commands_and_settings() -> None:
+    from deployments.cli import app
+
+    made = runpy.run_path(str(ROOT / "docs" / "_reference.py"))["MADE"]
+    told = made["command"]()
+    commands = [name for name in app if not name.startswith("-")]
+    assert commands
+    for name in commands:
+        assert f"## restyle {name}\n" in told
+    assert "RESTYLE_LEASE_SECONDS" in made["settings"]()
+    assert "webhook_url" in made["wavespeed"]()
+
+
+def _events() -> dict[str, set[str]]:
+    """The table's events and the fields of their payloads."""
+    told = {}
+    for line in (ROOT / "docs/reference/events.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if name := re.fullmatch(r"`((?:wavespeed|restyle)\.[\w.]+)`", cells[0]):
+            told[name[1]] = set(re.findall(r"`(\w+)`", cells[-1]))
+    return told
+
+
+def test_the_receivers_events_are_as_they_are_told() -> None:
+    prediction = Prediction.model_validate({"id": "p", "model": "m", "status": "completed"})
+    for event in (
+        object_created(ObjectCreated(bucket="b", key="k")),
+        prediction_ended(prediction, "whsec_secret", waited=True),
+    ):
+        assert _events()[event.event] == set(event.payload)
