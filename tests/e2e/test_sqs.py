@@ -210,13 +210,12 @@ def test_while_prefect_is_away_messages_stay_in_the_queue_and_out_of_the_dead_le
 
 
 def test_a_queue_that_goes_away_is_told_and_waited_for(queue: Queue, prefect: PrefectServer) -> None:
-    with proxy(queue.server) as (before, seen):
-        queue.url = queue.url.replace(queue.server.endpoint, seen.endpoint)
-        with reading(prefect, queue) as receiver:
-            before.down()
-            wait_until(lambda: receiver.http.get("/health").status_code == 503, 60)
-            assert "the queue cannot be read" in receiver.http.get("/health").json()["error"]
-            before.up()
-            wait_until(lambda: receiver.http.get("/health").status_code == 200, 60)
-            receiver.command.send(signal.SIGINT)
-            assert receiver.command.ended(60).status == 0
+    queues = queue.server.queues()
+    with reading(prefect, queue) as receiver:
+        queues.delete_queue(QueueUrl=queue.url)
+        wait_until(lambda: receiver.http.get("/health").status_code == 503)
+        assert "the queue cannot be read" in receiver.http.get("/health").json()["error"]
+        assert queues.create_queue(QueueName=queue.url.rpartition("/")[2])["QueueUrl"] == queue.url
+        wait_until(lambda: receiver.http.get("/health").status_code == 200)
+        receiver.command.send(signal.SIGINT)
+        assert receiver.command.ended(60).status == 0
