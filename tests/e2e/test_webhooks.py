@@ -60,6 +60,7 @@ class Run:
     ) -> None:
         emulator.reset()
         emulator.faults([{"on": "webhook", "times": None, **rule} for rule in webhooks])
+        folder.mkdir(exist_ok=True)
         shell = Shell(prefect, emulator, folder)
         manifest = shell.manifest(pictures(COUNT))
         self.summary = finished(

@@ -1,0 +1,190 @@
+"""Listening to Prefect's event feed for what webhooks tell, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+from prefect.blocks.system import Secret
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
+
+from blocks.wavespeed import WaveSpeed
+from restyle.models import Prediction
+from restyle.webhooks import seal
+from tasks._webhooks import ENDED, Listener
+from tests.emulator_process import Emulator
+from tests.prefect_server import PrefectServer
+
+KEY = "key-that-nobody-may-see"
+HOOK = "https://hooks.example.com/wavespeed?token=s3cret"
+
+
+@pytest.fixture
+def server(prefect: PrefectServer) -> Iterator[PrefectServer]:
+    with prefect.used_here():
+        yield prefect
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
+    """What was said on `prefect.restyle`."""
+    said: list[str] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: said.append(record.getMessage()))
+    logger = logging.getLogger("prefect.restyle")
+    logger.addHandler(handler)
+    yield lambda: said
+    logger.removeHandler(handler)
+
+
+def block(emulator: Emulator, webhook_url: str | None = HOOK) -> WaveSpeed:
+    return WaveSpeed(
+        api_key=Secret(value=SecretStr(KEY)), base_url=emulator.url, webhook_url=webhook_url, timeout=2
+    )
+
+
+async def secret_of(emulator: Emulator) -> SecretStr:
+    async with block(emulator).get_client() as client:
+        return await client.webhook_secret()
+
+
+def put(server: PrefectServer, name: str, sealed: object) -> None:
+    """Put an event into the feed, as a receiver does, or somebody else."""
+    event = {
+        "id": str(uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": ENDED,
+        "resource": {"prefect.resource.id": f"wavespeed.prediction.{name}", "wavespeed.waited": "true"},
+        "payload": {"prediction_id": name, "status": "completed", "sealed": sealed},
+    }
+    server.call("POST", "/events", [event])
+
+
+def completed(name: str) -> Prediction:
+    return Prediction(id=name, status="completed", outputs=[f"https://cdn.example.com/{name}.jpeg"])
+
+
+async def until(true: Callable[[], bool], seconds: float = 30) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.05)
+
+
+async def test_what_the_receiver_puts_into_the_feed_is_told_and_what_others_put_there_is_not(
+    server: PrefectServer, emulator: Emulator, warnings: Callable[[], list[str]]
+) -> None:
+    secret, before = await secret_of(emulator), asyncio.all_tasks()
+    forged: list[object] = ["", "nonsense", None, 7, {"id": "f0"}, seal(completed("f1"), "whsec_another")]
+    async with Listener.open(block(emulator)) as listener:
+        assert await listener.webhook(wait=True) == HOOK
+        assert await listener.webhook(wait=False) == f"{HOOK}&wait=no"
+        assert listener.notices.listening
+        with listener.notices.of("p1") as wanted, listener.notices.of("f1") as wronged:
+            for sealed in forged:
+                put(server, "f1", sealed)
+            # its name outside is not what counts
+            put(server, "f1", seal(completed("p1"), secret))
+            async with asyncio.timeout(30):
+                await wanted.sleep(30)
+            told = wanted.read()
+            assert told
+            assert told.outputs == ["https://cdn.example.com/p1.jpeg"]
+            assert wronged.read() is None
+        closing = time.monotonic()
+    assert time.monotonic() - closing < 2
+    assert asyncio.all_tasks() == before
+    (warning,) = warnings()
+    assert "is left alone" in warning
+
+
+async def test_without_a_webhook_url_nothing_is_listened_to(
+    server: PrefectServer, emulator: Emulator
+) -> None:
+    async with Listener.open(block(emulator, None)) as listener:
+        assert await listener.webhook(wait=True) is None
+        assert not listener.notices.listening
+
+
+async def test_where_the_feed_is_away_that_is_said_once_and_runs_poll(
+    emulator: Emulator, warnings: Callable[[], list[str]]
+) -> None:
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        async with Listener.open(block(emulator)) as listener:
+            assert await listener.webhook(wait=True) == HOOK
+            assert not listener.notices.listening
+            await asyncio.sleep(3)  # it tries again
+    (warning,) = warnings()
+    assert "cannot be listened to" in warning
+    assert warning.endswith("polling")
+
+
+async def test_where_the_secret_cannot_be_had_runs_poll(
+    server: PrefectServer, emulator: Emulator, warnings: Callable[[], list[str]]
+) -> None:
+    away = block(emulator).model_copy(update={"base_url": "http://127.0.0.1:9"})
+    async with Listener.open(away) as listener:
+        await listener.webhook(wait=True)
+        assert not listener.notices.listening
+    assert len(warnings()) == 1
+
+
+async def test_a_connection_that_breaks_is_made_again_and_meanwhile_nothing_is_relied_on(
+    server: PrefectServer, emulator: Emulator, warnings: Callable[[], list[str]]
+) -> None:
+    secret = await secret_of(emulator)
+    async with _between(server) as (url, cut):
+        with temporary_settings({PREFECT_API_URL: url}):
+            async with Listener.open(block(emulator)) as listener:
+                await listener.webhook(wait=True)
+                assert listener.notices.listening
+                with listener.notices.of("p2") as wanted:
+                    cut()
+                    await until(lambda: not listener.notices.listening)
+                    await until(lambda: listener.notices.listening)
+                    put(server, "p2", seal(completed("p2"), secret))
+                    async with asyncio.timeout(30):
+                        await wanted.sleep(30)
+                    assert wanted.read()
+    assert [warning for warning in warnings() if "cannot be listened to" in warning] == warnings()[:1]
+
+
+@asynccontextmanager
+async def _between(server: PrefectServer) -> AsyncIterator[tuple[str, Callable[[], None]]]:
+    """A URL by which the server is reached, and what cuts all connections."""
+    there = urlsplit(server.url)
+    open_ones: set[asyncio.StreamWriter] = set()
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(there.hostname, there.port)
+        both: set[Any] = {writer, far_writer}
+        open_ones.update(both)
+        await asyncio.gather(copy(reader, far_writer), copy(far_reader, writer))
+        open_ones.difference_update(both)
+
+    def cut() -> None:
+        for writer in open_ones:
+            writer.transport.abort()
+
+    here = await asyncio.start_server(forward, "127.0.0.1", 0)
+    try:
+        port = here.sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}/api", cut
+    finally:
+        here.close()
+        cut()
