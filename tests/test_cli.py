@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -161,48 +161,6 @@ def test_the_emulator_is_a_command(prefect: PrefectServer) -> None:
         assert command.stdout.readline().startswith("listening on http://127.0.0.1:")
         command.send_signal(signal.SIGINT)
         assert command.wait(10) == 0
-
-
-@pytest.fixture
-def nothing_saved(prefect: PrefectServer) -> Iterator[PrefectServer]:
-    """The server, and afterwards no block of this test's on it: others rely on there being no "default"."""
-    yield prefect
-    for document in prefect.call("POST", "/block_documents/filter", {}):
-        if document["name"] in ("default", "wavespeed-api-key", "restyle-output"):
-            prefect.call("DELETE", f"/block_documents/{document['id']}")
-
-
-def test_setup_makes_what_is_missing_and_leaves_the_rest_alone(
-    nothing_saved: PrefectServer, shell: Shell
-) -> None:
-    env = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": shell.emulator.url}
-    out = str(shell.folder / "out")
-
-    def setup(*options: str, **more: str) -> list[str]:
-        ended = nothing_saved.restyle("setup", *options, env={**env, **more})
-        assert (ended.status, ended.stderr) == (0, "")
-        assert KEY not in ended.stdout
-        return [line.partition(":")[0] for line in ended.stdout.splitlines()]
-
-    blocks = ["secret/wavespeed-api-key", "wavespeed/default", "local-file-system/restyle-output"]
-    assert setup("--out", out) == [f"made     {block}" for block in blocks]
-    assert setup("--out", out) == [f"found    {block}" for block in blocks]
-    assert setup("--out", out, WAVESPEED_API_KEY="another")[0] == f"updated  {blocks[0]}"
-    bucket = setup("--out", "s3://bucket/prefix")[2:]
-    assert bucket == ["made     aws-credentials/restyle-output", "made     s3-bucket/restyle-output"]
-
-    # the blocks are enough: nothing in the environment, and the saved directory
-    bare = {"WAVESPEED_API_KEY": "", "WAVESPEED_BASE_URL": ""}
-    options = ["--out", "local-file-system/restyle-output", "--size", "256*256", "--json"]
-    ended = shell.image(str(PHOTO), *options, env=bare)
-    assert json.loads(ended.stdout)["outputs"][0]["uri"].startswith(out)
-
-
-def test_setup_without_a_key_says_what_to_set(nothing_saved: PrefectServer) -> None:
-    ended = nothing_saved.restyle("setup")
-    assert ended.status == 1
-    assert ended.stderr.count("\n") == 1
-    assert "WAVESPEED_API_KEY" in ended.stderr
 
 
 @pytest.mark.e2e

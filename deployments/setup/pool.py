@@ -44,7 +44,7 @@ async def _pool(client: PrefectClient, name: str) -> None:
                 description="Runs of wavespeed-restyle-flows.",
             )
         )
-        say("made", f"work-pool/{name}", f"start a worker: prefect worker start --pool {name}")
+        say("made", f"work-pool/{name}", f"now start a worker with `prefect worker start --pool {name}`")
         return
     say("found", f"work-pool/{name}", f"of type {there.type}, left alone")
 

@@ -1,0 +1,79 @@
+"""deployments/Dockerfile, without a Docker that could build it: what it says is carried out by hand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parent.parent
+_TEXT = (_ROOT / "deployments" / "Dockerfile").read_text()
+LINES = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", _TEXT, flags=re.MULTILINE)).splitlines()
+
+
+def _copied() -> list[str]:
+    """What is copied from the checkout into the image that builds."""
+    copies = [line.split()[1:-1] for line in LINES if line.startswith("COPY ") and "--from" not in line]
+    return [source for sources in copies for source in sources]
+
+
+def _sent(path: str) -> bool:
+    """Whether .dockerignore lets a path at the root of the checkout through: its last rule that fits says."""
+    rules = (_ROOT / ".dockerignore").read_text().splitlines()
+    fitting = [rule for rule in rules if rule and rule[0] != "#" and fnmatch(path, rule.removeprefix("!"))]
+    return fitting[-1].startswith("!")
+
+
+def test_what_is_copied_is_there_and_sent_and_nothing_else_is() -> None:
+    for source in _copied():
+        assert (_ROOT / source).exists(), source
+        assert _sent(source), source
+    for other in (".git", ".venv", ".env", "tests", "demo"):
+        assert not _sent(other), other
+
+
+def test_it_does_not_run_as_root_and_names_no_registry() -> None:
+    (user,) = [line.split()[1] for line in LINES if line.startswith("USER ")]
+    assert user.isdecimal()  # Kubernetes' runAsNonRoot cannot tell of a name
+    assert int(user) > 0
+    assert LINES.index(f"USER {user}") > max(n for n, line in enumerate(LINES) if line.startswith("RUN "))
+    images = [line.split()[1] for line in LINES if line.startswith("FROM ")]
+    assert images == ["python:3.12-slim"] * 2
+    assert "://" not in _TEXT
+
+
+@pytest.mark.e2e  # it takes setuptools from the package index
+def test_what_is_copied_is_enough_to_install_the_flows_and_the_command(tmp_path: Path) -> None:
+    """The image's own command, but for what it depends on, which is installed here already."""
+    source, target = tmp_path / "src", tmp_path / "app"
+    source.mkdir()
+    for name in _copied():
+        if (_ROOT / name).is_dir():
+            shutil.copytree(_ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(_ROOT / name, source)
+    (install,) = [line for line in LINES if "pip install" in line]
+    options = install.partition("pip install ")[2].split()
+    assert options[-1] == "'.[aws]'"
+    command = [sys.executable, "-m", "pip", "install", *options[:-1], "--no-deps", "--target", str(target)]
+    constraints = {"PIP_CONSTRAINT": str(source / "constraints.txt")}
+    subprocess.run([*command, "."], cwd=source, env={**os.environ, **constraints}, check=True)
+    assert list(target.glob("flows/__pycache__/restyle_batch.*.pyc"))  # bytecode, compiled
+    told = subprocess.run(
+        [sys.executable, "-c", "import flows, deployments.cli; print(flows.__file__, *vars(flows))"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(target), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert told[0].startswith(str(target))
+    deployed = re.findall(r"entrypoint: flows\.(\w+)", (target / "deployments" / "prefect.yaml").read_text())
+    assert len(deployed) == 4
+    assert set(deployed) < set(told)

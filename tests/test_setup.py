@@ -1,0 +1,277 @@
+"""`restyle setup` and what `prefect deploy` makes of deployments/prefect.yaml, on a real server."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.emulator_process import Emulator
+from tests.engine import PHOTO
+from tests.prefect_server import Command, Ended, PrefectServer
+
+_ROOT = Path(__file__).resolve().parent.parent
+KEY = "key-that-nobody-may-see"
+WATCH = "s3://bucket/in/"
+OURS = {
+    "default",
+    "wavespeed-api-key",
+    "restyle-output",
+    "restyle-receiver-token",
+    "wavespeed-webhook-secret",
+}
+AUTOMATIONS = (
+    "restyle: lost runs",
+    "restyle: objects again after a crash",
+    "restyle: runs that never started",
+)
+
+
+@dataclass
+class Team:
+    """Somebody who sets the project up on a server of their own."""
+
+    prefect: PrefectServer
+    emulator: Emulator
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": self.emulator.url}
+
+    def run(self, *options: str, env: Mapping[str, str] | None = None) -> Ended:
+        """Run ``restyle setup``; the key is never told."""
+        ended = self.prefect.restyle("setup", *options, env={**self.env, **(env or {})})
+        assert KEY not in ended.stdout + ended.stderr
+        return ended
+
+    def setup(self, *options: str, env: Mapping[str, str] | None = None) -> dict[str, str]:
+        """Run it, and return what it says of each thing."""
+        ended = self.run(*options, env=env)
+        assert (ended.status, ended.stderr) == (0, "")
+        told = [line.split(None, 1) for line in ended.stdout.splitlines()]
+        return {_thing(line): what for what, line in told}
+
+    def deploy(self) -> dict[str, dict[str, Any]]:
+        """Run ``prefect deploy``, from another folder, and return the deployments by their names."""
+        file = str(_ROOT / "deployments" / "prefect.yaml")
+        command = Command(
+            ["-m", "prefect", "deploy", "--prefect-file", file, "--all"], {**self.prefect.env, **self.env}
+        )
+        ended = command.ended()
+        assert ended.status == 0, ended
+        return {deployment["name"]: deployment for deployment in self.prefect.all("deployments")}
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return {v["name"].removeprefix("restyle_"): v["value"] for v in self.prefect.all("variables")}
+
+    @property
+    def automations(self) -> dict[str, dict[str, Any]]:
+        return {automation["name"]: automation for automation in self.prefect.all("automations")}
+
+    def clean(self) -> None:
+        """Leave the server as other tests want it."""
+        call = self.prefect.call
+        for document in call("POST", "/block_documents/filter", {}):
+            if document["name"] in OURS:
+                call("DELETE", f"/block_documents/{document['id']}")
+        for kind in ("deployments", "automations", "variables"):
+            for thing in self.prefect.all(kind):
+                call("DELETE", f"/{kind}/{thing['id']}")
+        for pool in call("POST", "/work_pools/filter", {}):
+            call("DELETE", f"/work_pools/{pool['name']}")
+
+
+def _thing(line: str) -> str:
+    name = re.match(r"automation/restyle: [^:]*|[^:]*", line)
+    assert name
+    return name[0]
+
+
+@pytest.fixture
+def team(prefect: PrefectServer, emulator: Emulator) -> Iterator[Team]:
+    team = Team(prefect, emulator)
+    yield team
+    team.clean()
+
+
+def test_setup_makes_what_is_missing_and_leaves_the_rest_alone(team: Team, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    made = team.setup("--out", out, "--watch", WATCH, "--tier", "silver")
+    assert set(made.values()) == {"made", "now"}
+    assert {
+        "secret/wavespeed-api-key", "wavespeed/default", "global-concurrency-limit/wavespeed-in-flight",
+        "local-file-system/restyle-output", "secret/restyle-receiver-token", "work-pool/restyle",
+        "work-queue/restyle/restyle-object", *(f"automation/{name}" for name in AUTOMATIONS),
+    } < set(made)  # fmt: skip
+    assert team.variables == {
+        "work_pool": "restyle",
+        "image": "wavespeed-restyle-flows:latest",
+        "watch": WATCH,
+        "watching": True,
+        "output": "local-file-system/restyle-output",
+        "schedule": "0 2 * * *",
+        "manifest": WATCH,
+        "scheduled": True,
+    }
+
+    again = team.setup("--out", out, "--tier", "silver")
+    assert again == {thing: "found" for thing in made if made[thing] == "made"}
+
+    assert (
+        team.setup("--out", out, env={"WAVESPEED_API_KEY": "another"})["secret/wavespeed-api-key"]
+        == "updated"
+    )
+    bucket = team.setup("--out", "s3://other/prefix")
+    assert [bucket[block] for block in ("aws-credentials/restyle-output", "s3-bucket/restyle-output")] == [
+        "made",
+        "made",
+    ]
+    assert team.variables["output"] == "s3-bucket/restyle-output"
+
+    # the blocks are enough: nothing in the environment, and the saved directory
+    options = ["--out", "local-file-system/restyle-output", "--size", "256*256", "--json"]
+    ended = team.prefect.restyle("image", str(PHOTO), *options)
+    assert json.loads(ended.stdout)["outputs"][0]["uri"].startswith(out)
+
+
+def test_settings_come_from_the_environment_and_stay_until_it_says_otherwise(
+    team: Team, tmp_path: Path
+) -> None:
+    out = ["--out", str(tmp_path)]
+    first = {
+        "RESTYLE_WATCH": "s3://bucket/in",  # a folder
+        "RESTYLE_WORK_POOL": "k8s",
+        "RESTYLE_IMAGE": "team/restyle:7",
+        "RESTYLE_SCHEDULE": "30 1 * * *",
+        "RESTYLE_RUNS": "9",
+        "RESTYLE_RECEIVER_TOKEN": "token-of-ours",
+    }
+    template: dict[str, Any] = {"job_configuration": {}, "variables": {}}
+    team.prefect.call(
+        "POST", "/work_pools/", {"name": "k8s", "type": "kubernetes", "base_job_template": template}
+    )
+    assert team.setup(*out, env=first)["work-pool/k8s"] == "found"  # whatever its type
+    queue = team.prefect.call("GET", "/work_pools/k8s/queues/restyle-object")
+    assert queue["concurrency_limit"] == 9
+    assert team.variables["watch"] == team.variables["manifest"] == WATCH
+
+    then = team.setup()
+    assert {what for thing, what in then.items() if thing.startswith(("variable/", "work-"))} == {"found"}
+
+    changed = team.setup(env={"RESTYLE_WATCH": "s3://bucket/new/", "RESTYLE_RUNS": "2"})
+    assert [changed["work-queue/k8s/restyle-object"], changed["variable/restyle_watch"]] == [
+        "updated",
+        "updated",
+    ]
+    assert team.variables["manifest"] == "s3://bucket/new/"  # nobody named another
+    named = {"RESTYLE_MANIFEST": "s3://bucket/all.csv"}
+    team.setup(env=named)
+    team.setup("--watch", "")
+    kept = {"watch": "none", "watching": False, "manifest": "s3://bucket/all.csv", "scheduled": True}
+    assert kept.items() <= team.variables.items()
+
+
+def test_an_automation_is_brought_up_to_date_and_stays_switched_off(team: Team, tmp_path: Path) -> None:
+    team.setup("--out", str(tmp_path))
+    old = team.automations["restyle: lost runs"]
+    path = f"/automations/{old['id']}"
+    team.prefect.call("PATCH", path, {"enabled": False})
+    assert team.setup()["automation/restyle: lost runs"] == "found"
+    changed = {key: old[key] for key in ("name", "description", "actions")}
+    team.prefect.call(
+        "PUT", path, {**changed, "enabled": False, "trigger": {**old["trigger"], "within": 1000}}
+    )
+    assert team.setup()["automation/restyle: lost runs"] == "updated"
+    now = team.automations["restyle: lost runs"]
+    assert (now["id"], now["enabled"], now["trigger"]["within"]) == (old["id"], False, 90)
+    assert set(AUTOMATIONS) == set(team.automations)
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "says"),
+    [
+        (["--out", "s3://bucket/in/done", "--watch", WATCH], {}, ["s3://bucket/in/done", WATCH, "overlap"]),
+        (["--out", "s3://bucket", "--watch", WATCH], {}, ["s3://bucket ", WATCH, "overlap", "choose"]),
+        (["--watch", WATCH], {}, ["restyle setup --out"]),
+        (["--watch", "bucket/in"], {}, ["--watch bucket/in", "s3://bucket/prefix/"]),
+        (["--watch", "s3://bucket/*/in/"], {}, ["--watch s3://bucket/*/in/", "cannot be watched"]),
+        (["--out", "gs://bucket"], {}, ["--out gs://bucket", "s3://bucket/prefix"]),
+        ([], {"RESTYLE_SCHEDULE": "nightly"}, ["RESTYLE_SCHEDULE nightly", "'0 2 * * *'"]),
+        ([], {"RESTYLE_RUNS": "many"}, ["RESTYLE_RUNS many", "1 or more"]),
+        ([], {"WAVESPEED_API_KEY": ""}, ["WAVESPEED_API_KEY"]),
+        ([], {"RESTYLE_WEBHOOK_URL": "http://example.com/wavespeed"}, ["webhook_url", "https"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else " ".join(value.values()),
+)
+def test_what_cannot_be_is_told_in_one_line(
+    team: Team, options: list[str], env: dict[str, str], says: list[str]
+) -> None:
+    ended = team.run(*options, env=env)
+    assert ended.status == 1
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1
+    for part in says:
+        assert part in ended.stderr
+    assert team.variables == {}
+
+
+def test_webhooks_are_switched_on_and_off(team: Team, tmp_path: Path) -> None:
+    def url() -> Any:
+        documents = team.prefect.call("POST", "/block_documents/filter", {})
+        (block,) = [one for one in documents if one["block_type"]["slug"] == "wavespeed"]
+        return block["data"].get("webhook_url")
+
+    team.setup("--out", str(tmp_path), env={"RESTYLE_WEBHOOK_URL": "https://restyle.example.com/wavespeed"})
+    assert url() == "https://restyle.example.com/wavespeed"
+    assert team.setup()["wavespeed/default"] == "found"
+    team.setup(env={"RESTYLE_WEBHOOK_URL": ""})
+    assert url() is None
+
+
+def test_all_is_deployed_as_it_is_set(team: Team) -> None:
+    team.setup("--out", "s3://bucket/out", "--watch", WATCH, env={"RESTYLE_SCHEDULE": "5 3 * * *"})
+    for _ in range(2):  # and again, which changes nothing
+        deployed = team.deploy()
+        assert set(deployed) == {"restyle-image", "restyle-batch", "restyle-object", "settle"}
+        for deployment in deployed.values():
+            assert deployment["tags"] == ["restyle"]
+            assert deployment["work_pool_name"] == "restyle"
+            assert deployment["parameters"]["output"] == "s3-bucket/restyle-output"
+            assert deployment["job_variables"] == {
+                "image": "wavespeed-restyle-flows:latest",
+                "env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"},
+            }
+        (nightly,) = deployed["restyle-batch"]["schedules"]
+        assert (nightly["active"], nightly["schedule"]["cron"]) == (True, "5 3 * * *")
+        assert deployed["restyle-batch"]["parameters"]["manifest"] == WATCH
+        assert deployed["restyle-object"]["work_queue_name"] == "restyle-object"
+        assert deployed["restyle-object"]["parameters"]["watched"] == WATCH
+        settle = deployed["settle"]
+        assert settle["schedules"][0]["schedule"]["interval"] == 300
+        assert settle["global_concurrency_limit"]["limit"] == 1
+        assert settle["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+        automations = team.automations
+        assert len(automations) == len(AUTOMATIONS) + 3
+        created = automations["restyle: objects created"]
+        assert (created["enabled"], created["trigger"]["match"]) == (
+            True,
+            {"prefect.resource.id": f"{WATCH}*"},
+        )
+        for name in ("restyle: settle after webhooks", "restyle: settle after crashes"):
+            (action,) = automations[name]["actions"]
+            assert action["deployment_id"] == settle["id"]
+            assert action["schedule_after"] == automations[name]["trigger"]["within"] == 30
+
+
+def test_where_nothing_is_watched_nothing_is_triggered_or_scheduled(team: Team, tmp_path: Path) -> None:
+    team.setup("--out", str(tmp_path))
+    deployed = team.deploy()
+    assert [schedule["active"] for schedule in deployed["restyle-batch"]["schedules"]] == [False]
+    created = team.automations["restyle: objects created"]
+    assert (created["enabled"], created["trigger"]["match"]) == (False, {"prefect.resource.id": "none*"})
