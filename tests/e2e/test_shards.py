@@ -212,12 +212,16 @@ def test_two_workers_make_one_account_of_two_thousand_images(world: World) -> No
 
 def test_a_worker_that_is_killed_in_the_middle_costs_time_and_no_money(world: World) -> None:
     manifest, out = write_manifest(world.folder / "k.jsonl", pictures(300)), world.folder / "killed"
-    with world.worker("c", 2) as _, world.worker("d", 1) as victim:
-        run_id = world.start(manifest, out, 2, concurrency=40, max_cost_usd=10)
-        wait_until(lambda: world.stored(out) >= 60)
-        began = {child["id"] for child in world.children(run_id)}
-        kill_all(victim.process.pid)
-        run = world.ended(run_id)
+    with world.worker("c", 2):  # has the whole run, and one place for a shard
+        run_id = world.start(manifest, out, 2, concurrency=20, max_cost_usd=10)
+        wait_until(lambda: len(world.children(run_id)) == 2)
+        with world.worker("d", 1) as victim:
+            wait_until(lambda: {child["state_type"] for child in world.children(run_id)} == {"RUNNING"})
+            before = world.stored(out)
+            wait_until(lambda: world.stored(out) >= before + 30)
+            began = {child["id"] for child in world.children(run_id)}
+            kill_all(victim.process.pid)
+            run = world.ended(run_id)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     assert run["run_count"] == 2
     crashed = [child for child in world.children(run_id) if child["state_type"] == "CRASHED"]
