@@ -71,10 +71,10 @@ class WaveSpeed(CredentialsBlock):
     timeout: float = Field(
         default=30, gt=0, description="Seconds that any other call may take, uploads and downloads aside."
     )
-    webhook_url: str | None = Field(
+    # Its query may hold a token, and Prefect tells what a block holds, secrets aside, in an event.
+    webhook_url: SecretStr | None = Field(
         default=None,
         title="Webhook URL",
-        repr=False,  # its query may hold a token
         description="Where WaveSpeedAI tells that a prediction has ended: `/wavespeed` of a receiver, "
         "as it is reached from outside (https, or http on this machine). Empty: predictions are polled.",
     )
@@ -108,9 +108,9 @@ class WaveSpeed(CredentialsBlock):
         Raises:
             ConfigurationError: webhook_url is not https, or http on loopback.
         """
-        if not self.webhook_url:
+        url = self.webhook_url.get_secret_value().strip() if self.webhook_url else ""
+        if not url:
             return None
-        url = self.webhook_url.strip()
         try:
             parts = urlsplit(url)
             host = parts.hostname or ""

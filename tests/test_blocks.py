@@ -111,7 +111,7 @@ def test_a_submit_timeout_that_breaks_the_lease_is_refused() -> None:
 
 
 def hooked(url: str) -> WaveSpeed:
-    return WaveSpeed(api_key=Secret(value=SecretStr(KEY)), webhook_url=url)
+    return WaveSpeed(api_key=Secret(value=SecretStr(KEY)), webhook_url=SecretStr(url))
 
 
 @pytest.mark.parametrize(

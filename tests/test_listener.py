@@ -48,7 +48,10 @@ def warnings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]
 
 def block(emulator: Emulator, webhook_url: str | None = HOOK) -> WaveSpeed:
     return WaveSpeed(
-        api_key=Secret(value=SecretStr(KEY)), base_url=emulator.url, webhook_url=webhook_url, timeout=2
+        api_key=Secret(value=SecretStr(KEY)),
+        base_url=emulator.url,
+        webhook_url=SecretStr(webhook_url) if webhook_url else None,
+        timeout=2,
     )
 
 

@@ -223,7 +223,7 @@ def test_what_cannot_be_is_told_in_one_line(
 
 def test_webhooks_are_switched_on_and_off(team: Team, tmp_path: Path) -> None:
     def url() -> Any:
-        documents = team.prefect.call("POST", "/block_documents/filter", {})
+        documents = team.prefect.call("POST", "/block_documents/filter", {"include_secrets": True})
         (block,) = [one for one in documents if one["block_type"]["slug"] == "wavespeed"]
         return block["data"].get("webhook_url")
 

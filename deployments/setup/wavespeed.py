@@ -91,7 +91,7 @@ async def _block(secret: Secret, tier: Tier | None) -> None:  # type: ignore[typ
     wanted = there or WaveSpeed(api_key=secret, base_url=BASE_URL)
     changes: dict[str, Any] = {"base_url": os.environ.get("WAVESPEED_BASE_URL") or wanted.base_url}
     if (url := os.environ.get("RESTYLE_WEBHOOK_URL")) is not None:  # empty: polled again
-        changes["webhook_url"] = url.strip() or None
+        changes["webhook_url"] = SecretStr(url.strip()) if url.strip() else None
     if tier:
         per_minute, in_flight = TIERS[tier]
         changes |= {

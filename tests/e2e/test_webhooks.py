@@ -42,7 +42,7 @@ def hooked(prefect: PrefectServer, emulator: Emulator) -> Iterator[PrefectServer
         plain.save("plain", overwrite=True)
     with receiving(prefect, "--wavespeed", "plain") as receiver:
         with prefect.used_here():
-            plain.webhook_url = f"{receiver.url}/wavespeed?token={TOKEN}"
+            plain.webhook_url = SecretStr(f"{receiver.url}/wavespeed?token={TOKEN}")
             plain.save(BLOCK, overwrite=True)
         yield prefect
 
