@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 import runpy
+from types import ModuleType
 
 import pytest
 import yaml  # type: ignore[import-untyped]  # Prefect's own
 
+import flows
+import tasks
 from deployments.receiver.events import object_created, prediction_ended
 from restyle.models import Prediction
 from restyle.objects import ObjectCreated
@@ -17,6 +20,7 @@ from tests.doc_pages import PAGES, ROOT, RUN, Block, blocks, make_targets
 # All that is told to type and that no test runs, and why. Everything else is run.
 NOT_RUN = {
     "docs/aws-s3.md": {"needs the AWS command"},
+    "docs/deploying.md": {"needs Docker", "needs a Kubernetes cluster"},
     "docs/deploying.md": {"needs Docker", "needs a Kubernetes cluster"},
     "docs/objects.md": {"needs the AWS command"},
     "docs/receiver.md": {"needs the AWS command", "needs a MinIO server and its command"},
@@ -78,6 +82,13 @@ def test_the_reference_names_all_commands_and_settings() -> None:
         assert f"## restyle {name}\n" in told
     assert "RESTYLE_LEASE_SECONDS" in made["settings"]()
     assert "webhook_url" in made["wavespeed"]()
+
+
+@pytest.mark.parametrize("package", [flows, tasks], ids=lambda package: package.__name__)
+def test_the_reference_has_all_flows_and_tasks(package: ModuleType) -> None:
+    page = (ROOT / "docs" / "reference" / f"{package.__name__}.md").read_text()
+    told = re.findall(rf"^::: {package.__name__}\.(\w+)\.\1$", page, re.MULTILINE)
+    assert sorted(told) == sorted(package.__all__)
 
 
 def _events() -> dict[str, set[str]]:
