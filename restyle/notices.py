@@ -17,8 +17,8 @@ GRACE = 3.0
 """Seconds that a notice may take, from a prediction's end on."""
 
 # Each notice that comes in time counts 1, each that does not counts -4, between 0 and 10; from 5 on, notices
-# are relied on. So at first two in a row that are missing are enough to doubt them, after some time of good
-# service three; and they are not relied on where more than one in five is lost.
+# are relied on. So at first one that is missing is enough to doubt them, after some time of good service two
+# in a row; and they are not relied on where more than one in five is lost.
 _RELIED_ON, _MOST, _MISSED = 5, 10, 4
 
 # Predictions of others, too: all runs on an account hear of all of them.

@@ -123,8 +123,6 @@ def test_where_no_webhook_ever_comes_polling_goes_on_as_if_there_were_none(in_fl
         world = World(never)
         first = await world.fly(evenly(2, 4, in_flight), in_flight)
         assert max(first.delays) <= MAX_INTERVAL + 1
-        if in_flight == 1:  # it takes two to doubt
-            await world.fly(evenly(2, 4, 1), 1)
         assert not world.notices.relied_on
         seen = await world.fly(evenly(2, 4, 300), in_flight)
         assert median(seen.delays) < 0.25
