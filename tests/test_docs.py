@@ -21,7 +21,6 @@ from tests.doc_pages import PAGES, ROOT, RUN, Block, blocks, make_targets
 NOT_RUN = {
     "docs/aws-s3.md": {"needs the AWS command"},
     "docs/deploying.md": {"needs Docker", "needs a Kubernetes cluster"},
-    "docs/deploying.md": {"needs Docker", "needs a Kubernetes cluster"},
     "docs/objects.md": {"needs the AWS command"},
     "docs/receiver.md": {"needs the AWS command", "needs a MinIO server and its command"},
     "docs/scaling.md": {"changes the server's installation"},
