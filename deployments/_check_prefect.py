@@ -84,15 +84,15 @@ def _versions(shown: str, server: str) -> Check:
 
 async def check_block(name: str) -> tuple[Check, WaveSpeed | None]:
     """The `WaveSpeed` block with its key; where none is saved the environment, which serves here only."""
+    saving = f"{_SETUP} with WAVESPEED_API_KEY set: it saves the block and its key"
     try:
         block = await load_wavespeed(name)
-    except RestyleError as problem:
-        return error(
-            BLOCK, problem.message, f"{_SETUP} with WAVESPEED_API_KEY set: it saves both blocks"
-        ), None
-    except Exception as problem:  # its Secret block is gone, or cannot be read
-        found = f"block {name} or the Secret block in it cannot be loaded: {clean(problem)}"
-        return error(BLOCK, found, f"{_SETUP} with WAVESPEED_API_KEY set: it saves both blocks"), None
+    except Exception as problem:
+        if isinstance(problem, RestyleError) and "cannot be" not in problem.message:  # there is none
+            return error(BLOCK, problem.message, saving), None
+        slug = f"wavespeed/{name.removeprefix('wavespeed/')}"
+        found = f"{slug} cannot be loaded: a field is not valid, or its Secret block is gone"
+        return error(BLOCK, found, f"`prefect block delete {slug}`, then {saving}"), None
     saved, secret = block._block_document_name, block.api_key._block_document_name
     if not saved:
         found = "none is saved: WAVESPEED_API_KEY is used, which only this machine knows"

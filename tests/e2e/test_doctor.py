@@ -1,0 +1,338 @@
+"""`restyle doctor` against each way of being broken: found, with what to do; and nothing is left anywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect.blocks.system import Secret
+from pydantic import SecretStr
+
+from blocks import WaveSpeed
+from tests.ceph import CephGateway
+from tests.emulator_process import Emulator
+from tests.prefect_server import Command, Ended, PrefectServer, wait_until
+from tests.s3_servers import Mischief, S3Server, proxy
+
+KEY = "key-that-nobody-may-see"
+POOL = "restyle"
+LIMIT = "wavespeed-in-flight"
+
+
+@dataclass
+class Told:
+    """What the command said."""
+
+    status: int
+    checks: dict[str, dict[str, Any]]
+
+    def errors(self) -> set[str]:
+        return {name for name, check in self.checks.items() if check["status"] == "error"}
+
+
+@dataclass
+class Clinic:
+    """A Prefect server on which everything was set up, and an output; ``env`` is what commands see."""
+
+    prefect: PrefectServer
+    emulator: Emulator
+    server: S3Server | CephGateway
+    prefix: str
+    env: dict[str, str]
+
+    @property
+    def out(self) -> str:
+        return f"s3://{self.server.bucket}/{self.prefix}"
+
+    def run(self, *options: str, env: Mapping[str, str] | None = None) -> Ended:
+        ended = self.prefect.restyle("doctor", *options, env={**self.env, **(env or {})})
+        assert KEY not in ended.stdout + ended.stderr
+        assert "Signature" not in ended.stdout + ended.stderr
+        return ended
+
+    def ask(self, *options: str, env: Mapping[str, str] | None = None) -> Told:
+        """What it finds; nothing is spent, and nothing stays in the bucket."""
+        ended = self.run("--json", *options, env=env)
+        assert ended.stderr == ""
+        told = json.loads(ended.stdout)
+        assert told["ok"] is (ended.status == 0)
+        assert self.left() == []
+        assert self.emulator.ledger()["predictions"] == []
+        for check in told["checks"]:
+            assert bool(check["remedy"]) is (check["status"] in ("warning", "error")), check
+            assert "\n" not in check["found"] + check["remedy"]
+        return Told(ended.status, {check["name"]: check for check in told["checks"]})
+
+    def block(self, name: str, url: str = "", secret: str = "wavespeed-api-key", **fields: Any) -> str:
+        """Save another WaveSpeed block, and return its name."""
+        with self.prefect.used_here():
+            key = Secret.load(secret)
+            assert isinstance(key, Secret)
+            terms = {"max_in_flight": 100, "concurrency_limit": LIMIT, **fields}
+            WaveSpeed(api_key=key, base_url=url or self.emulator.url, **terms).save(name, overwrite=True)
+        return name
+
+    def left(self) -> list[str]:
+        there = self.server.client().list_objects_v2(Bucket=self.server.bucket, Prefix=f"{self.prefix}/")
+        return [entry["Key"] for entry in there.get("Contents", [])]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A Prefect server of this module's own: its tests take away what others rely on."""
+    settings = {"PREFECT_SERVER_UI_ENABLED": "false", "PREFECT_API_BLOCKS_REGISTER_ON_START": "false"}
+    with PrefectServer(tmp_path_factory.mktemp("doctor"), settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def worker(server: PrefectServer) -> Iterator[Command]:
+    """A live worker of the pool that set-up makes."""
+    command = server.python("-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process")
+    wait_until(lambda: _is_live(server))
+    yield command
+    command.process.terminate()
+    command.ended(60)
+
+
+def _is_live(server: PrefectServer) -> bool:
+    if not [pool for pool in server.all("work_pools") if pool["name"] == POOL]:
+        return False
+    workers = server.call("POST", f"/work_pools/{POOL}/workers/filter", {})
+    return any(worker["status"] == "ONLINE" for worker in workers)
+
+
+@pytest.fixture(scope="module")
+def all_is_well(
+    server: PrefectServer, worker: Command, emulator_process: Emulator, moto: S3Server
+) -> PrefectServer:
+    """Everything was set up."""
+    out = f"s3://{moto.bucket}/doctor"
+    env = {**moto.env, "WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator_process.url}
+    ended = server.restyle("setup", "--tier", "silver", "--out", out, env=env)
+    assert ended.status == 0, ended
+    return server
+
+
+@pytest.fixture
+def clinic(all_is_well: PrefectServer, emulator: Emulator, moto: S3Server) -> Clinic:
+    """Everything is well."""
+    return Clinic(all_is_well, emulator, moto, "doctor", dict(moto.env))
+
+
+@contextmanager
+def seen_through_a_proxy(clinic: Clinic, *mischief: Mischief) -> Iterator[tuple[Any, dict[str, str]]]:
+    assert isinstance(clinic.server, S3Server)
+    with proxy(clinic.server, *mischief) as (way, seen):
+        yield way, seen.env
+
+
+def test_all_is_well_with_what_deployments_use(clinic: Clinic) -> None:
+    told = clinic.ask()
+    assert (told.status, told.errors()) == (0, set())
+    assert {name: check["status"] for name, check in told.checks.items() if name != "checksums"} == {
+        "settings": "ok",
+        "Prefect API": "ok",
+        "WaveSpeed block": "ok",
+        "concurrency limit": "ok",
+        "work pool": "ok",
+        "WaveSpeed key": "ok",
+        "price": "ok",
+        "balance": "ok",
+        "output": "ok",
+        "create-if-absent": "ok",
+        "presigned GET": "ok",
+        "notifications": "ok",
+        "clock": "ok",
+        "output's clock": "ok",
+    }
+    lines = clinic.run().stdout.splitlines()
+    assert len(lines) == len(told.checks)
+    assert {line.split()[0] for line in lines} <= {"ok", "warning"}
+
+
+def test_all_is_well_on_a_real_gateway(clinic: Clinic, ceph: CephGateway) -> None:
+    on_ceph = replace(clinic, server=ceph, prefix=uuid4().hex, env=ceph.env)
+    told = on_ceph.ask("--out", on_ceph.out)
+    assert (told.status, told.errors()) == (0, set())
+    assert "Content-MD5" in told.checks["checksums"]["found"]
+    assert {
+        told.checks[name]["status"] for name in ("create-if-absent", "presigned GET", "notifications")
+    } == {"ok"}
+
+
+def test_a_bucket_on_a_real_gateway_that_may_only_be_read(clinic: Clinic, ceph: CephGateway) -> None:
+    denied = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Deny",
+                "Principal": "*",
+                "Action": ["s3:PutObject"],
+                "Resource": [f"arn:aws:s3:::{ceph.bucket}/read-only/*"],
+            }
+        ],
+    }
+    ceph.client().put_bucket_policy(Bucket=ceph.bucket, Policy=json.dumps(denied))
+    try:
+        on_ceph = replace(clinic, server=ceph, prefix="read-only", env=ceph.env)
+        told = on_ceph.ask("--out", on_ceph.out)
+    finally:
+        ceph.client().delete_bucket_policy(Bucket=ceph.bucket)
+    assert (told.status, told.errors()) == (1, {"output"})
+    assert "s3:PutObject" in told.checks["output"]["remedy"]
+
+
+def test_a_wrong_secret_key_of_a_real_gateway(clinic: Clinic, ceph: CephGateway) -> None:
+    on_ceph = replace(clinic, server=ceph, prefix=uuid4().hex, env=ceph.env)
+    told = on_ceph.ask("--out", on_ceph.out, env={"AWS_SECRET_ACCESS_KEY": "wrong"})
+    assert (told.status, told.errors()) == (1, {"output"})
+    assert "the secret access key is wrong" in told.checks["output"]["found"]
+
+
+def test_a_wrong_key(clinic: Clinic) -> None:
+    with Emulator("--key", "another") as emulator:
+        told = replace(clinic, emulator=emulator).ask("--wavespeed", clinic.block("refused", emulator.url))
+    assert (told.status, told.errors()) == (1, {"WaveSpeed key"})
+    assert "401" in told.checks["WaveSpeed key"]["found"]
+    assert "WAVESPEED_API_KEY" in told.checks["WaveSpeed key"]["remedy"]
+    assert told.checks["balance"]["found"] == "not checked: WaveSpeed key: see above"
+
+
+def test_no_credits(clinic: Clinic) -> None:
+    with Emulator("--balance", "0.01") as emulator:
+        told = replace(clinic, emulator=emulator).ask("--wavespeed", clinic.block("poor", emulator.url))
+    assert (told.status, told.errors()) == (1, {"balance"})
+    assert "0.01 USD" in told.checks["balance"]["found"]
+    assert "top up" in told.checks["balance"]["remedy"]
+
+
+def test_a_skewed_clock(clinic: Clinic) -> None:
+    with proxy(S3Server(clinic.emulator.url)) as (way, _):
+        way.ahead = 600
+        told = clinic.ask("--wavespeed", clinic.block("skewed", way.endpoint))
+    assert (told.status, told.errors()) == (1, {"clock"})
+    assert "600 s behind" in told.checks["clock"]["found"] or "599 s behind" in told.checks["clock"]["found"]
+    assert "NTP" in told.checks["clock"]["remedy"]
+
+
+def test_an_outputs_clock_that_is_hours_off(clinic: Clinic) -> None:
+    with seen_through_a_proxy(clinic) as (way, env):
+        way.ahead = 2 * 3600
+        told = clinic.ask("--out", clinic.out, env=env)
+    assert (told.status, told.errors()) == (1, {"output's clock"})
+
+
+def test_no_prefect_server(clinic: Clinic) -> None:
+    told = clinic.ask("--out", clinic.out, env={"PREFECT_API_URL": "http://127.0.0.1:9/api"})
+    assert (told.status, told.errors()) == (1, {"Prefect API"})
+    assert "prefect server start" in told.checks["Prefect API"]["remedy"]
+    unchecked = {name for name, check in told.checks.items() if check["status"] == "skipped"}
+    assert {"WaveSpeed block", "concurrency limit", "work pool", "WaveSpeed key", "clock"} <= unchecked
+    assert told.checks["create-if-absent"]["status"] == "ok", "it needs no Prefect"
+
+
+def test_no_server_is_named(clinic: Clinic, tmp_path: Path) -> None:
+    bare = {"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path), "WAVESPEED_API_KEY": KEY}
+    told = clinic.ask("--out", clinic.out, env={**bare, "WAVESPEED_BASE_URL": clinic.emulator.url})
+    assert (told.status, told.errors()) == (0, set())
+    assert "no PREFECT_API_URL is set" in told.checks["Prefect API"]["found"]
+    assert told.checks["WaveSpeed block"]["status"] == "warning"
+
+
+def test_no_server_is_named_and_none_may_be_started(clinic: Clinic, tmp_path: Path) -> None:
+    bare = {"PREFECT_API_URL": "", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false"}
+    told = clinic.ask("--out", clinic.out, env=bare)
+    assert (told.status, told.errors()) == (1, {"Prefect API"})
+    assert "PREFECT_API_URL" in told.checks["Prefect API"]["remedy"]
+
+
+def test_a_limit_that_is_missing(clinic: Clinic) -> None:
+    told = clinic.ask("--wavespeed", clinic.block("unlimited", concurrency_limit="gone"))
+    assert (told.status, told.errors()) == (1, {"concurrency limit"})
+    assert "prefect gcl create gone --limit 100" in told.checks["concurrency limit"]["remedy"]
+
+
+@pytest.mark.parametrize(("name", "status"), [("none", "error"), ("few", "warning"), ("off", "warning")])
+def test_a_limit_that_makes_no_sense(clinic: Clinic, name: str, status: str) -> None:
+    limit = {"none": 0, "few": 5, "off": 100}[name]
+    made = {"name": name, "limit": limit, "active": name != "off"}
+    clinic.prefect.call("POST", "/v2/concurrency_limits/", made)
+    told = clinic.ask("--wavespeed", clinic.block(name, concurrency_limit=name))
+    check = told.checks["concurrency limit"]
+    assert (told.status, check["status"]) == (int(status == "error"), status)
+    assert f"prefect gcl {'enable' if name == 'off' else 'update'} {name}" in check["remedy"]
+
+
+def test_a_bucket_that_may_only_be_read(clinic: Clinic) -> None:
+    with seen_through_a_proxy(clinic, Mischief("forbid", "PUT", "", 1_000)) as (_, env):
+        told = clinic.ask("--out", clinic.out, env=env)
+    assert (told.status, told.errors()) == (1, {"output"})
+    assert "s3:PutObject" in told.checks["output"]["remedy"]
+
+
+def test_an_s3_without_conditional_put(clinic: Clinic) -> None:
+    with seen_through_a_proxy(clinic) as (way, env):
+        way.ignore_conditions = True
+        told = clinic.ask("--out", clinic.out, env=env)
+    assert (told.status, told.errors()) == (1, {"create-if-absent"})
+    assert "AWS S3, Ceph, MinIO, R2" in told.checks["create-if-absent"]["remedy"]
+
+
+def test_an_s3_that_is_away(clinic: Clinic) -> None:
+    told = clinic.ask("--out", clinic.out, env={"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"})
+    assert (told.status, told.errors()) == (1, {"output"})
+    assert "AWS_ENDPOINT_URL_S3" in told.checks["output"]["remedy"]
+
+
+def test_an_output_that_is_no_output(clinic: Clinic) -> None:
+    for out, says in (("gs://bucket/x", "gs://"), ("s3-bucket/nobody", "s3-bucket/nobody")):
+        told = clinic.ask("--out", out)
+        assert (told.status, told.errors()) == (1, {"output"})
+        assert says in told.checks["output"]["found"]
+
+
+def test_blocks_that_are_missing(clinic: Clinic) -> None:
+    told = clinic.ask("--wavespeed", "nobody")
+    assert (told.status, told.errors()) == (1, {"WaveSpeed block"})
+    assert "restyle setup" in told.checks["WaveSpeed block"]["remedy"]
+    assert told.checks["balance"]["status"] == "skipped"
+
+
+def test_a_secret_block_that_is_missing(clinic: Clinic) -> None:
+    with clinic.prefect.used_here():
+        Secret(value=SecretStr(KEY)).save("lost")
+    clinic.block("keyless", secret="lost")
+    (there,) = [one for one in clinic.prefect.all("block_documents") if one["name"] == "lost"]
+    clinic.prefect.call("DELETE", f"/block_documents/{there['id']}")
+    told = clinic.ask("--wavespeed", "keyless")
+    assert (told.status, told.errors()) == (1, {"WaveSpeed block"})
+    assert "prefect block delete wavespeed/keyless" in told.checks["WaveSpeed block"]["remedy"]
+
+
+def test_a_pool_without_a_worker_and_no_pool(clinic: Clinic) -> None:
+    variable = "/variables/name/restyle_work_pool"
+    clinic.prefect.call("POST", "/work_pools/", {"name": "idle", "type": "process"})
+    clinic.prefect.call("PATCH", variable, {"value": "idle"})
+    try:
+        told = clinic.ask()
+        assert (told.status, told.errors()) == (1, {"work pool"})
+        assert told.checks["work pool"]["remedy"].endswith("prefect worker start --pool idle")
+        clinic.prefect.call("PATCH", "/work_pools/idle", {"is_paused": True})
+        assert "prefect work-pool resume idle" in clinic.ask().checks["work pool"]["remedy"]
+        clinic.prefect.call("PATCH", variable, {"value": "gone"})
+        assert "does not exist" in clinic.ask().checks["work pool"]["found"]
+    finally:
+        clinic.prefect.call("PATCH", variable, {"value": POOL})
+
+
+def test_settings_at_odds(clinic: Clinic) -> None:
+    told = clinic.ask(env={"RESTYLE_LEASE_SECONDS": "60"})
+    assert (told.status, told.errors()) == (1, {"settings"})
+    assert "RESTYLE_LEASE_SECONDS" in told.checks["settings"]["found"]
