@@ -95,6 +95,16 @@ def make_targets(page: Path) -> set[str]:
     return {told[1] for line in typed if (told := _MAKE.match(line))}
 
 
+def told_events() -> dict[str, set[str]]:
+    """The events that docs/reference/events.md tells of, and the fields of their payloads."""
+    told = {}
+    for line in (ROOT / "docs/reference/events.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if name := re.fullmatch(r"`((?:wavespeed|restyle)\.[\w.]+)`", cells[0]):
+            told[name[1]] = set(re.findall(r"`(\w+)`", cells[-1]))
+    return told
+
+
 def script(page: Path, substitutes: Mapping[str, str]) -> str:
     """A bash script that does what the page says, in order, and stops at the first thing that fails.
 

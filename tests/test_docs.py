@@ -15,7 +15,7 @@ import tasks
 from deployments.receiver.events import object_created, prediction_ended
 from restyle.models import Prediction
 from restyle.objects import ObjectCreated
-from tests.doc_pages import PAGES, ROOT, RUN, Block, blocks, make_targets
+from tests.doc_pages import PAGES, ROOT, RUN, Block, blocks, make_targets, told_events
 
 # All that is told to type and that no test runs, and why. Everything else is run.
 NOT_RUN = {
@@ -90,20 +90,10 @@ def test_the_reference_has_all_flows_and_tasks(package: ModuleType) -> None:
     assert sorted(told) == sorted(package.__all__)
 
 
-def _events() -> dict[str, set[str]]:
-    """The table's events and the fields of their payloads."""
-    told = {}
-    for line in (ROOT / "docs/reference/events.md").read_text().splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if name := re.fullmatch(r"`((?:wavespeed|restyle)\.[\w.]+)`", cells[0]):
-            told[name[1]] = set(re.findall(r"`(\w+)`", cells[-1]))
-    return told
-
-
 def test_the_receivers_events_are_as_they_are_told() -> None:
     prediction = Prediction.model_validate({"id": "p", "model": "m", "status": "completed"})
     for event in (
         object_created(ObjectCreated(bucket="b", key="k")),
         prediction_ended(prediction, "whsec_secret", waited=True),
     ):
-        assert _events()[event.event] == set(event.payload)
+        assert told_events()[event.event] == set(event.payload)

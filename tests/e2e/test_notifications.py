@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.doc_pages import ROOT, blocks
+from tests.doc_pages import ROOT, blocks, told_events
 from tests.emulator_process import Emulator
 from tests.engine import PHOTO
 from tests.prefect_server import PrefectServer, wait_until
@@ -109,3 +109,20 @@ def test_what_fails_is_told_with_the_job_the_reason_and_the_next_step(
     assert re.search(r"Look: http://\S+/runs/flow-run/", run["body"])
     assert "{{" not in json.dumps(inbox.messages)
     print(job["subject"], job["body"], run["subject"], run["body"], sep="\n")
+
+
+def test_events_of_jobs_are_as_they_are_told(
+    lived_in_prefect: PrefectServer, emulator: Emulator, tmp_path: Path
+) -> None:
+    env = {"WAVESPEED_API_KEY": "some-key", "WAVESPEED_BASE_URL": emulator.url}
+    emulator.faults([{"on": "prediction", "fault": "failed", "code": 1200, "match": {"seed": 1}}])
+    for seed, status in (("1", 1), ("2", 0)):
+        image = ("image", str(PHOTO), "--out", str(tmp_path), "--size", "256*256", "--seed", seed)
+        assert lived_in_prefect.restyle(*image, env=env).status == status
+    told = {name: fields for name, fields in told_events().items() if name.startswith("wavespeed.job.")}
+
+    def emitted() -> dict[str, set[str]]:
+        return {event["event"]: set(event["payload"]) for event in lived_in_prefect.events("wavespeed.job.")}
+
+    wait_until(lambda: emitted().keys() == told.keys())
+    assert emitted() == told
