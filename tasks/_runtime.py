@@ -244,7 +244,8 @@ def run_info() -> RunInfo:
 @lru_cache(maxsize=100)
 def _deployment_of(flow_run_id: str | None) -> str | None:
     """The run's deployment: Prefect's runtime asks the server each time, and holds up the event loop."""
-    return runtime.deployment.name
+    name: str | None = runtime.deployment.name
+    return name
 
 
 @cache
