@@ -15,7 +15,7 @@ from rich.text import Text
 
 from deployments._errors import as_told
 from deployments._prefect import quiet_run
-from restyle.check_api import account_skipped, check_api
+from restyle.check_api import KEY, account_skipped, check_api
 from restyle.check_store import OUTPUT, check_directory, check_store, storage_skipped
 from restyle.checks import Check, Status, check_clocks, check_settings, error, skipped, warning
 from restyle.errors import RestyleError
@@ -86,7 +86,7 @@ async def _account(block: WaveSpeed | None, because: Check) -> _Found:
             client.timeout = min(client.timeout, _SECONDS / 2)
             return await check_api(client), client.clock_skew
     except RestyleError as problem:
-        return [error(because.name, problem.message, "mend the block"), *account_skipped(because.name)], None
+        return [error(KEY, problem.message, "mend the block"), *account_skipped(KEY)[1:]], None
 
 
 async def _storage(out: str | None, api: Check) -> _Found:
