@@ -82,10 +82,6 @@ class Deployed:
         }
         self._run(["restyle", "setup", "--out", f"s3://{self.ceph.bucket}/out"], env)
         self._run(["prefect", "deploy", "--prefect-file", _FILE, "--all"], env)
-        for name in ("restyle-object", "restyle-batch"):  # small pictures: they are made by this machine
-            deployment = self.deployment(name)
-            parameters = {**deployment["parameters"], "params": {"size": "256*256"}}
-            self.prefect.call("PATCH", f"/deployments/{deployment['id']}", {"parameters": parameters})
 
     def read_token(self) -> str:
         """The token of the receiver, as docs/deploying.md tells to read it."""
@@ -150,10 +146,15 @@ class Deployed:
         """The keys of all side-cars."""
         return [key for key in self.keys("out/images/") if key.endswith("/metadata.json")]
 
-    def billed(self, prefix: str = "") -> int:
-        """How many predictions were billed for sources below a prefix of the bucket."""
-        predictions = self.emulator.ledger()["predictions"]
-        return sum(f"/{self.ceph.bucket}/{prefix}" in p["input"]["image"] for p in predictions if p["billed"])
+    def billed(self) -> int:
+        """How many predictions were billed."""
+        return sum(prediction["billed"] for prediction in self.emulator.ledger()["predictions"])
+
+    def patience(self, automation: str, seconds: int) -> None:
+        """Let an automation of `restyle setup` wait no longer than this, until that is run again."""
+        (there,) = [one for one in self.prefect.all("automations") if one["name"] == automation]
+        changed = {**there, "trigger": {**there["trigger"], "within": seconds}}
+        self.prefect.call("PUT", f"/automations/{there['id']}", changed)
 
     def letters(self) -> dict[str, str]:
         """The reasons of the dead letters, by source."""
