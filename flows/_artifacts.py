@@ -18,6 +18,9 @@ from restyle.ledger import Ledger
 from restyle.sources import held_bytes
 from restyle.store import Store
 
+_WIDTH = 560  # pixels that the UI has for an artifact
+_EDGE = 280
+
 
 async def show_restyled(job: Job, restyled: Restyled, store: Store) -> None:
     """Put up source and results side by side, and the side-car's facts.
@@ -31,7 +34,7 @@ async def show_restyled(job: Job, restyled: Restyled, store: Store) -> None:
         await acreate_markdown_artifact(
             await _page(job, restyled, metadata, store),
             key=artifact_key(job),
-            description=f"{job.source.name}, restyled",
+            description=f"{job.source.name}: {_headline(restyled, metadata)}",
         )
     except Exception as error:
         get_run_logger().warning("no artifact could be made: %s", clean(error))
@@ -57,16 +60,25 @@ def artifact_key(job: Job) -> str:
 
 async def _page(job: Job, restyled: Restyled, metadata: Metadata, store: Store) -> str:
     pictures = {}
-    if source := await _thumbnail(await _source_bytes(job, store)):
+    edge = min(_EDGE, _WIDTH // (1 + len(metadata.outputs)))
+    if source := await _thumbnail(await _source_bytes(job, store), edge):
         pictures["source"] = source
     for number, output in enumerate(metadata.outputs, 1):
-        pictures[f"output {number}"] = await _output_picture(output, store)
+        pictures[f"output {number}"] = await _output_picture(output, store, edge)
     facts = "\n".join(f"| {name} | {cell(value)} |" for name, value in _facts(restyled, metadata, store))
     return (
-        f"# {cell(job.source.name)}\n\n"
+        f"# {cell(job.source.name)}\n\n{_headline(restyled, metadata)}.\n\n"
         f"| {' | '.join(pictures)} |\n|{' --- |' * len(pictures)}\n| {' | '.join(pictures.values())} |\n\n"
         f"| | |\n| --- | --- |\n{facts}\n"
     )
+
+
+def _headline(restyled: Restyled, metadata: Metadata) -> str:
+    count, usd = len(metadata.outputs), metadata.cost.usd
+    pictures = f"{count} picture{'s' if count > 1 else ''}"
+    if restyled.cached:
+        return f"{pictures}, stored by an earlier run, nothing billed"
+    return f"{pictures} for {usd:g} USD" if usd is not None else pictures
 
 
 def _facts(restyled: Restyled, metadata: Metadata, store: Store) -> list[tuple[str, object]]:
@@ -105,10 +117,10 @@ def _output_facts(number: int, facts: OutputFacts, store: Store) -> list[tuple[s
     ]
 
 
-async def _output_picture(facts: OutputFacts, store: Store) -> str:
+async def _output_picture(facts: OutputFacts, store: Store, edge: int) -> str:
     if facts.nsfw or facts.key is None:
         return "flagged, not shown"
-    return await _thumbnail(await store.get(facts.key)) or "cannot be shown"
+    return await _thumbnail(await store.get(facts.key), edge) or "cannot be shown"
 
 
 async def _source_bytes(job: Job, store: Store) -> bytes | None:
@@ -118,11 +130,11 @@ async def _source_bytes(job: Job, store: Store) -> bytes | None:
         return None
 
 
-async def _thumbnail(data: bytes | None) -> str | None:
+async def _thumbnail(data: bytes | None, edge: int) -> str | None:
     if data is None:
         return None
     try:
-        small = await asyncio.to_thread(thumbnail, data)
+        small = await asyncio.to_thread(thumbnail, data, edge)
     except Exception:
         return None
     return picture(small)

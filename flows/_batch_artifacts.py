@@ -22,7 +22,7 @@ async def show_account(plan: Plan, summary: Summary, store: Store, folder: str) 
     """
     try:
         await acreate_markdown_artifact(
-            _summary(summary, store.uri_of(folder)), key="restyle-summary", description="The run in figures"
+            _summary(summary, store.uri_of(folder)), key="restyle-summary", description=_headline(summary)
         )
         if failures := plan.failures(_FAILURES):
             await acreate_table_artifact(
@@ -34,6 +34,11 @@ async def show_account(plan: Plan, summary: Summary, store: Store, folder: str) 
             await acreate_markdown_artifact(pairs, key="restyle-gallery", description="The first pictures")
     except Exception as error:
         get_run_logger().warning("the account could not be shown: %s", clean(error))
+
+
+def _headline(summary: Summary) -> str:
+    counts = ", ".join(f"{count:,} {name}" for name, count in summary.counts.items())
+    return f"{summary.rows:,} rows: {counts}; {summary.spent_usd:,.4g} USD spent"
 
 
 def _summary(summary: Summary, account: str) -> str:
@@ -73,7 +78,7 @@ def _failure(row: AccountRow) -> dict[str, object]:
 
 def _pairs(plan: Plan) -> str:
     lines = []
-    for row, thumbs in plan.pairs(_PAIRS):
+    for row, thumbs in sorted(plan.pairs(_PAIRS), key=lambda pair: pair[0].row):
         source = picture(thumbs.source) if thumbs.source else cell(row.image)
         outputs = " ".join(map(picture, thumbs.outputs))
         lines.append(f"| {cell(row.id or row.row)} | {source} | {outputs} |")

@@ -86,7 +86,7 @@ async def restyle_batch(
             s3://bucket/prefix, or a directory.
         concurrency: Most predictions that this run has in flight, within what the block allows.
         max_cost_usd: Most that this run may spend, in USD. Refused when it would cost more; when prices or
-            further attempts differ, submitting stops before the limit. Empty for no limit.
+            further attempts differ, submitting stops before the limit. None for no limit.
         max_failed: Share of the rows that may fail before the run counts as failed, 0 to 1.
         on_bad_row: Refuse the whole manifest for a row that cannot be used, or skip the row.
         nsfw: What to do with pictures that WaveSpeedAI flags as unsafe for work: keep them (flagged in the
@@ -95,7 +95,7 @@ async def restyle_batch(
         wait: Wait for the pictures. Otherwise the images are submitted and the flow settle stores them.
         shards: Runs that share the work: child runs of this one's deployment, on its work pool, while this
             one waits for them and writes one account. 1: this run does it all.
-        shard: Set by a run that starts its shards. Leave it empty.
+        shard: Set by a run that starts its shards. Leave it None.
 
     Returns:
         The run in figures. The account of every row lies under runs/ in the output.

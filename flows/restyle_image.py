@@ -58,7 +58,7 @@ async def restyle_image(
         wavespeed: Name of the WaveSpeed block that holds the API key.
         output: Where the pictures go: s3-bucket/NAME or local-file-system/NAME (saved blocks),
             s3://bucket/prefix, or a directory.
-        max_cost_usd: Refuse before anything is sent when the price is higher, in USD. Empty for no limit.
+        max_cost_usd: Refuse before anything is sent when the price is higher, in USD. None for no limit.
         nsfw: What to do with pictures that WaveSpeedAI flags as unsafe for work: keep them (flagged in the
             record), put them under quarantine/, or drop them (recorded, not stored).
         retry_failed: Go again where this job has failed for good earlier. That may be billed.

@@ -138,6 +138,7 @@ def test_an_image_is_restyled_and_the_run_shows_it(world: World, photo: Path) ->
     page = world.artifact()
     assert len(page) < 100_000
     assert "| source | output 1 | output 2 |" in page
+    assert "\n2 pictures for 0.05 USD.\n" in page
     assert page.count("](data:image/jpeg;base64,") == 3
     for fact in (restyled.prediction_id, str(restyled.seed), "0.05 USD", str(restyled.outputs[1].sha256)):
         assert fact in page
@@ -146,7 +147,7 @@ def test_an_image_is_restyled_and_the_run_shows_it(world: World, photo: Path) ->
 def test_the_thumbnails_are_pictures(world: World, photo: Path) -> None:
     world.restyle(photo)
     for data in re.findall(r"base64,([^)]*)\)", world.artifact()):
-        assert max(Image.open(io.BytesIO(base64.b64decode(data))).size) <= 160
+        assert max(Image.open(io.BytesIO(base64.b64decode(data))).size) <= 280
 
 
 def test_a_job_has_one_event_of_each_kind(world: World, photo: Path) -> None:
