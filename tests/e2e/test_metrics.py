@@ -1,0 +1,136 @@
+"""What a run counts for Prometheus: scraped while it goes on, and held against its account."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from restyle.account import Summary
+from tests.batch_shell import KEY, TIMES
+from tests.batches import pictures, write_manifest
+from tests.emulator_process import Emulator
+from tests.prefect_server import PrefectServer, end
+
+ROWS = 24
+PRICE = 0.025
+FAULTS: list[dict[str, Any]] = [
+    {"on": "submit", "fault": "refused", "status": 429, "retry_after": 0.3, "times": 3},
+    {"on": "submit", "fault": "drop_after", "match": {"image": "/5.jpg"}},
+    {"on": "submit", "fault": "refused", "status": 400, "match": {"image": "/11.jpg"}},
+    {"on": "prediction", "fault": "failed", "code": 5000, "match": {"image": "/7.jpg"}},
+    {"on": "prediction", "fault": "failed", "code": 1200, "match": {"image": "/9.jpg"}},
+]
+STORED = ROWS - 2
+
+
+def _name(metric: str, labels: dict[str, str]) -> str:
+    return metric + "".join(f'{{{name}="{value}"}}' for name, value in labels.items())
+
+
+class Metered:
+    """A batch under way whose counters Prefect's own client serves."""
+
+    def __init__(self, prefect: PrefectServer, emulator: Emulator, manifest: str, out: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        serving = {"PREFECT_CLIENT_METRICS_ENABLED": "true", "PREFECT_CLIENT_METRICS_PORT": str(self.port)}
+        known = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator.url, **TIMES}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.e2e.metered_batch", manifest, str(out)],
+            env={**prefect.env, **known, **serving},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def scrape(self) -> dict[str, float]:
+        """The figures now, as ``restyle_jobs_total{outcome="stored"}`` and the like; empty at first."""
+        with suppress(httpx.TransportError):
+            text = httpx.get(f"http://127.0.0.1:{self.port}/metrics", trust_env=False).text
+            return {
+                _name(sample.name, sample.labels): sample.value
+                for family in text_string_to_metric_families(text)
+                for sample in family.samples
+                if sample.name.startswith("restyle_")
+            }
+        return {}
+
+    def summary(self) -> Summary:
+        """What the run came to, once it has ended."""
+        assert self.process.stdout is not None
+        return Summary.model_validate_json(self.process.stdout.readline())
+
+    def __enter__(self) -> Metered:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        end(self.process, patience=0)
+
+
+@pytest.fixture(scope="module")
+def slow_emulator() -> Iterator[Emulator]:
+    with Emulator("--prerendered", "--latency", "1.5", "3") as running:
+        yield running
+
+
+def test_what_is_scraped_while_a_batch_goes_on_agrees_with_its_account(
+    prefect: PrefectServer, slow_emulator: Emulator, tmp_path: Path
+) -> None:
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(ROWS))
+    slow_emulator.faults(FAULTS)
+    with Metered(prefect, slow_emulator, manifest, tmp_path / "out") as batch:
+        flying = 0.0
+        seen: list[float] = []
+        while sum(seen[-1:]) < STORED and batch.process.poll() is None:
+            now = batch.scrape()
+            flying = max(flying, now.get("restyle_predictions_in_flight", 0))
+            seen.append(now.get('restyle_jobs_total{outcome="stored"}', 0))
+            time.sleep(0.1)
+        summary = batch.summary()
+        told = batch.scrape()
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 3, "it was scraped while it went on"
+    assert 1 < flying <= ROWS
+    created = len(slow_emulator.ledger()["predictions"])
+    assert told['restyle_jobs_total{outcome="stored"}'] == summary.counts["stored"] == STORED
+    assert told['restyle_jobs_total{outcome="failed"}'] == 1
+    assert told['restyle_jobs_total{outcome="found"}'] == 0
+    assert told['restyle_submissions_total{outcome="unanswered"}'] == told["restyle_adoptions_total"] == 1
+    assert told['restyle_submissions_total{outcome="refused"}'] == 1
+    assert told['restyle_submissions_total{outcome="rate_limited"}'] == 3
+    assert told['restyle_api_answers_total{status="429"}'] == 3
+    assert told['restyle_api_answers_total{status="none"}'] == 1
+    assert told["restyle_retries_total"] == 1
+    accepted = told['restyle_submissions_total{outcome="accepted"}']
+    assert accepted + told["restyle_adoptions_total"] == created == ROWS
+    assert told["restyle_spent_usd_total"] == pytest.approx(created * PRICE)
+    refunded = 2 * PRICE  # the predictions that failed, hours later
+    assert told["restyle_spent_usd_total"] - refunded == pytest.approx(summary.spent_usd)
+    assert told["restyle_predictions_in_flight"] == 0
+    assert told["restyle_job_seconds_count"] == STORED
+    assert told["restyle_job_seconds_sum"] / STORED > 1.5
+
+
+def test_what_is_stored_already_is_found_and_not_spent_again(
+    prefect: PrefectServer, slow_emulator: Emulator, tmp_path: Path
+) -> None:
+    slow_emulator.reset()
+    manifest = write_manifest(tmp_path / "m.jsonl", pictures(3))
+    for found, spent in ((0, 3 * PRICE), (3, 0)):
+        with Metered(prefect, slow_emulator, manifest, tmp_path / "out") as batch:
+            batch.summary()
+            told = batch.scrape()
+        assert told['restyle_jobs_total{outcome="found"}'] == found
+        assert told["restyle_spent_usd_total"] == pytest.approx(spent)
