@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sys
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from tempfile import SpooledTemporaryFile
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -47,9 +49,19 @@ def run(out: str, status: Status | None, since: str | None, *, as_json: bool) ->
                 asyncio.run(_json(out, status, start, kept))
                 kept.seek(0)
                 shutil.copyfileobj(kept, to_stdout)
-        elif not asyncio.run(_lines(out, status, start, Console(file=to_stdout, highlight=False))):
-            print("no such jobs", file=sys.stderr)
+        else:
+            _stream(_lines(out, status, start, Console(file=to_stdout, highlight=False)), to_stdout)
     return 0
+
+
+def _stream(lines: Coroutine[Any, Any, int], to: TextIO) -> None:
+    """Print as long as somebody reads: `restyle list | head` has seen enough, and that is no error."""
+    try:
+        if not asyncio.run(lines):
+            print("no such jobs", file=sys.stderr)
+        to.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), to.fileno())  # for what Python flushes at its end
 
 
 async def _json(out: str, status: Status | None, since: datetime | None, kept: Any) -> None:

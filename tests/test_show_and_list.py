@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,7 +29,7 @@ from restyle.store import Store, directory_store, s3_store
 from tests import settler
 from tests.emulator_process import Emulator
 from tests.engine import PHOTO, QUICK, SMALL, restyle
-from tests.prefect_server import Command, Ended
+from tests.prefect_server import Command, Ended, PrefectServer
 from tests.s3_servers import S3Server, proxy
 
 _NOT_PASSED_ON = ("PREFECT_", "RESTYLE_", "WAVESPEED_", "AWS_")
@@ -182,6 +183,23 @@ async def test_a_side_car_of_another_version_is_told_and_stops_nothing(world: Wo
     assert sorted(facts.unreadable for facts in found) == [False, True]
 
 
+def test_whoever_reads_only_the_first_lines_gets_no_error(world: World) -> None:
+    done = asyncio.run(world.done())
+    (side_car,) = Path(world.store.uri).glob("images/*/metadata.json")
+    for number in range(500):  # more than a pipe holds
+        key = f"{number:064x}"[::-1]
+        folder = side_car.parent.parent / f"copy-{key[:16]}"
+        folder.mkdir()
+        (folder / "metadata.json").write_text(side_car.read_text().replace(done.job_key, key))
+    command = (
+        f"{sys.executable} -m deployments.cli list --out {world.store.uri} | head -1; echo ${{PIPESTATUS[0]}}"
+    )
+    env = {**os.environ, "PYTHONPATH": _ROOT}
+    ended = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, check=True)
+    line, status = ended.stdout.splitlines()
+    assert (line.split("\t")[1], status, ended.stderr) == ("done", "0", "")
+
+
 def test_a_terminal_gets_colours_and_lines_that_fit(world: World) -> None:
     asyncio.run(world.done(0))
     asyncio.run(world.failed(1))
@@ -259,6 +277,22 @@ def test_the_story_of_a_job_that_is_open_needs_no_prefect(any_world: World) -> N
     told = any_world.show(opened)
     assert (told["status"], told["prediction"]) == ("open", {"id": opened, "status": None})
     assert "restyle settle" in told["next"]
+
+
+@pytest.mark.e2e
+def test_where_wavespeed_can_be_asked_it_tells_how_an_open_job_stands(
+    world: World, prefect: PrefectServer
+) -> None:
+    opened = asyncio.run(world.submitted(0))
+    world.env = {
+        "PREFECT_API_URL": prefect.url,
+        "WAVESPEED_API_KEY": "some-key",
+        "WAVESPEED_BASE_URL": world.emulator.url,
+    }
+    told = world.show(opened)
+    assert (told["status"], told["prediction"]) == ("open", {"id": opened, "status": "completed"})
+    assert "its pictures are ready" in told["next"]
+    assert world.emulator.ledger()["calls"]["submit"] == 1
 
 
 async def test_a_claim_is_its_runners_while_it_is_young(world: World, tmp_path: Path) -> None:
