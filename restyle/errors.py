@@ -76,6 +76,10 @@ class SourceError(RestyleError):
     """The source picture is missing, cannot be read, is no image, or is too big."""
 
 
+class SourceDeniedError(SourceError):
+    """The credentials may not read the source picture: a matter of the set-up, not of the picture."""
+
+
 class ManifestError(RestyleError):
     """The list of images cannot be read, or is no list of images."""
 

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from restyle.attempts import source_facts
-from restyle.errors import ConfigurationError, PredictionFailedError, SourceError
+from restyle.errors import ConfigurationError, PredictionFailedError, SourceDeniedError, SourceError
 from restyle.images import verify_source
 from restyle.jobs import Job, Restyled, RunInfo, Source
 from restyle.ledger import DeadLetter, Failure, Ledger, now
@@ -106,6 +106,7 @@ async def find(
 
     Raises:
         ConfigurationError: the output and ``watched`` overlap, or ``watched`` is no ``s3://bucket/prefix``.
+        SourceDeniedError: these credentials may not read the object.
         StoreError: the object or the ledger cannot be read now.
     """
     refuse_overlap(watched, store.uri)
@@ -115,6 +116,8 @@ async def find(
         return Found(ignored=f"{created.uri} is a folder")
     try:
         there = await find_object(created.uri, store)
+    except SourceDeniedError:  # its next event, or the next batch, would be refused as well: mend the set-up
+        raise
     except SourceError as error:  # what the event tells is all that is left of it
         source = object_source(created.uri, created.version, created.etag)
         return Found(job=Job(source=source, params=params), refused=error.message)

@@ -21,7 +21,7 @@ from obstore.exceptions import BaseError, PermissionDeniedError, Unauthenticated
 from obstore.store import S3Store
 
 from restyle.client import WaveSpeedClient, is_loopback
-from restyle.errors import SourceError, StoreError, clean
+from restyle.errors import SourceDeniedError, SourceError, StoreError, clean
 from restyle.images import SOURCE_LIMIT, verify_source
 from restyle.jobs import Source
 from restyle.store import S3Access, Store, told
@@ -186,7 +186,7 @@ async def find_object(uri: str, store: Store) -> FoundObject:
     """What lies at ``s3://bucket/key`` now.
 
     Raises:
-        SourceError: there is none, or it may not be read.
+        SourceError: there is none; SourceDeniedError where these credentials may not read it.
         StoreError: the server is away.
     """
     check_name(uri)
@@ -336,7 +336,8 @@ def _unreadable(image: str, error: Exception) -> SourceError | StoreError:
         return SourceError(f"image {image}: its metadata is not ASCII: put it anew with metadata that is")
     problem = told(error, f"image {image} cannot be read")
     forbidden = isinstance(error, PermissionDeniedError | UnauthenticatedError)
-    return SourceError(problem.message) if forbidden or not problem.retryable else StoreError(problem.message)
+    kind = SourceDeniedError if forbidden or not problem.retryable else StoreError
+    return kind(problem.message)
 
 
 def _too_big(image: str, size: int) -> str:

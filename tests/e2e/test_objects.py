@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from dataclasses import replace
 
 import httpx
 import pytest
 
-from restyle.errors import ConfigurationError, PredictionFailedError
+from restyle.errors import ConfigurationError, PredictionFailedError, SourceDeniedError
 from restyle.jobs import Restyled
 from tests.ceph import CephGateway
 from tests.emulator_process import Emulator
@@ -96,4 +97,24 @@ async def test_a_secret_that_is_refused_is_no_dead_letter(world: World) -> None:
     with pytest.raises(ConfigurationError, match="the secret access key is wrong"):
         await wrong.deliver(created)
     assert not world.below("")
+    assert isinstance(await world.deliver(created), Restyled)
+
+
+async def test_an_object_that_may_not_be_read_is_no_dead_letter(world: World) -> None:
+    created, s3 = world.put("a.jpg", PHOTO.read_bytes()), world.s3.client()
+    nobody = {
+        "Effect": "Deny",
+        "Principal": "*",
+        "Action": "s3:GetObject",
+        "Resource": f"arn:aws:s3:::{created.bucket}/{created.key}",
+    }
+    s3.put_bucket_policy(
+        Bucket=created.bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [nobody]})
+    )
+    try:
+        with pytest.raises(SourceDeniedError, match="access denied"):
+            await world.deliver(created)
+    finally:
+        s3.delete_bucket_policy(Bucket=created.bucket)
+    assert not world.below("failed/")
     assert isinstance(await world.deliver(created), Restyled)
