@@ -141,7 +141,7 @@ def _typed(block: Block) -> Iterator[str]:
 _PRELUDE = """\
 set -Eem
 trap 'echo "failed: $HERE" >&2' ERR
-trap 'kill $(jobs -p) 2>/dev/null; prefect server stop >/dev/null 2>&1 || true' EXIT
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 serve() { # serve READY COMMAND...: until it says that it is ready
   "${@:2}" > served.log 2>&1 &
   for _ in $(seq 600); do
