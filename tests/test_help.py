@@ -19,6 +19,9 @@ import pytest
 
 from deployments._help import EXAMPLES
 from deployments.cli import app, main
+from tests.batches import restyle_all
+from tests.emulator_process import Emulator
+from tests.engine import PHOTO
 
 _ROOT = Path(__file__).resolve().parent.parent
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
@@ -172,3 +175,21 @@ def test_other_shells_have_their_script(shell: str) -> None:
     ended = piped("completion", shell)
     assert ended.returncode == 0
     assert "batch" in ended.stdout
+
+
+async def test_what_a_command_found_is_as_wide_as_the_terminal_and_coloured_only_where_it_may_be(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    images = [str(photo) for photo in PHOTO.parent.glob("*.jpg")]
+    await restyle_all(emulator.url, str(tmp_path), images)
+    listed = on_terminal("list", "--out", str(tmp_path), columns=100, env={"NO_COLOR": "1"})
+    assert max(map(len, _ESCAPE.sub("", listed).splitlines())) <= 100
+    for asked in (["list"], ["show", PHOTO.name]):
+        command = [*asked, "--out", str(tmp_path)]
+        shown = on_terminal(*command, columns=100, env={"NO_COLOR": "1"})
+        assert PHOTO.name in shown
+        assert not _COLOUR.search(shown)
+        told = piped(*command)
+        assert PHOTO.name in told.stdout
+        assert "\x1b" not in told.stdout + told.stderr
+    assert _COLOUR.search(on_terminal("list", "--out", str(tmp_path)))
