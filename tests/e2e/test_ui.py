@@ -1,0 +1,235 @@
+"""What a person sees of it in Prefect's own UI: the form, a run's pictures, the event feed.
+
+With RESTYLE_SCREENSHOTS=docs/images, the pictures of the documentation are made anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.batch_shell import KEY
+from tests.batches import write_manifest
+from tests.browser import Page, chromium
+from tests.emulator_process import Emulator
+from tests.engine import PHOTO
+from tests.prefect_server import PrefectServer, wait_until
+from tests.s3_servers import S3Server
+
+PHOTOS = sorted(PHOTO.parent.glob("*.jpg"))
+DEPLOYMENTS = ["restyle-image", "restyle-batch", "restyle-object", "settle"]
+_ROOT = PHOTO.parent.parent
+_MOST_BYTES = 200_000
+
+
+@dataclass(frozen=True)
+class World:
+    """A server with our deployments, and what two runs have left on it."""
+
+    prefect: PrefectServer
+
+    def page(self, path: str) -> str:
+        """The URL of a page of its UI."""
+        return f"{self.prefect.url.removesuffix('/api')}/v2{path}"
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        (found,) = (there for there in self.prefect.all("deployments") if there["name"] == name)
+        return found
+
+    def artifact(self, begins: str) -> dict[str, Any]:
+        return next(there for there in self.prefect.all("artifacts") if there["key"].startswith(begins))
+
+
+@pytest.fixture(scope="module")
+def world(
+    prefect: PrefectServer, moto: S3Server, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    manifest = tmp_path_factory.mktemp("ui") / "autumn.jsonl"
+    s3, out = moto.client(), "s3://ui-shown/restyled"
+    s3.create_bucket(Bucket="ui-shown")
+    sources = [f"s3://ui-shown/in/{photo.name}" for photo in PHOTOS]
+    for photo in PHOTOS:
+        s3.upload_file(str(photo), "ui-shown", f"in/{photo.name}")
+    write_manifest(manifest, [{"id": f"sku-{n}", "image": source} for n, source in enumerate(sources, 1)])
+    with Emulator("--latency", "0.2", "0.4") as emulator:
+        env = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator.url, **moto.env}
+        described = str(_ROOT / "deployments" / "prefect.yaml")
+        restyle, deploy = ["-m", "deployments.cli"], ["-m", "prefect", "deploy", "--prefect-file"]
+        for arguments in (
+            [*restyle, "setup", "--out", out],
+            [*deploy, described, "--all"],
+            [*restyle, "image", sources[0], "--out", out, "--num-images", "2", "--seed", "7"],
+            [*restyle, "batch", str(manifest), "--out", out],
+        ):
+            ended = prefect.python(*arguments, env=env).ended()
+            assert ended.status == 0, (arguments, ended)
+        wait_until(lambda: len(prefect.events("wavespeed.job.stored")) >= 1 + len(PHOTOS))
+        yield World(prefect)
+
+
+@pytest.fixture
+async def page(tmp_path: Path) -> AsyncIterator[Page]:
+    async with chromium(tmp_path / "profile") as tab:
+        yield tab
+
+
+async def keep(page: Page, name: str, tmp_path: Path) -> None:
+    """Take a picture for the documentation, where one is wanted; as small as that needs."""
+    path = await page.screenshot(tmp_path / f"{name}.png")
+    small = io.BytesIO()
+    with Image.open(path) as picture:
+        whole = picture.convert("RGB")
+        few = whole.quantize(palette=whole.quantize(256), dither=Image.Dither.FLOYDSTEINBERG)
+        few.save(small, "PNG", optimize=True)
+    assert small.tell() < _MOST_BYTES
+    if folder := os.environ.get("RESTYLE_SCREENSHOTS"):
+        (_ROOT / folder / f"{name}.png").write_bytes(small.getvalue())
+
+
+def mark(name: str) -> str:
+    """Give what a parameter is entered with an id of its own: ``field``."""
+    return (
+        "(() => { document.getElementById('field')?.removeAttribute('id');"
+        " const labels = [...document.querySelectorAll('label')];"
+        f" const label = labels.find(label => label.innerText.split(' ')[0] === '{name}');"
+        " const whole = label.parentElement.parentElement.parentElement;"
+        " whole.querySelector(':scope > fieldset :is(textarea, input, button)').id = 'field'; })()"
+    )
+
+
+OPTIONS = "[...document.querySelectorAll('[role=option]')]"
+LOADED = "[...document.images].filter(image => image.src.startsWith('data:') && image.naturalWidth > 0)"
+
+
+async def choose(page: Page, option: str) -> None:
+    """Choose from a list that is open."""
+    await page.until(f"{OPTIONS}.some(option => option.innerText.trim() === {option!r})")
+    found = f"{OPTIONS}.find(option => option.innerText.trim() === {option!r})"
+    await page.ask(
+        f"(option => {{ option.id = 'chosen'; option.scrollIntoView({{block: 'center'}}); }})({found})"
+    )
+    await page.click("#chosen")
+
+
+async def reads(page: Page, *told: str) -> None:
+    """Wait until all of this is to be read on the page, from top to bottom."""
+    text = "document.body.innerText.replace(/\\s+/g, ' ')"
+    search = (
+        f"(text => {json.dumps(told)}.reduce((at, told) => at < 0 ? at : text.indexOf(told, at), 0))({text})"
+    )
+    try:
+        await page.until(f"{search} >= 0")
+    except TimeoutError:
+        pytest.fail(f"{told} is not what is read on the page: {await page.ask(text)}")
+
+
+def described(schema: dict[str, Any], model: dict[str, Any]) -> list[str]:
+    """Names and descriptions in a form, from top to bottom."""
+    fields = sorted(model["properties"].items(), key=lambda field: field[1].get("position", 0))
+    told: list[str] = []
+    for name, field in fields:
+        told += [field.get("title", name), " ".join(field["description"].split())]
+        if reference := field.get("$ref"):
+            told += described(schema, schema["definitions"][reference.rpartition("/")[2]])
+    return told
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+async def test_a_form_tells_every_parameter_in_order_with_its_meaning_and_no_json(
+    name: str, world: World, page: Page, tmp_path: Path
+) -> None:
+    deployment = world.deployment(name)
+    schema = deployment["parameter_openapi_schema"]
+    await page.show(world.page(f"/deployments/deployment/{deployment['id']}/run"), width=1000, height=1180)
+    await reads(page, "Parameters", *described(schema, schema), "Enforce Parameter Schema")
+    assert await page.ask("document.querySelectorAll('.cm-editor').length") == 0
+    if name == "restyle-image":
+        await page.ask(f"{mark('image')}")
+        await page.click("#field")
+        await page.write("s3://my-bucket/in/coffee.jpg")
+        await keep(page, "ui-form", tmp_path)
+
+
+async def test_what_is_entered_in_the_form_is_what_the_run_is_given(world: World, page: Page) -> None:
+    deployment = world.deployment("restyle-image")
+    await page.show(world.page(f"/deployments/deployment/{deployment['id']}/run"), height=2400)
+    await reads(page, "image", "nsfw", "Submit")
+    await page.ask(mark("image"))
+    await page.click("#field")
+    await page.write("s3://my-bucket/in/coffee.jpg")
+    await page.ask(mark("nsfw"))
+    await page.click("#field")
+    await page.until(f"{OPTIONS}.length")
+    options = await page.ask(f"{OPTIONS}.map(option => option.innerText.trim())")
+    assert options == ["keep", "quarantine", "drop"]
+    await choose(page, "quarantine")
+    await page.ask(
+        "[...document.querySelectorAll('button')].find(b => b.innerText === 'Submit').id = 'submit'"
+    )
+    await page.click("#submit")
+    wanted = {"deployments": {"id": {"any_": [deployment["id"]]}}}
+    async with asyncio.timeout(30):
+        while not (runs := await asyncio.to_thread(world.prefect.all, "flow_runs", **wanted)):
+            await asyncio.sleep(0.2)
+    (run,) = runs
+    assert run["parameters"]["image"] == "s3://my-bucket/in/coffee.jpg"
+    assert run["parameters"]["nsfw"] == "quarantine"
+    assert run["parameters"]["params"]["num_inference_steps"] == 28
+    assert "restyle" in run["tags"]
+
+
+async def test_an_image_and_a_batch_show_their_pictures_beside_their_sources(
+    world: World, page: Page, tmp_path: Path
+) -> None:
+    one = world.artifact("restyle-astronaut")
+    await page.show(world.page(f"/artifacts/artifact/{one['id']}"), width=1200, height=840)
+    await page.until(f"{LOADED}.length === 3")
+    await reads(page, "astronaut.jpg", "2 pictures for 0.05 USD.", "source output 1 output 2", "Seed 7")
+    await reads(page, "Flow Run", "restyle astronaut.jpg", "Duration")
+    await page.until(f"{LOADED}.length === 3")
+    assert await page.ask(f"{LOADED}.every(image => image.getBoundingClientRect().width >= 150)")
+    await keep(page, "ui-artifact", tmp_path)
+    gallery = world.artifact("restyle-gallery")
+    await page.show(world.page(f"/artifacts/artifact/{gallery['id']}"), width=1200, height=1000)
+    await page.until(f"{LOADED}.length === {2 * len(PHOTOS)}")
+    await reads(page, *(f"sku-{n}" for n in range(1, len(PHOTOS) + 1)))
+
+
+async def test_a_run_is_found_by_its_name_and_its_artifacts_say_what_they_hold(
+    world: World, page: Page
+) -> None:
+    await page.show(world.page("/runs"))
+    await reads(page, "restyle autumn.jsonl", "restyle astronaut.jpg")
+    links = "[...document.querySelectorAll('a')]"
+    await page.ask(f"{links}.find(link => link.innerText === 'restyle autumn.jsonl').click()")
+    await page.until("location.pathname.includes('/runs/flow-run/')")
+    (run,) = (there for there in world.prefect.all("flow_runs") if there["name"] == "restyle autumn.jsonl")
+    await page.show(world.page(f"/runs/flow-run/{run['id']}?tab=Artifacts"))
+    await reads(page, "restyle autumn.jsonl", f"{len(PHOTOS)} rows: {len(PHOTOS)} stored; 0.1 USD spent")
+
+
+async def test_the_event_feed_tells_of_our_jobs_by_name_and_which_run_did_them(
+    world: World, page: Page, tmp_path: Path
+) -> None:
+    await page.show(world.page("/events"), width=1000, height=1000)
+    await page.until("document.querySelector('[aria-label=\"Filter by event type\"]')")
+    await page.click('[aria-label="Filter by event type"]')
+    await choose(page, "wavespeed.job.*")
+    await page.press("Escape")
+    await page.until("!document.body.innerText.includes('prefect.flow-run.')")
+    await page.until(f"{OPTIONS}.length === 0")
+    await reads(
+        page, "Wavespeed Job Stored", "restyle autumn.jsonl", "restyle-batch", "restyle astronaut.jpg"
+    )
+    for photo in PHOTOS:
+        await reads(page, f"Resource {photo.stem}-")
+    await keep(page, "ui-events", tmp_path)
