@@ -85,9 +85,10 @@ def test_what_a_page_tells_to_type_works(
     clone.mkdir()
     for name in ("examples", "deployments"):
         (clone / name).symlink_to(ROOT / name)
-    (clone / ".venv").mkdir()
-    (clone / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
-    env = {**deployed, "HOME": str(tmp_path), "PREFECT_SERVER_API_PORT": port}
+    (clone / ".venv").symlink_to(sys.prefix)
+    home = tmp_path / ".prefect"  # a page that starts a server of its own has a database of its own
+    prefect = {"PREFECT_HOME": str(home), "PREFECT_PROFILES_PATH": str(home / "profiles.toml")}
+    env = {**deployed, **prefect, "HOME": str(tmp_path), "PREFECT_SERVER_API_PORT": port}
 
     log = tmp_path / "log"
     with log.open("wb") as said:
