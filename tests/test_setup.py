@@ -240,6 +240,19 @@ def test_what_cannot_be_is_told_in_one_line(
     assert team.variables == {}
 
 
+def test_a_block_whose_secret_was_deleted_is_told_with_the_remedy(team: Team) -> None:
+    team.setup()
+    found = team.prefect.call("GET", "/block_types/slug/secret/block_documents/name/wavespeed-api-key")
+    team.prefect.call("DELETE", f"/block_documents/{found['id']}")
+    ended = team.run()
+    assert ended.status == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: block wavespeed/default cannot be used as it is")
+    (remedy,) = re.findall("`prefect (block delete .*?)`", line)
+    assert team.prefect.python("-m", "prefect", *remedy.split()).ended().status == 0
+    assert team.setup()["wavespeed/default"] == "made"
+
+
 def test_webhooks_are_switched_on_and_off(team: Team, tmp_path: Path) -> None:
     def url() -> Any:
         documents = team.prefect.call("POST", "/block_documents/filter", {"include_secrets": True})
