@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from restyle.account import Summary
 from tests.batch_shell import KEY, TIMES
 from tests.batches import pictures, write_manifest
 from tests.emulator_process import Emulator
-from tests.prefect_server import PrefectServer, end
+from tests.engine import PHOTO
+from tests.prefect_server import PrefectServer, end, wait_until
 
 ROWS = 24
 PRICE = 0.025
@@ -134,3 +136,60 @@ def test_what_is_stored_already_is_found_and_not_spent_again(
             told = batch.scrape()
         assert told['restyle_jobs_total{outcome="found"}'] == found
         assert told["restyle_spent_usd_total"] == pytest.approx(spent)
+
+
+def test_the_receiver_tells_what_runs_of_a_worker_counted_before_they_ended(
+    prefect: PrefectServer, emulator: Emulator, tmp_path: Path
+) -> None:
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    known = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator.url}
+    described = str(PHOTO.parent.parent / "deployments" / "prefect.yaml")
+    for arguments in (
+        ["-m", "deployments.cli", "setup", "--out", str(tmp_path / "out")],
+        ["-m", "prefect", "work-pool", "create", "metered", "--type", "process"],  # with no runs of others
+        [
+            "-m",
+            "prefect",
+            "deploy",
+            "--prefect-file",
+            described,
+            "--name",
+            "restyle-image",
+            "--pool",
+            "metered",
+        ],
+    ):
+        ended = prefect.python(*arguments, env=known).ended()
+        assert ended.status == 0, ended
+    there = prefect.call("GET", "/deployments/name/restyle-image/restyle-image")
+    created = [
+        prefect.call(
+            "POST",
+            f"/deployments/{there['id']}/create_flow_run",
+            {"parameters": {"image": str(PHOTO), "variant": variant}},
+        )["id"]
+        for variant in (0, 1)
+    ]
+    worker = prefect.python(
+        *("-m", "prefect", "worker", "start", "--pool", "metered"),
+        env={**known, "PROMETHEUS_MULTIPROC_DIR": str(figures)},
+    )
+    try:
+        wait_until(
+            lambda: all(
+                prefect.call("GET", f"/flow_runs/{run}")["state_type"] == "COMPLETED" for run in created
+            ),
+            240,
+        )
+        asked = prefect.python(
+            *("-c", "from deployments.receiver import metrics; print(metrics.latest().decode())"),
+            env={"PROMETHEUS_MULTIPROC_DIR": str(figures)},
+        ).ended()
+    finally:
+        worker.send(signal.SIGTERM)
+        worker.ended(60)
+    told = asked.stdout.splitlines()
+    assert 'restyle_jobs_total{outcome="stored"} 2.0' in told
+    assert "restyle_spent_usd_total 0.05" in told
+    assert "restyle_predictions_in_flight 0.0" in told
