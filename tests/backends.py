@@ -45,6 +45,21 @@ def redis() -> Iterator[str]:
             yield f"redis://127.0.0.1:{port}/0"
 
 
+def behind_prefect(database: str, redis: str) -> dict[str, str]:
+    """The settings of a Prefect server on both, as in docs/scaling.md."""
+    return {
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
+        "PREFECT_MESSAGING_BROKER": "prefect_redis.messaging",
+        "PREFECT_MESSAGING_CACHE": "prefect_redis.messaging",
+        "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "prefect_redis.ordering",
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect_redis.lease_storage",
+        "PREFECT_SERVER_WORKER_CHANNEL_CLEANUP_QUEUE_STORAGE": "prefect_redis.cleanup_queue",
+        "PREFECT_REDIS_MESSAGING_URL": redis,
+        "PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL": redis,  # it does not go by the other one
+        "PREFECT_SERVER_DOCKET_URL": redis,
+    }
+
+
 @contextmanager
 def _folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="restyle-", dir="/tmp"))  # pytest's own are closed to others

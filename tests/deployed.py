@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tests.backends import behind_prefect, postgresql, redis
 from tests.ceph import CephGateway
 from tests.emulator_process import Emulator
 from tests.prefect_server import PrefectServer, wait_until
@@ -208,7 +209,11 @@ def deployed(ceph: CephGateway, emulator: Emulator, folder: Path) -> Iterator[De
     elsewhere.mkdir()
     ceph = replace(ceph, bucket="deployed")  # others use the other one
     ceph.client().create_bucket(Bucket=ceph.bucket)
-    with PrefectServer(folder / "prefect", auth=PASSWORD) as prefect:
+    with (
+        postgresql() as database,
+        redis() as messages,
+        PrefectServer(folder / "prefect", behind_prefect(database, messages), PASSWORD) as prefect,
+    ):
         team = Deployed(prefect, ceph, emulator, elsewhere)
         team.set_up()
         team.token = team.read_token()

@@ -16,7 +16,7 @@ import pytest
 
 from blocks import WaveSpeed
 from restyle.account import AccountRow, Summary, decode_part
-from tests.backends import postgresql, redis
+from tests.backends import behind_prefect, postgresql, redis
 from tests.batch_shell import KEY, TIMES
 from tests.batches import pictures, write_manifest
 from tests.emulator_process import Emulator
@@ -157,15 +157,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             {
                 "PREFECT_SERVER_UI_ENABLED": "false",
                 "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
-                # as in docs/scaling.md
-                "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
-                "PREFECT_MESSAGING_BROKER": "prefect_redis.messaging",
-                "PREFECT_MESSAGING_CACHE": "prefect_redis.messaging",
-                "PREFECT_SERVER_EVENTS_CAUSAL_ORDERING": "prefect_redis.ordering",
-                "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect_redis.lease_storage",
-                "PREFECT_SERVER_WORKER_CHANNEL_CLEANUP_QUEUE_STORAGE": "prefect_redis.cleanup_queue",
-                "PREFECT_REDIS_MESSAGING_URL": messages,
-                "PREFECT_SERVER_DOCKET_URL": messages,
+                **behind_prefect(database, messages),
             },
         ) as prefect,
         Emulator("--prerendered", "--latency", "2.5", "3.5") as emulator,
