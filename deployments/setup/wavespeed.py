@@ -62,7 +62,7 @@ async def _secret() -> Secret:  # type: ignore[type-arg]
     if there and there.value.get_secret_value() == key:
         say("found", f"secret/{SECRET}", "holds this key, left alone")
         return there
-    secret = Secret(value=SecretStr(key))
+    secret: Secret[Any] = Secret(value=SecretStr(key))
     await WaveSpeed(api_key=secret).get_client().aclose()  # refuses what can be no key before it is saved
     await secret.save(SECRET, overwrite=True)
     say("updated" if there else "made", f"secret/{SECRET}", "from WAVESPEED_API_KEY")
