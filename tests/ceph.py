@@ -84,10 +84,6 @@ class CephGateway:
             },
         )
 
-    def notify_no_more(self) -> None:
-        """Tell of nothing."""
-        self.client().put_bucket_notification_configuration(Bucket=self.bucket, NotificationConfiguration={})
-
 
 @contextmanager
 def ceph_gateway() -> Iterator[CephGateway]:

@@ -120,6 +120,10 @@ class Deployed:
                 os.kill(pid, signal.SIGKILL)
         self.worker.wait()
 
+    def listen(self, prefix: str) -> None:
+        """Let the bucket tell the receiver of what is created below a prefix, and of nothing else."""
+        self.ceph.notify(f"{self.receiver.url}/s3?token={self.token}", prefix)
+
     def put(self, key: str, data: bytes) -> str:
         """Put an object into the bucket, and return its URI."""
         self.ceph.client().put_object(Bucket=self.ceph.bucket, Key=key, Body=data)
@@ -154,7 +158,8 @@ class Deployed:
     def patience(self, automation: str, seconds: int) -> None:
         """Let an automation of `restyle setup` wait no longer than this, until that is run again."""
         (there,) = [one for one in self.prefect.all("automations") if one["name"] == automation]
-        changed = {**there, "trigger": {**there["trigger"], "within": seconds}}
+        kept = {key: there[key] for key in ("name", "description", "enabled", "actions")}
+        changed = {**kept, "trigger": {**there["trigger"], "within": seconds}}
         self.prefect.call("PUT", f"/automations/{there['id']}", changed)
 
     def letters(self) -> dict[str, str]:
@@ -219,13 +224,12 @@ def deployed(ceph: CephGateway, emulator: Emulator, folder: Path) -> Iterator[De
         team.token = team.read_token()
         env = {**team.env, "RESTYLE_RECEIVER_TOKEN": ""}  # the block serves
         with receiving(prefect, env=env, port=team.receiver_port) as team.receiver:
-            ceph.notify(f"{team.receiver.url}/s3?token={team.token}", "in/")
+            team.listen("in/")
             team.start_worker()
             try:
                 yield team
             finally:
                 team.kill_worker()
-                ceph.notify_no_more()
 
 
 def seconds_until(condition: Callable[[], Any], timeout: float = 240) -> float:
