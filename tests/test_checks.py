@@ -177,12 +177,12 @@ async def test_a_store_whose_clock_is_wrong_is_noticed(moto: S3Server) -> None:
 async def test_a_store_without_create_if_absent_is_an_error(moto: S3Server) -> None:
     with proxy(moto) as (way, seen):
         way.ignore_conditions = True
-        checks, _ = await check_store(store_on(seen, "unsafe"))
+        checks, _ = await check_store(store_on(seen, "ignoring"))
     told = by_name(checks)
     assert (told[OUTPUT].status, told[CREATE].status) == ("ok", "error")
     assert "billed twice" in told[CREATE].found
     assert "AWS S3" in told[CREATE].remedy
-    assert left_on(moto, "unsafe") == []
+    assert left_on(moto, "ignoring") == []
 
 
 async def test_a_store_that_keeps_it_only_one_after_the_other_is_an_error(moto: S3Server) -> None:

@@ -257,7 +257,9 @@ def test_a_block_whose_secret_was_deleted_is_told_with_the_remedy(team: Team) ->
 def test_webhooks_are_switched_on_and_off(team: Team, tmp_path: Path) -> None:
     def url() -> Any:
         documents = team.prefect.call("POST", "/block_documents/filter", {"include_secrets": True})
-        (block,) = [one for one in documents if one["block_type"]["slug"] == "wavespeed"]
+        (block,) = [
+            one for one in documents if (one["block_type"]["slug"], one["name"]) == ("wavespeed", "default")
+        ]
         return block["data"].get("webhook_url")
 
     team.setup("--out", str(tmp_path), env={"RESTYLE_WEBHOOK_URL": "https://restyle.example.com/wavespeed"})
