@@ -336,7 +336,7 @@ class Batch:
         quote = await self.quote(count_done=self._again)
         cap = self.order.max_cost_usd
         enough = quote.balance_usd if cap is None else min(cap, quote.balance_usd)
-        if quote.usd > enough + 1e-9:  # only then is it worth a look at every job
+        if quote.usd > enough + 1e-9 and not self._again:  # only then is it worth a look at every job
             quote = await self.quote(count_done=True)
         figures = f"{quote.billed:,} images to bill cost {quote.usd:g} USD"
         if cap is not None and quote.usd + self.budget.total > cap + 1e-9:

@@ -54,10 +54,18 @@ class ObjectCreated(BaseModel):
     @property
     def name(self) -> str:
         """What names the work: the same for every delivery of one event, another once it is overwritten."""
+        return f"{self.uri}#{self._mark}"
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the event tells which version it is about."""
+        return bool(self._mark)
+
+    @property
+    def _mark(self) -> str:
         version = None if self.version == "null" else self.version
         marks = (("version", version), ("sequencer", self.sequencer), ("etag", self.etag))
-        mark = next((f"{kind}={value.strip(chr(34))}" for kind, value in marks if value), "")
-        return f"{self.uri}#{mark}"
+        return next((f"{kind}={value.strip(chr(34))}" for kind, value in marks if value), "")
 
 
 class Handled(BaseModel):

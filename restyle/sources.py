@@ -330,7 +330,7 @@ def _located(image: str, store: Store) -> tuple[S3Store, str]:
 
 def _unreadable(image: str, error: Exception) -> SourceError | StoreError:
     """What is wrong with the picture; a StoreError where it is the server that is away."""
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
         return SourceError(f"image {image}: no such object")
     if "Metadata value for" in str(error):  # some servers take what S3 does not allow, and obstore reads none
         return SourceError(f"image {image}: its metadata is not ASCII: put it anew with metadata that is")

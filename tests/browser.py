@@ -59,7 +59,7 @@ class Page:
         assert "exceptionDetails" not in told, told["exceptionDetails"]
         return told["result"].get("value")
 
-    async def until(self, condition: str, seconds: float = 20) -> None:
+    async def until(self, condition: str, seconds: float = 120) -> None:
         """Wait until an expression holds."""
         async with asyncio.timeout(seconds):
             while not await self.ask(f"Boolean({condition})"):

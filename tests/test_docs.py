@@ -20,7 +20,7 @@ from tests.doc_pages import PAGES, ROOT, RUN, Block, blocks, make_targets, told_
 # All that is told to type and that no test runs, and why. Everything else is run.
 NOT_RUN = {
     "docs/aws-s3.md": {"needs the AWS command"},
-    "docs/deploying.md": {"needs Docker", "needs a Kubernetes cluster"},
+    "docs/deploying.md": {"needs Docker", "needs a Kubernetes cluster", "needs an ECS cluster"},
     "docs/objects.md": {"needs the AWS command"},
     "docs/receiver.md": {"needs the AWS command", "needs a MinIO server and its command"},
     "docs/scaling.md": {"changes the server's installation"},

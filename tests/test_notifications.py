@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from deployments.receiver.events import object_created
 from deployments.receiver.notifications import NotUnderstoodError, Told, parse, read
 from deployments.receiver.sns import ForgedError, Sns, is_envelope
 from restyle.errors import UnavailableError
@@ -256,3 +257,11 @@ def test_and_nowhere_else(url: str) -> None:
     with pytest.raises(ForgedError, match="SubscribeURL"):
         asyncio.run(Sns(amazon).confirm(sns("…", kind="SubscriptionConfirmation", SubscribeURL=url)))
     assert amazon.asked == []
+
+
+def test_the_same_version_is_one_event_and_where_none_is_told_each_telling_is_another() -> None:
+    for mark in ({"version": "v1"}, {"sequencer": "0A"}, {"etag": "e"}):
+        created = ObjectCreated(bucket="b", key="k", **mark)  # type: ignore[arg-type]
+        assert object_created(created).id == object_created(created).id
+    unnamed = ObjectCreated(bucket="b", key="k")
+    assert object_created(unnamed).id != object_created(unnamed).id

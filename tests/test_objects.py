@@ -10,7 +10,13 @@ from functools import partial
 import pytest
 
 from restyle.client import WaveSpeedClient
-from restyle.errors import ConfigurationError, PredictionFailedError, SourceError, StoreError
+from restyle.errors import (
+    ConfigurationError,
+    PredictionFailedError,
+    SourceDeniedError,
+    SourceError,
+    StoreError,
+)
 from restyle.jobs import Restyled, RunInfo
 from restyle.objects import MetadataParam, ObjectCreated, find, refuse_overlap
 from restyle.settling import settle
@@ -225,6 +231,15 @@ async def test_metadata_that_is_not_valid_is_a_dead_letter_that_names_it(
     # the same bytes without it are another job, and not held up by the letter
     mended = world.put("a.jpg", PHOTO.read_bytes())
     assert isinstance(await world.deliver(mended, allowed=ALLOWED), Restyled)
+
+
+async def test_a_bucket_that_is_not_there_is_no_dead_letter(world: World) -> None:
+    """It is the set-up's fault: another endpoint or account, say."""
+    elsewhere = replace(world, sources="no-such-bucket")
+    created = world.put("a.jpg", PHOTO.read_bytes()).model_copy(update={"bucket": "no-such-bucket"})
+    with pytest.raises(SourceDeniedError, match="the bucket does not exist"):
+        await elsewhere.deliver(created)
+    assert not world.below("failed/")
 
 
 async def test_a_store_that_is_away_is_no_dead_letter(world: World) -> None:

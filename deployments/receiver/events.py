@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uuid import UUID, uuid5
+from uuid import UUID, uuid4, uuid5
 
 from prefect.events.schemas.events import Event, Resource
 
@@ -17,10 +17,13 @@ _NAMESPACE = UUID("9ba9bbb0-8a9b-4d93-a135-835399ff4bba")
 
 
 def object_created(created: ObjectCreated) -> Event:
-    """``restyle.object.created``: an object's version was created; the payload is `ObjectCreated`."""
+    """``restyle.object.created``: an object's version was created; the payload is `ObjectCreated`.
+
+    Where nothing names the version, every telling is an event of its own: the next one may be of another.
+    """
     return _event(
         OBJECT_CREATED,
-        created.name,
+        created.name if created.is_named else f"{created.name}{uuid4()}",
         {
             "prefect.resource.id": created.uri,
             "prefect.resource.name": created.key.rstrip("/").rpartition("/")[2] or created.key,

@@ -79,6 +79,8 @@ class WebhookSecret:
         Raises:
             UnavailableError: it cannot be had now; says why.
         """
+        if self._secret is not None:  # also while a forged webhook has it asked for anew
+            return self._secret
         async with self._lock:
             if self._secret is None:
                 try:
@@ -92,18 +94,21 @@ class WebhookSecret:
     async def renewed(self, old: str) -> str | None:
         """Another secret than the old one, where WaveSpeedAI has one; asked at most once a minute."""
         async with self._lock:
-            if self._secret == old:
+            if self._secret == old and not self._asked_lately:
                 try:
                     self._secret = await self._fetch()
                 except UnavailableError as error:
                     _log.warning("%s", error)
             return self._secret if self._secret != old else None
 
+    @property
+    def _asked_lately(self) -> bool:
+        return self._fetched is not None and time.monotonic() - self._fetched < _FETCH_SECONDS
+
     async def _fetch(self) -> str:
-        now = time.monotonic()
-        if self._fetched is not None and now - self._fetched < _FETCH_SECONDS:
+        if self._asked_lately:
             raise UnavailableError("WaveSpeedAI was asked for the webhook secret less than a minute ago")
-        self._fetched = now
+        self._fetched = time.monotonic()
         try:
             block = await load_wavespeed(self._wavespeed)
             async with block.get_client() as client:
