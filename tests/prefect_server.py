@@ -22,6 +22,13 @@ import httpx
 _ROOT = Path(__file__).resolve().parent.parent
 _START_SECONDS = 300.0  # a fresh database takes ten where nothing else runs
 _PAGE = 200
+_USERS_NAMES = {  # of blocks
+    "default",
+    "wavespeed-api-key",
+    "restyle-output",
+    "restyle-receiver-token",
+    "wavespeed-webhook-secret",
+}
 # What the user of this machine has set up is no part of a test.
 _NOT_PASSED_ON = ("PREFECT_", "RESTYLE_", "WAVESPEED_", "AWS_")
 # On a busy machine SQLite is locked for longer than Prefect's ten seconds: it would answer 503.
@@ -214,6 +221,17 @@ class PrefectServer:
         end(self.process)
         if self.process.stdin:
             self.process.stdin.close()
+
+    def clean(self) -> None:
+        """Forget what ``restyle setup`` and ``prefect deploy`` have made: other tests mean other places."""
+        for document in self.call("POST", "/block_documents/filter", {}):
+            if document["name"] in _USERS_NAMES:
+                self.call("DELETE", f"/block_documents/{document['id']}")
+        for kind in ("deployments", "automations", "variables"):
+            for thing in self.all(kind):
+                self.call("DELETE", f"/{kind}/{thing['id']}")
+        for pool in self.call("POST", "/work_pools/filter", {}):
+            self.call("DELETE", f"/work_pools/{pool['name']}")
 
     def stop(self) -> None:
         """End it for good."""

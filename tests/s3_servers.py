@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 _ROOT = Path(__file__).resolve().parent.parent
-_HOP_BY_HOP = ("Connection", "Keep-Alive", "Transfer-Encoding", "Content-Encoding", "Content-Length")
+_HOP_BY_HOP = ("Connection", "Keep-Alive", "Transfer-Encoding", "Content-Length")
 
 
 @dataclass(frozen=True)

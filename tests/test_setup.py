@@ -20,13 +20,6 @@ from tests.prefect_server import Command, Ended, PrefectServer
 _ROOT = Path(__file__).resolve().parent.parent
 KEY = "key-that-nobody-may-see"
 WATCH = "s3://bucket/in/"
-OURS = {
-    "default",
-    "wavespeed-api-key",
-    "restyle-output",
-    "restyle-receiver-token",
-    "wavespeed-webhook-secret",
-}
 AUTOMATIONS = (
     "restyle: lost runs",
     "restyle: objects again after a crash",
@@ -76,18 +69,6 @@ class Team:
     def automations(self) -> dict[str, dict[str, Any]]:
         return {automation["name"]: automation for automation in self.prefect.all("automations")}
 
-    def clean(self) -> None:
-        """Leave the server as other tests want it."""
-        call = self.prefect.call
-        for document in call("POST", "/block_documents/filter", {}):
-            if document["name"] in OURS:
-                call("DELETE", f"/block_documents/{document['id']}")
-        for kind in ("deployments", "automations", "variables"):
-            for thing in self.prefect.all(kind):
-                call("DELETE", f"/{kind}/{thing['id']}")
-        for pool in call("POST", "/work_pools/filter", {}):
-            call("DELETE", f"/work_pools/{pool['name']}")
-
 
 def _thing(line: str) -> str:
     name = re.match(r"automation/restyle: [^:]*|[^:]*", line)
@@ -99,7 +80,7 @@ def _thing(line: str) -> str:
 def team(prefect: PrefectServer, emulator: Emulator) -> Iterator[Team]:
     team = Team(prefect, emulator)
     yield team
-    team.clean()
+    prefect.clean()
 
 
 def test_setup_makes_what_is_missing_and_leaves_the_rest_alone(team: Team, tmp_path: Path) -> None:

@@ -26,10 +26,16 @@ def ceph() -> Iterator[CephGateway]:
 
 
 @pytest.fixture(scope="session")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A real Prefect server with nothing saved on it but what tests save."""
+def _prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def prefect(_prefect: PrefectServer) -> Iterator[PrefectServer]:
+    """A real Prefect server; what a file's tests set up on it is gone afterwards."""
+    yield _prefect
+    _prefect.clean()
 
 
 @pytest.fixture(scope="session")

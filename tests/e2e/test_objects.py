@@ -9,7 +9,7 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from restyle.errors import ConfigurationError, PredictionFailedError, SourceDeniedError
+from restyle.errors import PredictionFailedError, SourceDeniedError
 from restyle.jobs import Restyled
 from tests.ceph import CephGateway
 from tests.emulator_process import Emulator
@@ -94,7 +94,7 @@ async def test_metadata_that_cannot_be_read_is_a_dead_letter(world: World) -> No
 async def test_a_secret_that_is_refused_is_no_dead_letter(world: World) -> None:
     created = world.put("a.jpg", PHOTO.read_bytes())
     wrong = replace(world, s3=replace(world.s3, secret_key="wrong"))
-    with pytest.raises(ConfigurationError, match="the secret access key is wrong"):
+    with pytest.raises(SourceDeniedError, match="the secret access key is wrong"):
         await wrong.deliver(created)
     assert not world.below("")
     assert isinstance(await world.deliver(created), Restyled)
