@@ -22,6 +22,9 @@ from restyle.models import MODEL
 
 _NAMESPACE = UUID("aa2f4c4d-1f2a-4d57-8f5e-0a3d8f2f0d5c")
 _BY = AssetContext.related_materialized_by("wavespeed-restyle-flows")
+# Many pictures may be made of one source, and Prefect's client fails where an event follows upon itself.
+_told: dict[UUID, None] = {}
+_REMEMBERED = 10_000
 _ENCODED = str.maketrans({c: f"={ord(c):02X}" for c in RESTRICTED_ASSET_CHARACTERS})
 
 
@@ -90,9 +93,15 @@ def _emit(
     related: list[dict[str, str]],
     payload: dict[str, Any] | None = None,
 ) -> None:
+    name = uuid5(_NAMESPACE, f"{event}:{about}")
+    if name in _told:
+        return
+    _told[name] = None
+    if len(_told) > _REMEMBERED:
+        del _told[next(iter(_told))]
     emit_event(
         event=event,
-        id=uuid5(_NAMESPACE, f"{event}:{about}"),
+        id=name,
         resource=AssetContext.asset_as_resource(asset),
         related=related,
         payload=payload,
