@@ -27,6 +27,8 @@ from tests.prefect_server import PrefectServer, wait_until
 from tests.receivers import TOKEN, Receiving, free_port, receiving
 from tests.s3_servers import Mischief, Proxy, S3Server, proxy
 
+pytestmark = pytest.mark.e2e  # servers and processes
+
 API_KEY = "a-key-of-wavespeeds"
 SECRET = secret_of(API_KEY)
 OUTPUT = "https://d111.cloudfront.example/out.jpeg?signature=as-good-as-a-key"

@@ -17,6 +17,8 @@ from tests.emulator_process import Emulator
 from tests.engine import PHOTO
 from tests.prefect_server import Command, Ended, PrefectServer
 
+pytestmark = pytest.mark.e2e  # servers and processes
+
 _ROOT = Path(__file__).resolve().parent.parent
 KEY = "key-that-nobody-may-see"
 WATCH = "s3://bucket/in/"
