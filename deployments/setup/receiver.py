@@ -8,19 +8,18 @@ import secrets
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
+from deployments.receiver.secrets import TOKEN, TOKEN_VARIABLE
 from deployments.setup._load import load
 from deployments.setup._report import say
-
-TOKEN = "restyle-receiver-token"  # noqa: S105
 
 
 async def set_up_receiver() -> None:
     """Save RESTYLE_RECEIVER_TOKEN as a Secret block; where it is not set, make one up, once."""
-    token = os.environ.get("RESTYLE_RECEIVER_TOKEN", "").strip()
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
     there = await load(Secret, TOKEN)
     if there and token in ("", there.value.get_secret_value()):
         say("found", f"secret/{TOKEN}", "left alone")
         return
     await Secret(value=SecretStr(token or secrets.token_urlsafe(32))).save(TOKEN, overwrite=True)
-    source = "from RESTYLE_RECEIVER_TOKEN" if token else "made up; docs/deploying.md tells how to read it"
+    source = f"from {TOKEN_VARIABLE}" if token else "made up; docs/deploying.md tells how to read it"
     say("updated" if there else "made", f"secret/{TOKEN}", source)
