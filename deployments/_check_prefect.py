@@ -18,6 +18,7 @@ from prefect.settings import get_current_settings
 
 from blocks.output import open_output
 from blocks.wavespeed import WaveSpeed, load_wavespeed
+from deployments.setup.wavespeed import TIERS
 from restyle.checks import Check, error, ok, warning
 from restyle.errors import ConfigurationError, RestyleError, clean
 from restyle.store import S3_BUCKET, Store
@@ -27,6 +28,7 @@ API, BLOCK, LIMIT, POOL = "Prefect API", "WaveSpeed block", "concurrency limit",
 DEFAULT_POOL = "restyle"
 DEFAULT_OUTPUTS = ("s3-bucket/restyle-output", "local-file-system/restyle-output")
 
+_FAR_ABOVE = 3  # WaveSpeedAI's own pages differ by that much on what a level allows
 _SECONDS = 5.0
 _SETUP = "run `restyle setup`"
 
@@ -127,7 +129,23 @@ async def check_limit(block: WaveSpeed) -> Check:
             f"{found}, less than the {most:,} in flight that the block allows one process",
             f"prefect gcl update {name} --limit {most}, if the account allows it; else lower max_in_flight",
         )
+    if (level := _level(block)) and there.limit > _FAR_ABOVE * level[1]:
+        tier, in_flight = level
+        return warning(
+            LIMIT,
+            f"{found}, but an account with the block's {block.requests_per_minute:,} submissions a minute "
+            f"({tier}) has about {in_flight:,}: expect to be told to slow down (429)",
+            f"`restyle setup --tier …` as your account's level is, or prefect gcl update {name} "
+            f"--limit {in_flight}",
+        )
     return ok(LIMIT, f"{found}; one process takes at most {min(most or there.limit, there.limit):,}")
+
+
+def _level(block: WaveSpeed) -> tuple[str, int] | None:
+    """The lowest account level that allows the block's submissions a minute, and its places in flight."""
+    wanted = block.requests_per_minute
+    levels = ((name, there) for name, (a_minute, there) in TIERS.items() if wanted and wanted <= a_minute)
+    return next(levels, None)
 
 
 async def check_pool() -> Check:

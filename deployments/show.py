@@ -69,7 +69,8 @@ async def _look(what: str, out: str) -> dict[str, Any] | list[Facts]:
         return found
     facts = found[0]
     there = await files(store, facts) if facts.status == "done" else []
-    return _story(store, facts, there, await _prediction(facts))
+    prediction = await _prediction(facts)
+    return _story(store, facts, there, prediction) | {"next": next_step(facts, out, prediction)}
 
 
 def _several(what: str, found: list[Facts], *, as_json: bool) -> ConfigurationError:
@@ -113,7 +114,6 @@ def _story(store: Store, facts: Facts, there: list[Entry], prediction: Predictio
     return {
         **as_dict(facts),
         "where": store.uri_of(facts.path),
-        "next": next_step(facts, prediction),
         "variant": told.variant if told else facts.claim.job.variant if facts.claim else None,
         "request": request.model_dump(mode="json") if request else None,
         "attempts": [attempt.model_dump(mode="json") for attempt in _attempts(facts)],

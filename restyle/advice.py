@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime, timedelta
 
 from restyle.browsing import Facts
@@ -9,6 +10,7 @@ from restyle.ledger import Failure
 from restyle.models import ENDED_BADLY, Prediction
 
 _AGAIN = "then run it again with --retry-failed"
+_COSTS = "`restyle costs --out {out}`"
 _BY_CODE = {
     1200: "WaveSpeedAI's moderation refused it: use another picture",
     1400: "change the parameters: that makes another job",
@@ -17,8 +19,8 @@ _BY_CODE = {
 }
 _BY_TYPE = {
     "SourceError": "put a picture that can be used in its place: that makes another job",
-    "PredictionLost": f"see with `restyle costs` whether it was billed, {_AGAIN}: that is billed anew",
-    "AttemptsUsedUp": f"see with `restyle costs` whether any was billed, {_AGAIN}: that is billed anew",
+    "PredictionLost": f"see with {_COSTS} whether it was billed, {_AGAIN}: that is billed anew",
+    "AttemptsUsedUp": f"see with {_COSTS} whether any was billed, {_AGAIN}: that is billed anew",
     "NeverSubmitted": "nothing was billed: run it again with --retry-failed",
 }
 
@@ -38,42 +40,44 @@ def reason(facts: Facts) -> str:
     return f"attempt {attempt} is claimed, and no prediction is recorded"
 
 
-def after_failure(failure: Failure) -> str:
-    """What to do about a job that was given up."""
-    if failure.type == "PredictionFailed":
-        if failure.status == "completed":
-            return f"it was billed without a picture: tell WaveSpeedAI the prediction's id, {_AGAIN}"
-        return _BY_CODE.get(failure.code, f"see what WaveSpeedAI says of it, {_AGAIN}")
-    return _BY_TYPE.get(failure.type, f"see what is wrong, {_AGAIN}")
+def after_failure(failure: Failure, out: str) -> str:
+    """What to do about a job that was given up; of its output, as commands are told."""
+    if failure.type != "PredictionFailed":
+        advice = _BY_TYPE.get(failure.type, f"see what is wrong, {_AGAIN}")
+    elif failure.status == "completed":
+        advice = f"it was billed without a picture: tell WaveSpeedAI the prediction's id, {_AGAIN}"
+    else:
+        advice = _BY_CODE.get(failure.code, f"see what WaveSpeedAI says of it, {_AGAIN}")
+    return advice.format(out=shlex.quote(out))
 
 
-def next_step(facts: Facts, prediction: Prediction | None = None) -> str:
-    """What to do next.
+def next_step(facts: Facts, out: str, prediction: Prediction | None = None) -> str:
+    """What to do next, with commands that can be pasted.
 
     Args:
         facts: the job's.
+        out: the output, as commands are told.
         prediction: of its newest attempt, as WaveSpeedAI tells it now; None where that is not known.
     """
     if facts.unreadable:
         return "upgrade wavespeed-restyle-flows"
     if facts.letter and facts.status == "failed":
-        return after_failure(facts.letter.error)
+        return after_failure(facts.letter.error, out)
     if facts.status == "done":
         return "nothing: run again, it returns what is stored and bills nothing"
+    settle = f"`restyle settle --out {shlex.quote(out)}`"
     if facts.open_job.latest in facts.records:
-        return _after_submission(prediction)
+        return _after_submission(prediction, settle)
     claim = facts.claims.get(facts.open_job.latest)
     lease = timedelta(seconds=claim.lease_seconds) if claim else timedelta()
     if datetime.now(UTC) - facts.at < lease:
         return "wait: a runner has just claimed it and is about to submit it"
-    return (
-        "its runner is gone: run it again, which first looks up whether it was submitted; or `restyle settle`"
-    )
+    return f"its runner is gone: run it again, which first looks up whether it was submitted; or {settle}"
 
 
-def _after_submission(prediction: Prediction | None) -> str:
+def _after_submission(prediction: Prediction | None, settle: str) -> str:
     if prediction is None or not prediction.terminal:
-        return "wait for its runner; where that is gone, `restyle settle` or the same run again stores it"
+        return f"wait for its runner; where that is gone, {settle} or the same run again stores it"
     if prediction.status in ENDED_BADLY:
-        return "run it again: what failed may be tried up to three times; or `restyle settle` closes it"
-    return "its pictures are ready: its runner stores them, or `restyle settle`, or the same run again"
+        return f"run it again: what failed may be tried up to three times; or {settle} closes it"
+    return f"its pictures are ready: its runner stores them, or {settle}, or the same run again"

@@ -276,7 +276,7 @@ def test_the_story_of_a_job_that_is_open_needs_no_prefect(any_world: World) -> N
     opened = asyncio.run(any_world.submitted(0))
     told = any_world.show(opened)
     assert (told["status"], told["prediction"]) == ("open", {"id": opened, "status": None})
-    assert "restyle settle" in told["next"]
+    assert f"`restyle settle --out {any_world.store.uri}`" in told["next"]
 
 
 @pytest.mark.e2e
@@ -397,12 +397,12 @@ async def test_a_url_is_found_with_and_without_its_signature(world: World) -> No
 
 def test_every_way_to_fail_has_its_advice() -> None:
     codes = {
-        code: after_failure(Failure(type="PredictionFailed", message="", code=code))
+        code: after_failure(Failure(type="PredictionFailed", message="", code=code), "out")
         for code in (1200, 1402, 5000)
     }
     types = {
-        kind: after_failure(Failure(type=kind, message=""))
+        kind: after_failure(Failure(type=kind, message=""), "out")
         for kind in ("SourceError", "PredictionLost", "AttemptsUsedUp", "NeverSubmitted")
     }
     assert len({*codes.values(), *types.values()}) == 7
-    assert "--retry-failed" in after_failure(Failure(type="Unheard", message=""))
+    assert "--retry-failed" in after_failure(Failure(type="Unheard", message=""), "out")

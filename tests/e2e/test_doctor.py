@@ -259,12 +259,14 @@ def test_a_limit_that_is_missing(clinic: Clinic) -> None:
     assert "prefect gcl create gone --limit 100" in told.checks["concurrency limit"]["remedy"]
 
 
-@pytest.mark.parametrize(("name", "status"), [("none", "error"), ("few", "warning"), ("off", "warning")])
+@pytest.mark.parametrize(
+    ("name", "status"), [("none", "error"), ("few", "warning"), ("off", "warning"), ("many", "warning")]
+)
 def test_a_limit_that_makes_no_sense(clinic: Clinic, name: str, status: str) -> None:
-    limit = {"none": 0, "few": 5, "off": 100}[name]
+    limit = {"none": 0, "few": 5, "off": 100, "many": 5_000}[name]
     made = {"name": name, "limit": limit, "active": name != "off"}
     clinic.prefect.call("POST", "/v2/concurrency_limits/", made)
-    told = clinic.ask("--wavespeed", clinic.block(name, concurrency_limit=name))
+    told = clinic.ask("--wavespeed", clinic.block(name, concurrency_limit=name, requests_per_minute=500))
     check = told.checks["concurrency limit"]
     assert (told.status, check["status"]) == (int(status == "error"), status)
     assert f"prefect gcl {'enable' if name == 'off' else 'update'} {name}" in check["remedy"]
