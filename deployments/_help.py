@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from cyclopts import App, Group
@@ -55,10 +56,19 @@ restyle init
 restyle init our-pictures
 """,
     "completion": """
-# For this shell
+# bash: in this shell; in every new one, if it has bash-completion
 source <(restyle completion bash)
-# For good
+mkdir -p ~/.local/share/bash-completion/completions
 restyle completion bash > ~/.local/share/bash-completion/completions/restyle
+# zsh: in this shell; in every new one, if ~/.zshrc says
+# fpath=(~/.zfunc $fpath) before it calls compinit
+source <(restyle completion zsh)
+mkdir -p ~/.zfunc
+restyle completion zsh > ~/.zfunc/_restyle
+# fish: in this shell; in every new one
+restyle completion fish | source
+mkdir -p ~/.config/fish/completions
+restyle completion fish > ~/.config/fish/completions/restyle.fish
 """,
 }
 """What to copy, by command."""
@@ -72,7 +82,22 @@ def examples(command: str) -> str:
 
 
 def completion(app: App, shell: Literal["bash", "zsh", "fish"]) -> str:
-    """The script by which a shell completes the command."""
+    """The script by which a shell completes the command.
+
+    Where it knows nothing better it offers names of files, as sources and manifests are.
+    """
     script = app.generate_completion(shell=shell)
-    # where it knows nothing better: names of files, as sources and manifests are
-    return script.replace("complete -F", "complete -o default -F") if shell == "bash" else script
+    if shell == "bash":
+        return script.replace("complete -F", "complete -o default -F")
+    if shell == "zsh":
+        return _ZSH_VALUE.sub(r"\1:_files\2", script.replace("_cyclopts_restyle", "_restyle")) + _ZSH_BEGIN
+    return script  # fish does so by itself
+
+
+_ZSH_VALUE = re.compile(r"^( +'(?:\d+:(?! )|\*--).*)(' \\)$", re.MULTILINE)
+"""What `_arguments` is told of an argument, or of an option's value, that is none of some choices."""
+
+_ZSH_BEGIN = """\
+# found in $fpath by its name, and called; or sourced
+if [[ $funcstack[1] == _restyle ]]; then _restyle "$@"; else compdef _restyle restyle; fi
+"""

@@ -1,0 +1,53 @@
+"""Programs on a terminal, for tests."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import termios
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def environment(**more: str) -> dict[str, str]:
+    """An environment that says nothing of colours and widths."""
+    unwanted = ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
+    told = {name: value for name, value in os.environ.items() if name not in unwanted}
+    return {**told, "PYTHONPATH": str(_ROOT), "TERM": "xterm-256color", **more}
+
+
+def on_terminal(
+    command: Sequence[str],
+    *,
+    typed: str = "",
+    columns: int = 80,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> str:
+    """What a program shows on a terminal that is so wide, where this is typed."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = subprocess.Popen(
+        command,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        env=env or environment(),
+        cwd=cwd,
+    )
+    os.close(theirs)
+    os.write(ours, typed.encode())
+    shown = b""
+    with suppress(OSError):  # which is how the end is told
+        while more := os.read(ours, 65536):
+            shown += more
+    os.close(ours)
+    process.wait(60)
+    return shown.decode().replace("\r\n", "\n")
