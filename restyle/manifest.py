@@ -10,6 +10,7 @@ import asyncio
 import csv
 import gzip
 import json
+import re
 import tempfile
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -23,10 +24,10 @@ import boto3
 import httpx
 
 from restyle.client import is_loopback
-from restyle.errors import ManifestError, clean
+from restyle.errors import ManifestError, SourceError, clean
 from restyle.models import ReduxParams
 from restyle.rows import COLUMNS, KINDS, BadRow, Kind, Row, RowReader, show, unknown
-from restyle.sources import without_signature
+from restyle.sources import find_object, without_signature
 from restyle.store import Entry, S3Access, Store
 
 __all__ = ["BadRow", "Row", "read_manifest", "shown"]
@@ -34,6 +35,9 @@ __all__ = ["BadRow", "Row", "read_manifest", "shown"]
 BATCH = 500
 LINE_LIMIT = 1 << 20  # bytes
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+
+_STORED = re.compile(r"/(?:images|quarantine)/[^/]+-[0-9a-f]{16}/\d+\.\w+$")  # as outputs lay pictures out
+_AT_ONCE = 50  # looks at objects
 
 _PREFIX = "s3://bucket/prefix/ for every image below it"
 
@@ -50,8 +54,9 @@ async def read_manifest(
 
     Args:
         manifest: path, ``s3://`` object or https URL of a .jsonl, .ndjson, .csv or .parquet file (the first
-            three also gzipped, .gz); ``s3://bucket/prefix/`` for every image below it, without what is
-            stored there by us; or a list of images. A relative path is relative to the working directory.
+            three also gzipped, .gz); ``s3://bucket/prefix/`` for every image below it, without what
+            this project stored there, by any output; or a list of images. A relative path is relative to the
+            working directory.
         params: what holds where a row says nothing.
         store: where outputs go: S3 is read with its credentials, if it is on S3.
 
@@ -118,9 +123,10 @@ async def _below(manifest: str, params: ReduxParams, store: Store) -> AsyncGener
         raise _UnreadableError("the bucket's name is missing: give s3://bucket/prefix/")
     ours, number = _ours(f"s3://{bucket}/{prefix}", store), 0
     async for page in _bucket(bucket, store).pages(prefix):
-        keys = [entry.path for entry in page if _is_source(entry, ours, bucket)]
-        numbered = [(n, f"s3://{bucket}/{key}") for n, key in enumerate(keys, number + 1)]
-        number += len(keys)
+        images = [f"s3://{bucket}/{entry.path}" for entry in page if _is_picture(entry)]
+        images = await _sources([image for image in images if not image.startswith(ours)], store)
+        numbered = list(enumerate(images, number + 1))
+        number += len(images)
         async with aclosing(_in_batches(_images(numbered, params))) as batches:
             async for batch in batches:
                 yield batch
@@ -138,9 +144,25 @@ def _ours(prefix: str, store: Store) -> tuple[str, ...]:
     return f"{output}images/", f"{output}quarantine/"  # beside the sources, or above them
 
 
-def _is_source(entry: Entry, ours: tuple[str, ...], bucket: str) -> bool:
-    picture = PurePosixPath(entry.path).suffix.lower() in PICTURES
-    return picture and not f"s3://{bucket}/{entry.path}".startswith(ours)
+def _is_picture(entry: Entry) -> bool:
+    return PurePosixPath(entry.path).suffix.lower() in PICTURES
+
+
+async def _sources(images: list[str], store: Store) -> list[str]:
+    """Those that no other output stored: two that read each other would restyle, and pay, for ever."""
+    looks_stored = [image for image in images if _STORED.search(image)]
+    found: set[str] = set()
+    for some in (looks_stored[n : n + _AT_ONCE] for n in range(0, len(looks_stored), _AT_ONCE)):
+        ours = await asyncio.gather(*(_is_ours(image, store) for image in some))
+        found.update(image for image, is_ours in zip(some, ours, strict=True) if is_ours)
+    return [image for image in images if image not in found]
+
+
+async def _is_ours(image: str, store: Store) -> bool:
+    try:
+        return (await find_object(image, store)).ours
+    except SourceError:  # its row will tell
+        return False
 
 
 def _bucket(name: str, store: Store) -> Store:

@@ -26,7 +26,6 @@ MetadataParam = Literal[
 ]
 """A parameter that an object's own metadata may give, where that is allowed."""
 
-_OURS = frozenset({"job-key", "prediction-id"})
 _SCHEME = "s3://"
 
 
@@ -129,7 +128,7 @@ async def find(
     except SourceError as error:  # what the event tells is all that is left of it
         source = object_source(created.uri, created.version, created.etag)
         return Found(job=Job(source=source, params=params), refused=error.message)
-    if there.metadata.keys() >= _OURS:
+    if there.ours:
         return Found(ignored=f"{created.uri} is one of our own pictures (prediction-id in its metadata)")
 
     job = _job(there.source, params, set(from_metadata), there.metadata)

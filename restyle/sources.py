@@ -30,6 +30,8 @@ PRESIGNED_FOR = timedelta(hours=1)
 # WaveSpeedAI keeps uploads for 7 days; an hour is left for it to fetch the picture.
 UPLOAD_KEPT = timedelta(days=7) - timedelta(hours=1)
 
+_OURS = frozenset({"job-key", "prediction-id"})  # what every picture that is stored bears as metadata
+
 # Query parameters by which stores sign a URL or let its bearer in: they move, the picture stays.
 _SIGNED = re.compile(
     r"(?i)x-(amz|goog)-.*|awsaccesskeyid|googleaccessid|ossaccesskeyid|signature|key-pair-id|policy"
@@ -166,6 +168,11 @@ class FoundObject:
         self.metadata = {str(name).lower(): value for name, value in result.attributes.items()}
         self._size = meta["size"]
         self._result = result
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is a picture that this project stored, or a copy of one."""
+        return self.metadata.keys() >= _OURS
 
     async def read(self) -> bytes:
         """Its bytes.

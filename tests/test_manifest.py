@@ -213,6 +213,18 @@ async def test_what_was_stored_at_the_bucket_itself_is_left_out_too(moto: S3Serv
         assert [row.image for row in rows] == [f"s3://{server.bucket}/a.jpg"]
 
 
+async def test_what_another_output_stored_below_the_prefix_is_left_out_but_not_what_only_lies_like_it(
+    moto: S3Server,
+) -> None:
+    theirs, like_it = (f"images/cat-{digits}/1.jpeg" for digits in ("0123456789abcdef", "fedcba9876543210"))
+    root = fill(moto, "in/a.jpg", f"in/{like_it}")
+    marks = {"job-key": "k", "prediction-id": "p", "seed": "1"}
+    moto.client().put_object(Bucket=moto.bucket, Key=f"{root}/in/other/{theirs}", Body=b"x", Metadata=marks)
+    rows = await read(f"s3://{moto.bucket}/{root}/in/", output_at(moto, f"{root}/out"))
+    found = [image.removeprefix(f"s3://{moto.bucket}/{root}/") for image, *_ in facts(rows)]
+    assert found == ["in/a.jpg", f"in/{like_it}"]
+
+
 async def test_a_prefix_is_listed_page_by_page(moto: S3Server) -> None:
     root = fill(moto, *(f"in/{number}.jpg" for number in range(7)))
     with proxy(moto) as (way, seen):
