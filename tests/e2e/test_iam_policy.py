@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import re
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,16 @@ from PIL import Image
 
 from restyle.errors import StoreError
 from restyle.store import s3_store
+from tests import notifications
 from tests.emulator_process import Emulator
-from tests.prefect_server import PrefectServer
+from tests.prefect_server import PrefectServer, wait_until
+from tests.receivers import receiving
 from tests.s3_servers import Mischief, Proxy, S3Server, proxy
 
 pytestmark = pytest.mark.e2e
 
-POLICY = json.loads((Path(__file__).parents[2] / "docs" / "iam-policy.json").read_text())
+ROOT = Path(__file__).parents[2]
+POLICY = json.loads((ROOT / "docs" / "iam-policy.json").read_text())
 OUT = "s3://my-bucket/restyled"
 
 _OBJECT = {"GET": "s3:GetObject", "HEAD": "s3:GetObject", "PUT": "s3:PutObject", "DELETE": "s3:DeleteObject"}
@@ -61,10 +66,14 @@ def allowed() -> Iterator[tuple[str, str, str]]:
 
 @pytest.fixture
 def between(moto: S3Server) -> Iterator[tuple[Proxy, S3Server]]:
-    """The two buckets of the policy, with photographs in one, and what is asked of them."""
+    """The two buckets of the policy, with photographs in one, and what is asked of them.
+
+    That one keeps versions: a version would need another action than an object.
+    """
     client = moto.client()
     for bucket in ("my-bucket", "my-photos"):
         client.create_bucket(Bucket=bucket)
+    client.put_bucket_versioning(Bucket="my-photos", VersioningConfiguration={"Status": "Enabled"})
     for n in range(4):
         picture = io.BytesIO()
         Image.new("RGB", (64, 64), (60 * n, 90, 120)).save(picture, "jpeg")
@@ -73,18 +82,20 @@ def between(moto: S3Server) -> Iterator[tuple[Proxy, S3Server]]:
     client.put_object(
         Bucket="my-photos", Key="list.jsonl", Body="\n".join(json.dumps(row) for row in rows).encode()
     )
+    client.copy_object(Bucket="my-photos", Key="later/0.jpg", CopySource="my-photos/in/0.jpg")
+    client.put_object(Bucket="my-photos", Key="later/none.jpg", Body=b"no picture")
     with proxy(moto) as seen:
         yield seen
 
 
 async def test_every_call_of_real_runs_is_allowed_and_every_allowed_action_is_used(
-    between: tuple[Proxy, S3Server], lived_in_prefect: PrefectServer, emulator: Emulator, tmp_path: Path
+    between: tuple[Proxy, S3Server], prefect: PrefectServer, emulator: Emulator, tmp_path: Path
 ) -> None:
     calls, server = between
     env = {"WAVESPEED_API_KEY": "some-key", "WAVESPEED_BASE_URL": emulator.url, **server.env}
 
     def restyle(*arguments: str, fails: bool | None = False) -> Any:
-        ended = lived_in_prefect.restyle(*arguments, env=env)
+        ended = prefect.restyle(*arguments, env=env)
         assert fails is None or (ended.status != 0) == fails, ended
         return json.loads(ended.stdout) if ended.stdout.startswith("{") else ended.stdout
 
@@ -107,8 +118,54 @@ async def test_every_call_of_real_runs_is_allowed_and_every_allowed_action_is_us
     restyle("list", "--out", OUT)
     restyle("show", made["job_key"], "--out", OUT)
 
+    restyle("setup", "--watch", "s3://my-photos/later/")
+    run_deployed(prefect, env)
+
     await in_parts(calls, server, tmp_path / "manifest.jsonl")
     assert_minimal(calls)
+
+
+def run_deployed(prefect: PrefectServer, env: dict[str, str]) -> None:
+    """Let a worker restyle what the receiver is told of, and a manifest in shards."""
+    file = str(ROOT / "deployments" / "prefect.yaml")
+    deployed = prefect.python(
+        "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", file, "--all"
+    ).ended()
+    assert deployed.status == 0, deployed
+    told = [notifications.record(f"later/{name}", versionId="some") for name in ("0.jpg", "none.jpg")]
+    for record in told:
+        record["s3"]["bucket"]["name"] = "my-photos"
+    given = {
+        "manifest": "s3://my-photos/list.jsonl",
+        "params": {"size": "256*320"},
+        "shards": 2,
+        "max_cost_usd": 1,
+    }
+    batch = prefect.call("GET", "/deployments/name/restyle-batch/restyle-batch")["id"]
+    expected = {
+        "restyle later/0.jpg": "COMPLETED",
+        "restyle later/none.jpg": "FAILED",
+        "restyle list.jsonl": "COMPLETED",
+        "restyle list.jsonl, a shard": "COMPLETED",  # one of two at least: whose an image is, its key decides
+    }
+
+    def states() -> dict[str, str]:
+        found = prefect.all("flow_runs", deployments={"name": {"any_": ["restyle-object", "restyle-batch"]}})
+        named = {re.sub(r", ./2$", ", a shard", run["name"]): run["state_type"] for run in found}
+        return {name: named[name] for name in expected.keys() & named.keys()}
+
+    worker = prefect.python("-m", "prefect", "worker", "start", "--pool", "restyle", env=env)
+    try:
+        with receiving(prefect, env=env) as receiver:
+            assert receiver.tell({"Records": told}).status_code == 200
+            body = {"parameters": given, "state": {"type": "SCHEDULED"}}
+            prefect.call("POST", f"/deployments/{batch}/create_flow_run", body)
+            with suppress(TimeoutError):
+                wait_until(lambda: states() == expected, 200)
+    finally:
+        worker.send(signal.SIGTERM)
+        said = worker.ended()
+    assert states() == expected, said.stderr
 
 
 async def in_parts(calls: Proxy, server: S3Server, big: Path) -> None:
