@@ -15,6 +15,17 @@ PAGES = [
     *sorted((ROOT / "docs/reference").glob("*.md")),
 ]
 RUN = ("bash", "console", "python")
+DEPLOYED = [
+    ROOT / "docs/secrets.md",
+    ROOT / "docs/objects.md",
+    ROOT / "docs/receiver.md",
+    ROOT / "docs/scaling.md",
+    ROOT / "docs/prefect-ui.md",
+    ROOT / "docs/notifications.md",
+    ROOT / "docs/metrics.md",
+    ROOT / "docs/containers.md",  # at last: it moves the deployments to other pools
+]
+"""Pages for readers who have done what docs/deploying.md tells."""
 
 # What never ends by itself, and what it says when it is ready: a script lets it run beside the rest.
 SERVERS = {
@@ -39,6 +50,7 @@ class Block:
         title: the file that it is, where it is one.
         text: what stands in it.
         not_run: why it is not run, as ``<!-- not run: … -->`` before it says; None where nothing says so.
+        follows: whether nothing stands between the block before it and this one.
     """
 
     page: str
@@ -47,6 +59,7 @@ class Block:
     title: str | None
     text: str
     not_run: str | None
+    follows: bool
 
     @property
     def runs(self) -> bool:
@@ -59,11 +72,13 @@ class Block:
         if self.language != "console":
             return self.text.splitlines()
         typed: list[str] = []
-        goes_on = False
+        command = ""  # as long as it goes on
         for line in self.text.splitlines():
-            if line.startswith("$ ") or goes_on:
+            if line.startswith("$ ") or command:
                 typed.append(line.removeprefix("$ "))
-                goes_on = line.endswith("\\")
+                command += f"{typed[-1]}\n"
+                if not _goes_on(command):
+                    command = ""
         return typed
 
 
@@ -71,6 +86,7 @@ def blocks(page: Path) -> Iterator[Block]:
     """All fenced blocks of a page, in order."""
     lines = iter(enumerate(page.read_text().splitlines(), 1))
     not_run: str | None = None
+    follows = False
     for number, line in lines:
         if told := _NOT_RUN.match(line):
             not_run = told[1]
@@ -82,11 +98,20 @@ def blocks(page: Path) -> Iterator[Block]:
                     break
                 text.append(inside.removeprefix(indent))
             name = str(page.relative_to(ROOT))
-            yield Block(name, number, language, title, "\n".join(text), not_run)
-            not_run = None
+            yield Block(name, number, language, title, "\n".join(text), not_run, follows)
+            not_run, follows = None, True
         elif line.strip():
             assert "```" not in line or "`` ```" in line, f"{page}:{number}: what fence is this? {line}"
-            not_run = None
+            not_run, follows = None, False
+
+
+def _goes_on(command: str) -> bool:
+    """Whether a shell waits for more: after a backslash, or within quotes."""
+    try:
+        shlex.split(command)
+    except ValueError:
+        return True
+    return command.endswith("\\\n")
 
 
 def make_targets(page: Path) -> set[str]:
@@ -122,6 +147,26 @@ def script(page: Path, substitutes: Mapping[str, str]) -> str:
     return text
 
 
+def shown(page: Path) -> Iterator[re.Pattern[str]]:
+    """What a page shows its commands to say, a line each: any number, any id, anything for an ellipsis."""
+    before: Block | None = None
+    for block in blocks(page):
+        if block.language == "text" and block.follows and before and before.runs:
+            for line in filter(str.strip, block.text.splitlines()):
+                yield re.compile(_VARIES.sub(_as_pattern, line.strip()))
+        before = block
+
+
+_VARIES = re.compile(
+    r"(?P<id>\b[0-9a-f]{8}[0-9a-f-]{8,})|(?P<number>\d[\d,.]*)|(?P<any>…)|(?P<space>\s+)|(?P<same>.)"
+)
+
+
+def _as_pattern(found: re.Match[str]) -> str:
+    kinds = {"id": "[0-9a-f-]+", "number": r"[\d,.]+", "any": ".*", "space": r"\s+"}
+    return kinds.get(found.lastgroup or "", re.escape(found[0]))
+
+
 def _typed(block: Block) -> Iterator[str]:
     if block.title:
         yield f"cat > {shlex.quote(block.title)} <<'END_OF_FILE'\n{block.text}\nEND_OF_FILE"
@@ -143,12 +188,13 @@ set -Eem
 trap 'echo "failed: $HERE" >&2' ERR
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 serve() { # serve READY COMMAND...: until it says that it is ready
-  "${@:2}" > served.log 2>&1 &
-  for _ in $(seq 600); do
-    grep -q "$1" served.log && return
+  local log=served-$((++served)).log
+  "${@:2}" > "$log" 2>&1 &
+  for _ in $(seq 1200); do
+    grep -q "$1" "$log" && return
     kill -0 $! || break
     sleep 0.1
   done
-  cat served.log >&2
+  cat "$log" >&2
   return 1
 }"""

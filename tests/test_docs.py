@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import runpy
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -15,17 +16,21 @@ import tasks
 from deployments.receiver.events import object_created, prediction_ended
 from restyle.models import Prediction
 from restyle.objects import ObjectCreated
-from tests.doc_pages import PAGES, ROOT, RUN, Block, blocks, make_targets, told_events
+from tests.doc_pages import DEPLOYED, PAGES, ROOT, RUN, Block, blocks, make_targets, told_events
 
-# All that is told to type and that no test runs, and why. Everything else is run.
+# All that is told to type and that no test runs: why, and how it begins. Everything else is run.
 NOT_RUN = {
-    "docs/aws-s3.md": {"needs the AWS command"},
-    "docs/deploying.md": {"needs Docker", "needs a Kubernetes cluster", "needs an ECS cluster"},
-    "docs/objects.md": {"needs the AWS command"},
-    "docs/receiver.md": {"needs the AWS command", "needs a MinIO server and its command"},
-    "docs/scaling.md": {"changes the server's installation"},
+    "docs/containers.md": [
+        ("needs Docker", "docker build"),
+        ("needs Docker", "docker run"),
+        ("needs Docker", "prefect worker start --pool restyle-docker"),
+        ("needs a Kubernetes cluster", "prefect worker start --pool restyle-k8s"),
+        ("needs an ECS cluster", "prefect worker start --pool restyle-ecs"),
+    ],
+    "docs/performance.md": [("takes minutes", "make bench")],
+    "docs/receiver.md": [("needs a MinIO server and its command", "mc admin config set")],
 }
-COMMANDS = re.compile(r"^(\$|restyle|prefect|make|pip|aws|mc|docker|kubectl|helm) \S", re.MULTILINE)
+COMMANDS = re.compile(r"^(\$|restyle|prefect|make|pip|python -m|aws|mc|docker|kubectl|helm) \S", re.MULTILINE)
 SHOWN = ("", "text", "json", "yaml", "ini", "promql", "python", *RUN)  # what a block may be
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -54,13 +59,30 @@ def test_a_block_says_what_it_is(block: Block) -> None:
         assert block.commands
 
 
-def test_only_what_needs_something_that_is_not_here_is_not_run() -> None:
-    marked: dict[str, set[str]] = {}
+def test_only_what_cannot_be_run_here_is_not_run() -> None:
+    marked: dict[str, list[tuple[str, str]]] = {}
     for block in BLOCKS:
         if block.not_run is not None:
             assert block.language in RUN, "what is shown needs no mark"
-            marked.setdefault(block.page, set()).add(block.not_run)
+            begins = next(begins for _, begins in NOT_RUN[block.page] if block.commands[0].startswith(begins))
+            marked.setdefault(block.page, []).append((block.not_run, begins))
     assert marked == NOT_RUN
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_is_to_be_typed_stands_in_a_fence(page: Path) -> None:
+    fenced = {
+        line for block in blocks(page) for line in range(block.line, block.line + block.text.count("\n") + 3)
+    }
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        typed = re.match(rf"(?:    |\t)\s*{COMMANDS.pattern[1:]}", line)
+        assert number in fenced or not typed, f"{page}:{number}: {line}"
+
+
+@pytest.mark.parametrize("page", DEPLOYED, ids=lambda page: page.name)
+def test_a_page_that_relies_on_what_deploying_sets_up_says_so_before_its_first_command(page: Path) -> None:
+    first = next(block for block in blocks(page) if block.runs)
+    assert "(deploying.md" in "\n".join(page.read_text().splitlines()[: first.line])
 
 
 def test_what_is_to_be_made_is_made_by_ci() -> None:

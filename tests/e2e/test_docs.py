@@ -1,27 +1,41 @@
-"""What README.md and docs/ tell to type, typed: a page's commands in order, in one empty folder."""
+"""What README.md and docs/ tell to type, typed: a page's commands in order, as its reader would.
+
+README and the tutorial begin with nothing but a clone. The how-tos begin where README ends (the command is
+found, and there is a key), those of `DEPLOYED` where docs/deploying.md ends: its commands were typed before.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from tests.doc_pages import PAGES, ROOT, blocks, script
+from tests.doc_pages import DEPLOYED, PAGES, ROOT, blocks, script, shown
 from tests.emulator_process import Emulator
-from tests.prefect_server import PrefectServer
+from tests.prefect_server import PrefectServer, wait_until
 from tests.s3_servers import S3Server
 
-pytestmark = pytest.mark.e2e
-
 SECONDS = 600
+REGION = "eu-central-1"  # as the pages have it
+DEPLOYING = ROOT / "docs/deploying.md"
+FROM_NOTHING = [ROOT / "README.md", ROOT / "docs/tutorial.md"]
 RUNNABLE = [page for page in PAGES if any(block.runs for block in blocks(page))]
+HOW_TO = [page for page in RUNNABLE if page not in (*FROM_NOTHING, *DEPLOYED, DEPLOYING)]
+WRONG = re.compile(r"Traceback|^unexpected|panicked", re.MULTILINE)
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def _port() -> str:
@@ -30,80 +44,164 @@ def _port() -> str:
         return str(probe.getsockname()[1])
 
 
+@dataclass(frozen=True)
+class Reader:
+    """Somebody with a clone and a shell.
+
+    Attributes:
+        folder: of theirs: home and clone.
+        env: all that the shell knows.
+        stand_ins: texts of a page, and what stands in for them here.
+    """
+
+    folder: Path
+    env: dict[str, str]
+    stand_ins: dict[str, str]
+
+    @property
+    def said(self) -> str:
+        """All that was said so far, by commands and by what they left running."""
+        logs = [self.folder / "log", *sorted((self.folder / "clone").glob("*.log"))]
+        return "\n".join(log.read_text() for log in logs if log.exists())
+
+    @contextmanager
+    def typing(self, page: Path, then: str = "") -> Iterator[subprocess.Popen[bytes]]:
+        """Type what a page tells; nothing that it started is left afterwards."""
+        (self.folder / "home").mkdir(parents=True)
+        clone = self.folder / "clone"
+        clone.mkdir()
+        for entry in ROOT.iterdir():
+            if entry.name not in (".git", ".venv", "demo", "pictures"):
+                (clone / entry.name).symlink_to(entry)
+        (clone / ".venv").symlink_to(sys.prefix)
+        with (self.folder / "log").open("wb") as log:
+            process = subprocess.Popen(
+                ["bash", "-c", script(page, self.stand_ins) + then],
+                cwd=clone,
+                env={**self.env, "HOME": str(self.folder / "home")},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)  # the shell ends what runs beside it
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def follow(self, page: Path) -> None:
+        """Type what a page tells; all of it works, and says what the page shows."""
+        with self.typing(page) as process:
+            status = process.wait(SECONDS)
+        said = self.said
+        assert status == 0, said[-6000:]
+        assert not WRONG.search(said), said[-6000:]
+        for line in shown(page):
+            assert line.search(said), f"{page.name} shows what is not said: {line.pattern}"
+
+
+@dataclass(frozen=True)
+class World:
+    """What readers find: an API that takes any key, and the buckets of the pages.
+
+    Attributes:
+        env: what a shell knows of it before anything is typed.
+        emulator: its API.
+        s3: its buckets.
+        prefect: URL of the server that docs/deploying.md speaks of; None where a reader has none.
+    """
+
+    env: dict[str, str]
+    emulator: Emulator
+    s3: S3Server
+    prefect: str | None = None
+
+    def newcomer(self, folder: Path) -> Reader:
+        """Somebody with nothing but a clone."""
+        prefect, emulator, receiver, queue = (_port() for _ in range(4))
+        stand_ins = {
+            "prefect server start": f"prefect server start --port {prefect}",
+            "127.0.0.1:4200": f"127.0.0.1:{prefect}",
+            "127.0.0.1:8787": f"127.0.0.1:{emulator}",
+            "--port 8787": f"--port {emulator}",
+            "--port 8080": f"--port {receiver}",
+            "127.0.0.1:8080": f"127.0.0.1:{receiver}",
+            "restyle receiver --sqs": f"restyle receiver --port {queue} --sqs",
+            "https://minio.example.com:9000": self.s3.endpoint,
+            "https://sqs.eu-central-1.amazonaws.com": self.s3.endpoint,
+        }
+        if self.prefect:
+            stand_ins["http://prefect.internal:4200/api"] = self.prefect
+        return Reader(folder, {**self.env, "WAVESPEED_BASE_URL": self.emulator.url}, stand_ins)
+
+    def user(self, folder: Path) -> Reader:
+        """Somebody who has found the command and has a key, and knows the server where there is one."""
+        reader = self.newcomer(folder)
+        env = {
+            **reader.env,
+            "PATH": f"{sys.prefix}/bin{os.pathsep}{reader.env['PATH']}",
+            "WAVESPEED_API_KEY": "some-key",
+            **({"PREFECT_API_URL": self.prefect} if self.prefect else {}),
+        }
+        return replace(reader, env=env)
+
+
 @pytest.fixture(scope="module")
-def buckets(moto: S3Server) -> S3Server:
-    """The buckets that the pages speak of, with the photographs in one."""
+def world(moto: S3Server, emulator_process: Emulator, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """With buckets, queue, topic and role, and an `aws` that knows where they are."""
     client = moto.client()
     for bucket in ("my-bucket", "my-photos"):
-        client.create_bucket(Bucket=bucket)
-    for photo in (ROOT / "examples").glob("*.jpg"):
-        client.upload_file(str(photo), "my-photos", f"in/{photo.name}")
-        client.upload_file(str(photo), "my-bucket", f"in/{photo.name}")
-    moto.queues().create_queue(QueueName="pictures")
-    return moto
+        client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+        for photo in (ROOT / "examples").glob("*.jpg"):
+            client.upload_file(str(photo), bucket, f"in/{photo.name}")
+    session, there = moto.session(), moto.endpoint
+    session.client("sqs", REGION, endpoint_url=there).create_queue(QueueName="pictures")
+    session.client("sns", REGION, endpoint_url=there).create_topic(Name="pictures")
+    roles = session.client("iam", endpoint_url=there)
+    roles.create_role(RoleName="restyle-worker", AssumeRolePolicyDocument="{}")
+    command = tmp_path_factory.mktemp("bin") / "aws"
+    installed = shutil.which("aws")
+    assert installed, "Debian's package awscli is missing"
+    command.write_text(f'#!/bin/sh\nexec {installed} --endpoint-url {moto.endpoint} "$@"\n')
+    command.chmod(0o755)
+    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**moto.env, "AWS_DEFAULT_REGION": REGION, "PATH": path, "LANG": "C.UTF-8", "TERM": "dumb"}
+    return World(env, emulator_process, moto)
 
 
 @pytest.fixture(scope="module")
 def deployed(
-    lived_in_prefect: PrefectServer, emulator_process: Emulator, buckets: S3Server
-) -> Mapping[str, str]:
-    """An environment in which Prefect knows our deployments, as it does for whoever reads a how-to."""
-    bin_folder = Path(sys.executable).parent
-    env = {
-        **lived_in_prefect.env,
-        **buckets.env,
-        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
-        "WAVESPEED_API_KEY": "some-key",
-        "WAVESPEED_BASE_URL": emulator_process.url,
-    }
-    setup = ["restyle", "setup", "--out", "s3://my-bucket/restyled"]
-    deploy = ["prefect", "--no-prompt", "deploy", "--prefect-file", "deployments/prefect.yaml", "--all"]
-    for command in (setup, deploy):
-        subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, timeout=SECONDS)
-    return env
+    world: World, lived_in_prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    """The world after all of docs/deploying.md was typed; what that started still runs."""
+    after = replace(world, prefect=lived_in_prefect.url)
+    deployer = after.user(tmp_path_factory.mktemp("deployer"))
+    with deployer.typing(DEPLOYING, "echo all was typed\nwait\n") as process:
+        wait_until(lambda: "all was typed" in deployer.said or process.poll() is not None, SECONDS)
+        assert process.poll() is None, deployer.said[-6000:]
+        yield after
+    assert not WRONG.search(deployer.said), deployer.said[-6000:]
 
 
-@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: str(page.relative_to(ROOT)))
-def test_what_a_page_tells_to_type_works(
-    page: Path, deployed: Mapping[str, str], buckets: S3Server, tmp_path: Path
+@pytest.mark.parametrize("page", FROM_NOTHING, ids=_name)
+def test_a_newcomer_with_nothing_but_a_clone_comes_to_its_end(
+    page: Path, world: World, tmp_path: Path
 ) -> None:
-    # what a page names, and what stands in for it here
-    port, emulator, receiver = _port(), _port(), _port()
-    substitutes = {
-        "127.0.0.1:4200": f"127.0.0.1:{port}",
-        "127.0.0.1:8787": f"127.0.0.1:{emulator}",
-        "--port 8787": f"--port {emulator}",
-        "--port 8080": f"--port {receiver}",
-        "127.0.0.1:8080": f"127.0.0.1:{receiver}",
-        "http://prefect.internal:4200/api": deployed["PREFECT_API_URL"],
-        "https://minio.example.com:9000": buckets.endpoint,
-        "restyle receiver --sqs": f"restyle receiver --port {_port()} --sqs",
-        "https://sqs.eu-central-1.amazonaws.com": buckets.endpoint,
-        "/var/lib/restyle": str(tmp_path / "lib"),
-    }
-    clone = tmp_path / "clone"  # as far as a reader needs one
-    clone.mkdir()
-    for name in ("examples", "deployments"):
-        (clone / name).symlink_to(ROOT / name)
-    (clone / ".venv").symlink_to(sys.prefix)
-    home = tmp_path / ".prefect"  # a page that starts a server of its own has a database of its own
-    prefect = {"PREFECT_HOME": str(home), "PREFECT_PROFILES_PATH": str(home / "profiles.toml")}
-    env = {**deployed, **prefect, "HOME": str(tmp_path), "PREFECT_SERVER_API_PORT": port}
+    world.newcomer(tmp_path).follow(page)
 
-    log = tmp_path / "log"
-    with log.open("wb") as said:
-        process = subprocess.Popen(
-            ["bash", "-c", script(page, substitutes)],
-            cwd=clone,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            status = process.wait(SECONDS)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    assert status == 0, log.read_text()[-4000:]
+
+@pytest.mark.parametrize("page", HOW_TO, ids=_name)
+def test_a_how_to_works_for_who_has_the_command_and_a_key(page: Path, world: World, tmp_path: Path) -> None:
+    world.user(tmp_path).follow(page)
+
+
+@pytest.mark.parametrize("page", DEPLOYED, ids=_name)
+def test_what_deploying_has_set_up_is_all_that_the_pages_after_it_need(
+    page: Path, deployed: World, tmp_path: Path
+) -> None:
+    deployed.user(tmp_path).follow(page)
