@@ -39,7 +39,7 @@ ANSWERS = Counter(
 STORED, FOUND, FAILED = map(JOBS.labels, ("stored", "found", "failed"))
 for _outcome in ("accepted", "refused", "rate_limited", "unsent", "unanswered"):
     SUBMISSIONS.labels(_outcome)
-for _status in (200, 429):
+for _status in (200, 400, 429, 500, 503, "none"):
     ANSWERS.labels(_status)
 
 

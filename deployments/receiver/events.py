@@ -6,12 +6,15 @@ from uuid import UUID, uuid4, uuid5
 
 from prefect.events.schemas.events import Event, Resource
 
+from deployments.receiver import metrics
 from restyle.models import Prediction
 from restyle.objects import ObjectCreated
 from restyle.webhooks import seal
 
 OBJECT_CREATED = "restyle.object.created"
 PREDICTION_ENDED = "wavespeed.prediction.ended"
+for _name in (OBJECT_CREATED, PREDICTION_ENDED):
+    metrics.EVENTS.labels(_name)  # begins at 0
 
 _NAMESPACE = UUID("9ba9bbb0-8a9b-4d93-a135-835399ff4bba")
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+import restyle.metrics  # noqa: F401 - so that the figures of runs are 0 before the first one
+
 _DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 REQUESTS = Counter(
@@ -35,6 +37,13 @@ PREFECT_UP = Gauge(
     "Whether Prefect took events when last asked",
     multiprocess_mode="livemostrecent",
 )
+
+# A series that begins at 0 has its first increase, too.
+for _path in ("/s3", "/wavespeed"):
+    for _status in (200, 400, 401, 503):
+        REQUESTS.labels(_path, _status)
+for _outcome in ("done", "left", "not_understood"):
+    MESSAGES.labels(_outcome)
 
 
 def latest() -> bytes:

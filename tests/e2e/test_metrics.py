@@ -3,82 +3,18 @@
 from __future__ import annotations
 
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from restyle.account import Summary
-from tests.batch_shell import KEY, TIMES
+from tests.batch_shell import KEY
 from tests.batches import pictures, write_manifest
+from tests.e2e.metered_batch import FAULTS, PRICE, ROWS, STORED, Metered
 from tests.emulator_process import Emulator
 from tests.engine import PHOTO
-from tests.prefect_server import PrefectServer, end, wait_until
-
-ROWS = 24
-PRICE = 0.025
-FAULTS: list[dict[str, Any]] = [
-    {"on": "submit", "fault": "refused", "status": 429, "retry_after": 0.3, "times": 3},
-    {"on": "submit", "fault": "drop_after", "match": {"image": "/5.jpg"}},
-    {"on": "submit", "fault": "refused", "status": 400, "match": {"image": "/11.jpg"}},
-    {"on": "prediction", "fault": "failed", "code": 5000, "match": {"image": "/7.jpg"}},
-    {"on": "prediction", "fault": "failed", "code": 1200, "match": {"image": "/9.jpg"}},
-]
-STORED = ROWS - 2
-
-
-def _name(metric: str, labels: dict[str, str]) -> str:
-    return metric + "".join(f'{{{name}="{value}"}}' for name, value in labels.items())
-
-
-class Metered:
-    """A batch under way whose counters Prefect's own client serves."""
-
-    def __init__(self, prefect: PrefectServer, emulator: Emulator, manifest: str, out: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        serving = {"PREFECT_CLIENT_METRICS_ENABLED": "true", "PREFECT_CLIENT_METRICS_PORT": str(self.port)}
-        known = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator.url, **TIMES}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.e2e.metered_batch", manifest, str(out)],
-            env={**prefect.env, **known, **serving},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    def scrape(self) -> dict[str, float]:
-        """The figures now, as ``restyle_jobs_total{outcome="stored"}`` and the like; empty at first."""
-        with suppress(httpx.TransportError):
-            text = httpx.get(f"http://127.0.0.1:{self.port}/metrics", trust_env=False).text
-            return {
-                _name(sample.name, sample.labels): sample.value
-                for family in text_string_to_metric_families(text)
-                for sample in family.samples
-                if sample.name.startswith("restyle_")
-            }
-        return {}
-
-    def summary(self) -> Summary:
-        """What the run came to, once it has ended."""
-        assert self.process.stdout is not None
-        return Summary.model_validate_json(self.process.stdout.readline())
-
-    def __enter__(self) -> Metered:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        end(self.process, patience=0)
+from tests.prefect_server import PrefectServer, wait_until
 
 
 @pytest.fixture(scope="module")
