@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ def quieten() -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     # its temporary server takes longer than Prefect waits by default (20 s) to make a first database
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    # events that are left at the end are sent then; without a flow, Python itself prints that they are
+    logging.getLogger("EventsWorker").setLevel(logging.ERROR)
 
 
 def interrupted(error: BaseException) -> int | None:

@@ -134,6 +134,20 @@ def test_a_picture_is_told_in_a_few_lines(shell: Shell) -> None:
     assert shell.emulator.ledger()["billed"] == 1
 
 
+def test_events_that_are_left_at_the_end_are_all_sent_and_nothing_is_said_of_them(
+    prefect: PrefectServer,
+) -> None:
+    script = (
+        "from deployments._prefect import quiet_run\n"
+        "with quiet_run():\n"
+        "    from prefect.events import emit_event\n"
+        "    for n in range(20):\n"
+        "        emit_event('left-at-the-end', {'prefect.resource.id': f'restyle.test.{n}'})\n"
+    )
+    assert prefect.python("-c", script).ended() == Ended(0, "", "")
+    wait_until(lambda: len(prefect.events("left-at-the-end")) == 20)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["image", "--help"], ["emulator", "--help"], ["image", "x", "--out", "y", "--size", "1*1"]],
