@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-from cyclopts import App, Group
+from cyclopts import App, CycloptsError, Group, MissingArgumentError
 
 RESTYLE = Group.create_ordered("Restyle")
 SET_UP = Group.create_ordered("Set up and check")
@@ -79,6 +79,18 @@ def examples(command: str) -> str:
     lines = EXAMPLES[command].strip().split("\n")
     shown = [line if line.startswith(("#", " ")) else f"$ {line}" for line in lines]
     return "\n".join(["Examples:", "```console", *shown, "```"])
+
+
+def mistake(problem: CycloptsError, command: App) -> str:
+    """What is wrong with a command line; of what is missing also what it is."""
+    said, argument = str(problem), problem.argument
+    if isinstance(problem, MissingArgumentError) and argument:
+        described = command.assemble_argument_collection(parse_docstring=True)
+        help_of = {one.name: one.parameter.help for one in described}
+        missing = "needs a value" if problem.keyword else "is missing"
+        _, near, name = said.partition(" Did you mean ")
+        said = f"{argument.name} {missing}: {help_of[argument.name]}{near}{name}"
+    return " ".join(said.split())
 
 
 def completion(app: App, shell: Literal["bash", "zsh", "fish"]) -> str:

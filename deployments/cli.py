@@ -336,7 +336,7 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> int:
     """Print a script by which a shell completes this command and its options.
 
     Args:
-        shell: Which one.
+        shell: The shell that you use.
     """
     print(_help.completion(app, shell))
     return 0
@@ -377,11 +377,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CycloptsError as problem:
         from restyle.errors import InvalidRequestError
 
-        message = " ".join(str(problem).split())
         command = [name for name in arguments[:1] if name in app]
-        error: RestyleError = InvalidRequestError(
-            f"{message} See `{' '.join(['restyle', *command])} --help`."
-        )
+        said = _help.mistake(problem, app[command[0]] if command else app)
+        error: RestyleError = InvalidRequestError(f"{said} See `{' '.join(['restyle', *command])} --help`.")
     except Exception as problem:
         from deployments._errors import as_told
 

@@ -70,6 +70,27 @@ def test_help_ends_with_examples_to_copy(command: str, capsys: pytest.CaptureFix
         ) in copied
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("image photo.jpg", "--out is missing: s3://bucket/prefix, a directory, "),
+        ("image photo.jpg --out", "--out needs a value: s3://bucket/prefix, a directory, "),
+        ("image photo.jpg --ouf here", "--out is missing: s3://bucket/prefix, a directory, "),
+        ("image --out here", "SOURCE is missing: https URL, s3://bucket/key, or the path of a picture. See "),
+        ("show --out here", "JOB is missing: Its key or the first 8 characters of it, "),
+        ("batch m.csv --out here --max-failed", "--max-failed needs a value: Share of the rows that "),
+    ],
+)
+def test_what_is_missing_is_told_with_what_it_is(
+    arguments: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments.split()) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {told}")
+    assert said.count("\n") == 1
+    assert ("Did you mean --out instead of --ouf?" in said) == ("--ouf" in arguments)
+
+
 @pytest.mark.parametrize("columns", [50, 80, 140])
 def test_help_is_as_wide_as_the_terminal_and_no_wider(columns: int) -> None:
     lines = _ESCAPE.sub("", on_terminal("costs", "--help", columns=columns)).splitlines()
