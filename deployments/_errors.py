@@ -6,6 +6,7 @@ import httpx
 from pydantic import ValidationError
 
 from restyle.errors import ConfigurationError, InvalidRequestError, RestyleError, clean
+from restyle.models import wanted
 
 # What a request's field is called on the command line.
 _OPTIONS = {
@@ -25,8 +26,7 @@ def as_told(error: Exception) -> RestyleError:
             first = error.errors(include_url=False)[0]
             field = ".".join(str(part) for part in first["loc"])
             option = _OPTIONS.get(field, f"--{field.replace('_', '-')}" if field else "the options")
-            message = first["msg"].removeprefix("Value error, ")
-            return InvalidRequestError(f"{option} {clean(first['input'])}: {message}", field=field)
+            return InvalidRequestError(f"{option} {clean(first['input'])}: {wanted(first)}", field=field)
         case httpx.ConnectError():  # our own client's never come as they are
             return _no_prefect()
         case RuntimeError() if "Failed to reach API" in str(error):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import (
     AliasChoices,
@@ -25,6 +25,9 @@ from pydantic import (
 
 from restyle.errors import clean
 from restyle.inline import decode
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 MODEL = "wavespeed-ai/flux-redux-dev"
 MAX_SEED = 2_147_483_647
@@ -101,6 +104,18 @@ class ReduxParams(BaseModel):
     def height(self) -> int:
         """Height of the outputs in pixels."""
         return int(self.size.split("*")[1])
+
+
+def wanted(problem: ErrorDetails) -> str:
+    """What a value must be that was refused, in words for whoever gave it; of a parameter its whole range."""
+    name, kind = ".".join(map(str, problem["loc"])), problem["type"]
+    if kind in ("greater_than_equal", "less_than_equal"):
+        known = ReduxParams.model_json_schema()["properties"].get(name)
+        if known:
+            return f"must be {known['minimum']} to {known['maximum']}"
+        (bound,) = problem["ctx"].values()
+        return f"must be at {'least' if kind == 'greater_than_equal' else 'most'} {bound}"
+    return problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
 
 
 class ReduxRequest(ReduxParams):

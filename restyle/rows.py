@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from restyle.errors import SourceError, clean
-from restyle.models import MAX_SEED, ReduxParams
+from restyle.models import MAX_SEED, ReduxParams, wanted
 from restyle.sources import check_name, without_signature
 
 _PARAMS: dict[str, Any] = {name: field.annotation for name, field in ReduxParams.model_fields.items()}
@@ -196,12 +196,8 @@ def _told(error: ValidationError) -> str:
     wrong = []
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0]) if problem["loc"] else "variant"
-        wrong.append(f"{name} {show(problem['input'])}: {_wish(name, problem['type'], problem['msg'])}")
+        # where it is no number, its column's kind says more than pydantic does
+        no_kind = problem["type"].endswith(("_parsing", "_type", "_from_float", "_parsing_size"))
+        wish = f"give {KINDS[name]}" if no_kind else wanted(problem)
+        wrong.append(f"{name} {show(problem['input'])}: {wish}")
     return "; ".join(wrong)
-
-
-def _wish(name: str, kind: str, said: str) -> str:
-    """What pydantic says; where it says that it is no number, what to give instead."""
-    if kind.endswith(("_parsing", "_type", "_from_float", "_parsing_size")):
-        return f"give {KINDS[name]}"
-    return said.removeprefix("Value error, ").replace("Input should be", "must be", 1)

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from restyle.errors import ConfigurationError
+from restyle.models import wanted
 
 
 class Settings(BaseSettings):
@@ -62,5 +63,4 @@ def get_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "".join(f"RESTYLE_{part}".upper() for part in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
-        raise ConfigurationError(f"{name}: {said}".lstrip(": ")) from None
+        raise ConfigurationError(f"{name}: {wanted(first)}".lstrip(": ")) from None

@@ -23,7 +23,7 @@ from restyle.client import WaveSpeedClient
 from restyle.downloading import Downloader
 from restyle.errors import ConfigurationError, InvalidRequestError
 from restyle.jobs import Job, NsfwPolicy, Restyled, RunInfo
-from restyle.models import ReduxParams
+from restyle.models import ReduxParams, wanted
 from restyle.notices import Notices
 from restyle.outputs import OnThumbnail
 from restyle.polling import Poller
@@ -94,8 +94,7 @@ async def make_job(image: str, params: ReduxParams, variant: int, store: Store) 
     try:
         return Job(source=source, params=params, variant=variant)
     except ValidationError as error:
-        first = error.errors()[0]
-        said = first["msg"].removeprefix("Value error, ")
+        said = wanted(error.errors()[0])
         raise InvalidRequestError(f"variant {variant}: {said}", field="variant") from None
 
 

@@ -213,7 +213,7 @@ async def test_parameters_come_from_the_objects_own_metadata_where_that_is_allow
 @pytest.mark.parametrize(
     ("metadata", "said"),
     [
-        ({"restyle-num-images": "9"}, 'num_images "9": must be less than or equal to 4'),
+        ({"restyle-num-images": "9"}, 'num_images "9": must be 1 to 4'),
         ({"restyle-num-images": "two"}, 'num_images "two": give a whole number'),
         ({"restyle-size": "10*10"}, 'size "10*10": width and height must each be from 256 to 1536 pixels'),
     ],

@@ -58,7 +58,7 @@ def account_row(number: int, status: Status, outputs: list[str]) -> AccountRow:
     error = {
         "failed": ("PredictionFailedError", "the prediction failed for good: give another picture"),
         "unsubmitted": ("BudgetExceededError", "max_cost_usd 12 is reached: run it again with a higher one"),
-        "invalid": (None, "num_images 9: must be less than or equal to 4"),
+        "invalid": (None, "num_images 9: must be 1 to 4"),
     }.get(status, (None, None))
     return AccountRow(
         row=number,
