@@ -18,7 +18,7 @@ _FILES = {
     ".gitignore": "gitignore",
 }
 _HEADER = """\
-# What runs by itself, and when:  prefect deploy --all
+# What runs by itself, and when:  prefect --no-prompt deploy --all
 #
 # Change it as you like. The settings are Prefect variables, which `restyle setup` writes from the environment
 # (.env.example). The flows are an installed package, so there is nothing to build, push or pull.

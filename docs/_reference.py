@@ -38,6 +38,8 @@ def _command() -> str:
     told: str = app.generate_docs(output_format="markdown")
     commands = told[told.index("\n## restyle ") :]  # the page has a title and a table of contents of its own
     commands = commands.replace(" *[default: False]*", "")  # of a flag
+    # to be pasted, so without the prompt
+    commands = re.sub(r"^\$ ", "", commands.replace("```console", "```bash"), flags=re.MULTILINE)
     return commands.replace("[default: 1024*1024]", r"[default: 1024\*1024]")
 
 

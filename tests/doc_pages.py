@@ -14,7 +14,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "docs/reference").glob("*.md")),
 ]
-RUN = ("bash", "console", "python")
+RUN = ("bash", "python")
 DEPLOYED = [
     ROOT / "docs/secrets.md",
     ROOT / "docs/objects.md",
@@ -68,18 +68,8 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """What is typed, a command each; a here-document is one with its command."""
-        if self.language != "console":
-            return self.text.splitlines()
-        typed: list[str] = []
-        command = ""  # as long as it goes on
-        for line in self.text.splitlines():
-            if line.startswith("$ ") or command:
-                typed.append(line.removeprefix("$ "))
-                command += f"{typed[-1]}\n"
-                if not _goes_on(command):
-                    command = ""
-        return typed
+        """What is typed, line by line."""
+        return self.text.splitlines()
 
 
 def blocks(page: Path) -> Iterator[Block]:
@@ -103,15 +93,6 @@ def blocks(page: Path) -> Iterator[Block]:
         elif line.strip():
             assert "```" not in line or "`` ```" in line, f"{page}:{number}: what fence is this? {line}"
             not_run, follows = None, False
-
-
-def _goes_on(command: str) -> bool:
-    """Whether a shell waits for more: after a backslash, or within quotes."""
-    try:
-        shlex.split(command)
-    except ValueError:
-        return True
-    return command.endswith("\\\n")
 
 
 def make_targets(page: Path) -> set[str]:

@@ -6,17 +6,23 @@ found, and there is a key), those of `DEPLOYED` where docs/deploying.md ends: it
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
+from typing import Literal
 
 import pytest
 
@@ -25,13 +31,22 @@ from tests.emulator_process import Emulator
 from tests.prefect_server import PrefectServer, wait_until
 from tests.s3_servers import S3Server
 
-SECONDS = 600
-REGION = "eu-central-1"  # as the pages have it
+SECONDS = 500
+REGION: Literal["eu-central-1"] = "eu-central-1"  # as the pages have it
 DEPLOYING = ROOT / "docs/deploying.md"
 FROM_NOTHING = [ROOT / "README.md", ROOT / "docs/tutorial.md"]
 RUNNABLE = [page for page in PAGES if any(block.runs for block in blocks(page))]
 HOW_TO = [page for page in RUNNABLE if page not in (*FROM_NOTHING, *DEPLOYED, DEPLOYING)]
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 WRONG = re.compile(r"Traceback|^unexpected|panicked", re.MULTILINE)
+
+
+def _keep(terminal: int, log: Path) -> None:
+    """Write down what is shown on a terminal until its other end is closed."""
+    with log.open("wb", buffering=0) as file, suppress(OSError):
+        while said := os.read(terminal, 65536):
+            file.write(said)
+    os.close(terminal)
 
 
 def _name(page: Path) -> str:
@@ -62,11 +77,12 @@ class Reader:
     def said(self) -> str:
         """All that was said so far, by commands and by what they left running."""
         logs = [self.folder / "log", *sorted((self.folder / "clone").glob("*.log"))]
-        return "\n".join(log.read_text() for log in logs if log.exists())
+        said = "\n".join(log.read_text() for log in logs if log.exists())
+        return ESCAPES.sub("", said).replace("\r\n", "\n")
 
     @contextmanager
     def typing(self, page: Path, then: str = "") -> Iterator[subprocess.Popen[bytes]]:
-        """Type what a page tells; nothing that it started is left afterwards."""
+        """Type what a page tells, on a terminal; nothing that it started is left afterwards."""
         (self.folder / "home").mkdir(parents=True)
         clone = self.folder / "clone"
         clone.mkdir()
@@ -74,16 +90,20 @@ class Reader:
             if entry.name not in (".git", ".venv", "demo", "pictures"):
                 (clone / entry.name).symlink_to(entry)
         (clone / ".venv").symlink_to(sys.prefix)
-        with (self.folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                ["bash", "-c", script(page, self.stand_ins) + then],
-                cwd=clone,
-                env={**self.env, "HOME": str(self.folder / "home")},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        ours, theirs = pty.openpty()  # what asks questions does so on terminals only
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+        process = subprocess.Popen(
+            ["bash", "-c", script(page, self.stand_ins) + then],
+            cwd=clone,
+            env={**self.env, "HOME": str(self.folder / "home")},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        log = Thread(target=_keep, args=(ours, self.folder / "log"))
+        log.start()
         try:
             yield process
         finally:
@@ -93,11 +113,14 @@ class Reader:
                 process.wait(30)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            log.join(30)
 
     def follow(self, page: Path) -> None:
         """Type what a page tells; all of it works, and says what the page shows."""
         with self.typing(page) as process:
-            status = process.wait(SECONDS)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS)
+            status = process.returncode
         said = self.said
         assert status == 0, said[-6000:]
         assert not WRONG.search(said), said[-6000:]
@@ -170,7 +193,13 @@ def world(moto: S3Server, emulator_process: Emulator, tmp_path_factory: pytest.T
     command.write_text(f'#!/bin/sh\nexec {installed} --endpoint-url {moto.endpoint} "$@"\n')
     command.chmod(0o755)
     path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
-    env = {**moto.env, "AWS_DEFAULT_REGION": REGION, "PATH": path, "LANG": "C.UTF-8", "TERM": "dumb"}
+    env = {
+        **moto.env,
+        "AWS_DEFAULT_REGION": REGION,
+        "PATH": path,
+        "LANG": "C.UTF-8",
+        "TERM": "xterm-256color",
+    }
     return World(env, emulator_process, moto)
 
 

@@ -34,8 +34,7 @@ class Shell:
 
 def commands(readme: Path) -> list[list[str]]:
     """The blocks of commands of a page."""
-    blocks = re.findall(r"```console\n(.*?)```", readme.read_text(), re.DOTALL)
-    return [[line.removeprefix("$ ") for line in block.splitlines()] for block in blocks]
+    return [block.splitlines() for block in re.findall(r"```bash\n(.*?)```", readme.read_text(), re.DOTALL)]
 
 
 def test_the_commands_of_a_new_project_work_when_pasted(
