@@ -36,16 +36,8 @@ demo: setup ## Restyle the photographs in examples/ into ./demo, with an emulato
 test: setup ## Run the tests, but those of `make e2e`
 	$(BIN)/python -m pytest -m "not e2e" --numprocesses 3 --dist loadfile || { [ $$? -eq 1 ] && $(AGAIN) -m "not e2e"; }
 
-e2e: setup ## Run the tests that need Ceph, PostgreSQL, Redis, Prometheus, a browser or other shells (installs Debian's packages if missing; root)
-	@command -v radosgw >/dev/null || tests/ceph-rgw.sh install
-	@command -v chromium >/dev/null || \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
-	@{ command -v redis-server && ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 || \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql redis-server; }
-	@{ command -v prometheus && command -v promtool; } >/dev/null 2>&1 || \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends prometheus; }
-	@{ command -v zsh && command -v fish && ls /usr/share/bash-completion/bash_completion; } >/dev/null 2>&1 || \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends zsh fish bash-completion; }
+e2e: setup ## Run the tests that need programs of Debian's packages (Ceph, PostgreSQL …); root installs what is missing
+	@tests/packages.sh
 	$(BIN)/python -m pytest -m e2e --numprocesses 2 --dist loadfile || { [ $$? -eq 1 ] && $(AGAIN) -m e2e; }
 
 lint: setup ## Check style and formatting

@@ -131,11 +131,19 @@ async def load_wavespeed(name: str = "default") -> WaveSpeed:
     Where no block ``default`` is saved, WAVESPEED_API_KEY and WAVESPEED_BASE_URL serve.
 
     Raises:
-        ConfigurationError: there is no such block, or it cannot be read.
+        ConfigurationError: there is no such block, it cannot be read, or WAVESPEED_BASE_URL names another API
+            than the block ``default``: whoever sets it to spend nothing must not pay.
     """
     name = name.removeprefix("wavespeed/")
+    wanted = os.environ.get("WAVESPEED_BASE_URL", "").rstrip("/") if name == "default" else ""
     try:
-        return await WaveSpeed.aload(name)
+        saved = await WaveSpeed.aload(name)
+        if wanted and wanted != saved.base_url.rstrip("/"):
+            raise ConfigurationError(
+                f"WAVESPEED_BASE_URL is {clean(wanted)}, but the saved block wavespeed/default is for "
+                f"{clean(saved.base_url)}: unset the variable, or change the block with `restyle setup`"
+            )
+        return saved
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
         raise ConfigurationError(

@@ -162,6 +162,8 @@ def _typed(block: Block) -> Iterator[str]:
                 yield f"serve {shlex.quote(SERVERS[server])} {line}"
             else:
                 yield line
+                if server and (log := re.search(r"> (\S+) 2>&1 &$", line)):
+                    yield f"ready {shlex.quote(SERVERS[server])} {log[1]}"
 
 
 _PRELUDE = """\
@@ -171,11 +173,14 @@ trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 serve() { # serve READY COMMAND...: until it says that it is ready
   local log=served-$((++served)).log
   "${@:2}" > "$log" 2>&1 &
+  ready "$1" "$log"
+}
+ready() { # ready READY LOG: wait until what was started last says so
   for _ in $(seq 1200); do
-    grep -q "$1" "$log" && return
+    grep -q "$1" "$2" && return
     kill -0 $! || break
     sleep 0.1
   done
-  cat "$log" >&2
+  cat "$2" >&2
   return 1
 }"""

@@ -103,6 +103,20 @@ def test_the_environment_serves_where_no_default_block_is_saved(
         asyncio.run(load_wavespeed())
 
 
+def test_an_api_in_the_environment_that_is_not_the_saved_ones_is_refused_before_anybody_pays(
+    saving: PrefectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save("default", base_url="https://api.example.com/")
+    try:
+        monkeypatch.setenv("WAVESPEED_BASE_URL", "http://127.0.0.1:8787")
+        with pytest.raises(ConfigurationError, match=r"8787, but .* https://api\.example\.com/: unset"):
+            asyncio.run(load_wavespeed())
+        monkeypatch.setenv("WAVESPEED_BASE_URL", "https://api.example.com")
+        assert asyncio.run(load_wavespeed()).base_url == "https://api.example.com/"
+    finally:
+        saving.clean()
+
+
 def test_a_submit_timeout_that_breaks_the_lease_is_refused() -> None:
     """Half the lease is 75 s by default."""
     block = WaveSpeed(api_key=Secret(value=SecretStr(KEY)), submit_timeout=75)

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
 from typing import Literal
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -159,7 +160,7 @@ class World:
             "https://sqs.eu-central-1.amazonaws.com": self.s3.endpoint,
         }
         if self.prefect:
-            stand_ins["http://prefect.internal:4200/api"] = self.prefect
+            stand_ins["127.0.0.1:4200"] = urlsplit(self.prefect).netloc
         return Reader(folder, {**self.env, "WAVESPEED_BASE_URL": self.emulator.url}, stand_ins)
 
     def user(self, folder: Path) -> Reader:
