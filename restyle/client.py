@@ -130,6 +130,7 @@ class WaveSpeedClient:
             headers={"User-Agent": _USER_AGENT},
             limits=limits,
             # A proxy from the environment must not get what is meant for loopback, in the clear.
+            event_hooks={"request": [_without_body]},
             mounts={f"all://[{host}]" if ":" in host else f"all://{host}": None}
             if is_loopback(host)
             else None,
@@ -566,6 +567,11 @@ def _told(error: BaseException) -> str:
 def _place(url: str) -> str:
     """A URL without its query, which may hold a signature."""
     return clean(url.partition("?")[0].partition("#")[0])
+async def _without_body(request: httpx.Request) -> None:
+    """Or httpx-aiohttp sends, after a redirect, a body of no bytes: servers may refuse that."""
+    await request.aread()
+
+
 
 
 def _iso(time: datetime) -> str:
