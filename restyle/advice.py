@@ -17,6 +17,8 @@ _BY_CODE = {
     1401: "change the parameters: that makes another job",
     1402: f"let WaveSpeedAI reach the picture's URL, {_AGAIN}",
 }
+# A file or an S3 object has no URL but the one that we give it.
+_OURS_UNREACHED = "run it again with --retry-failed: it is uploaded or signed anew if its URL is gone"
 _BY_TYPE = {
     "SourceError": "put a picture that can be used in its place: that makes another job",
     "PredictionLost": f"see with {_COSTS} whether it was billed, {_AGAIN}: that is billed anew",
@@ -40,12 +42,14 @@ def reason(facts: Facts) -> str:
     return f"attempt {attempt} is claimed, and no prediction is recorded"
 
 
-def after_failure(failure: Failure, out: str) -> str:
-    """What to do about a job that was given up; of its output, as commands are told."""
+def after_failure(failure: Failure, out: str, source: str) -> str:
+    """What to do about a job that was given up; of its output, as commands are told, and its source's uri."""
     if failure.type != "PredictionFailed":
         advice = _BY_TYPE.get(failure.type, f"see what is wrong, {_AGAIN}")
     elif failure.status == "completed":
         advice = f"it was billed without a picture: tell WaveSpeedAI the prediction's id, {_AGAIN}"
+    elif failure.code == 1402 and not source.startswith(("https://", "http://")):
+        advice = _OURS_UNREACHED
     else:
         advice = _BY_CODE.get(failure.code, f"see what WaveSpeedAI says of it, {_AGAIN}")
     return advice.format(out=shlex.quote(out))
@@ -62,7 +66,7 @@ def next_step(facts: Facts, out: str, prediction: Prediction | None = None) -> s
     if facts.unreadable:
         return "upgrade wavespeed-restyle-flows"
     if facts.letter and facts.status == "failed":
-        return after_failure(facts.letter.error, out)
+        return after_failure(facts.letter.error, out, facts.letter.source.uri)
     if facts.status == "done":
         return "nothing: run again, it returns what is stored and bills nothing"
     settle = f"`restyle settle --out {shlex.quote(out)}`"

@@ -49,6 +49,7 @@ from restyle.settings import get_settings
 
 MAX_DOWNLOAD = 50 * 1024 * 1024
 _TRANSFER_SECONDS = 300  # for a whole upload or download
+_LOOK_SECONDS = 5  # to see whether an upload is still there
 _REST_SECONDS = 1.0  # after a 429 that does not say how long
 
 try:
@@ -87,9 +88,9 @@ class WaveSpeedClient:
 
     Belongs to one event loop; close it with ``async with`` or ``aclose()``.
 
-    Every call but ``submit`` and ``download`` raises the same errors: AuthenticationError (401, 403),
-    InsufficientCreditsError (402, or a message naming credits), InvalidRequestError (other 4xx),
-    NotFoundError (404), RateLimitedError (429), and UnavailableError for a 5xx, a network error, a
+    Every call but ``submit``, ``download`` and ``is_gone`` raises the same errors: AuthenticationError
+    (401, 403), InsufficientCreditsError (402, or a message naming credits), InvalidRequestError (other
+    4xx), NotFoundError (404), RateLimitedError (429), and UnavailableError for a 5xx, a network error, a
     timeout, or an answer that makes no sense.
 
     Args:
@@ -129,8 +130,8 @@ class WaveSpeedClient:
         self._cdn = HttpxAiohttpClient(
             headers={"User-Agent": _USER_AGENT},
             limits=limits,
-            # A proxy from the environment must not get what is meant for loopback, in the clear.
             event_hooks={"request": [_without_body]},
+            # A proxy from the environment must not get what is meant for loopback, in the clear.
             mounts={f"all://[{host}]" if ":" in host else f"all://{host}": None}
             if is_loopback(host)
             else None,
@@ -322,6 +323,16 @@ class WaveSpeedClient:
         if status in (403, 404, 410):
             raise NotFoundError(f"the output's URL has expired or never was (HTTP {status}): {_place(url)}")
         raise OutputError(clean(f"could not download {_place(url)}: {problem}", self._auth.key))
+
+    async def is_gone(self, url: str) -> bool:
+        """Whether an upload is there no longer, asked without the key; only 404 and 410 say so for sure."""
+        seconds = min(self.timeout, _LOOK_SECONDS)
+        try:
+            async with asyncio.timeout(seconds):
+                response = await self._cdn.head(url, follow_redirects=True, timeout=_timeouts(seconds))
+        except _FAILURES:
+            return False
+        return response.status_code in (404, 410)
 
     async def _rest(self) -> float:
         """Wait until submissions may go on; return the seconds that are left for this one.
@@ -556,6 +567,11 @@ def _timeouts(seconds: float) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=min(10, seconds / 2), pool=seconds / 2)
 
 
+async def _without_body(request: httpx.Request) -> None:
+    """Or httpx-aiohttp sends, after a redirect, a body of no bytes: servers may refuse that."""
+    await request.aread()
+
+
 def _told(error: BaseException) -> str:
     """An error from below in one line."""
     if isinstance(error, TimeoutError):
@@ -567,11 +583,6 @@ def _told(error: BaseException) -> str:
 def _place(url: str) -> str:
     """A URL without its query, which may hold a signature."""
     return clean(url.partition("?")[0].partition("#")[0])
-async def _without_body(request: httpx.Request) -> None:
-    """Or httpx-aiohttp sends, after a redirect, a body of no bytes: servers may refuse that."""
-    await request.aread()
-
-
 
 
 def _iso(time: datetime) -> str:

@@ -29,6 +29,7 @@ from restyle.store import S3Access, Store, told
 PRESIGNED_FOR = timedelta(hours=1)
 # WaveSpeedAI keeps uploads for 7 days; an hour is left for it to fetch the picture.
 UPLOAD_KEPT = timedelta(days=7) - timedelta(hours=1)
+_KNOWN = 10_000  # uploads that are known to be there, before they are asked for again
 
 _OURS = frozenset({"job-key", "prediction-id"})  # what every picture that is stored bears as metadata
 
@@ -250,7 +251,8 @@ class Publisher:
 
     Args:
         client: what uploads go through.
-        store: where uploads are remembered, so that the same bytes are sent once a week at most.
+        store: where uploads are remembered, so that the same bytes are sent once a week, unless WaveSpeedAI
+            loses them.
     """
 
     def __init__(self, client: WaveSpeedClient, store: Store) -> None:
@@ -258,6 +260,7 @@ class Publisher:
         self._store = store
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waiting: defaultdict[str, int] = defaultdict(int)
+        self._there: set[str] = set()
 
     async def url(self, source: Source) -> str:
         """The URL to submit. It may be signed: a secret.
@@ -287,15 +290,34 @@ class Publisher:
         host = urlsplit(self._client.base_url).netloc.replace(":", "-")
         async with self._one_at_a_time(sha256):
             folder = f"uploads/{sha256}/{host}/"
-            newest = max(await self._store.list(folder), key=lambda e: e.last_modified, default=None)
-            if newest and self._store.now() - newest.last_modified < UPLOAD_KEPT:
-                there = await self._store.get(newest.path)
-                if there is not None:
-                    return str(json.loads(there)["url"])
+            if url := await self._remembered(folder):
+                return url
             url = await self._client.upload(source.name, data, info.content_type)
+            self._note(url)
             stamp = self._store.now().strftime("%Y%m%dT%H%M%S%fZ")
             await self._store.create(f"{folder}{stamp}.json", json.dumps({"url": url}).encode())
             return url
+
+    async def _remembered(self, folder: str) -> str | None:
+        """The URL of the newest upload, unless it is too old or gone before its time."""
+        entries = await self._store.list(folder)
+        newest = max(entries, key=lambda entry: (entry.last_modified, entry.path), default=None)
+        if newest is None or self._store.now() - newest.last_modified >= UPLOAD_KEPT:
+            return None
+        if (there := await self._store.get(newest.path)) is None:
+            return None
+        url = str(json.loads(there)["url"])
+        if url not in self._there:
+            if await self._client.is_gone(url):
+                return None
+            self._note(url)
+        return url
+
+    def _note(self, url: str) -> None:
+        """Not to ask again for each of many jobs whether it is there."""
+        if len(self._there) >= _KNOWN:
+            self._there.clear()
+        self._there.add(url)
 
     @asynccontextmanager
     async def _one_at_a_time(self, sha256: str) -> AsyncIterator[None]:

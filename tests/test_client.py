@@ -558,6 +558,33 @@ async def test_an_expired_output_is_not_found(status: int) -> None:
     assert "signature" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("said", "gone"),
+    [
+        (http(404), True),
+        (http(410), True),
+        (http(200), False),
+        (http(403), False),
+        (http(405), False),
+        (http(500), False),
+        (drop, False),
+        (hang, False),
+        (b"garbage\r\n\r\n", False),
+    ],
+    ids=["404", "410", "200", "403", "405", "500", "dropped", "hangs", "garbage"],
+)
+async def test_an_upload_is_gone_only_where_that_is_said(said: Answer, gone: bool) -> None:
+    async with (
+        RawServer(said) as other,
+        RawServer(http(302, Location=f"{other.url}/moved")) as server,
+        client_of(server, timeout=0.3) as client,
+    ):
+        assert await asyncio.wait_for(client.is_gone(f"{server.url}/cat.jpg"), 3) is gone
+        assert (set(server.heads), set(other.heads)) == ({"HEAD /cat.jpg"}, {"HEAD /moved"})
+        assert not any(b"authorization" in request.lower() for request in server.requests + other.requests)
+        assert await client.is_gone("not a url") is False
+
+
 async def chunked_and_cut(writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
     await writer.drain()

@@ -848,6 +848,15 @@ def test_a_reset_forgets_everything(api: Api, emulator: Emulator) -> None:
     assert data_of(api.http.get("/api/v3/balance")) == {"balance": 100}
 
 
+def test_an_upload_answers_head_as_it_answers_get_without_the_picture(api: Api, emulator: Emulator) -> None:
+    posted = api.http.post("/api/v3/media/upload/binary", files={"file": ("a.jpg", ASTRONAUT, "image/jpeg")})
+    url = data_of(posted)["download_url"]
+    there = api.cdn.head(url)
+    assert (there.status_code, there.headers["Content-Length"]) == (200, str(len(ASTRONAUT)))
+    emulator.reset()
+    assert api.cdn.head(url).status_code == 404
+
+
 def test_limits_keys_balance_and_faults_are_as_the_command_line_says(tmp_path: Path) -> None:
     script = tmp_path / "faults.json"
     script.write_text('[{"on": "balance", "fault": "status", "status": 500}]')

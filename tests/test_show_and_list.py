@@ -396,13 +396,14 @@ async def test_a_url_is_found_with_and_without_its_signature(world: World) -> No
 
 
 def test_every_way_to_fail_has_its_advice() -> None:
+    url = "https://example.com/a.jpg"
     codes = {
-        code: after_failure(Failure(type="PredictionFailed", message="", code=code), "out")
-        for code in (1200, 1402, 5000)
+        (code, source): after_failure(Failure(type="PredictionFailed", message="", code=code), "out", source)
+        for code, source in ((1200, url), (1402, url), (1402, "file:///a.jpg"), (5000, url))
     }
     types = {
-        kind: after_failure(Failure(type=kind, message=""), "out")
+        kind: after_failure(Failure(type=kind, message=""), "out", url)
         for kind in ("SourceError", "PredictionLost", "AttemptsUsedUp", "NeverSubmitted")
     }
-    assert len({*codes.values(), *types.values()}) == 7
-    assert "--retry-failed" in after_failure(Failure(type="Unheard", message=""), "out")
+    assert len({*codes.values(), *types.values()}) == 8
+    assert "--retry-failed" in after_failure(Failure(type="Unheard", message=""), "out", url)

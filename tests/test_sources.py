@@ -177,6 +177,52 @@ async def test_the_same_bytes_are_uploaded_once_for_many_jobs_and_processes(
     assert emulator.ledger()["uploads"] == 2
 
 
+@pytest.mark.parametrize("kind", ["file", "object"])
+async def test_an_upload_that_is_gone_before_its_time_is_made_anew_and_its_job_billed_once(
+    kind: str, emulator: Emulator, store: Store, moto: S3Server, on_s3: Store
+) -> None:
+    out, image = store, str(PHOTO)
+    if kind == "object":
+        out, image = on_s3, put(moto, "sources/gone/a.jpg", PHOTO.read_bytes())
+    await restyle(emulator.url, out, image)
+    emulator.reset()
+    for variant in range(1, 3):
+        await restyle(emulator.url, out, image, variant=variant)
+    ledger = emulator.ledger()
+    assert (ledger["calls"]["upload"], ledger["calls"]["submit"], ledger["billed"]) == (1, 2, 2)
+
+
+async def test_an_upload_of_which_nothing_is_told_is_trusted_and_tried_anew_on_request(
+    emulator: Emulator, store: Store
+) -> None:
+    unavailable = [{"on": "cdn", "fault": "status", "status": 503}]
+    await restyle(emulator.url, store)
+    emulator.faults(unavailable)
+    await restyle(emulator.url, store, variant=1)
+    assert emulator.ledger()["calls"]["upload"] == 1
+
+    emulator.reset()
+    emulator.faults(unavailable)
+    with pytest.raises(PredictionFailedError, match="1402"):
+        await restyle(emulator.url, store, variant=2)
+    await restyle(emulator.url, store, variant=2, retry_failed=True)
+    ledger = emulator.ledger()
+    assert (ledger["calls"]["upload"], ledger["billed"]) == (1, 1)
+
+
+async def test_whether_an_upload_is_there_is_asked_once_a_process_and_never_after_uploading(
+    emulator: Emulator, store: Store
+) -> None:
+    await store.ready()
+    source = await identify(str(PHOTO), store)
+    for asked in range(2):
+        async with WaveSpeedClient("key", emulator.url) as client:
+            publisher = Publisher(client, store)
+            await asyncio.gather(*(publisher.url(source) for _ in range(5)))
+        assert emulator.ledger()["calls"]["cdn"] == asked
+    assert emulator.ledger()["calls"]["upload"] == 1
+
+
 async def test_a_source_on_aws_is_presigned_late_and_not_uploaded() -> None:
     session = boto3.Session(
         aws_access_key_id="AKIAEXAMPLE", aws_secret_access_key="example", region_name="eu-central-1"
