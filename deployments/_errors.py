@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 from pydantic import ValidationError
 
@@ -15,23 +17,35 @@ _OPTIONS = {
     "num_images": "--num-images",
     "output_format": "--format",
 }
+# What a message calls a parameter of a flow, which is an option here.
+_PARAMETER = re.compile(r"(?<!\S)(max_cost_usd|max_failed|on_bad_row|retry_failed)\b(=?)")
 
 
 def as_told(error: Exception) -> RestyleError:
-    """The error itself where it is one of ours, else one that says what it means."""
+    """What went wrong as an error of ours, which names options as they are typed."""
+    told = _as_ours(error)
+    told.message = _PARAMETER.sub(lambda found: _option(found[1]) + (" " if found[2] else ""), told.message)
+    return told
+
+
+def _as_ours(error: Exception) -> RestyleError:
     match error:
         case RestyleError():
             return error
         case ValidationError():
             first = error.errors(include_url=False)[0]
             field = ".".join(str(part) for part in first["loc"])
-            option = _OPTIONS.get(field, f"--{field.replace('_', '-')}" if field else "the options")
+            option = _option(field) if field else "the options"
             return InvalidRequestError(f"{option} {clean(first['input'])}: {wanted(first)}", field=field)
         case httpx.ConnectError():  # our own client's never come as they are
             return _no_prefect()
         case RuntimeError() if "Failed to reach API" in str(error):
             return _no_prefect()
     return RestyleError(f"unexpected {type(error).__name__}: {clean(error)}")
+
+
+def _option(field: str) -> str:
+    return _OPTIONS.get(field, f"--{field.replace('_', '-')}")
 
 
 def _no_prefect() -> ConfigurationError:

@@ -204,5 +204,5 @@ def _quoted(quote: Quote, cap: float | None) -> str:
         f"balance: {quote.balance_usd:g} USD" + ("" if quote.usd <= quote.balance_usd else ": not enough"),
     ]
     if cap is not None:
-        lines.append(f"max_cost_usd: {cap:g} USD" + ("" if quote.usd <= cap else ": not enough"))
+        lines.append(f"--max-cost-usd: {cap:g} USD" + ("" if quote.usd <= cap else ": not enough"))
     return "\n".join([*lines, "nothing was spent"])

@@ -104,7 +104,7 @@ MISTAKES = [
     ),
     Mistake(
         "a tenth of the rows is bad",
-        ("2 of 20 rows", "row 6: size", "row 16: size", "on_bad_row=skip"),
+        ("2 of 20 rows", "row 6: size", "row 16: size", "skip them with --on-bad-row skip;"),
         _some_bad,
     ),
     Mistake(
@@ -166,7 +166,7 @@ def test_bad_rows_that_are_skipped_are_in_the_account(shell: Shell) -> None:
 
 def test_what_costs_too_much_is_refused_with_the_figures(shell: Shell) -> None:
     said = one_line(shell.batch(shell.manifest(pictures(10)), "--max-cost-usd", "0.2"))
-    assert "max_cost_usd 0.2: 10 images to bill cost 0.25 USD" in said
+    assert "--max-cost-usd 0.2: 10 images to bill cost 0.25 USD" in said
     assert shell.emulator.ledger()["calls"]["submit"] == 0
 
 
@@ -182,7 +182,7 @@ def test_more_failures_than_allowed_are_one_line_after_all_else_is_stored(shell:
     shell.emulator.faults([{**failing, "match": {"image": "/2.jpg"}}])
     manifest = shell.manifest(pictures(5))
     said = one_line(shell.batch(manifest))
-    assert "1 of 5 rows failed (1 PredictionFailedError)" in said
+    assert "1 of 5 rows failed (1 PredictionFailedError), more than --max-failed 0 allows" in said
     assert "4 are stored" in said
     tolerant = shell.batch(manifest, "--max-failed", "0.2")
     assert tolerant.status == 0
@@ -206,7 +206,7 @@ def test_a_dry_run_tells_what_would_be_billed_and_spends_nothing(shell: Shell) -
         "3 are stored already",
         "5 would be billed: 0.125 USD",
         "balance: 99.925 USD",
-        "max_cost_usd: 0.1 USD: not enough",
+        "--max-cost-usd: 0.1 USD: not enough",
         "nothing was spent",
     ]
     assert json.loads(shell.batch(*options, "--json").stdout) == {

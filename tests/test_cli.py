@@ -88,7 +88,7 @@ MISTAKES = [
     Mistake("no key", ("WAVESPEED_API_KEY",), env={"WAVESPEED_API_KEY": ""}),
     Mistake("wrong key", ("key",), refusal=401),
     Mistake("no credits", ("credits",), refusal=402),
-    Mistake("too dear", ("max_cost_usd", "0.025"), ("--max-cost-usd", "0.01")),
+    Mistake("too dear", ("--max-cost-usd 0.01: this job costs 0.025 USD",), ("--max-cost-usd", "0.01")),
     Mistake("unknown block", ("wavespeed/nobody",), ("--wavespeed", "nobody")),
     Mistake("unknown output block", ("s3-bucket/nobody",), out="s3-bucket/nobody"),
     Mistake(

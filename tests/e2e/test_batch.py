@@ -290,7 +290,7 @@ def test_a_cap_that_is_reached_in_the_middle_is_kept_to_the_cent_and_a_rerun_fin
         wait_until(lambda: shell.stored() >= 40 or not running.running)
         emulator.price(2 * PRICE)  # while it runs, and nobody is told
         said = one_line(running.ended())
-        assert f"max_cost_usd {cap:g} is reached" in said
+        assert f"--max-cost-usd {cap:g} is reached" in said
         assert "run it again with a higher limit" in said
         predictions = emulator.ledger()["predictions"]
         assert sum(round(1000 * p["price"]) for p in predictions) <= 1000 * cap
