@@ -189,17 +189,27 @@ def _told(summary: Summary) -> str:
     rate = "" if summary.images_per_minute is None else f", {summary.images_per_minute:,.0f} a minute"
     spent = f"{summary.spent_usd:g} USD spent"
     return (
-        f"{summary.rows:,} rows: {counts}\n"
-        f"{summary.images:,} pictures stored in {summary.seconds:,.1f} s{rate}; {spent}\n"
+        f"{_counted(summary.rows, 'row')}: {counts}\n"
+        f"{_counted(summary.images, 'picture')} stored in {summary.seconds:,.1f} s{rate}; {spent}\n"
         f"account: {summary.account}"
     )
 
 
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _are(count: int) -> str:
+    return f"{count:,} {'is' if count == 1 else 'are'}"
+
+
 def _quoted(quote: Quote, cap: float | None) -> str:
+    skipped = f", {_counted(quote.invalid, 'bad row')} skipped" if quote.invalid else ""
     lines = [
-        f"{quote.rows:,} rows, {quote.jobs:,} different images to make"
-        + (f", {quote.invalid:,} bad rows skipped" if quote.invalid else ""),
-        f"{quote.done or 0:,} are stored already",
+        f"{_counted(quote.rows, 'row')}, {_counted(quote.jobs, 'different image')} to make{skipped}",
+        f"{_are(quote.done or 0)} stored already",
+        *([f"{_are(quote.open)} open: taken up, not billed again"] if quote.open else []),
+        *([f"{_are(quote.failed)} given up: not billed without --retry-failed"] if quote.failed else []),
         f"{quote.billed:,} would be billed: {quote.usd:g} USD",
         f"balance: {quote.balance_usd:g} USD" + ("" if quote.usd <= quote.balance_usd else ": not enough"),
     ]

@@ -120,11 +120,15 @@ class Order:
 class Quote:
     """What a batch would cost, before anything is spent.
 
+    What is done, open or failed is None where it was not counted, for all could be paid anyway.
+
     Attributes:
         rows: in the manifest.
         invalid: bad rows, which are skipped.
         jobs: different ones that the rows ask for.
-        done: jobs that are stored already; None where that was not counted, for all could be paid anyway.
+        done: jobs that are stored already.
+        open: jobs whose prediction is under way: it is taken up where it is, and not billed again.
+        failed: jobs that have failed for good earlier, and are not gone at again.
         billed: jobs that would be billed, at the most.
         usd: what these cost.
         balance_usd: what the account holds.
@@ -134,6 +138,8 @@ class Quote:
     invalid: int
     jobs: int
     done: int | None
+    open: int | None
+    failed: int | None
     billed: int
     usd: float
     balance_usd: float
@@ -318,6 +324,8 @@ class Batch:
             invalid=self.plan.invalid,
             jobs=self.plan.jobs,
             done=self.plan.done() if count_done else None,
+            open=self.plan.unbilled("open") if count_done else None,
+            failed=self.plan.unbilled("failed") if count_done else None,
             billed=billed,
             usd=usd,
             balance_usd=await self._client.balance(),
@@ -366,8 +374,10 @@ class Batch:
             self.budget.count(found.ours * (await self._quotes.price(job.request("-"))).usd)
         if found.metadata:
             self._tell(job, self._done(job, found.metadata, paid=found.ours > 0))
-        elif found.open_job.recorded or (found.letter and not self.order.retry_failed):
-            self.plan.not_billed(job.key)
+        elif max(found.open_job.recorded, default=0) > (found.letter.last_attempt if found.letter else 0):
+            self.plan.not_billed(job.key, "open")
+        elif found.letter and not self.order.retry_failed:
+            self.plan.not_billed(job.key, "failed")
 
     async def _find(self, job: Job) -> _Found:
         metadata, letter, open_job = await self._ledger.look(job)

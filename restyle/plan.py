@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pydantic import TypeAdapter
 
@@ -25,7 +26,7 @@ CREATE TABLE rows (n INTEGER PRIMARY KEY, id TEXT, image TEXT, key TEXT, reason 
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY, key TEXT UNIQUE, kind TEXT, job TEXT, row INTEGER, rows INTEGER DEFAULT 1,
     status TEXT DEFAULT 'unsubmitted', outcome TEXT, seconds REAL, pictures INTEGER DEFAULT 0, cost REAL,
-    error TEXT, billed INTEGER DEFAULT 1, lot INTEGER
+    error TEXT, unbilled TEXT, lot INTEGER
 );
 CREATE INDEX rows_by_key ON rows (key);
 CREATE TABLE thumbs (key TEXT, place INTEGER, picture BLOB, PRIMARY KEY (key, place));
@@ -120,9 +121,14 @@ class Plan:
         query = "SELECT 1 FROM jobs WHERE number BETWEEN ? AND ? AND outcome IS NULL LIMIT 1"
         return self._db.execute(query, (first, last)).fetchone() is not None
 
-    def not_billed(self, key: str) -> None:
+    def not_billed(self, key: str, why: Literal["open", "failed"]) -> None:
         """Remember that a job will not be billed any more: its prediction is under way, or it has failed."""
-        self._db.execute("UPDATE jobs SET billed = 0 WHERE key = ?", (key,))
+        self._db.execute("UPDATE jobs SET unbilled = ? WHERE key = ?", (why, key))
+
+    def unbilled(self, why: Literal["open", "failed"]) -> int:
+        """How many jobs will not be billed any more for that reason."""
+        query = "SELECT count(*) FROM jobs WHERE outcome IS NULL AND unbilled = ?"
+        return int(self._db.execute(query, (why,)).fetchone()[0])
 
     def kinds(self) -> Iterator[tuple[Job, int]]:
         """A job of each kind that has a price of its own, and how many like it are to be billed."""
@@ -131,7 +137,7 @@ class Plan:
     def kinds_by_shard(self, of: int) -> Iterator[tuple[Job, int, int]]:
         """The same for each of so many shards, with the shard's number, from 1."""
         query = (
-            "SELECT job, count(*), lot % ? + 1 AS shard FROM jobs WHERE outcome IS NULL AND billed"
+            "SELECT job, count(*), lot % ? + 1 AS shard FROM jobs WHERE outcome IS NULL AND unbilled IS NULL"
             " GROUP BY shard, kind"
         )
         for text, count, shard in self._db.execute(query, (of,)).fetchall():

@@ -347,22 +347,34 @@ async def test_never_more_in_flight_than_asked_for_and_nobody_waits_for_the_slow
     assert max(stored, key=lambda row: stored[row]) == 1
 
 
-async def test_a_dry_run_counts_what_is_done_and_spends_nothing(api: Emulator, tmp_path: Path) -> None:
+async def test_a_dry_run_counts_what_is_done_open_or_given_up_and_spends_nothing(
+    api: Emulator, tmp_path: Path
+) -> None:
     out = str(tmp_path / "out")
     await restyle_all(api.url, out, write_manifest(tmp_path / "few.jsonl", pictures(4)), ORDER)
+    api.faults([{"on": "prediction", "fault": "failed", "code": 1402, "match": {"image": "/5.jpg"}}])
+    await restyle_all(api.url, out, write_manifest(tmp_path / "failed.jsonl", pictures(5)[4:]), ORDER)
+    await restyle_all(
+        api.url,
+        out,
+        write_manifest(tmp_path / "open.jsonl", pictures(7)[5:]),
+        Order(params=SMALL, wait=False),
+    )
     spent = api.ledger()["calls"]["submit"]
     rows = [*pictures(10), {"image": "nothing.jpg"}]
-    order = Order(params=SMALL, on_bad_row="skip")
-    async with (
-        WaveSpeedClient("test-key", api.url) as client,
-        Batch(
-            client, open_store(out), RunInfo(package_version="test"), account_folder(now(), "dry"), order
-        ) as batch,
-    ):
-        await batch.read(write_manifest(tmp_path / "m.jsonl", rows))
-        quote = await batch.quote(count_done=True)
-    assert (quote.rows, quote.invalid, quote.jobs, quote.done, quote.billed) == (11, 1, 10, 4, 6)
-    assert quote.usd == pytest.approx(0.15)
+    for retry_failed, failed in ((False, 1), (True, 0)):
+        order = Order(params=SMALL, on_bad_row="skip", retry_failed=retry_failed)
+        async with (
+            WaveSpeedClient("test-key", api.url) as client,
+            Batch(
+                client, open_store(out), RunInfo(package_version="test"), account_folder(now(), "dry"), order
+            ) as batch,
+        ):
+            await batch.read(write_manifest(tmp_path / "m.jsonl", rows))
+            quote = await batch.quote(count_done=True)
+        assert (quote.rows, quote.invalid, quote.jobs, quote.done, quote.open) == (11, 1, 10, 4, 2)
+        assert (quote.failed, quote.billed) == (failed, 4 - failed)
+        assert quote.usd == pytest.approx(0.025 * quote.billed)
     assert api.ledger()["calls"]["submit"] == spent
     assert not (tmp_path / "out" / account_folder(now(), "dry")).exists()
 

@@ -195,18 +195,23 @@ def test_more_failures_than_allowed_are_one_line_after_all_else_is_stored(shell:
 
 def test_a_dry_run_tells_what_would_be_billed_and_spends_nothing(shell: Shell) -> None:
     assert shell.batch(shell.manifest(pictures(3), "few.jsonl")).status == 0
+    shell.emulator.faults([{"on": "prediction", "fault": "failed", "code": 1402}])
+    assert shell.batch(shell.manifest(pictures(4)[3:], "failing.jsonl")).status == 1
+    assert shell.batch(shell.manifest(pictures(5)[4:], "open.jsonl"), "--no-wait").status == 0
     submissions = shell.emulator.ledger()["calls"]["submit"]
     manifest = shell.manifest([*pictures(8), *pictures(1), {"image": "gone.jpg"}])
-    options = [manifest, "--dry-run", "--on-bad-row", "skip", "--max-cost-usd", "0.1"]
+    options = [manifest, "--dry-run", "--on-bad-row", "skip", "--max-cost-usd", "0.05"]
 
     ended = shell.batch(*options)
     assert (ended.status, told(ended)) == (0, "")
     assert ended.stdout.splitlines() == [
-        "10 rows, 8 different images to make, 1 bad rows skipped",
+        "10 rows, 8 different images to make, 1 bad row skipped",
         "3 are stored already",
-        "5 would be billed: 0.125 USD",
-        "balance: 99.925 USD",
-        "--max-cost-usd: 0.1 USD: not enough",
+        "1 is open: taken up, not billed again",
+        "1 is given up: not billed without --retry-failed",
+        "3 would be billed: 0.075 USD",
+        "balance: 99.9 USD",
+        "--max-cost-usd: 0.05 USD: not enough",
         "nothing was spent",
     ]
     assert json.loads(shell.batch(*options, "--json").stdout) == {
@@ -214,12 +219,14 @@ def test_a_dry_run_tells_what_would_be_billed_and_spends_nothing(shell: Shell) -
         "invalid": 1,
         "jobs": 8,
         "done": 3,
-        "billed": 5,
-        "usd": pytest.approx(0.125),
-        "balance_usd": pytest.approx(99.925),
+        "open": 1,
+        "failed": 1,
+        "billed": 3,
+        "usd": pytest.approx(0.075),
+        "balance_usd": pytest.approx(99.9),
     }
     assert shell.emulator.ledger()["calls"]["submit"] == submissions
-    assert len(list((shell.folder / "out" / "runs").glob("dt=*/*"))) == 1  # that of the first command
+    assert len(list((shell.folder / "out" / "runs").glob("dt=*/*"))) == 3  # those that were not dry
 
 
 def test_what_came_of_it_is_three_lines_or_an_object(shell: Shell) -> None:
