@@ -18,6 +18,7 @@ from prefect.settings import get_current_settings
 
 from blocks.output import open_output
 from blocks.wavespeed import WaveSpeed, load_wavespeed
+from deployments._errors import prefect_trouble, without_login
 from deployments.setup.wavespeed import TIERS
 from restyle.checks import Check, error, ok, warning
 from restyle.errors import ConfigurationError, RestyleError, clean
@@ -43,39 +44,28 @@ async def _impatient() -> AsyncIterator[PrefectClient]:
 async def check_prefect() -> Check:
     """Whether Prefect's API can be reached, and whether it understands this version."""
     url = get_current_settings().api.url
-    if url:
-        shown = clean(httpx.URL(url).copy_with(userinfo=b""))
     try:
         async with asyncio.timeout(2 * _SECONDS if url else None), _impatient() as client:
             if client.server_type == ServerType.CLOUD:
                 await client.read_block_type_by_slug("secret")
                 return ok(API, f"Prefect Cloud, client {prefect.__version__}")
             server = await client.api_version()
-    except httpx.HTTPStatusError as problem:
-        status = problem.response.status_code
-        if status in (401, 403):
-            remedy = (
-                "set PREFECT_API_AUTH_STRING (own server) or PREFECT_API_KEY (Cloud), as the server wants it"
-            )
-            return error(API, f"{shown} refuses us (HTTP {status})", remedy)
-        return error(API, f"{shown} answers HTTP {status}", "see whether PREFECT_API_URL ends with /api")
     except Exception as problem:
         if not url:
             return error(API, f"no PREFECT_API_URL is set: {clean(problem)}", _set_url())
-        remedy = "start it with `prefect server start`, or mend PREFECT_API_URL"
-        return error(API, f"{shown} cannot be reached ({type(problem).__name__})", remedy)
+        return error(API, *prefect_trouble(url, problem))
     if not url:
         found = f"no PREFECT_API_URL is set: every command starts a temporary server ({server}) of its own"
         return warning(API, found, f"fine to try things out; for deployments, {_set_url()}")
-    return _versions(shown, server)
+    return _versions(url, server)
 
 
 def _set_url() -> str:
     return "set PREFECT_API_URL, such as http://127.0.0.1:4200/api after `prefect server start`"
 
 
-def _versions(shown: str, server: str) -> Check:
-    found = f"{shown}, server {server}, client {prefect.__version__}"
+def _versions(url: str, server: str) -> Check:
+    found = f"{without_login(url)}, server {server}, client {prefect.__version__}"
     there, here = Version(server), Version(prefect.__version__)
     if there.major != here.major:
         return error(API, found, "install the same major version of Prefect on both sides")

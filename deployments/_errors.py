@@ -37,10 +37,13 @@ def _as_ours(error: Exception) -> RestyleError:
             field = ".".join(str(part) for part in first["loc"])
             option = _option(field) if field else "the options"
             return InvalidRequestError(f"{option} {clean(first['input'])}: {wanted(first)}", field=field)
-        case httpx.ConnectError():  # our own client's never come as they are
-            return _no_prefect()
+        # of Prefect's client: our own client's never come as they are
+        case httpx.ConnectError():
+            return _no_prefect(error)
+        case httpx.HTTPStatusError() if error.response.status_code in (401, 403, 404):
+            return _no_prefect(error)
         case RuntimeError() if "Failed to reach API" in str(error):
-            return _no_prefect()
+            return _no_prefect(error.__cause__ or error)
     return RestyleError(f"unexpected {type(error).__name__}: {clean(error)}")
 
 
@@ -48,11 +51,33 @@ def _option(field: str) -> str:
     return _OPTIONS.get(field, f"--{field.replace('_', '-')}")
 
 
-def _no_prefect() -> ConfigurationError:
+def _no_prefect(problem: BaseException) -> ConfigurationError:
     from prefect.settings import get_current_settings
 
-    url = clean(get_current_settings().api.url or "its own temporary server")
+    if url := get_current_settings().api.url:
+        return ConfigurationError(f"Prefect's API at {': '.join(prefect_trouble(url, problem))}")
     return ConfigurationError(
-        f"Prefect's API at {url} cannot be reached: start it with `prefect server start`, "
-        "or unset PREFECT_API_URL"
+        "Prefect's temporary server is gone: run it again, or start one with `prefect server start` and set "
+        "PREFECT_API_URL"
     )
+
+
+def prefect_trouble(url: str, problem: BaseException) -> tuple[str, str]:
+    """Why Prefect's API is of no use, beginning with its address, and what to do."""
+    shown = without_login(url)
+    match problem:
+        case httpx.HTTPStatusError() if (status := problem.response.status_code) in (401, 403):
+            remedy = (
+                "set PREFECT_API_AUTH_STRING (own server) or PREFECT_API_KEY (Cloud), as the server wants it"
+            )
+            return f"{shown} refuses us (HTTP {status})", remedy
+        case httpx.HTTPStatusError():
+            found = f"{shown} answers HTTP {problem.response.status_code}"
+            return found, "see whether PREFECT_API_URL ends with /api"
+    remedy = "start it with `prefect server start`, or mend or unset PREFECT_API_URL"
+    return f"{shown} cannot be reached ({type(problem).__name__})", remedy
+
+
+def without_login(url: str) -> str:
+    """A URL that is safe to show."""
+    return clean(httpx.URL(url).copy_with(userinfo=b""))

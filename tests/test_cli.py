@@ -50,6 +50,7 @@ class Mistake:
     out: str = "out"
     env: Mapping[str, str] = field(default_factory=dict)
     refusal: int | None = None
+    elsewhere: bool = False
 
 
 MISTAKES = [
@@ -94,6 +95,7 @@ MISTAKES = [
     Mistake(
         "no Prefect server", ("Prefect", "127.0.0.1:9"), env={"PREFECT_API_URL": "http://127.0.0.1:9/api"}
     ),
+    Mistake("Prefect's API elsewhere", ("answers HTTP 404", "ends with /api"), elsewhere=True),
     Mistake("settings at odds", ("RESTYLE_LEASE_SECONDS",), env={"RESTYLE_LEASE_SECONDS": "60"}),
 ]
 
@@ -104,7 +106,8 @@ def test_a_mistake_is_one_line_and_bills_nothing(shell: Shell, mistake: Mistake)
         refused = {"on": "submit", "fault": "refused", "status": mistake.refusal, "times": None}
         shell.emulator.faults([refused])
     out = str(shell.folder / "out") if mistake.out == "out" else mistake.out
-    ended = shell.image(mistake.source, "--out", out, *mistake.options, env=mistake.env)
+    elsewhere = {"PREFECT_API_URL": shell.prefect.url.removesuffix("/api")} if mistake.elsewhere else {}
+    ended = shell.image(mistake.source, "--out", out, *mistake.options, env={**elsewhere, **mistake.env})
     assert ended.status == 1
     assert ended.stdout == ""
     assert ended.stderr.startswith("error: ")
