@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import os
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -364,6 +366,9 @@ def _remove(inner: S3Store | LocalStore, paths: Sequence[str]) -> None:
             obstore.delete(inner, path)
 
 
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_ASKED = re.compile(r"Error performing \w+ (https?://)(?:[^/\s@]*@)?([^/\s?]+)")
+
 # What the server or the system says, what it means, and whether it may pass.
 _SIGNS: tuple[tuple[str, str, type[StoreError | ConfigurationError]], ...] = (
     ("NoSuchBucket", "the bucket does not exist: create it or mend its name", ConfigurationError),
@@ -371,8 +376,8 @@ _SIGNS: tuple[tuple[str, str, type[StoreError | ConfigurationError]], ...] = (
     ("SignatureDoesNotMatch", "the secret access key is wrong", ConfigurationError),
     ("AccessDenied", "access denied: these credentials may not do this", ConfigurationError),
     ("Permission denied", "permission denied", ConfigurationError),
-    ("dns error", "the host name cannot be resolved", StoreError),
-    ("Connection refused", "connection refused", StoreError),
+    ("dns error", "the host name of {server} cannot be resolved", StoreError),
+    ("Connection refused", "connection refused by {server}", StoreError),
     ("No space left", "no space left", StoreError),
 )
 
@@ -382,8 +387,18 @@ def told(error: Exception, doing: str) -> StoreError | ConfigurationError:
     text = str(error)
     for sign, meaning, kind in _SIGNS:
         if sign in text:
-            return kind(f"{doing}: {meaning}")
+            return kind(f"{doing}: {meaning.format(server=_server(text))}")
     return StoreError(f"{doing}: {clean(text.split('Debug source:')[0])}")
+
+
+def _server(text: str) -> str:
+    """Which one an error is about, and the variable that names it, where one does."""
+    found = _ASKED.search(text)
+    if found is None:
+        return "the server"
+    scheme, host = found.groups()
+    variable = next((f" ({name})" for name in _ENDPOINTS if host in os.environ.get(name, "")), "")
+    return f"{scheme}{host}{variable}"
 
 
 def s3_store(

@@ -72,7 +72,7 @@ MISTAKES = [
     Mistake("output that is a file", ("pyproject.toml",), out=str(_ROOT / "pyproject.toml")),
     Mistake(
         "unreachable bucket",
-        ("s3://bucket/a", "connection refused"),
+        ("s3://bucket/a", "connection refused by http://127.0.0.1:9 (AWS_ENDPOINT_URL_S3)"),
         out="s3://bucket/a",
         env={
             "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",

@@ -122,11 +122,22 @@ async def test_a_store_that_cannot_be_reached_says_so_soon_and_may_be_tried_agai
         store = s3_store("restyle", "", moto.session(), endpoint_url=endpoint)
         start = time.monotonic()
         with pytest.raises(
-            StoreError, match=r"cannot write s3://restyle/a\.json: connection refused"
+            StoreError, match=rf"cannot write s3://restyle/a\.json: connection refused by {endpoint}$"
         ) as caught:
             await store.create("a.json", b"1")
     assert caught.value.retryable
     assert time.monotonic() - start < 10
+
+
+async def test_a_host_that_is_none_is_told_with_the_variable_that_names_it(
+    moto: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://user:secret@s3.invalid:9000")
+    store = s3_store("restyle", "", moto.session())
+    said = r": the host name of http://s3\.invalid:9000 \(AWS_ENDPOINT_URL_S3\) cannot be resolved$"
+    for action in (store.get("a.json"), store.list("a/")):
+        with pytest.raises(StoreError, match=said):
+            await action
 
 
 async def test_a_bucket_that_does_not_exist_is_told_by_name(moto: S3Server) -> None:
