@@ -269,7 +269,10 @@ def _jsonl(path: Path, params: ReduxParams) -> Iterator[Row | BadRow]:
         if not line.strip():
             continue
         try:
-            cells = json.loads(line, parse_constant=_no_json)
+            cells = json.loads(line.rstrip(), parse_constant=_no_json)
+        except json.JSONDecodeError as error:  # which counts lines, too, but within the row
+            yield BadRow(number, f"not JSON: {error.msg} at character {error.pos + 1}")
+            continue
         except (ValueError, RecursionError) as error:
             yield BadRow(number, f"not JSON: {clean(error)}")
             continue

@@ -288,12 +288,15 @@ async def test_a_row_that_cannot_be_used_is_told(row: Any, reason: str, store: S
     assert [image for image, *_ in facts(await read(path, store))] == ["first.jpg", "last.jpg"]
 
 
-async def test_bad_json_in_row_7_is_told(store: Store, tmp_path: Path) -> None:
+async def test_bad_json_is_told_with_its_row_and_where_in_the_row_it_is(store: Store, tmp_path: Path) -> None:
     lines = [json.dumps({"image": f"{number}.jpg"}) for number in range(1, 11)]
     lines[6] = '{"image": "7.jpg", "seed": }'
+    lines[8] = '{"image": "9.jpg"'
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    wrong = [(7, "not JSON: Expecting value: line 1 column 28 (char 27)")]
-    assert await bad(tmp_path / "a.jsonl", store) == wrong
+    assert await bad(tmp_path / "a.jsonl", store) == [
+        (7, "not JSON: Expecting value at character 28"),
+        (9, "not JSON: Expecting ',' delimiter at character 18"),
+    ]
 
 
 @pytest.mark.parametrize("line", ['{"image": "a", "guidance_scale": NaN}', "[" * 100_000, "{", "nope"])
