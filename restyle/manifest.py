@@ -271,7 +271,7 @@ def _jsonl(path: Path, params: ReduxParams) -> Iterator[Row | BadRow]:
         try:
             cells = json.loads(line.rstrip(), parse_constant=_no_json)
         except json.JSONDecodeError as error:  # which counts lines, too, but within the row
-            yield BadRow(number, f"not JSON: {error.msg} at character {error.pos + 1}")
+            yield BadRow(number, f"not JSON: {error.msg.removesuffix(' at')} at character {error.pos + 1}")
             continue
         except (ValueError, RecursionError) as error:
             yield BadRow(number, f"not JSON: {clean(error)}")

@@ -292,10 +292,12 @@ async def test_bad_json_is_told_with_its_row_and_where_in_the_row_it_is(store: S
     lines = [json.dumps({"image": f"{number}.jpg"}) for number in range(1, 11)]
     lines[6] = '{"image": "7.jpg", "seed": }'
     lines[8] = '{"image": "9.jpg"'
+    lines[9] = '{"image": "10.jpg}'
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     assert await bad(tmp_path / "a.jsonl", store) == [
         (7, "not JSON: Expecting value at character 28"),
         (9, "not JSON: Expecting ',' delimiter at character 18"),
+        (10, "not JSON: Unterminated string starting at character 11"),
     ]
 
 
