@@ -100,6 +100,7 @@ class Order:
         concurrency: most predictions that this run has in flight.
         max_cost_usd: most that this run may spend; None for no cap.
         max_failed: the share of rows that may come to nothing before the run counts as failed, 0 to 1.
+            Among them are skipped rows whose image is missing, or is none.
         on_bad_row: refuse the whole manifest for a bad row, or skip the row.
         nsfw: what to do with flagged outputs.
         retry_failed: go again where a job has failed for good earlier.
@@ -284,7 +285,7 @@ class Batch:
                         self.plan.reject(row)
         self._refuse_bad_rows()
         self.progress.rows = self.plan.rows
-        self.progress.counts["invalid"] = self.plan.invalid
+        self.progress.counts.update(self.plan.bad)
 
     def _mine(self, rows: Sequence[Row | BadRow]) -> Sequence[Row | BadRow]:
         """The rows to look at. Bad ones are the whole run's to tell."""
@@ -297,15 +298,15 @@ class Batch:
             return row, None
         try:
             return row, await _patient(make_job)(row.image, row.params, row.variant, self.store)
-        except (SourceError, InvalidRequestError) as error:
-            return BadRow(number=row.number, reason=error.message, id=row.id, image=row.shown), None
+        except SourceError as error:
+            return BadRow(row.number, error.message, row.id, row.shown, type(error).__name__), None
+        except InvalidRequestError as error:
+            return BadRow(row.number, error.message, row.id, row.shown), None
 
     def _refuse_bad_rows(self) -> None:
         plan = self.plan
-        if plan.invalid and (self.order.on_bad_row == "fail" or not plan.jobs):
-            raise refusal(
-                plan.rejected(_NAMED), plan.invalid, f"{plan.rows:,}", can_be_skipped=bool(plan.jobs)
-            )
+        if (bad := plan.bad.total()) and (self.order.on_bad_row == "fail" or not plan.jobs):
+            raise refusal(plan.rejected(_NAMED), bad, f"{plan.rows:,}", can_be_skipped=bool(plan.jobs))
 
     async def quote(self, *, count_done: bool) -> Quote:
         """What it would cost and what the account holds. Nothing is spent.
@@ -321,7 +322,7 @@ class Batch:
             billed += count
         self._quote = Quote(
             rows=self.plan.rows,
-            invalid=self.plan.invalid,
+            invalid=self.plan.bad.total(),
             jobs=self.plan.jobs,
             done=self.plan.done() if count_done else None,
             open=self.plan.unbilled("open") if count_done else None,

@@ -7,6 +7,7 @@ rows need no more memory than a thousand, and nothing signed is left lying about
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -22,7 +23,7 @@ from restyle.shards import lot
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
-CREATE TABLE rows (n INTEGER PRIMARY KEY, id TEXT, image TEXT, key TEXT, reason TEXT);
+CREATE TABLE rows (n INTEGER PRIMARY KEY, id TEXT, image TEXT, key TEXT, reason TEXT, error TEXT);
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY, key TEXT UNIQUE, kind TEXT, job TEXT, row INTEGER, rows INTEGER DEFAULT 1,
     status TEXT DEFAULT 'unsubmitted', outcome TEXT, seconds REAL, pictures INTEGER DEFAULT 0, cost REAL,
@@ -32,8 +33,8 @@ CREATE INDEX rows_by_key ON rows (key);
 CREATE TABLE thumbs (key TEXT, place INTEGER, picture BLOB, PRIMARY KEY (key, place));
 """
 _ACCOUNT = (
-    "SELECT rows.n, rows.id, rows.image, rows.key, rows.reason, jobs.status, jobs.job, jobs.outcome, jobs.row"
-    " FROM rows LEFT JOIN jobs ON rows.key = jobs.key"
+    "SELECT rows.n, rows.id, rows.image, rows.key, rows.reason, rows.error, jobs.status,"
+    " jobs.job, jobs.outcome, jobs.row FROM rows LEFT JOIN jobs ON rows.key = jobs.key"
 )
 _MOST_THUMBS = 40_000
 _SOURCE = -1  # place of the source's thumbnail; the outputs' are 0, 1, …
@@ -66,7 +67,7 @@ class Plan:
         self._db.executescript(_SCHEMA)
         self.rows = 0
         self.jobs = 0
-        self.invalid = 0
+        self.bad: Counter[Status] = Counter()  # rows that ask for nothing that can be done
         self._pictures = 0
 
     def close(self) -> None:
@@ -77,7 +78,7 @@ class Plan:
         """Add a row. The same job asked for twice is one job."""
         self.rows += 1
         self._db.execute(
-            "INSERT INTO rows VALUES (?, ?, ?, ?, NULL)", (row.number, row.id, job.source.uri, job.key)
+            "INSERT INTO rows VALUES (?, ?, ?, ?, NULL, NULL)", (row.number, row.id, job.source.uri, job.key)
         )
         again = self._db.execute("UPDATE jobs SET rows = rows + 1 WHERE key = ?", (job.key,)).rowcount
         if not again:
@@ -97,17 +98,16 @@ class Plan:
     def reject(self, row: BadRow) -> None:
         """Add a row that asks for nothing that can be done."""
         self.rows += 1
-        self.invalid += 1
+        self.bad[row.status] += 1
         self._db.execute(
-            "INSERT INTO rows VALUES (?, ?, ?, NULL, ?)", (row.number, row.id, row.image, row.reason)
+            "INSERT INTO rows VALUES (?, ?, ?, NULL, ?, ?)",
+            (row.number, row.id, row.image, row.reason, row.error),
         )
 
     def rejected(self, most: int) -> list[BadRow]:
         """The first rows that were rejected."""
-        found = self._db.execute(
-            "SELECT n, id, image, reason FROM rows WHERE reason IS NOT NULL ORDER BY n LIMIT ?", (most,)
-        )
-        return [BadRow(number=n, id=name, image=image, reason=why) for n, name, image, why in found]
+        query = "SELECT n, reason, id, image, error FROM rows WHERE reason IS NOT NULL ORDER BY n LIMIT ?"
+        return [BadRow(*found) for found in self._db.execute(query, (most,))]
 
     def between(self, first: int, last: int) -> Iterator[Job]:
         """The jobs with these numbers of which it is not known yet what becomes of them."""
@@ -188,7 +188,8 @@ class Plan:
 
     def failures(self, most: int) -> list[AccountRow]:
         """The first rows that came to nothing."""
-        return [row for row, _ in self._account("WHERE jobs.status IN ('failed', 'open') LIMIT ?", most)]
+        where = "WHERE jobs.status IN ('failed', 'open') OR rows.error IS NOT NULL LIMIT ?"
+        return [row for row, _ in self._account(where, most)]
 
     def pairs(self, most: int) -> list[tuple[AccountRow, Thumbs]]:
         """The first rows with small pictures."""
@@ -216,22 +217,22 @@ class Plan:
     def known(self) -> dict[Status, int]:
         """How many rows there are of each status, of those of which it is known what became of them."""
         query = "SELECT status, sum(rows) FROM jobs WHERE outcome IS NOT NULL GROUP BY status"
-        return dict(self._db.execute(query).fetchall()) | self._invalid
-
-    @property
-    def _invalid(self) -> dict[Status, int]:
-        return {"invalid": self.invalid} if self.invalid else {}
+        return self._with_bad(query)
 
     def counts(self) -> dict[Status, int]:
         """How many rows there are of each status."""
-        found = dict(self._db.execute("SELECT status, sum(rows) FROM jobs GROUP BY status").fetchall())
-        return found | self._invalid
+        return self._with_bad("SELECT status, sum(rows) FROM jobs GROUP BY status")
+
+    def _with_bad(self, query: str) -> dict[Status, int]:
+        return dict(Counter(dict(self._db.execute(query).fetchall())) + self.bad)
 
     def errors(self) -> dict[str, int]:
         """How many rows came to nothing by each error."""
         query = (
-            "SELECT error, sum(rows) FROM jobs WHERE error IS NOT NULL AND status IN ('failed', 'open')"
-            " GROUP BY error ORDER BY 2 DESC"
+            "SELECT error, sum(count) FROM ("
+            "SELECT error, rows AS count FROM jobs WHERE error IS NOT NULL AND status IN ('failed', 'open')"
+            " UNION ALL SELECT error, 1 FROM rows WHERE error IS NOT NULL"
+            ") GROUP BY error ORDER BY 2 DESC"
         )
         return dict(self._db.execute(query).fetchall())
 
@@ -253,8 +254,11 @@ class Plan:
 
     def _account(self, where: str, *values: object) -> Iterator[tuple[AccountRow, str | None]]:
         query = f"{_ACCOUNT} {where}" + ("" if "LIMIT" in where else " ORDER BY rows.n")
-        for n, name, image, key, reason, status, text, told, first in self._db.execute(query, values):
-            yield _row(n, name, image, reason, status, text, told, first=n == first), key
+        for n, name, image, key, reason, error, status, text, told, first in self._db.execute(query, values):
+            if text is None:
+                yield _rejected(BadRow(n, reason, name, image, error)), None
+            else:
+                yield _row(n, name, image, status, text, told, first=n == first), key
 
     def _thumbs(self, key: str | None) -> Thumbs | None:
         query = "SELECT place, picture FROM thumbs WHERE key = ? ORDER BY place"
@@ -263,28 +267,34 @@ class Plan:
         return Thumbs(source, list(found.values())) if source or found else None
 
 
+def _rejected(row: BadRow) -> AccountRow:
+    return AccountRow(
+        row=row.number,
+        id=row.id,
+        image=row.image or "",
+        status=row.status,
+        error_type=row.error or "BadRow",
+        error_message=row.reason,
+    )
+
+
 def _row(
     n: int,
     name: str | None,
     image: str | None,
-    reason: str | None,
-    status: Status | None,
-    text: str | None,
+    status: Status,
+    text: str,
     told: bytes | None,
     *,
     first: bool,
 ) -> AccountRow:
-    if text is None:
-        return AccountRow(
-            row=n, id=name, image=image or "", status="invalid", error_type="BadRow", error_message=reason
-        )
     job = Job.model_validate_json(text)
     outcome = _OUTCOME.validate_json(told) if told else Outcome("unsubmitted")
     return AccountRow(
         row=n,
         id=name,
         image=image or "",
-        status=status or "unsubmitted",
+        status=status,
         variant=job.variant,
         job_key=job.key,
         prediction_id=outcome.prediction_id,

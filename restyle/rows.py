@@ -67,12 +67,19 @@ class BadRow:
         reason: what is wrong and what to do, in one line.
         id: the user's own name of it, where that could be read.
         image: the image, safe to show, where that could be read.
+        error: the error's name, where nothing is wrong with the row itself: its picture cannot be used.
     """
 
     number: int
     reason: str
     id: str | None = None
     image: str | None = None
+    error: str | None = None
+
+    @property
+    def status(self) -> Literal["failed", "invalid"]:
+        """What it counts as, if it is skipped: a missing picture has failed, as one missed later has."""
+        return "failed" if self.error else "invalid"
 
 
 @dataclass(frozen=True, slots=True)

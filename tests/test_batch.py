@@ -11,7 +11,7 @@ import pytest
 
 from restyle.batch import Batch, Order, Progress, account_folder
 from restyle.client import WaveSpeedClient
-from restyle.errors import BudgetExceededError, InsufficientCreditsError, ManifestError
+from restyle.errors import BatchFailedError, BudgetExceededError, InsufficientCreditsError, ManifestError
 from restyle.jobs import Metadata, RunInfo
 from restyle.ledger import now
 from restyle.models import ReduxParams
@@ -125,6 +125,31 @@ async def test_bad_rows_can_be_skipped_and_are_accounted_for(api: Emulator, tmp_
     assert bad.id == "bad"
     assert "9*9" in (bad.error_message or "")
     assert api.ledger()["billed"] == 5
+
+
+async def test_a_skipped_row_counts_as_failed_where_its_image_is_missing_and_not_where_it_says_nothing_usable(
+    api: Emulator, tmp_path: Path
+) -> None:
+    gone, page = tmp_path / "gone.jpg", tmp_path / "page.jpg"
+    page.write_text("<html>")
+    rows = [*pictures(2), {"image": str(gone)}, {"image": str(page), "id": "page"}, {"image": "ftp://a/b"}]
+    manifest, out = write_manifest(tmp_path / "m.jsonl", rows), str(tmp_path / "out")
+    for max_failed in (0.3, 0.4):
+        order = Order(params=SMALL, on_bad_row="skip", max_failed=max_failed)
+        accounted = await restyle_all(api.url, out, manifest, order)
+        assert accounted.statuses[2:] == ["failed", "failed", "invalid"]
+        assert [row.error_type for row in accounted.rows[2:]] == ["SourceError", "SourceError", "BadRow"]
+        assert f"{gone}: no such file" in (accounted.rows[2].error_message or "")
+        assert accounted.rows[3].id == "page"
+        assert accounted.summary.errors == {"SourceError": 2}
+        assert {"failed": 2, "invalid": 1}.items() <= accounted.summary.counts.items()
+        if max_failed == 0.3:
+            assert isinstance(accounted.error, BatchFailedError)
+            assert "2 of 5 rows failed (2 SourceError)" in accounted.error.message
+            assert not accounted.error.retryable
+        else:
+            assert accounted.error is None
+    assert api.ledger()["billed"] == 2
 
 
 async def test_one_bad_image_never_stops_the_others(api: Emulator, tmp_path: Path) -> None:

@@ -189,12 +189,13 @@ async def test_rows_that_are_refused_or_skipped_are_told_by_the_whole_run_alone(
     quick: Emulator, tmp_path: Path
 ) -> None:
     rows = [*pictures(6), {"image": "ftp://nowhere/1.jpg"}, {"image": f"{PLACE}/9.jpg", "size": "huge"}]
-    order = Order(params=SMALL, on_bad_row="skip")
+    rows.append({"image": str(tmp_path / "gone.jpg")})
+    order = Order(params=SMALL, on_bad_row="skip", max_failed=0.1)
     batch = Sharded(quick.url, tmp_path / "out", write_manifest(tmp_path / "m.jsonl", rows), order)
     summary, error, _ = await batch.whole()
-    assert error is None
-    assert summary.counts == {"stored": 6, "invalid": 2}
-    assert [row.status for row in batch.rows()][6:] == ["invalid", "invalid"]
+    assert "1 of 9 rows failed (1 SourceError)" in str(error)
+    assert summary.counts == {"stored": 6, "invalid": 2, "failed": 1}
+    assert [row.status for row in batch.rows()][6:] == ["invalid", "invalid", "failed"]
 
 
 async def test_a_shard_carries_out_what_was_quoted_although_the_manifest_has_grown(
