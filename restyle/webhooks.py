@@ -19,6 +19,9 @@ from pydantic import SecretStr
 from restyle.errors import ConfigurationError, RestyleError
 from restyle.models import Prediction
 
+ENDED = "wavespeed.prediction.ended"
+"""The event that the receiver makes of a webhook, and that runs listen for."""
+
 _SIGNATURE = re.compile(r"v3,([0-9a-fA-F]{64})")
 _SECONDS = re.compile(r"\d{1,12}", re.ASCII)
 

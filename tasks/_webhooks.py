@@ -19,10 +19,7 @@ from blocks.wavespeed import WaveSpeed
 from restyle.errors import clean
 from restyle.notices import Notices
 from restyle.pace import backoff
-from restyle.webhooks import WebhookError, unseal
-
-ENDED = "wavespeed.prediction.ended"
-"""The event that the receiver makes of a webhook."""
+from restyle.webhooks import ENDED, WebhookError, unseal
 
 _PATIENCE = 10.0  # seconds that a submission waits for the subscription
 _FAREWELL = 2.0  # seconds that closing it may take

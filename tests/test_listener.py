@@ -19,8 +19,8 @@ from pydantic import SecretStr
 
 from blocks.wavespeed import WaveSpeed
 from restyle.models import Prediction
-from restyle.webhooks import seal
-from tasks._webhooks import ENDED, Listener
+from restyle.webhooks import ENDED, seal
+from tasks._webhooks import Listener
 from tests.emulator_process import Emulator
 from tests.prefect_server import PrefectServer
 

@@ -9,11 +9,10 @@ from prefect.events.schemas.events import Event, Resource
 from deployments.receiver import metrics
 from restyle.models import Prediction
 from restyle.objects import ObjectCreated
-from restyle.webhooks import seal
+from restyle.webhooks import ENDED, seal
 
 OBJECT_CREATED = "restyle.object.created"
-PREDICTION_ENDED = "wavespeed.prediction.ended"
-for _name in (OBJECT_CREATED, PREDICTION_ENDED):
+for _name in (OBJECT_CREATED, ENDED):
     metrics.EVENTS.labels(_name)  # begins at 0
 
 _NAMESPACE = UUID("9ba9bbb0-8a9b-4d93-a135-835399ff4bba")
@@ -44,7 +43,7 @@ def prediction_ended(prediction: Prediction, secret: str, *, waited: bool) -> Ev
         waited: whether whoever submitted it waits for it.
     """
     return _event(
-        PREDICTION_ENDED,
+        ENDED,
         f"{prediction.id}:{prediction.status}",
         {
             "prefect.resource.id": f"wavespeed.prediction.{prediction.id}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,19 +45,19 @@ async def _set_up(options: Options) -> None:
     from blocks.output import open_output
     from deployments.setup.automations import set_up_automations
     from deployments.setup.output import set_up_output
-    from deployments.setup.pool import set_up_pool
+    from deployments.setup.pool import set_up_pool, wanted_runs
     from deployments.setup.receiver import set_up_receiver
     from deployments.setup.settings import save_settings, wanted_settings
     from deployments.setup.wavespeed import set_up_wavespeed
     from restyle.objects import refuse_overlap
 
-    settings = await wanted_settings(options.watch, options.out)
+    settings, runs = await wanted_settings(options.watch, options.out), wanted_runs()
     if settings.watching:
         refuse_overlap(settings.watch, options.out or (await open_output(settings.output)).uri)
     await set_up_wavespeed(options.tier)
     await set_up_output(options.out)
     await set_up_receiver()
-    await set_up_pool(settings.work_pool, os.environ.get("RESTYLE_RUNS"))
+    await set_up_pool(settings.work_pool, runs)
     changed = await save_settings(settings)
     await set_up_automations()
     if changed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectNotFound
@@ -15,21 +17,30 @@ RUNS = 4
 """`restyle-object` runs at once: a process each, which mostly waits."""
 
 
-async def set_up_pool(name: str, runs: str | None) -> None:
+def wanted_runs() -> int | None:
+    """Runs of `restyle-object` at once by the environment; None where it does not say.
+
+    Raises:
+        ConfigurationError: RESTYLE_RUNS is no number above 0.
+    """
+    runs = os.environ.get("RESTYLE_RUNS")
+    if runs is None:
+        return None
+    if not (runs.isdecimal() and int(runs) > 0):
+        raise ConfigurationError(f"RESTYLE_RUNS {runs}: give how many objects run at once, 1 or more")
+    return int(runs)
+
+
+async def set_up_pool(name: str, runs: int | None) -> None:
     """Make the work pool and its queue, where they are not there.
 
     Args:
         name: of the pool. One of another type than process is left as it is.
         runs: of `restyle-object` at once; None leaves a queue as it is.
-
-    Raises:
-        ConfigurationError: ``runs`` is no number above 0.
     """
-    if runs is not None and not (runs.isdecimal() and int(runs) > 0):
-        raise ConfigurationError(f"RESTYLE_RUNS {runs}: give how many objects run at once, 1 or more")
     async with get_client() as client:
         await _pool(client, name)
-        await _queue(client, name, int(runs) if runs else None)
+        await _queue(client, name, runs)
 
 
 async def _pool(client: PrefectClient, name: str) -> None:

@@ -11,7 +11,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalC
 from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
-from blocks.wavespeed import BASE_URL, WaveSpeed
+from blocks.wavespeed import WaveSpeed
 from deployments.setup._load import load
 from deployments.setup._report import say
 from restyle.errors import ConfigurationError
@@ -43,29 +43,52 @@ async def set_up_wavespeed(tier: Tier | None) -> None:
             RESTYLE_WEBHOOK_URL none for webhooks.
     """
     await WaveSpeed.register_type_and_schema()
-    secret = await _secret()
+    there, saved = await load(WaveSpeed, NAME), await load(Secret, SECRET)
+    secret, changes = _secret(saved), _changes(tier)
+    tried = (there or WaveSpeed(api_key=secret)).model_copy(update={"api_key": secret, **changes})
+    await tried.get_client().aclose()  # refuses what cannot be used before anything is saved
+    secret = await _save_secret(secret, saved)
     if tier:
         await _limit(tier)
-    await _block(secret, tier)
+    await _save_block((there or WaveSpeed(api_key=secret)).model_copy(update=changes), there)
 
 
-async def _secret() -> Secret:  # type: ignore[type-arg]
+def _secret(saved: Secret | None) -> Secret:  # type: ignore[type-arg]
+    """The key of the environment, or else the saved one."""
     key = os.environ.get("WAVESPEED_API_KEY", "").strip()
-    there = await load(Secret, SECRET)
+    if saved and key in ("", saved.value.get_secret_value()):
+        return saved
     if not key:
-        if there is None:
-            raise ConfigurationError(
-                "no WaveSpeedAI API key: set WAVESPEED_API_KEY and run `restyle setup` again"
-            )
-        say("found", f"secret/{SECRET}", "left alone: WAVESPEED_API_KEY is not set")
-        return there
-    if there and there.value.get_secret_value() == key:
-        say("found", f"secret/{SECRET}", "holds this key, left alone")
-        return there
-    secret: Secret[Any] = Secret(value=SecretStr(key))
-    await WaveSpeed(api_key=secret).get_client().aclose()  # refuses what can be no key before it is saved
+        raise ConfigurationError(
+            "no WaveSpeedAI API key: set WAVESPEED_API_KEY and run `restyle setup` again"
+        )
+    return Secret(value=SecretStr(key))
+
+
+def _changes(tier: Tier | None) -> dict[str, Any]:
+    """What the environment and the tier say of the block's fields."""
+    changes: dict[str, Any] = {}
+    if url := os.environ.get("WAVESPEED_BASE_URL"):
+        changes["base_url"] = url
+    if (url := os.environ.get("RESTYLE_WEBHOOK_URL")) is not None:  # empty: polled again
+        changes["webhook_url"] = SecretStr(url.strip()) if url.strip() else None
+    if tier:
+        per_minute, in_flight = TIERS[tier]
+        changes |= {
+            "requests_per_minute": per_minute,
+            "max_in_flight": in_flight,
+            "concurrency_limit": LIMIT,
+        }
+    return changes
+
+
+async def _save_secret(secret: Secret, saved: Secret | None) -> Secret:  # type: ignore[type-arg]
+    if secret is saved:
+        same = "holds this key, left alone" if os.environ.get("WAVESPEED_API_KEY", "").strip() else None
+        say("found", f"secret/{SECRET}", same or "left alone: WAVESPEED_API_KEY is not set")
+        return secret
     await secret.save(SECRET, overwrite=True)
-    say("updated" if there else "made", f"secret/{SECRET}", "from WAVESPEED_API_KEY")
+    say("updated" if saved else "made", f"secret/{SECRET}", "from WAVESPEED_API_KEY")
     return await Secret.aload(SECRET)
 
 
@@ -88,27 +111,13 @@ async def _limit(tier: Tier) -> None:
         say("updated", name, f"{in_flight:,} in flight, was {there.limit:,}")
 
 
-async def _block(secret: Secret, tier: Tier | None) -> None:  # type: ignore[type-arg]
-    there = await load(WaveSpeed, NAME)
-    wanted = there or WaveSpeed(api_key=secret, base_url=BASE_URL)
-    changes: dict[str, Any] = {"base_url": os.environ.get("WAVESPEED_BASE_URL") or wanted.base_url}
-    if (url := os.environ.get("RESTYLE_WEBHOOK_URL")) is not None:  # empty: polled again
-        changes["webhook_url"] = SecretStr(url.strip()) if url.strip() else None
-    if tier:
-        per_minute, in_flight = TIERS[tier]
-        changes |= {
-            "requests_per_minute": per_minute,
-            "max_in_flight": in_flight,
-            "concurrency_limit": LIMIT,
-        }
-    block = wanted.model_copy(update=changes)
-    await block.get_client().aclose()  # refuses URLs that cannot be used
+async def _save_block(block: WaveSpeed, there: WaveSpeed | None) -> None:
     about = f"for {block.base_url}"
     if block.requests_per_minute and block.max_in_flight:
         about += f", {block.requests_per_minute:,} a minute, {block.max_in_flight:,} in flight"
     if block.webhook_url:
         about += ", with webhooks"
-    if there and all(getattr(there, name) == value for name, value in changes.items()):
+    if there and all(getattr(there, name) == value for name, value in block):
         say("found", f"wavespeed/{NAME}", f"{about}, left alone")
         return
     await block.save(NAME, overwrite=True)
