@@ -192,7 +192,7 @@ class Ledger:
                 happens to the object. The job is not done, so it must not be closed.
         """
         path = metadata_path(job)
-        if await self.store.create(path, _json(metadata, indent=2), metadata=object_metadata):
+        if await self.store.create(path, _page(metadata), metadata=object_metadata):
             metrics.stored(metadata.times)
             return metadata
         if there := await self._read(path, Metadata):
@@ -205,7 +205,7 @@ class Ledger:
         Returns:
             The one that is there.
         """
-        path, data = _dead_path(letter.job_key), _json(letter, indent=2)
+        path, data = _dead_path(letter.job_key), _page(letter)
         if not await self.store.create(path, data):
             there = await self.dead(letter.job_key)
             if there and there.last_attempt >= letter.last_attempt:
@@ -254,5 +254,10 @@ def _dead_path(key: str) -> str:
     return f"failed/{key}.json"
 
 
-def _json(model: BaseModel, indent: int | None = None) -> bytes:
-    return model.model_dump_json(indent=indent).encode()
+def _json(model: BaseModel) -> bytes:
+    return model.model_dump_json().encode()
+
+
+def _page(model: BaseModel) -> bytes:
+    """As people read it."""
+    return model.model_dump_json(indent=2).encode() + b"\n"

@@ -199,6 +199,15 @@ async def test_a_job_that_failed_for_good_says_so_at_once_until_it_is_told_to_go
     assert [attempt["prediction_id"] for attempt in attempts] == [restyled.prediction_id]
 
 
+async def test_a_dead_letter_and_a_side_car_end_with_a_newline(emulator: Emulator, tmp_path: Path) -> None:
+    emulator.faults(ends("failed", code=1200))
+    with pytest.raises(PredictionFailedError):
+        await restyle(emulator.url, str(tmp_path))
+    await restyle(emulator.url, str(tmp_path), variant=1)
+    for (path,) in (tmp_path.glob("failed/*.json"), tmp_path.glob("images/*/metadata.json")):
+        assert path.read_text().endswith("\n}\n")
+
+
 async def test_a_run_that_is_retried_pays_once_for_being_told_to_go_again(
     emulator: Emulator, tmp_path: Path
 ) -> None:
