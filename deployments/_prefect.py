@@ -21,6 +21,16 @@ def quieten() -> None:
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     # events that are left at the end are sent then; without a flow, Python itself prints that they are
     logging.getLogger("EventsWorker").setLevel(logging.ERROR)
+    if sys.stderr.isatty():  # somebody waits, and a temporary server takes ten seconds
+        log = logging.getLogger("prefect")
+        log.setLevel(logging.INFO)
+        log.addFilter(_tell_of_server)  # a handler would be gone when Prefect has set its log up
+
+
+def _tell_of_server(record: logging.LogRecord) -> bool:
+    if record.getMessage().startswith("Starting temporary server"):
+        print("no PREFECT_API_URL: starting a temporary Prefect server", file=sys.stderr, flush=True)
+    return True
 
 
 def interrupted(error: BaseException) -> int | None:

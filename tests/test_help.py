@@ -37,9 +37,9 @@ def on_terminal(*arguments: str, columns: int = 80, env: Mapping[str, str] | Non
     return terminal.on_terminal([*_RESTYLE, *arguments], columns=columns, env=environment(**(env or {})))
 
 
-def piped(*arguments: str) -> subprocess.CompletedProcess[str]:
+def piped(*arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*_RESTYLE, *arguments], capture_output=True, text=True, env=environment(), timeout=60
+        [*_RESTYLE, *arguments], capture_output=True, text=True, env=environment(**(env or {})), timeout=300
     )
 
 
@@ -129,3 +129,23 @@ async def test_what_a_command_found_is_as_wide_as_the_terminal_and_coloured_only
         assert PHOTO.name in told.stdout
         assert "\x1b" not in told.stdout + told.stderr
     assert _COLOUR.search(on_terminal("list", "--out", str(tmp_path)))
+
+
+@pytest.mark.e2e
+def test_who_waits_at_a_terminal_for_a_server_of_the_commands_own_is_told_so_once(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    env = {
+        "PREFECT_API_URL": "",
+        "PREFECT_HOME": str(tmp_path / "home"),
+        "WAVESPEED_API_KEY": "any",
+        "WAVESPEED_BASE_URL": emulator.url,
+    }
+    told = "no PREFECT_API_URL: starting a temporary Prefect server\n"
+    out = ("--out", str(tmp_path))
+    assert on_terminal("settle", *out, env=env).count(told) == 1  # a flow
+    assert on_terminal("costs", *out, env=env).count(told) == 1  # a block
+    assert told not in on_terminal("list", *out, env=env)  # neither
+    ended = piped("settle", *out, env=env)
+    assert ended.stdout == "nothing is open\n"
+    assert told not in ended.stderr
