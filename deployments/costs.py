@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from deployments._looking import open_known
 from deployments._prefect import quiet_run
@@ -167,21 +169,42 @@ def _usd(usd: float | None) -> str:
 
 def _show(sections: list[_Section], console: Console) -> None:
     """Tables that keep to the terminal's width; where there is none, lines that scripts can cut."""
-    for section in sections:
+    for number, section in enumerate(sections):
         if console.is_terminal:
-            console.print(_table(section))
+            console.print(Text(f"\n{section.title}" if number else section.title, "bold"))
+            console.print(Padding.indent(_table(section), 2))
         else:
             print("\n".join(_lines(section)))
 
 
 def _table(section: _Section) -> Table:
-    table = Table(title=section.title, title_justify="left")
+    if not section.columns[0]:
+        return _pairs(section)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    words = [number for number, column in enumerate(section.columns) if not (number and column)]
     for number, column in enumerate(section.columns):
-        figures = number > 0 and bool(column)
-        table.add_column(column, justify="right" if figures else "left", overflow="fold", no_wrap=figures)
+        table.add_column(
+            column.replace(" ", "\n"),
+            justify="left" if number in words else "right",
+            overflow="fold",
+            no_wrap=number != words[-1],  # ids stay whole, to be copied
+        )
     for row in section.rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
+
+
+def _pairs(section: _Section) -> Table:
+    """What has a figure here and another there: each with its unit, where columns would be half empty."""
+    table = Table.grid(padding=(0, 2))
+    for what, *figures in section.rows:
+        units = zip(figures, section.columns[1:], strict=True)
+        table.add_row(Text(what), Text(", ".join(f"{one} {_unit(unit, one)}" for one, unit in units if one)))
+    return table
+
+
+def _unit(unit: str, count: str) -> str:
+    return unit.removesuffix("s") if count == "1" else unit
 
 
 def _lines(section: _Section) -> list[str]:

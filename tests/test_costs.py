@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.engine import PHOTO, QUICK, SMALL, restyle
 from tests.prefect_server import Ended, PrefectServer
 from tests.raw_server import RawServer, http
 from tests.s3_servers import S3Server
+from tests.terminal import on_terminal
 
 KEY = "key-that-nobody-may-see"
 
@@ -344,9 +346,12 @@ class Shell:
     world: World
     prefect: PrefectServer
 
+    @property
+    def env(self) -> dict[str, str]:
+        return {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": self.world.emulator.url}
+
     def costs(self, *options: str, out: str = "") -> Ended:
-        env = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": self.world.emulator.url}
-        return self.prefect.restyle("costs", "--out", out or self.world.store.uri, *options, env=env)
+        return self.prefect.restyle("costs", "--out", out or self.world.store.uri, *options, env=self.env)
 
 
 @pytest.fixture
@@ -368,6 +373,26 @@ def test_the_command_tells_days_runs_billing_and_differences(shell: Shell) -> No
     assert ["billed as recorded", "2"] in lines
     assert ["billed for this output", "0.0750"] in lines
     assert [opened, "0.0250", "the job is still open"] in lines
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_terminal_shows_the_same_figures_without_lines_and_empty_cells_and_ids_stay_whole(
+    shell: Shell, columns: int
+) -> None:
+    asyncio.run(shell.world.restyle(0, 1, run_id="the-run"))
+    opened = asyncio.run(shell.world.submit(2))
+    command = [sys.executable, "-m", "deployments.cli", "costs", "--out", shell.world.store.uri]
+    env = {**shell.prefect.env, **shell.env, "TERM": "xterm-256color"}
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", on_terminal(command, columns=columns, env=env)).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert not re.search(r"[^\x00-\x7f]", "".join(lines)), "no boxes"
+    cells = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    assert ["total", "2", "2", "0.0500"] in cells
+    assert ["the-run", "2", "2", "0.0500"] in cells
+    assert ["billed for this output", "0.0750 USD"] in cells
+    assert ["billed as recorded", "2 predictions"] in cells
+    assert ["billed without a side-car: the job is still open", "1 prediction, 0.0250 USD"] in cells
+    assert [opened, "0.0250", "the job is still open"] in cells
 
 
 def test_json_is_one_object_on_stdout(shell: Shell) -> None:
