@@ -137,7 +137,7 @@ async def load_wavespeed(name: str = "default") -> WaveSpeed:
     name = name.removeprefix("wavespeed/")
     wanted = os.environ.get("WAVESPEED_BASE_URL", "").rstrip("/") if name == "default" else ""
     try:
-        saved = await WaveSpeed.aload(name)
+        saved: WaveSpeed = await WaveSpeed.aload(name)
         if wanted and wanted != saved.base_url.rstrip("/"):
             raise ConfigurationError(
                 f"WAVESPEED_BASE_URL is {clean(wanted)}, but the saved block wavespeed/default is for "

@@ -28,7 +28,7 @@ async def show_account(plan: Plan, summary: Summary, store: Store, folder: str) 
             await acreate_table_artifact(
                 [_failure(row) for row in failures],
                 key="restyle-failures",
-                description=f"The first {len(failures)} rows that came to nothing",
+                description="The first rows that came to nothing",
             )
         if pairs := _pairs(plan):
             await acreate_markdown_artifact(pairs, key="restyle-gallery", description="The first pictures")
@@ -38,7 +38,11 @@ async def show_account(plan: Plan, summary: Summary, store: Store, folder: str) 
 
 def _headline(summary: Summary) -> str:
     counts = ", ".join(f"{count:,} {name}" for name, count in summary.counts.items())
-    return f"{summary.rows:,} rows: {counts}; {summary.spent_usd:,.4g} USD spent"
+    return f"{_rows(summary)}: {counts}; {summary.spent_usd:,.4g} USD spent"
+
+
+def _rows(summary: Summary) -> str:
+    return f"{summary.rows:,} row{'' if summary.rows == 1 else 's'}"
 
 
 def _summary(summary: Summary, account: str) -> str:
@@ -55,7 +59,7 @@ def _summary(summary: Summary, account: str) -> str:
         ("Account", f"{account}/"),
     ]
     lines = "\n".join(f"| {cell(name)} | {cell(value)} |" for name, value in facts if value)
-    return f"# {summary.rows:,} rows\n\n| | |\n| --- | --- |\n{lines}\n"
+    return f"# {_rows(summary)}\n\n| | |\n| --- | --- |\n{lines}\n"
 
 
 def _seconds(summary: Summary) -> str:

@@ -17,6 +17,6 @@ def test_what_is_pinned_installs_on_the_oldest_python_that_is_promised() -> None
     refusing = {
         f"{there.name} {there.version} wants {wanted}"
         for there in distributions()
-        if (wanted := there.metadata.get("Requires-Python")) and oldest not in SpecifierSet(wanted)
+        if (wanted := there.metadata["Requires-Python"]) and oldest not in SpecifierSet(wanted)
     }
     assert not refusing
