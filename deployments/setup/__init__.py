@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deployments._prefect import quieten
@@ -37,11 +38,15 @@ def run(options: Options) -> int:
         ConfigurationError: there is no API key, or a setting cannot be used.
     """
     quieten()
-    asyncio.run(_set_up(options))
+    if asyncio.run(_set_up(options)):
+        # a project of one's own, by `restyle init`, or a clone of this one
+        file = "" if Path("prefect.yaml").exists() else " --prefect-file deployments/prefect.yaml"
+        print(f"now run  prefect --no-prompt deploy{file} --all")
     return 0
 
 
-async def _set_up(options: Options) -> None:
+async def _set_up(options: Options) -> bool:
+    """Do so, and return whether deployments are to be made anew."""
     from blocks.output import open_output
     from deployments.setup.automations import set_up_automations
     from deployments.setup.output import set_up_output
@@ -60,5 +65,4 @@ async def _set_up(options: Options) -> None:
     await set_up_pool(settings.work_pool, runs)
     changed = await save_settings(settings)
     await set_up_automations()
-    if changed:
-        print("now run  prefect deploy --prefect-file deployments/prefect.yaml --all")
+    return changed

@@ -51,8 +51,8 @@ def test_the_commands_of_a_new_project_work_when_pasted(
         settings, times = re.subn(rf"^{name}=.*$", f"{name}={value}", settings, flags=re.MULTILINE)
         assert times == 1
     (project / ".env").write_text(f"{settings}WAVESPEED_BASE_URL={emulator.url}\n")
-    load = set_up[0]
-    shell.paste(*set_up)
+    load, deploy = set_up[0], set_up[-1]
+    assert f"\nnow run  {deploy}\n" in shell.paste(*set_up)
     deployed = {deployment["name"] for deployment in prefect.all("deployments")}
     assert {"restyle-image", "restyle-batch", "restyle-object", "settle"} <= deployed
 
