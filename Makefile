@@ -22,12 +22,13 @@ setup: $(VENV)/.installed ## Install everything into .venv (again only when pypr
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) -m venv --clear $(VENV) || \
+	@$(PYTHON) -m venv $(VENV) || \
 		{ echo "Python could not make a virtual environment (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --link-mode copy \
 		--constraint constraints.txt --build-constraint constraints.txt --editable '.[dev]' || \
-	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' || \
+	{ rm -rf $(VENV); exit 1; } # with another Python it would keep the old one's links
 	@touch $@
 
 demo: setup ## Restyle the photographs in examples/ into ./demo, with an emulator and a Prefect server of its own

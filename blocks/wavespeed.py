@@ -125,23 +125,27 @@ class WaveSpeed(CredentialsBlock):
         return url if wait else f"{url}{'&' if parts.query else '?'}wait=no"
 
 
+class OtherApiError(ConfigurationError):
+    """The environment and a saved block name two APIs: whoever means the one that is free must not pay."""
+
+
 async def load_wavespeed(name: str = "default") -> WaveSpeed:
     """The saved `WaveSpeed` block of this name.
 
     Where no block ``default`` is saved, WAVESPEED_API_KEY and WAVESPEED_BASE_URL serve.
 
     Raises:
-        ConfigurationError: there is no such block, it cannot be read, or WAVESPEED_BASE_URL names another API
-            than the block ``default``: whoever sets it to spend nothing must not pay.
+        ConfigurationError: there is no such block, or it cannot be read.
+        OtherApiError: WAVESPEED_BASE_URL names another API than the block.
     """
     name = name.removeprefix("wavespeed/")
-    wanted = os.environ.get("WAVESPEED_BASE_URL", "").rstrip("/") if name == "default" else ""
+    wanted = os.environ.get("WAVESPEED_BASE_URL", "").rstrip("/")
     try:
         saved: WaveSpeed = await WaveSpeed.aload(name)
         if wanted and wanted != saved.base_url.rstrip("/"):
-            raise ConfigurationError(
-                f"WAVESPEED_BASE_URL is {clean(wanted)}, but the saved block wavespeed/default is for "
-                f"{clean(saved.base_url)}: unset the variable, or change the block with `restyle setup`"
+            raise OtherApiError(
+                f"WAVESPEED_BASE_URL names another API than the saved block wavespeed/{name}, which is for "
+                f"{clean(saved.base_url)}: unset the variable, or name another block"
             )
         return saved
     except ValidationError as error:

@@ -17,7 +17,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
 from blocks.output import open_output
-from blocks.wavespeed import WaveSpeed, load_wavespeed
+from blocks.wavespeed import OtherApiError, WaveSpeed, load_wavespeed
 from deployments._errors import prefect_trouble, without_login
 from deployments.setup.wavespeed import TIERS
 from restyle.checks import Check, error, ok, warning
@@ -79,6 +79,10 @@ async def check_block(name: str) -> tuple[Check, WaveSpeed | None]:
     saving = f"{_SETUP} with WAVESPEED_API_KEY set: it saves the block and its key"
     try:
         block = await load_wavespeed(name)
+    except OtherApiError as problem:
+        return error(
+            BLOCK, problem.message, "unset WAVESPEED_BASE_URL, or name another block with --wavespeed"
+        ), None
     except Exception as problem:
         if isinstance(problem, RestyleError) and "cannot be" not in problem.message:  # there is none
             return error(BLOCK, problem.message, saving), None

@@ -140,7 +140,8 @@ def batch(
 
     Args:
         manifest: JSONL, CSV or Parquet (a path, s3://bucket/key or an https URL) with a column image and,
-            optionally, id, variant and any parameter; or s3://bucket/prefix/ for every image below it.
+            optionally, id, variant and any parameter; or s3://bucket/prefix/ for every image below it, but
+            those that this project stored there.
         out: s3://bucket/prefix, a directory, s3-bucket/NAME or local-file-system/NAME (saved blocks).
         concurrency: Most predictions in flight, within what the WaveSpeed block allows.
         max_cost_usd: Most to spend, in USD: refused when it would cost more, and kept while it runs.

@@ -36,7 +36,7 @@ BATCH = 500
 LINE_LIMIT = 1 << 20  # bytes
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
-_STORED = re.compile(r"/(?:images|quarantine)/[^/]+-[0-9a-f]{16}/\d+\.\w+$")  # as outputs lay pictures out
+_STORED = re.compile(r"(?:^|/)(?:images|quarantine)/[^/]+-[0-9a-f]{16}/\d+\.\w+$")  # as outputs lay them out
 _AT_ONCE = 50  # looks at objects
 
 _PREFIX = "s3://bucket/prefix/ for every image below it"
@@ -54,9 +54,9 @@ async def read_manifest(
 
     Args:
         manifest: path, ``s3://`` object or https URL of a .jsonl, .ndjson, .csv or .parquet file (the first
-            three also gzipped, .gz); ``s3://bucket/prefix/`` for every image below it, without what
-            this project stored there, by any output; or a list of images. A relative path is relative to the
-            working directory.
+            three also gzipped, .gz); ``s3://bucket/prefix/`` for every image below it, without the
+            pictures that outputs of this project stored there; or a list of images. A relative path is
+            relative to the working directory.
         params: what holds where a row says nothing.
         store: where outputs go: S3 is read with its credentials, if it is on S3.
 
@@ -121,10 +121,11 @@ async def _below(manifest: str, params: ReduxParams, store: Store) -> AsyncGener
     bucket, _, prefix = manifest[len("s3://") :].partition("/")
     if not bucket:
         raise _UnreadableError("the bucket's name is missing: give s3://bucket/prefix/")
-    ours, number = _ours(f"s3://{bucket}/{prefix}", store), 0
+    root = f"s3://{bucket}/{prefix}"
+    ours, number = _ours(root, store), 0
     async for page in _bucket(bucket, store).pages(prefix):
         images = [f"s3://{bucket}/{entry.path}" for entry in page if _is_picture(entry)]
-        images = await _sources([image for image in images if not image.startswith(ours)], store)
+        images = await _sources([image for image in images if not image.startswith(ours)], root, store)
         numbered = list(enumerate(images, number + 1))
         number += len(images)
         async with aclosing(_in_batches(_images(numbered, params))) as batches:
@@ -132,7 +133,8 @@ async def _below(manifest: str, params: ReduxParams, store: Store) -> AsyncGener
                 yield batch
     if not number:
         raise _UnreadableError(
-            f"no image below it ({', '.join(PICTURES)}), but what this project stored there"
+            f"no image below it ({', '.join(PICTURES)}), but what this project stored there: to restyle "
+            "that, name its folder images/"
         )
 
 
@@ -148,9 +150,12 @@ def _is_picture(entry: Entry) -> bool:
     return PurePosixPath(entry.path).suffix.lower() in PICTURES
 
 
-async def _sources(images: list[str], store: Store) -> list[str]:
-    """Those that no other output stored: two that read each other would restyle, and pay, for ever."""
-    looks_stored = [image for image in images if _STORED.search(image)]
+async def _sources(images: list[str], root: str, store: Store) -> list[str]:
+    """Those that no other output stored below the root: two that read each other would pay for ever.
+
+    Whoever names the folder ``images/`` itself means what is stored there.
+    """
+    looks_stored = [image for image in images if _STORED.search(image.removeprefix(root))]
     found: set[str] = set()
     for some in (looks_stored[n : n + _AT_ONCE] for n in range(0, len(looks_stored), _AT_ONCE)):
         ours = await asyncio.gather(*(_is_ours(image, store) for image in some))
@@ -160,7 +165,7 @@ async def _sources(images: list[str], store: Store) -> list[str]:
 
 async def _is_ours(image: str, store: Store) -> bool:
     try:
-        return (await find_object(image, store)).ours
+        return (await find_object(image, store, with_bytes=False)).ours
     except SourceError:  # its row will tell
         return False
 

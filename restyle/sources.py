@@ -190,8 +190,8 @@ class FoundObject:
             raise _unreadable(self.source.uri, error) from None
 
 
-async def find_object(uri: str, store: Store) -> FoundObject:
-    """What lies at ``s3://bucket/key`` now.
+async def find_object(uri: str, store: Store, *, with_bytes: bool = True) -> FoundObject:
+    """What lies at ``s3://bucket/key`` now; without its bytes where they are not wanted.
 
     Raises:
         SourceError: there is none; SourceDeniedError where these credentials may not read it.
@@ -200,7 +200,7 @@ async def find_object(uri: str, store: Store) -> FoundObject:
     check_name(uri)
     bucket, key = _located(uri, store)
     try:
-        return FoundObject(uri, await obstore.get_async(bucket, key))
+        return FoundObject(uri, await obstore.get_async(bucket, key, options={"head": not with_bytes}))
     except (BaseError, OSError) as error:
         raise _unreadable(uri, error) from None
 

@@ -167,7 +167,7 @@ def _typed(block: Block) -> Iterator[str]:
 
 
 _PRELUDE = """\
-set -Eem
+set -Eemo pipefail
 trap 'echo "failed: $HERE" >&2' ERR
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 serve() { # serve READY COMMAND...: until it says that it is ready

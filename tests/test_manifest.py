@@ -225,6 +225,18 @@ async def test_what_another_output_stored_below_the_prefix_is_left_out_but_not_w
     assert found == ["in/a.jpg", f"in/{like_it}"]
 
 
+async def test_who_names_another_outputs_pictures_means_them(moto: S3Server) -> None:
+    root = fill(moto)
+    key = f"{root}/restyled/images/cat-0123456789abcdef/1.jpeg"
+    marks = {"job-key": "k", "prediction-id": "p", "seed": "1"}
+    moto.client().put_object(Bucket=moto.bucket, Key=key, Body=b"x", Metadata=marks)
+    second = output_at(moto, f"{root}/second")
+    rows = await read(f"s3://{moto.bucket}/{root}/restyled/images/", second)
+    assert [row.image for row in rows] == [f"s3://{moto.bucket}/{key}"]
+    with pytest.raises(ManifestError, match="name its folder images/"):
+        await read(f"s3://{moto.bucket}/{root}/restyled/", second)
+
+
 async def test_a_prefix_is_listed_page_by_page(moto: S3Server) -> None:
     root = fill(moto, *(f"in/{number}.jpg" for number in range(7)))
     with proxy(moto) as (way, seen):
@@ -452,7 +464,7 @@ async def test_a_list_on_s3_that_is_not_there_is_told(on_s3: Store, moto: S3Serv
     assert await refused(f"{bucket}/in", on_s3) == f"manifest {bucket}/in: its kind is not known: {KINDS}"
     assert await refused(f"{bucket}/nothing/", on_s3) == (
         f"manifest {bucket}/nothing/: no image below it (.jpg, .jpeg, .png, .webp, .gif, .bmp, .tif, .tiff, "
-        ".avif), but what this project stored there"
+        ".avif), but what this project stored there: to restyle that, name its folder images/"
     )
     assert await refused("s3://", on_s3) == (
         "manifest s3://: the bucket's name is missing: give s3://bucket/prefix/"

@@ -45,12 +45,17 @@ async def set_up_wavespeed(tier: Tier | None) -> None:
     await WaveSpeed.register_type_and_schema()
     there, saved = await load(WaveSpeed, NAME), await load(Secret, SECRET)
     secret, changes = _secret(saved), _changes(tier)
-    tried = (there or WaveSpeed(api_key=secret)).model_copy(update={"api_key": secret, **changes})
-    await tried.get_client().aclose()  # refuses what cannot be used before anything is saved
+    for block in (WaveSpeed(api_key=secret), _changed(there, secret, changes)):
+        await block.get_client().aclose()  # refuses what cannot be used before anything is saved
     secret = await _save_secret(secret, saved)
     if tier:
         await _limit(tier)
-    await _save_block((there or WaveSpeed(api_key=secret)).model_copy(update=changes), there)
+    await _save_block(_changed(there, secret, changes), there)
+
+
+def _changed(there: WaveSpeed | None, secret: Secret, changes: dict[str, Any]) -> WaveSpeed:  # type: ignore[type-arg]
+    """The block as it is wanted; the key that it refers to is its own matter."""
+    return (there or WaveSpeed(api_key=secret)).model_copy(update=changes)
 
 
 def _secret(saved: Secret | None) -> Secret:  # type: ignore[type-arg]

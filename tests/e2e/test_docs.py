@@ -39,7 +39,7 @@ FROM_NOTHING = [ROOT / "README.md", ROOT / "docs/tutorial.md"]
 RUNNABLE = [page for page in PAGES if any(block.runs for block in blocks(page))]
 HOW_TO = [page for page in RUNNABLE if page not in (*FROM_NOTHING, *DEPLOYED, DEPLOYING)]
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-WRONG = re.compile(r"Traceback|^unexpected|panicked", re.MULTILINE)
+WRONG = re.compile(r"Traceback|error: unexpected|panicked")
 
 
 def _keep(terminal: int, log: Path) -> None:
@@ -88,7 +88,7 @@ class Reader:
         clone = self.folder / "clone"
         clone.mkdir()
         for entry in ROOT.iterdir():
-            if entry.name not in (".git", ".venv", "demo", "pictures"):
+            if entry.is_dir() and entry.name not in (".git", ".venv", "demo", "pictures"):
                 (clone / entry.name).symlink_to(entry)
         (clone / ".venv").symlink_to(sys.prefix)
         ours, theirs = pty.openpty()  # what asks questions does so on terminals only

@@ -307,6 +307,13 @@ def test_blocks_that_are_missing(clinic: Clinic) -> None:
     assert told.checks["balance"]["status"] == "skipped"
 
 
+def test_an_api_in_the_environment_that_is_not_the_blocks(clinic: Clinic) -> None:
+    told = clinic.ask(env={"WAVESPEED_BASE_URL": "http://somebody:pa55word@127.0.0.1:9"})
+    assert (told.status, told.errors()) == (1, {"WaveSpeed block"})
+    assert "unset WAVESPEED_BASE_URL" in told.checks["WaveSpeed block"]["remedy"]
+    assert "pa55word" not in told.checks["WaveSpeed block"]["found"]
+
+
 def test_a_secret_block_that_is_missing(clinic: Clinic) -> None:
     with clinic.prefect.used_here():
         Secret(value=SecretStr(KEY)).save("lost")
