@@ -208,7 +208,7 @@ def _quoted(quote: Quote, cap: float | None) -> str:
     lines = [
         f"{_counted(quote.rows, 'row')}, {_counted(quote.jobs, 'different image')} to make{skipped}",
         f"{_are(quote.done or 0)} stored already",
-        *([f"{_are(quote.open)} open: taken up, not billed again"] if quote.open else []),
+        *([f"{_are(quote.open)} open: taken up, billed only if it failed"] if quote.open else []),
         *([f"{_are(quote.failed)} given up: not billed without --retry-failed"] if quote.failed else []),
         f"{quote.billed:,} would be billed: {quote.usd:g} USD",
         f"balance: {quote.balance_usd:g} USD" + ("" if quote.usd <= quote.balance_usd else ": not enough"),

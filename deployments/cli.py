@@ -146,7 +146,7 @@ def batch(
         concurrency: Most predictions in flight, within what the WaveSpeed block allows.
         max_cost_usd: Most to spend, in USD: refused when it would cost more, and kept while it runs.
         max_failed: Share of the rows that may fail before the command fails, 0 to 1. A skipped row has
-            failed if its image is missing, or is none; it has not if it says nothing that can be done.
+            failed if its image cannot be used; it has not if it says nothing that can be done.
         on_bad_row: Refuse the whole manifest for a row that cannot be used, or skip the row.
         nsfw: What to do with pictures that are flagged as unsafe for work.
         retry_failed: Go again where a job has failed for good earlier.

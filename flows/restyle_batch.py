@@ -88,7 +88,7 @@ async def restyle_batch(
         max_cost_usd: Most that this run may spend, in USD. Refused when it would cost more; when prices or
             further attempts differ, submitting stops before the limit. None for no limit.
         max_failed: Share of the rows that may fail before the run counts as failed, 0 to 1. A skipped row
-            has failed if its image is missing, or is none; it has not if it says nothing that can be done.
+            has failed if its image cannot be used; it has not if it says nothing that can be done.
         on_bad_row: Refuse the whole manifest for a row that cannot be used, or skip the row.
         nsfw: What to do with pictures that WaveSpeedAI flags as unsafe for work: keep them (flagged in the
             record), put them under quarantine/, or drop them (recorded, not stored).

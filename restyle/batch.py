@@ -100,7 +100,7 @@ class Order:
         concurrency: most predictions that this run has in flight.
         max_cost_usd: most that this run may spend; None for no cap.
         max_failed: the share of rows that may come to nothing before the run counts as failed, 0 to 1.
-            Among them are skipped rows whose image is missing, or is none.
+            Among them are skipped rows whose image cannot be used: missing, no image, too big, not allowed.
         on_bad_row: refuse the whole manifest for a bad row, or skip the row.
         nsfw: what to do with flagged outputs.
         retry_failed: go again where a job has failed for good earlier.
@@ -128,7 +128,8 @@ class Quote:
         invalid: bad rows, which are skipped.
         jobs: different ones that the rows ask for.
         done: jobs that are stored already.
-        open: jobs whose prediction is under way: it is taken up where it is, and not billed again.
+        open: jobs whose prediction is under way: it is taken up where it is, and
+            billed again only if it has failed.
         failed: jobs that have failed for good earlier, and are not gone at again.
         billed: jobs that would be billed, at the most.
         usd: what these cost.

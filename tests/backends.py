@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.prefect_server import end, wait_until
+from tests.receivers import free_port
 
 _OWNER = "nobody"  # PostgreSQL refuses to run as root
 
@@ -23,7 +24,7 @@ def postgresql() -> Iterator[str]:
     (programs,) = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]
     with _folder() as folder:
         _run(programs / "initdb", "--auth=trust", "--username=prefect", "--no-sync", folder / "data")
-        port = _free_port()
+        port = free_port()
         # nothing of it needs to outlast the machine
         options = {"listen_addresses": "127.0.0.1", "fsync": "off", "max_connections": "200"}
         given = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
@@ -38,7 +39,7 @@ def postgresql() -> Iterator[str]:
 def redis() -> Iterator[str]:
     """A Redis server with nothing in it; gives its URL."""
     with _folder() as folder:
-        port = _free_port()
+        port = free_port()
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
         with _running(folder / "log", "redis-server", *options):
             wait_until(lambda: _listens(port), 60)
@@ -99,13 +100,6 @@ def _as_owner() -> list[str]:
         return []
     owner = pwd.getpwnam(_OWNER)
     return ["--reuid", str(owner.pw_uid), "--regid", str(owner.pw_gid), "--clear-groups"]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _listens(port: int) -> bool:

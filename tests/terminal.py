@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import select
 import struct
 import subprocess
 import termios
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+_SECONDS = 120.0  # without a word
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -46,8 +48,12 @@ def on_terminal(
     os.write(ours, typed.encode())
     shown = b""
     with suppress(OSError):  # which is how the end is told
-        while more := os.read(ours, 65536):
+        while select.select([ours], [], [], _SECONDS)[0] and (more := os.read(ours, 65536)):
             shown += more
     os.close(ours)
-    process.wait(60)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError(f"it does not end: {shown.decode()}") from None
     return shown.decode().replace("\r\n", "\n")

@@ -207,7 +207,7 @@ def test_a_dry_run_tells_what_would_be_billed_and_spends_nothing(shell: Shell) -
     assert ended.stdout.splitlines() == [
         "10 rows, 8 different images to make, 1 bad row skipped",
         "3 are stored already",
-        "1 is open: taken up, not billed again",
+        "1 is open: taken up, billed only if it failed",
         "1 is given up: not billed without --retry-failed",
         "3 would be billed: 0.075 USD",
         "balance: 99.9 USD",

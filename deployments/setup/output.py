@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from prefect.filesystems import LocalFileSystem
@@ -19,9 +20,15 @@ def output_block(out: str) -> str:
     """What flows call the block for ``s3://bucket/prefix`` or a directory.
 
     Raises:
-        ConfigurationError: ``out`` is neither.
+        ConfigurationError: ``out`` is neither, or what saves a bucket's block is not installed.
     """
     if out.startswith("s3://"):
+        if not out.removeprefix("s3://").partition("/")[0]:
+            raise ConfigurationError(f"--out {out}: the bucket's name is missing: s3://bucket/prefix")
+        if find_spec("prefect_aws") is None:
+            raise ConfigurationError(
+                f"--out {out}: needs prefect-aws: pip install 'wavespeed-restyle-flows[aws]'"
+            )
         return f"s3-bucket/{NAME}"
     if "://" in out:
         raise ConfigurationError(f"--out {out}: name s3://bucket/prefix or a directory")
@@ -39,17 +46,11 @@ async def set_up_output(out: str | None) -> None:
 
 
 async def _bucket(out: str) -> None:
-    try:
-        from prefect_aws import AwsClientParameters, AwsCredentials
-        from prefect_aws.s3 import S3Bucket
-    except ImportError:
-        raise ConfigurationError(
-            f"--out {out}: needs prefect-aws: pip install 'wavespeed-restyle-flows[aws]'"
-        ) from None
+    from prefect_aws import AwsClientParameters, AwsCredentials
+    from prefect_aws.s3 import S3Bucket
+
     name, _, folder = out.removeprefix("s3://").partition("/")
     folder = folder.strip("/")
-    if not name:
-        raise ConfigurationError(f"--out {out}: the bucket's name is missing: s3://bucket/prefix")
     await AwsCredentials.register_type_and_schema()
     await S3Bucket.register_type_and_schema()
     there = await load(S3Bucket, NAME)

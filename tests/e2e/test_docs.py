@@ -12,7 +12,6 @@ import pty
 import re
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -30,6 +29,7 @@ import pytest
 from tests.doc_pages import DEPLOYED, PAGES, ROOT, blocks, script, shown
 from tests.emulator_process import Emulator
 from tests.prefect_server import PrefectServer, wait_until
+from tests.receivers import free_port
 from tests.s3_servers import S3Server
 
 SECONDS = 500
@@ -52,12 +52,6 @@ def _keep(terminal: int, log: Path) -> None:
 
 def _name(page: Path) -> str:
     return str(page.relative_to(ROOT))
-
-
-def _port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -147,7 +141,7 @@ class World:
 
     def newcomer(self, folder: Path) -> Reader:
         """Somebody with nothing but a clone."""
-        prefect, emulator, receiver, queue = (_port() for _ in range(4))
+        prefect, emulator, receiver, queue = (free_port() for _ in range(4))
         stand_ins = {
             "prefect server start": f"prefect server start --port {prefect}",
             "127.0.0.1:4200": f"127.0.0.1:{prefect}",
