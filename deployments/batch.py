@@ -56,7 +56,7 @@ def run(options: Options, *, dry_run: bool, as_json: bool) -> int:
         else:
             summary = _restyle(options, Console(stderr=True))
     if dry_run:
-        print(dumps(asdict(quote)) if as_json else _quoted(quote, options.order.max_cost_usd))
+        print(dumps(asdict(quote)) if as_json else _quoted(quote, options.order))
     else:
         print(summary.model_dump_json() if as_json else _told(summary))
     return 0
@@ -203,8 +203,10 @@ def _are(count: int) -> str:
     return f"{count:,} {'is' if count == 1 else 'are'}"
 
 
-def _quoted(quote: Quote, cap: float | None) -> str:
-    skipped = f", {_counted(quote.invalid, 'bad row')} skipped" if quote.invalid else ""
+def _quoted(quote: Quote, order: Order) -> str:
+    bad, cap = quote.invalid + quote.unusable, order.max_cost_usd
+    skipped = f", {_counted(bad, 'bad row')} skipped" if bad else ""
+    hopeless = quote.unusable + (quote.failed or 0)
     lines = [
         f"{_counted(quote.rows, 'row')}, {_counted(quote.jobs, 'different image')} to make{skipped}",
         f"{_are(quote.done or 0)} stored already",
@@ -215,4 +217,7 @@ def _quoted(quote: Quote, cap: float | None) -> str:
     ]
     if cap is not None:
         lines.append(f"--max-cost-usd: {cap:g} USD" + ("" if quote.usd <= cap else ": not enough"))
+    if hopeless > order.max_failed * quote.rows:
+        cannot = f"at least {_counted(hopeless, 'row')} cannot be restyled"
+        lines.append(f"{cannot}: more than --max-failed {order.max_failed:g} allows, so it would fail")
     return "\n".join([*lines, "nothing was spent"])

@@ -125,7 +125,8 @@ class Quote:
 
     Attributes:
         rows: in the manifest.
-        invalid: bad rows, which are skipped.
+        invalid: rows that say nothing usable, and are skipped.
+        unusable: rows whose image cannot be used, which are skipped and have failed.
         jobs: different ones that the rows ask for.
         done: jobs that are stored already.
         open: jobs whose prediction is under way: it is taken up where it is, and
@@ -138,6 +139,7 @@ class Quote:
 
     rows: int
     invalid: int
+    unusable: int
     jobs: int
     done: int | None
     open: int | None
@@ -323,7 +325,8 @@ class Batch:
             billed += count
         self._quote = Quote(
             rows=self.plan.rows,
-            invalid=self.plan.bad.total(),
+            invalid=self.plan.bad["invalid"],
+            unusable=self.plan.bad["failed"],
             jobs=self.plan.jobs,
             done=self.plan.done() if count_done else None,
             open=self.plan.unbilled("open") if count_done else None,

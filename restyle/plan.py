@@ -67,7 +67,7 @@ class Plan:
         self._db.executescript(_SCHEMA)
         self.rows = 0
         self.jobs = 0
-        self.bad: Counter[Status] = Counter()  # rows that ask for nothing that can be done
+        self.bad: Counter[Status] = Counter()  # rows for which nothing can be done
         self._pictures = 0
 
     def close(self) -> None:

@@ -397,7 +397,7 @@ async def test_a_dry_run_counts_what_is_done_open_or_given_up_and_spends_nothing
         ):
             await batch.read(write_manifest(tmp_path / "m.jsonl", rows))
             quote = await batch.quote(count_done=True)
-        assert (quote.rows, quote.invalid, quote.jobs, quote.done, quote.open) == (11, 1, 10, 4, 2)
+        assert (quote.rows, quote.unusable, quote.jobs, quote.done, quote.open) == (11, 1, 10, 4, 2)
         assert (quote.failed, quote.billed) == (failed, 4 - failed)
         assert quote.usd == pytest.approx(0.025 * quote.billed)
     assert api.ledger()["calls"]["submit"] == spent

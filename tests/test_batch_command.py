@@ -212,11 +212,13 @@ def test_a_dry_run_tells_what_would_be_billed_and_spends_nothing(shell: Shell) -
         "3 would be billed: 0.075 USD",
         "balance: 99.9 USD",
         "--max-cost-usd: 0.05 USD: not enough",
+        "at least 2 rows cannot be restyled: more than --max-failed 0 allows, so it would fail",
         "nothing was spent",
     ]
     assert json.loads(shell.batch(*options, "--json").stdout) == {
         "rows": 10,
-        "invalid": 1,
+        "invalid": 0,
+        "unusable": 1,
         "jobs": 8,
         "done": 3,
         "open": 1,
