@@ -30,7 +30,7 @@ from tests.doc_pages import DEPLOYED, PAGES, ROOT, blocks, script, shown
 from tests.emulator_process import Emulator
 from tests.prefect_server import PrefectServer, wait_until
 from tests.receivers import free_port
-from tests.s3_servers import S3Server
+from tests.s3_servers import S3Server, moto_server
 
 SECONDS = 500
 REGION: Literal["eu-central-1"] = "eu-central-1"  # as the pages have it
@@ -167,6 +167,13 @@ class World:
             **({"PREFECT_API_URL": self.prefect} if self.prefect else {}),
         }
         return replace(reader, env=env)
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[S3Server]:
+    """An S3 server of this file's own: the buckets' names are everybody's."""
+    with moto_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
