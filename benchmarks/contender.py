@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from benchmarks.memory import peak_mb
+
 IMAGE = "https://example.com/photo.jpg"  # the emulator serves a picture made beforehand
 
 
@@ -52,8 +54,7 @@ def contend(run: Callable[[Work], float]) -> None:
     work = Work(**vars(parser.parse_args()))
     before = cpu()
     stored_at = run(work)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps(asdict(Effort(stored_at, cpu() - before, memory))))
+    print(json.dumps(asdict(Effort(stored_at, cpu() - before, peak_mb()))))
 
 
 def cpu() -> float:

@@ -19,13 +19,13 @@ IN_FLIGHT = 200
 
 # A process of its own, so that its memory and its processor time are the client's alone.
 _RUN = """
-import asyncio, json, resource, sys, time
+import asyncio, json, sys, time
+from benchmarks.contender import cpu
+from benchmarks.memory import peak_mb
 from flows.restyle_batch import restyle_batch
 manifest, output, in_flight = sys.argv[1:]
 asyncio.run(restyle_batch(manifest, output=output, concurrency=int(in_flight)))
-used = resource.getrusage(resource.RUSAGE_SELF)
-cpu = used.ru_utime + used.ru_stime
-print(json.dumps({"ended": time.time(), "memory": used.ru_maxrss / 1024, "cpu": cpu}))
+print(json.dumps({"ended": time.time(), "memory": peak_mb(), "cpu": cpu()}))
 """
 
 

@@ -5,12 +5,12 @@ python -m tests.e2e.batch_runner batch MANIFEST --out OUTPUT …
 
 from __future__ import annotations
 
-import resource
 import sys
 
+from benchmarks.memory import peak_mb
 from deployments.cli import main
 
 if __name__ == "__main__":
     status = main()
-    print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB", file=sys.stderr)
+    print(f"peak {peak_mb():.0f} MB", file=sys.stderr)
     sys.exit(status)
