@@ -23,6 +23,7 @@ from deployments.setup.wavespeed import TIERS
 from restyle.checks import Check, error, ok, warning
 from restyle.errors import ConfigurationError, RestyleError, clean
 from restyle.store import S3_BUCKET, Store
+from restyle.words import counted
 
 API, BLOCK, LIMIT, POOL = "Prefect API", "WaveSpeed block", "concurrency limit", "work pool"
 
@@ -164,7 +165,7 @@ async def check_pool() -> Check:
     if not live:
         gone = f"; last seen: {max(seen):%Y-%m-%d %H:%M} UTC" if (seen := _seen(workers)) else ""
         return error(POOL, f"{name} has no live worker: deployed flows wait{gone}", f"start one: {start}")
-    return ok(POOL, f"{name} ({pool.type}), {len(live)} live worker{'s' if len(live) > 1 else ''}")
+    return ok(POOL, f"{name} ({pool.type}), {counted(len(live), 'live worker')}")
 
 
 def _seen(workers: list[Worker]) -> list[datetime]:

@@ -23,6 +23,7 @@ from restyle.jobs import RunInfo
 from restyle.manifest import BadRow, read_manifest
 from restyle.settings import get_settings
 from restyle.store import Store, is_block, open_store
+from restyle.words import counted
 
 _LINE_SECONDS = 10.0  # between lines where there is no terminal
 
@@ -189,14 +190,10 @@ def _told(summary: Summary) -> str:
     rate = "" if summary.images_per_minute is None else f", {summary.images_per_minute:,.0f} a minute"
     spent = f"{summary.spent_usd:g} USD spent"
     return (
-        f"{_counted(summary.rows, 'row')}: {counts}\n"
-        f"{_counted(summary.images, 'picture')} stored in {summary.seconds:,.1f} s{rate}; {spent}\n"
+        f"{counted(summary.rows, 'row')}: {counts}\n"
+        f"{counted(summary.images, 'picture')} stored in {summary.seconds:,.1f} s{rate}; {spent}\n"
         f"account: {summary.account}"
     )
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _are(count: int) -> str:
@@ -205,10 +202,10 @@ def _are(count: int) -> str:
 
 def _quoted(quote: Quote, order: Order) -> str:
     bad, cap = quote.invalid + quote.unusable, order.max_cost_usd
-    skipped = f", {_counted(bad, 'bad row')} skipped" if bad else ""
+    skipped = f", {counted(bad, 'bad row')} skipped" if bad else ""
     hopeless = quote.unusable + (quote.failed or 0)
     lines = [
-        f"{_counted(quote.rows, 'row')}, {_counted(quote.jobs, 'different image')} to make{skipped}",
+        f"{counted(quote.rows, 'row')}, {counted(quote.jobs, 'different image')} to make{skipped}",
         f"{_are(quote.done or 0)} stored already",
         *([f"{_are(quote.open)} open: taken up, billed only if it failed"] if quote.open else []),
         *([f"{_are(quote.failed)} given up: not billed without --retry-failed"] if quote.failed else []),
@@ -218,6 +215,6 @@ def _quoted(quote: Quote, order: Order) -> str:
     if cap is not None:
         lines.append(f"--max-cost-usd: {cap:g} USD" + ("" if quote.usd <= cap else ": not enough"))
     if hopeless > order.max_failed * quote.rows:
-        cannot = f"at least {_counted(hopeless, 'row')} cannot be restyled"
+        cannot = f"at least {counted(hopeless, 'row')} cannot be restyled"
         lines.append(f"{cannot}: more than --max-failed {order.max_failed:g} allows, so it would fail")
     return "\n".join([*lines, "nothing was spent"])

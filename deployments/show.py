@@ -22,6 +22,7 @@ from restyle.errors import ConfigurationError
 from restyle.jobs import Attempt
 from restyle.models import Prediction
 from restyle.store import Entry, Store
+from restyle.words import counted
 
 _SHOWN = 20  # jobs that may be meant
 _API_SECONDS = 15.0  # for what WaveSpeedAI says of an open job: good to know, and no more
@@ -235,7 +236,7 @@ def _request(told: dict[str, Any]) -> str:
         asked["size"],
         f"{asked['num_inference_steps']} steps",
         f"guidance {asked['guidance_scale']:g}",
-        f"{asked['num_images']} image{'s' if asked['num_images'] > 1 else ''}",
+        counted(asked["num_images"], "image"),
         asked["output_format"],
         f"seed {asked['seed']}",
         f"variant {told['variant']}" if told["variant"] else "",

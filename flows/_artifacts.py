@@ -17,6 +17,7 @@ from restyle.jobs import Job, Metadata, OutputFacts, Restyled
 from restyle.ledger import Ledger
 from restyle.sources import held_bytes
 from restyle.store import Store
+from restyle.words import counted
 
 _WIDTH = 560  # pixels that the UI has for an artifact
 _EDGE = 280
@@ -75,7 +76,7 @@ async def _page(job: Job, restyled: Restyled, metadata: Metadata, store: Store) 
 
 def _headline(restyled: Restyled, metadata: Metadata) -> str:
     count, usd = len(metadata.outputs), metadata.cost.usd
-    pictures = f"{count} picture{'s' if count > 1 else ''}"
+    pictures = counted(count, "picture")
     if restyled.cached:
         return f"{pictures}, stored by an earlier run, nothing billed"
     return f"{pictures} for {usd:g} USD" if usd is not None else pictures

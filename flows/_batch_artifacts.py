@@ -10,6 +10,7 @@ from restyle.account import AccountRow, Summary
 from restyle.errors import clean
 from restyle.plan import Plan
 from restyle.store import Store
+from restyle.words import counted
 
 _FAILURES = 100
 _PAIRS = 12
@@ -38,11 +39,7 @@ async def show_account(plan: Plan, summary: Summary, store: Store, folder: str) 
 
 def _headline(summary: Summary) -> str:
     counts = ", ".join(f"{count:,} {name}" for name, count in summary.counts.items())
-    return f"{_rows(summary)}: {counts}; {summary.spent_usd:,.4g} USD spent"
-
-
-def _rows(summary: Summary) -> str:
-    return f"{summary.rows:,} row{'' if summary.rows == 1 else 's'}"
+    return f"{counted(summary.rows, 'row')}: {counts}; {summary.spent_usd:,.4g} USD spent"
 
 
 def _summary(summary: Summary, account: str) -> str:
@@ -59,7 +56,7 @@ def _summary(summary: Summary, account: str) -> str:
         ("Account", f"{account}/"),
     ]
     lines = "\n".join(f"| {cell(name)} | {cell(value)} |" for name, value in facts if value)
-    return f"# {_rows(summary)}\n\n| | |\n| --- | --- |\n{lines}\n"
+    return f"# {counted(summary.rows, 'row')}\n\n| | |\n| --- | --- |\n{lines}\n"
 
 
 def _seconds(summary: Summary) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import (
@@ -110,12 +111,16 @@ def wanted(problem: ErrorDetails) -> str:
     """What a value must be that was refused, in words for whoever gave it; of a parameter its whole range."""
     name, kind = ".".join(map(str, problem["loc"])), problem["type"]
     if kind in ("greater_than_equal", "less_than_equal"):
-        known = ReduxParams.model_json_schema()["properties"].get(name)
-        if known:
+        if known := _parameters().get(name):
             return f"must be {known['minimum']} to {known['maximum']}"
         (bound,) = problem["ctx"].values()
         return f"must be at {'least' if kind == 'greater_than_equal' else 'most'} {bound}"
     return problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+
+
+@cache  # it takes a millisecond, and every row of a manifest may be wrong
+def _parameters() -> dict[str, Any]:
+    return dict(ReduxParams.model_json_schema()["properties"])
 
 
 class ReduxRequest(ReduxParams):

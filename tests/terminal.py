@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import struct
 import subprocess
@@ -14,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _SECONDS = 120.0  # without a word
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -22,6 +24,18 @@ def environment(**more: str) -> dict[str, str]:
     unwanted = ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
     told = {name: value for name, value in os.environ.items() if name not in unwanted}
     return {**told, "PYTHONPATH": str(_ROOT), "TERM": "xterm-256color", **more}
+
+
+def open_terminal(columns: int) -> tuple[int, int]:
+    """A terminal that is so wide: our end, and the program's."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    return ours, theirs
+
+
+def plain(shown: str) -> str:
+    """What is shown, without colours and what moves the cursor."""
+    return _ESCAPE.sub("", shown)
 
 
 def on_terminal(
@@ -33,8 +47,7 @@ def on_terminal(
     cwd: Path | None = None,
 ) -> str:
     """What a program shows on a terminal that is so wide, where this is typed."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    ours, theirs = open_terminal(columns)
     process = subprocess.Popen(
         command,
         stdin=theirs,

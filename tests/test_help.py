@@ -17,10 +17,9 @@ from tests import terminal
 from tests.batches import restyle_all
 from tests.emulator_process import Emulator
 from tests.engine import PHOTO
-from tests.terminal import environment
+from tests.terminal import environment, plain
 
 _RESTYLE = [sys.executable, "-m", "deployments.cli"]
-_ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 _COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
 COMMANDS = sorted(name for name in app if name != "emulator" and not name.startswith("-"))
 """All but the emulator's own, which is another program's."""
@@ -93,7 +92,7 @@ def test_what_is_missing_is_told_with_what_it_is(
 
 @pytest.mark.parametrize("columns", [50, 80, 140])
 def test_help_is_as_wide_as_the_terminal_and_no_wider(columns: int) -> None:
-    lines = _ESCAPE.sub("", on_terminal("costs", "--help", columns=columns)).splitlines()
+    lines = plain(on_terminal("costs", "--help", columns=columns)).splitlines()
     assert max(map(len, lines)) == columns
 
 
@@ -119,7 +118,7 @@ async def test_what_a_command_found_is_as_wide_as_the_terminal_and_coloured_only
     images = [str(photo) for photo in PHOTO.parent.glob("*.jpg")]
     await restyle_all(emulator.url, str(tmp_path), images)
     listed = on_terminal("list", "--out", str(tmp_path), columns=100, env={"NO_COLOR": "1"})
-    assert max(map(len, _ESCAPE.sub("", listed).splitlines())) <= 100
+    assert max(map(len, plain(listed).splitlines())) <= 100
     for asked in (["list"], ["show", PHOTO.name]):
         command = [*asked, "--out", str(tmp_path)]
         shown = on_terminal(*command, columns=100, env={"NO_COLOR": "1"})

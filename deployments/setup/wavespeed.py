@@ -58,9 +58,13 @@ def _changed(there: WaveSpeed | None, secret: Secret, changes: dict[str, Any]) -
     return (there or WaveSpeed(api_key=secret)).model_copy(update=changes)
 
 
+def _key() -> str:
+    return os.environ.get("WAVESPEED_API_KEY", "").strip()
+
+
 def _secret(saved: Secret | None) -> Secret:  # type: ignore[type-arg]
     """The key of the environment, or else the saved one."""
-    key = os.environ.get("WAVESPEED_API_KEY", "").strip()
+    key = _key()
     if saved and key in ("", saved.value.get_secret_value()):
         return saved
     if not key:
@@ -89,8 +93,8 @@ def _changes(tier: Tier | None) -> dict[str, Any]:
 
 async def _save_secret(secret: Secret, saved: Secret | None) -> Secret:  # type: ignore[type-arg]
     if secret is saved:
-        same = "holds this key, left alone" if os.environ.get("WAVESPEED_API_KEY", "").strip() else None
-        say("found", f"secret/{SECRET}", same or "left alone: WAVESPEED_API_KEY is not set")
+        told = "holds this key, left alone" if _key() else "left alone: WAVESPEED_API_KEY is not set"
+        say("found", f"secret/{SECRET}", told)
         return secret
     await secret.save(SECRET, overwrite=True)
     say("updated" if saved else "made", f"secret/{SECRET}", "from WAVESPEED_API_KEY")

@@ -6,16 +6,12 @@ found, and there is a key), those of `DEPLOYED` where docs/deploying.md ends: it
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -31,6 +27,7 @@ from tests.emulator_process import Emulator
 from tests.prefect_server import PrefectServer, wait_until
 from tests.receivers import free_port
 from tests.s3_servers import S3Server, moto_server
+from tests.terminal import open_terminal, plain
 
 SECONDS = 500
 REGION: Literal["eu-central-1"] = "eu-central-1"  # as the pages have it
@@ -38,7 +35,6 @@ DEPLOYING = ROOT / "docs/deploying.md"
 FROM_NOTHING = [ROOT / "README.md", ROOT / "docs/tutorial.md"]
 RUNNABLE = [page for page in PAGES if any(block.runs for block in blocks(page))]
 HOW_TO = [page for page in RUNNABLE if page not in (*FROM_NOTHING, *DEPLOYED, DEPLOYING)]
-ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 WRONG = re.compile(r"Traceback|error: unexpected|panicked")
 
 
@@ -73,7 +69,7 @@ class Reader:
         """All that was said so far, by commands and by what they left running."""
         logs = [self.folder / "log", *sorted((self.folder / "clone").glob("*.log"))]
         said = "\n".join(log.read_text() for log in logs if log.exists())
-        return ESCAPES.sub("", said).replace("\r\n", "\n")
+        return plain(said).replace("\r\n", "\n")
 
     @contextmanager
     def typing(self, page: Path, then: str = "") -> Iterator[subprocess.Popen[bytes]]:
@@ -85,8 +81,7 @@ class Reader:
             if entry.is_dir() and entry.name not in (".git", ".venv", "demo", "pictures"):
                 (clone / entry.name).symlink_to(entry)
         (clone / ".venv").symlink_to(sys.prefix)
-        ours, theirs = pty.openpty()  # what asks questions does so on terminals only
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
+        ours, theirs = open_terminal(200)  # what asks questions does so on terminals only
         process = subprocess.Popen(
             ["bash", "-c", script(page, self.stand_ins) + then],
             cwd=clone,
