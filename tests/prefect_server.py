@@ -29,6 +29,7 @@ _USERS_NAMES = {  # of blocks
     "restyle-receiver-token",
     "wavespeed-webhook-secret",
 }
+_USERS_LIMIT = "wavespeed-in-flight"
 # What the user of this machine has set up is no part of a test.
 _NOT_PASSED_ON = ("PREFECT_", "RESTYLE_", "WAVESPEED_", "AWS_")
 # On a busy machine SQLite is locked for longer than Prefect's ten seconds: it would answer 503.
@@ -227,6 +228,9 @@ class PrefectServer:
         for document in self.call("POST", "/block_documents/filter", {}):
             if document["name"] in _USERS_NAMES:
                 self.call("DELETE", f"/block_documents/{document['id']}")
+        for limit in self.all("v2/concurrency_limits"):
+            if limit["name"] == _USERS_LIMIT:
+                self.call("DELETE", f"/v2/concurrency_limits/{limit['id']}")
         for kind in ("deployments", "automations", "variables"):
             for thing in self.all(kind):
                 self.call("DELETE", f"/{kind}/{thing['id']}")

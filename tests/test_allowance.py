@@ -272,10 +272,7 @@ class Setup:
 @pytest.fixture
 def setup(prefect: PrefectServer, emulator: Emulator) -> Iterator[Setup]:
     yield Setup(prefect, emulator)
-    for document in prefect.call("POST", "/block_documents/filter", {}):
-        if document["name"] in ("default", "wavespeed-api-key"):
-            prefect.call("DELETE", f"/block_documents/{document['id']}")
-    prefect.call("DELETE", f"/v2/concurrency_limits/{LIMIT}")
+    prefect.clean()
 
 
 def test_a_tier_sets_the_block_and_the_limit_and_may_be_changed(setup: Setup) -> None:

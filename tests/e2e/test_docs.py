@@ -196,6 +196,7 @@ def world(moto: S3Server, emulator_process: Emulator, tmp_path_factory: pytest.T
         "PATH": path,
         "LANG": "C.UTF-8",
         "TERM": "xterm-256color",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # a test is nobody's use of Prefect
     }
     return World(env, emulator_process, moto)
 
