@@ -35,7 +35,7 @@ demo: setup ## Restyle the photographs in examples/ into ./demo, with an emulato
 	$(BIN)/restyle demo
 
 test: setup ## Run the tests, but those of `make e2e`
-	$(BIN)/python -m pytest -m "not e2e" --numprocesses 3 --dist loadfile || { [ $$? -eq 1 ] && $(AGAIN) -m "not e2e"; }
+	$(BIN)/python -m pytest -m "not e2e" --numprocesses 4 --dist loadfile || { [ $$? -eq 1 ] && $(AGAIN) -m "not e2e"; }
 
 e2e: setup ## Run the tests that need programs of Debian's packages (Ceph, PostgreSQL …); root installs what is missing
 	@tests/packages.sh

@@ -27,6 +27,8 @@ from tests.engine import PHOTO
 from tests.prefect_server import PrefectServer, wait_until
 from tests.s3_servers import S3Server
 
+pytestmark = pytest.mark.e2e  # a server, and flow runs one after the other
+
 SMALL = ReduxParams(size="256*256")
 
 

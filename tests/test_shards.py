@@ -29,6 +29,8 @@ from tests.emulator_process import Emulator
 from tests.engine import QUICK
 from tests.prefect_server import PrefectServer
 
+pytestmark = pytest.mark.e2e  # runs by the dozen
+
 FOLDER = "runs/dt=2026-01-01/whole"
 WHOLE = RunInfo(package_version="test", flow_run_id="whole", flow_run_name="restyle m.jsonl")
 SMALL = ReduxParams(size="256*256")

@@ -32,6 +32,8 @@ from tests.engine import PHOTO, QUICK, SMALL, restyle
 from tests.prefect_server import Command, Ended, PrefectServer
 from tests.s3_servers import S3Server, proxy
 
+pytestmark = pytest.mark.e2e  # processes by the dozen
+
 _NOT_PASSED_ON = ("PREFECT_", "RESTYLE_", "WAVESPEED_", "AWS_")
 _ROOT = str(Path(__file__).resolve().parent.parent)
 
