@@ -470,9 +470,10 @@ class Batch:
         flight.submitted = None  # what was submitted before has come to nothing
         try:
             submitted = await step(job, after=after)
-        except _UNBILLED as error:
-            if not isinstance(error.__context__, AmbiguousSubmissionError):
+        except RestyleError as error:
+            if isinstance(error, _UNBILLED) and not isinstance(error.__context__, AmbiguousSubmissionError):
                 self.budget.unsent(job)
+            await self._consider(job, error)  # while it holds its place: the next would be refused as well
             raise
         flight.submitted = submitted
         flight.since = flight.since or time.monotonic()
@@ -516,13 +517,18 @@ class Batch:
             yield
 
     async def _failed(self, job: Job, flight: _Flight, error: RestyleError) -> Outcome:
-        if self.stopped is None and await self._stops(job, error):
-            self.stopped = error
+        if flight.submitted:
+            await self._consider(job, error)
         if isinstance(error, _StoppedError) or (self.stopped and type(error) is type(self.stopped)):
             return self._came_to_nothing(flight, self.stopped or error, "unsubmitted")
         self.passing |= worth_retrying(error)
         still_open = flight.submitted and not isinstance(error, PredictionFailedError)
         return self._came_to_nothing(flight, error, "open" if still_open else "failed")
+
+    async def _consider(self, job: Job, error: RestyleError) -> None:
+        """Submit nothing more after an error that every further submission would meet."""
+        if self.stopped is None and await self._stops(job, error):
+            self.stopped = error
 
     async def _stops(self, job: Job, error: RestyleError) -> bool:
         """Whether every further submission would end the same way: it may be the matter of one image."""
