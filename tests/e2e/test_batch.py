@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -161,20 +160,15 @@ def finished(command: Command) -> Summary:
 
 
 def task_runs(prefect: PrefectServer, summary: Summary) -> int:
-    """How many task runs a run has made, once the server has written down no other for 15 s.
-
-    They may be under way for ever there: on SQLite a busy server loses events, the end of one among them.
-    """
+    """How many task runs a run has made, once the server has written all of them down."""
     query = {"flow_runs": {"id": {"any_": [summary.flow_run_id]}}}
+    under_way = {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}}
     counted: list[int] = []
-    since = time.monotonic()
 
     def caught_up() -> bool:
-        nonlocal since
         counted.append(prefect.call("POST", "/task_runs/count", query))
-        if counted[-1:] != counted[-2:-1]:
-            since = time.monotonic()
-        return counted[-1] > 0 and time.monotonic() - since > 15
+        open_ones = prefect.call("POST", "/task_runs/count", {**query, "task_runs": under_way})
+        return counted[-1] > 0 and not open_ones and counted[-50:] == [counted[-1]] * 50
 
     wait_until(caught_up, 300)
     return counted[-1]

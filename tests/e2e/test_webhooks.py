@@ -99,7 +99,7 @@ class Run:
         assert max(billed_by_image(emulator).values()) == 1
 
 
-def test_with_webhooks_hardly_any_result_is_asked_for_and_what_is_ready_is_noticed(
+def test_with_webhooks_hardly_any_result_is_asked_for_and_what_is_ready_is_noticed_as_soon(
     hooked: PrefectServer, emulator: Emulator, tmp_path: Path
 ) -> None:
     polled = Run(hooked, emulator, tmp_path / "polled", "plain")
@@ -107,7 +107,7 @@ def test_with_webhooks_hardly_any_result_is_asked_for_and_what_is_ready_is_notic
     told = Run(hooked, emulator, tmp_path / "told")
     told.is_whole(emulator)
     assert told.results_each < 0.1 < 1 < polled.results_each
-    assert told.summary.seconds < 2 * polled.summary.seconds  # wide: receiver and server share the processors
+    assert told.delay(0.5) < polled.delay(0.5) + 0.5
 
 
 @pytest.mark.parametrize(
