@@ -28,7 +28,7 @@ from tests.engine import PHOTO, QUICK, SMALL, restyle
 from tests.prefect_server import Ended, PrefectServer
 from tests.raw_server import RawServer, http
 from tests.s3_servers import S3Server
-from tests.terminal import on_terminal
+from tests.terminal import on_terminal, plain
 
 KEY = "key-that-nobody-may-see"
 
@@ -383,7 +383,7 @@ def test_a_terminal_shows_the_same_figures_without_lines_and_empty_cells_and_ids
     opened = asyncio.run(shell.world.submit(2))
     command = [sys.executable, "-m", "deployments.cli", "costs", "--out", shell.world.store.uri]
     env = {**shell.prefect.env, **shell.env, "TERM": "xterm-256color"}
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", on_terminal(command, columns=columns, env=env)).splitlines()
+    lines = plain(on_terminal(command, columns=columns, env=env)).splitlines()
     assert max(map(len, lines)) <= columns
     assert not re.search(r"[^\x00-\x7f]", "".join(lines)), "no boxes"
     cells = [re.split(r"\s{2,}", line.strip()) for line in lines]

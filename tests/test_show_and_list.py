@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import pty
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ from tests.emulator_process import Emulator
 from tests.engine import PHOTO, QUICK, SMALL, restyle
 from tests.prefect_server import Command, Ended, PrefectServer
 from tests.s3_servers import S3Server, proxy
+from tests.terminal import on_terminal, plain
 
 pytestmark = pytest.mark.e2e  # processes by the dozen
 
@@ -205,30 +204,13 @@ def test_whoever_reads_only_the_first_lines_gets_no_error(world: World) -> None:
 def test_a_terminal_gets_colours_and_lines_that_fit(world: World) -> None:
     asyncio.run(world.done(0))
     asyncio.run(world.failed(1))
-    shown = on_terminal("list", "--out", world.store.uri, columns=80)
+    shown = on_terminal(
+        [sys.executable, "-m", "deployments.cli", "list", "--out", world.store.uri], columns=80
+    )
     assert "\x1b[31m  failed" in shown
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
-    lines = [line for line in plain.splitlines() if "astronaut.jpg" in line]
+    lines = [line for line in plain(shown).splitlines() if "astronaut.jpg" in line]
     assert len(lines) == 2
     assert max(map(len, lines)) <= 80
-
-
-def on_terminal(*arguments: str, columns: int) -> str:
-    """What a command shows on a terminal."""
-    env = {**os.environ, "PYTHONPATH": _ROOT, "COLUMNS": str(columns), "TERM": "xterm-256color"}
-    argv = [sys.executable, "-m", "deployments.cli", *arguments]
-    pid, terminal = pty.fork()
-    if not pid:
-        os.execve(sys.executable, argv, env)
-    shown = b""
-    try:
-        while said := os.read(terminal, 4096):
-            shown += said
-    except OSError:  # the other side is closed
-        pass
-    os.waitpid(pid, 0)
-    os.close(terminal)
-    return shown.decode()
 
 
 # show
