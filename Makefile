@@ -46,7 +46,7 @@ lint: setup ## Check style and formatting
 	$(BIN)/ruff format --check .
 
 types: setup ## Check types
-	$(BIN)/mypy .
+	$(BIN)/mypy -p prefect_wavespeed -p tests -p benchmarks
 
 docs: setup ## Build the documentation into ./site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -14,7 +14,7 @@ from rich.table import Table
 from benchmarks.contender import Effort, Work
 from benchmarks.facts import LATENCY, Facts, ideal_rate
 from benchmarks.servers import Place
-from tests.emulator_process import Emulator
+from tests.support.emulator_process import Emulator
 
 CONTENDERS = {
     "vendor's SDK in a thread pool": "vendor_sdk",

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.contender import IMAGE, Work, contend, now
-from restyle.batch import Batch, Carrier, Order
-from restyle.client import WaveSpeedClient
-from restyle.jobs import Job, RunInfo
-from restyle.steps import Steps
-from restyle.store import open_store
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.batch.run import Batch, Carrier, Order
+from prefect_wavespeed.job import Job, RunInfo
+from prefect_wavespeed.steps.step_set import Steps
+from prefect_wavespeed.storage.store import open_store
 
 
 async def _restyle_all(work: Work, manifest: str) -> float:

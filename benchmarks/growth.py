@@ -11,8 +11,8 @@ from rich.table import Table
 
 from benchmarks.contender import IMAGE
 from benchmarks.facts import Facts
-from tests.emulator_process import Emulator
-from tests.prefect_server import PrefectServer
+from tests.support.emulator_process import Emulator
+from tests.support.prefect_server import PrefectServer
 
 IMAGES = (100, 1_000, 10_000)
 IN_FLIGHT = 200
@@ -22,7 +22,7 @@ _RUN = """
 import asyncio, json, sys, time
 from benchmarks.contender import cpu
 from benchmarks.memory import peak_mb
-from flows.restyle_batch import restyle_batch
+from prefect_wavespeed.flows.restyle_batch import restyle_batch
 manifest, output, in_flight = sys.argv[1:]
 asyncio.run(restyle_batch(manifest, output=output, concurrency=int(in_flight)))
 print(json.dumps({"ended": time.time(), "memory": peak_mb(), "cpu": cpu()}))

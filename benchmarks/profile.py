@@ -16,7 +16,7 @@ from benchmarks import engine
 from benchmarks.contender import Work
 from benchmarks.contest import measure
 from benchmarks.servers import place
-from tests.emulator_process import Emulator
+from tests.support.emulator_process import Emulator
 
 IMAGES, IN_FLIGHT = 3_000, 1_000
 LEVELS = {"Gold": 3_000, "Ultra": 5_000}

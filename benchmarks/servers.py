@@ -11,9 +11,9 @@ from shutil import which
 from tempfile import TemporaryDirectory
 
 from benchmarks.facts import LATENCY
-from restyle.store import open_store
-from tests.ceph import PROGRAMS, ceph_gateway
-from tests.emulator_process import Emulator
+from prefect_wavespeed.storage.store import open_store
+from tests.support.ceph import PROGRAMS, ceph_gateway
+from tests.support.emulator_process import Emulator
 
 
 def emulator() -> Emulator:

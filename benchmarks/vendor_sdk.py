@@ -16,7 +16,7 @@ from botocore.config import Config
 from wavespeed import Client  # type: ignore[import-untyped]
 
 from benchmarks.contender import IMAGE, Work, contend, now
-from restyle.models import MODEL
+from prefect_wavespeed.api.models import MODEL
 
 Put = Callable[[str, bytes, str], object]
 

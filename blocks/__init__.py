@@ -1,5 +1,5 @@
 """Prefect blocks: what a run is given to work with."""
 
-from blocks.wavespeed import WaveSpeed
+from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 
 __all__ = ["WaveSpeed"]

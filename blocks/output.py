@@ -10,8 +10,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.filesystems import LocalFileSystem
 from pydantic import ValidationError
 
-from restyle.errors import ConfigurationError, clean
-from restyle.store import LOCAL, Store, directory_store, is_block, open_store, s3_store
+from prefect_wavespeed.errors import ConfigurationError, clean
+from prefect_wavespeed.storage.store import LOCAL, Store, directory_store, is_block, open_store, s3_store
 
 _B = TypeVar("_B", bound=Block)
 
@@ -36,7 +36,7 @@ async def open_output(output: str) -> Store:
         from prefect_aws.s3 import S3Bucket
     except ImportError:
         raise ConfigurationError(
-            f"output {output}: needs prefect-aws: pip install 'wavespeed-restyle-flows[aws]'"
+            f"output {output}: needs prefect-aws: pip install 'prefect-wavespeed[aws]'"
         ) from None
     bucket = await _load(S3Bucket, output, name)
     client: dict[str, Any] = bucket.credentials.aws_client_parameters.get_params_override()

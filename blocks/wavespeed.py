@@ -11,9 +11,9 @@ from prefect.blocks.system import Secret
 from prefect.exceptions import ObjectNotFound
 from pydantic import Field, HttpUrl, SecretStr, ValidationError
 
-from restyle.client import WaveSpeedClient, is_loopback
-from restyle.errors import ConfigurationError, clean
-from restyle.settings import get_settings
+from prefect_wavespeed.api.client import WaveSpeedClient, is_loopback
+from prefect_wavespeed.errors import ConfigurationError, clean
+from prefect_wavespeed.settings import get_settings
 
 BASE_URL = "https://api.wavespeed.ai"
 
@@ -24,7 +24,7 @@ class WaveSpeed(CredentialsBlock):
     Example:
         Load a stored WaveSpeed block and ask for the balance:
         ```python
-        from blocks import WaveSpeed
+        from prefect_wavespeed.blocks import WaveSpeed
 
         wavespeed = WaveSpeed.load("BLOCK_NAME")
         async with wavespeed.get_client() as client:

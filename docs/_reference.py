@@ -33,7 +33,7 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 
 
 def _command() -> str:
-    from deployments.cli import app
+    from prefect_wavespeed.deployments.cli.app import app
 
     told: str = app.generate_docs(output_format="markdown")
     commands = told[told.index("\n## restyle ") :]  # the page has a title and a table of contents of its own
@@ -44,25 +44,25 @@ def _command() -> str:
 
 
 def _emulator() -> str:
-    from emulator.cli import parser
+    from prefect_wavespeed.emulator.cli import parser
 
     return f"```text\n{parser('restyle emulator').format_help()}```"
 
 
 def _settings() -> str:
-    from restyle.settings import Settings
+    from prefect_wavespeed.settings import Settings
 
     return _table(Settings.model_json_schema(), named=lambda name: f"RESTYLE_{name.upper()}")
 
 
 def _wavespeed() -> str:
-    from blocks import WaveSpeed
+    from prefect_wavespeed.blocks import WaveSpeed
 
     return _table(WaveSpeed.model_json_schema())
 
 
 def _params() -> str:
-    from restyle.models import ReduxParams
+    from prefect_wavespeed.api.models import ReduxParams
 
     return _table(ReduxParams.model_json_schema())
 

@@ -20,13 +20,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from restyle.batch import Order
-from restyle.models import ReduxParams
-from restyle.settings import Settings
-from tests.batches import restyle_all
-from tests.browser import Page, chromium
-from tests.emulator_process import Emulator
-from tests.s3_servers import moto_server
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.run import Order
+from prefect_wavespeed.settings import Settings
+from tests.support.batches import restyle_all
+from tests.support.browser import Page, chromium
+from tests.support.emulator_process import Emulator
+from tests.support.s3_servers import moto_server
 
 _ROOT = Path(__file__).resolve().parent.parent
 _IMAGES = _ROOT / "docs" / "images"

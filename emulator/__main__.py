@@ -1,7 +1,7 @@
-"""``python -m emulator``."""
+"""``python -m prefect_wavespeed.emulator``."""
 
 import sys
 
-from emulator import main
+from prefect_wavespeed.emulator import main
 
 sys.exit(main())

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from emulator.faults import Rule
+from prefect_wavespeed.emulator.faults import Rule
 
 _WORDS = {
     400: "bad request",

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NaiveDatetime, ValidationError
 
-from emulator import answers, webhooks
-from emulator.faults import Rule
-from emulator.predictions import NoCreditsError, Record
-from emulator.state import STATE, State
-from restyle.models import MODEL, ReduxRequest, Status
+from prefect_wavespeed.api.models import MODEL, ReduxRequest, Status
+from prefect_wavespeed.emulator import answers, webhooks
+from prefect_wavespeed.emulator.faults import Rule
+from prefect_wavespeed.emulator.predictions import NoCreditsError, Record
+from prefect_wavespeed.emulator.state import STATE, State
 
 SYNC_LIMIT = 120.0
 """Seconds that a submission in sync mode waits before it says that the prediction goes on."""

@@ -11,13 +11,13 @@ import socket
 import aiohttp
 from aiohttp import web
 
-from emulator import api, media
-from emulator.faults import Script, ScriptError
-from emulator.options import Options
-from emulator.predictions import Predictions
-from emulator.state import STATE, State
-from emulator.uploads import UPLOAD_LIMIT
-from restyle.models import MODEL
+from prefect_wavespeed.api.models import MODEL
+from prefect_wavespeed.emulator import api, media
+from prefect_wavespeed.emulator.faults import Script, ScriptError
+from prefect_wavespeed.emulator.options import Options
+from prefect_wavespeed.emulator.predictions import Predictions
+from prefect_wavespeed.emulator.state import STATE, State
+from prefect_wavespeed.emulator.uploads import UPLOAD_LIMIT
 
 HOST = "127.0.0.1"
 

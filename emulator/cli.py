@@ -1,4 +1,4 @@
-"""``python -m emulator``: the command line."""
+"""``python -m prefect_wavespeed.emulator``: the command line."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from emulator.app import serve
-from emulator.faults import Script, ScriptError
-from emulator.options import Options
+from prefect_wavespeed.emulator.app import serve
+from prefect_wavespeed.emulator.faults import Script, ScriptError
+from prefect_wavespeed.emulator.options import Options
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,11 +8,11 @@ import mimetypes
 from aiohttp import BodyPartReader, web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from emulator import answers, pictures
-from emulator.api import call, invalid
-from emulator.faults import Rule
-from emulator.state import STATE
-from emulator.uploads import UPLOAD_LIMIT
+from prefect_wavespeed.emulator import answers, pictures
+from prefect_wavespeed.emulator.api import call, invalid
+from prefect_wavespeed.emulator.faults import Rule
+from prefect_wavespeed.emulator.state import STATE
+from prefect_wavespeed.emulator.uploads import UPLOAD_LIMIT
 
 _TOO_BIG = 'invalid parameter "file": larger than 20 MB'
 _DRIBBLES = 20

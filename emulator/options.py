@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from emulator.faults import Script
+from prefect_wavespeed.emulator.faults import Script
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from typing import Any
 
 import aiohttp
 
-from emulator import pictures, webhooks
-from emulator.faults import Rule, Script
-from emulator.options import Options
-from emulator.uploads import WEEK, FetchError, Uploads
-from restyle.models import MODEL, TERMINAL, ReduxRequest
+from prefect_wavespeed.api.models import MODEL, TERMINAL, ReduxRequest
+from prefect_wavespeed.emulator import pictures, webhooks
+from prefect_wavespeed.emulator.faults import Rule, Script
+from prefect_wavespeed.emulator.options import Options
+from prefect_wavespeed.emulator.uploads import WEEK, FetchError, Uploads
 
 _REFUNDED = frozenset({"failed", "timeout", "cancelled"})
 _ENDINGS = frozenset({"failed", "timeout", "cancelled", "deleted"})

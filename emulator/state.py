@@ -7,10 +7,10 @@ from typing import Any
 
 from aiohttp import web
 
-from emulator.faults import CALLS
-from emulator.limits import Tier
-from emulator.options import Options
-from emulator.predictions import Predictions
+from prefect_wavespeed.emulator.faults import CALLS
+from prefect_wavespeed.emulator.limits import Tier
+from prefect_wavespeed.emulator.options import Options
+from prefect_wavespeed.emulator.predictions import Predictions
 
 
 class State:

@@ -9,7 +9,7 @@ import time
 
 import aiohttp
 
-from emulator.faults import Rule
+from prefect_wavespeed.emulator.faults import Rule
 
 BACKOFF = (1.0, 2.0, 4.0)
 """Seconds before each retry of a delivery that was not answered with 2xx."""

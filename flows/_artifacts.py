@@ -11,13 +11,13 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 
-from restyle.errors import clean
-from restyle.images import thumbnail
-from restyle.jobs import Job, Metadata, OutputFacts, Restyled
-from restyle.ledger import Ledger
-from restyle.sources import held_bytes
-from restyle.store import Store
-from restyle.words import counted
+from prefect_wavespeed.errors import clean
+from prefect_wavespeed.job import Job, Metadata, OutputFacts, Restyled
+from prefect_wavespeed.ledger.ledger import Ledger
+from prefect_wavespeed.quality.pictures import thumbnail
+from prefect_wavespeed.sources.identify import held_bytes
+from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.words import counted
 
 _WIDTH = 560  # pixels that the UI has for an artifact
 _EDGE = 280

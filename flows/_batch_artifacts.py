@@ -5,12 +5,12 @@ from __future__ import annotations
 from prefect import get_run_logger
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
-from flows._artifacts import cell, picture
-from restyle.account import AccountRow, Summary
-from restyle.errors import clean
-from restyle.plan import Plan
-from restyle.store import Store
-from restyle.words import counted
+from prefect_wavespeed.batch.job_table import Plan
+from prefect_wavespeed.batch.report import AccountRow, Summary
+from prefect_wavespeed.errors import clean
+from prefect_wavespeed.flows._artifacts import cell, picture
+from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.words import counted
 
 _FAILURES = 100
 _PAIRS = 12

@@ -10,15 +10,15 @@ from prefect import Flow, State
 from prefect.client.schemas.objects import FlowRun
 from prefect.logging.loggers import flow_run_logger
 
-from blocks.output import open_output
-from flows._artifacts import show_standing
-from restyle.errors import RestyleError, clean
-from restyle.jobs import Job
-from restyle.ledger import Ledger
-from restyle.models import ReduxParams
-from restyle.objects import ObjectCreated, find
-from restyle.steps import make_job
-from restyle.store import Store
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.created_object import ObjectCreated, find
+from prefect_wavespeed.blocks.output import open_output
+from prefect_wavespeed.errors import RestyleError, clean
+from prefect_wavespeed.flows._artifacts import show_standing
+from prefect_wavespeed.job import Job
+from prefect_wavespeed.ledger.ledger import Ledger
+from prefect_wavespeed.steps.step_set import make_job
+from prefect_wavespeed.storage.store import Store
 
 _MOST_SECONDS = 20.0
 _AGAIN = "Run it again with the same parameters: it is taken up where it is, and nothing is billed twice."

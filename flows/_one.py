@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from flows._artifacts import show_restyled
-from restyle.jobs import Job, NsfwPolicy, Restyled
-from restyle.steps import carry_through
-from tasks import download, poll, submit
-from tasks._runtime import Runtime, task_runs_noted
+from prefect_wavespeed.flows._artifacts import show_restyled
+from prefect_wavespeed.job import Job, NsfwPolicy, Restyled
+from prefect_wavespeed.steps.step_set import carry_through
+from prefect_wavespeed.tasks import download, poll, submit
+from prefect_wavespeed.tasks._runtime import Runtime, task_runs_noted
 
 
 async def restyle_one(

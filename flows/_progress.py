@@ -12,8 +12,8 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 
-from restyle.batch import Progress
-from restyle.errors import clean
+from prefect_wavespeed.batch.run import Progress
+from prefect_wavespeed.errors import clean
 
 _SECONDS = 3.0
 

@@ -9,7 +9,7 @@ from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
-from restyle.errors import RestyleError, clean, worth_retrying
+from prefect_wavespeed.errors import RestyleError, clean, worth_retrying
 
 
 @asynccontextmanager

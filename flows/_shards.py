@@ -24,10 +24,10 @@ from prefect.deployments import arun_deployment
 from prefect.logging.loggers import flow_run_logger
 from prefect.states import Cancelled, Cancelling
 
-from restyle.batch import Batch
-from restyle.errors import ConfigurationError, RestyleError, ShardFailedError, StoreError, clean
-from restyle.joining import Joining
-from restyle.shards import Shard
+from prefect_wavespeed.batch.run import Batch
+from prefect_wavespeed.batch.sharded_batch import Joining
+from prefect_wavespeed.batch.shards import Shard
+from prefect_wavespeed.errors import ConfigurationError, RestyleError, ShardFailedError, StoreError, clean
 
 _LOOK_SECONDS = 3.0
 _LOOKS_IN_PEACE = 40  # until it is told that no shard begins

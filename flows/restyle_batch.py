@@ -15,20 +15,27 @@ from uuid import uuid4
 from prefect import flow, get_run_logger, runtime
 from pydantic import Field
 
-from flows._batch_artifacts import show_account
-from flows._progress import ProgressArtifact, moving, watcher
-from flows._retries import retried_where_it_helps
-from flows._shards import cancel_shards, carry_out_in_shards, refuse_what_cannot_start
-from restyle.account import Summary
-from restyle.batch import DEFAULT_CONCURRENCY, Batch, Carrier, Order, Progress, account_folder
-from restyle.errors import clean
-from restyle.jobs import Job, NsfwPolicy
-from restyle.models import ReduxParams
-from restyle.shards import Shard
-from restyle.steps import Submitted
-from tasks import download, poll, submit
-from tasks._runtime import DEFAULT_OUTPUT, Runtime, batch_under_way, note_task_runs, opened, run_info
-from tasks.chunk import restyle_chunk
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.report import Summary
+from prefect_wavespeed.batch.run import DEFAULT_CONCURRENCY, Batch, Carrier, Order, Progress, account_folder
+from prefect_wavespeed.batch.shards import Shard
+from prefect_wavespeed.errors import clean
+from prefect_wavespeed.flows._batch_artifacts import show_account
+from prefect_wavespeed.flows._progress import ProgressArtifact, moving, watcher
+from prefect_wavespeed.flows._retries import retried_where_it_helps
+from prefect_wavespeed.flows._shards import cancel_shards, carry_out_in_shards, refuse_what_cannot_start
+from prefect_wavespeed.job import Job, NsfwPolicy
+from prefect_wavespeed.steps.step_set import Submitted
+from prefect_wavespeed.tasks import download, poll, submit
+from prefect_wavespeed.tasks._runtime import (
+    DEFAULT_OUTPUT,
+    Runtime,
+    batch_under_way,
+    note_task_runs,
+    opened,
+    run_info,
+)
+from prefect_wavespeed.tasks.chunk import restyle_chunk
 
 WATCHED = 50
 """Up to so many images, every step is a task run of its own, so that a person can watch it."""
@@ -102,7 +109,7 @@ async def restyle_batch(
         The run in figures. The account of every row lies under runs/ in the output.
 
     Raises:
-        RestyleError: one of `restyle.errors`: ManifestError before anything is spent, BatchFailedError when
+        RestyleError: one of `prefect_wavespeed.errors`: ManifestError before anything is spent, BatchFailedError when
             more rows failed than max_failed allows, after everything else is stored.
     """
     order = Order(

@@ -10,13 +10,13 @@ from urllib.parse import unquote, urlsplit
 from prefect import flow, runtime
 from pydantic import Field
 
-from flows._hooks import leave_the_truth
-from flows._one import restyle_one
-from flows._retries import retried_where_it_helps
-from restyle.jobs import NsfwPolicy, Restyled
-from restyle.models import ReduxParams
-from restyle.steps import make_job
-from tasks._runtime import DEFAULT_OUTPUT, opened
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.flows._hooks import leave_the_truth
+from prefect_wavespeed.flows._one import restyle_one
+from prefect_wavespeed.flows._retries import retried_where_it_helps
+from prefect_wavespeed.job import NsfwPolicy, Restyled
+from prefect_wavespeed.steps.step_set import make_job
+from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT, opened
 
 _DEFAULT = ReduxParams()
 
@@ -67,7 +67,7 @@ async def restyle_image(
         What is stored, where, and what it cost.
 
     Raises:
-        RestyleError: one of `restyle.errors`. Those that trying again cannot mend end the run at once,
+        RestyleError: one of `prefect_wavespeed.errors`. Those that trying again cannot mend end the run at once,
             whatever retries it has left.
     """
     async with retried_where_it_helps(), opened(wavespeed, output) as used:

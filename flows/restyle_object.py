@@ -7,15 +7,15 @@ from typing import Annotated
 from prefect import flow, get_run_logger, runtime
 from pydantic import Field
 
-from flows._hooks import leave_the_truth
-from flows._one import restyle_one
-from flows._retries import retried_where_it_helps
-from restyle.errors import RunLimitError, SourceError
-from restyle.jobs import NsfwPolicy
-from restyle.models import ReduxParams
-from restyle.objects import Handled, MetadataParam, ObjectCreated
-from tasks import find
-from tasks._runtime import DEFAULT_OUTPUT, opened
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.created_object import Handled, MetadataParam, ObjectCreated
+from prefect_wavespeed.errors import RunLimitError, SourceError
+from prefect_wavespeed.flows._hooks import leave_the_truth
+from prefect_wavespeed.flows._one import restyle_one
+from prefect_wavespeed.flows._retries import retried_where_it_helps
+from prefect_wavespeed.job import NsfwPolicy
+from prefect_wavespeed.tasks import find
+from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT, opened
 
 MOST_RUNS = 5
 """A run whose process vanished is started again, so often at the most: its object may be what kills it."""
@@ -70,7 +70,7 @@ async def restyle_object(
         What is stored, or why the event was ignored.
 
     Raises:
-        RestyleError: one of `restyle.errors`: PredictionFailedError where there is a dead letter. Those that
+        RestyleError: one of `prefect_wavespeed.errors`: PredictionFailedError where there is a dead letter. Those that
             trying again cannot mend end the run at once, whatever retries it has left.
     """
     # a SourceError after the object was found: it has changed since, so look again

@@ -8,12 +8,12 @@ import re
 from prefect import flow, get_run_logger, runtime
 from prefect.artifacts import acreate_markdown_artifact
 
-from flows._artifacts import cell
-from flows._retries import retried_where_it_helps
-from restyle.errors import clean
-from restyle.settling import Problem, Settled
-from tasks._runtime import DEFAULT_OUTPUT, task_runs_noted
-from tasks.settle_open import settle_open
+from prefect_wavespeed.errors import clean
+from prefect_wavespeed.flows._artifacts import cell
+from prefect_wavespeed.flows._retries import retried_where_it_helps
+from prefect_wavespeed.steps.settle import Problem, Settled
+from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT, task_runs_noted
+from prefect_wavespeed.tasks.settle_open import settle_open
 
 _ROWS = 100  # of the artifact: what is wider or longer, nobody reads
 

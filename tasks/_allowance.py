@@ -21,8 +21,8 @@ from prefect.concurrency.context import ConcurrencyContext
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
 
-from blocks.wavespeed import WaveSpeed
-from restyle.errors import ConfigurationError, clean
+from prefect_wavespeed.blocks.wavespeed import WaveSpeed
+from prefect_wavespeed.errors import ConfigurationError, clean
 
 _BLOCKS = 8  # that the whole allowance is leased in
 _LEASE_SECONDS = 120.0

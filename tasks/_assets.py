@@ -17,11 +17,11 @@ from prefect.events import emit_event
 from prefect.types.names import MAX_ASSET_KEY_LENGTH, RESTRICTED_ASSET_CHARACTERS
 from pydantic import ValidationError
 
-from restyle.jobs import Job, Output, Restyled, picture_params
-from restyle.models import MODEL
+from prefect_wavespeed.api.models import MODEL
+from prefect_wavespeed.job import Job, Output, Restyled, picture_params
 
 _NAMESPACE = UUID("aa2f4c4d-1f2a-4d57-8f5e-0a3d8f2f0d5c")
-_BY = AssetContext.related_materialized_by("wavespeed-restyle-flows")
+_BY = AssetContext.related_materialized_by("prefect-wavespeed")
 # Many pictures may be made of one source, and Prefect's client fails where an event follows upon itself.
 _told: dict[UUID, None] = {}
 _REMEMBERED = 10_000

@@ -13,11 +13,11 @@ from uuid import UUID, uuid5
 
 from prefect.events import emit_event
 
-from restyle.errors import PredictionFailedError
-from restyle.jobs import Job, Restyled
-from restyle.models import MODEL
-from restyle.steps import Submitted
-from tasks._assets import asset_events
+from prefect_wavespeed.api.models import MODEL
+from prefect_wavespeed.errors import PredictionFailedError
+from prefect_wavespeed.job import Job, Restyled
+from prefect_wavespeed.steps.step_set import Submitted
+from prefect_wavespeed.tasks._assets import asset_events
 
 _NAMESPACE = UUID("27fc87b8-4233-4c9c-bb02-7d355f42b93e")
 

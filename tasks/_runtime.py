@@ -20,17 +20,17 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
-from blocks.output import open_output
-from blocks.wavespeed import WaveSpeed, load_wavespeed
-from restyle.batch import Batch
-from restyle.client import WaveSpeedClient
-from restyle.errors import RestyleError, clean, worth_retrying
-from restyle.jobs import Job, NsfwPolicy, Restyled, RunInfo
-from restyle.steps import Polled, Steps, Submitted
-from restyle.store import Store
-from tasks._allowance import Allowance
-from tasks._events import failed_event, stored_event, submitted_event
-from tasks._webhooks import Listener
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.batch.run import Batch
+from prefect_wavespeed.blocks.output import open_output
+from prefect_wavespeed.blocks.wavespeed import WaveSpeed, load_wavespeed
+from prefect_wavespeed.errors import RestyleError, clean, worth_retrying
+from prefect_wavespeed.job import Job, NsfwPolicy, Restyled, RunInfo
+from prefect_wavespeed.steps.step_set import Polled, Steps, Submitted
+from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.tasks._allowance import Allowance
+from prefect_wavespeed.tasks._events import failed_event, stored_event, submitted_event
+from prefect_wavespeed.tasks._webhooks import Listener
 
 DEFAULT_OUTPUT = "s3-bucket/restyle-output"
 """The block that `restyle setup --out s3://…` makes."""
@@ -251,7 +251,7 @@ def _deployment_of(flow_run_id: str | None) -> str | None:
 @cache
 def _package_version() -> str:
     try:
-        return version("wavespeed-restyle-flows")
+        return version("prefect-wavespeed")
     except PackageNotFoundError:  # run from a source tree
         return "0+unknown"
 

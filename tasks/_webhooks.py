@@ -15,11 +15,11 @@ from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.logging import get_logger
 from pydantic import SecretStr
 
-from blocks.wavespeed import WaveSpeed
-from restyle.errors import clean
-from restyle.notices import Notices
-from restyle.pace import backoff
-from restyle.webhooks import ENDED, WebhookError, unseal
+from prefect_wavespeed.api.webhooks import ENDED, WebhookError, unseal
+from prefect_wavespeed.blocks.wavespeed import WaveSpeed
+from prefect_wavespeed.errors import clean
+from prefect_wavespeed.steps.poll_schedule import backoff
+from prefect_wavespeed.steps.webhook_inbox import Notices
 
 _PATIENCE = 10.0  # seconds that a submission waits for the subscription
 _FAREWELL = 2.0  # seconds that closing it may take

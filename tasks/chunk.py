@@ -8,9 +8,9 @@ from functools import partial
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from restyle.batch import Carrier
-from restyle.errors import ConfigurationError
-from tasks._runtime import batch_under_way, note_task_runs, opened
+from prefect_wavespeed.batch.run import Carrier
+from prefect_wavespeed.errors import ConfigurationError
+from prefect_wavespeed.tasks._runtime import batch_under_way, note_task_runs, opened
 
 
 # No tags: a task's start asks the server whether one of them is limited, and a busy server takes its time.

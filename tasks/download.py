@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefect import task
 
-from restyle.jobs import Job, NsfwPolicy, Restyled
-from restyle.steps import Submitted
-from tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened
+from prefect_wavespeed.job import Job, NsfwPolicy, Restyled
+from prefect_wavespeed.steps.step_set import Submitted
+from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened
 
 
 @task(task_run_name="download {job.label}", **TASK_OPTIONS)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from prefect import task
 
-from restyle import objects
-from restyle.models import ReduxParams
-from restyle.objects import Found, MetadataParam, ObjectCreated, give_up
-from tasks._events import failed_event
-from tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened, run_info
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch import created_object as objects
+from prefect_wavespeed.batch.created_object import Found, MetadataParam, ObjectCreated, give_up
+from prefect_wavespeed.tasks._events import failed_event
+from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened, run_info
 
 
 @task(task_run_name="find {created.key}", **TASK_OPTIONS)

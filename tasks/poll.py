@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefect import task
 
-from restyle.jobs import Job
-from restyle.steps import Polled, Submitted
-from tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened, run_info
+from prefect_wavespeed.job import Job
+from prefect_wavespeed.steps.step_set import Polled, Submitted
+from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened, run_info
 
 
 @task(task_run_name="poll {job.label}", **TASK_OPTIONS)

@@ -6,10 +6,10 @@ from contextlib import suppress
 
 from prefect import task
 
-from restyle.errors import PredictionFailedError
-from restyle.settling import Outcome, Settled, settle
-from tasks._events import failed_event, stored_event
-from tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened, run_info
+from prefect_wavespeed.errors import PredictionFailedError
+from prefect_wavespeed.steps.settle import Outcome, Settled, settle
+from prefect_wavespeed.tasks._events import failed_event, stored_event
+from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened, run_info
 
 
 @task(task_run_name="settle {output}", **TASK_OPTIONS)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefect import task
 
-from restyle.jobs import Job, NsfwPolicy
-from restyle.steps import Submitted
-from tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened
+from prefect_wavespeed.job import Job, NsfwPolicy
+from prefect_wavespeed.steps.step_set import Submitted
+from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened
 
 
 @task(task_run_name="submit {job.label}", **TASK_OPTIONS)
@@ -23,7 +23,7 @@ async def submit(
     """Make sure that a job is submitted, once, however often this task runs.
 
     Args:
-        job: what to do, from `restyle.steps.make_job`.
+        job: what to do, from `prefect_wavespeed.steps.step_set.make_job`.
         wavespeed: name of the `WaveSpeed` block.
         output: block, ``s3://bucket/prefix`` or directory where the outputs go.
         max_cost_usd: refuse when the price is higher, in USD.

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from deployments._prefect import flush
-from tests.emulator_process import Emulator
-from tests.prefect_server import PrefectServer
-from tests.s3_servers import S3Server, moto_server
+from prefect_wavespeed.deployments.cli._prefect import flush
+from tests.support.emulator_process import Emulator
+from tests.support.prefect_server import PrefectServer
+from tests.support.s3_servers import S3Server, moto_server
 
 
 @pytest.fixture(scope="session")

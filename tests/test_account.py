@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from restyle import gallery
-from restyle.account import (
+from prefect_wavespeed.batch import gallery
+from prefect_wavespeed.batch.report import (
     AccountRow,
     Status,
     Summary,
@@ -28,12 +28,12 @@ from restyle.account import (
     part_path,
     write_account,
 )
-from restyle.images import thumbnail
-from restyle.schema import schema
-from restyle.store import Store, directory_store, s3_store
-from tests.engine import PHOTO
-from tests.s3_servers import S3Server
-from tests.schemas import check
+from prefect_wavespeed.inspect.schemas import schema
+from prefect_wavespeed.quality.pictures import thumbnail
+from prefect_wavespeed.storage.store import Store, directory_store, s3_store
+from tests.support.engine import PHOTO
+from tests.support.s3_servers import S3Server
+from tests.support.schemas import check
 
 FOLDER = "runs/dt=2026-01-01/5f3c"
 STATUSES: list[Status] = ["stored", "done", "submitted", "failed", "open", "unsubmitted", "invalid"]

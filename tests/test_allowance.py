@@ -18,11 +18,11 @@ from prefect.blocks.system import Secret
 from prefect.concurrency.asyncio import concurrency
 from pydantic import SecretStr
 
-from blocks.wavespeed import WaveSpeed
-from restyle.errors import ConfigurationError
-from tasks._allowance import Allowance
-from tests.emulator_process import Emulator
-from tests.prefect_server import PrefectServer, wait_until
+from prefect_wavespeed.blocks.wavespeed import WaveSpeed
+from prefect_wavespeed.errors import ConfigurationError
+from prefect_wavespeed.tasks._allowance import Allowance
+from tests.support.emulator_process import Emulator
+from tests.support.prefect_server import PrefectServer, wait_until
 
 pytestmark = pytest.mark.e2e  # processes and servers by the dozen
 
@@ -339,8 +339,8 @@ async def test_a_lease_that_is_lost_takes_its_places_with_it(
                 scopes.append(scope)
                 yield
 
-    monkeypatch.setattr("tasks._allowance.concurrency", losing)
-    monkeypatch.setattr("tasks._allowance._AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr("prefect_wavespeed.tasks._allowance.concurrency", losing)
+    monkeypatch.setattr("prefect_wavespeed.tasks._allowance._AGAIN_SECONDS", 0.1)
     flying, land = Flying(), asyncio.Event()
 
     async def job(allowance: Allowance) -> None:

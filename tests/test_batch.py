@@ -9,17 +9,22 @@ from typing import Any
 
 import pytest
 
-from restyle.batch import Batch, Order, Progress, account_folder
-from restyle.client import WaveSpeedClient
-from restyle.errors import BatchFailedError, BudgetExceededError, InsufficientCreditsError, ManifestError
-from restyle.jobs import Metadata, RunInfo
-from restyle.ledger import now
-from restyle.models import ReduxParams
-from restyle.settings import Settings
-from restyle.store import open_store
-from tests.batches import PLACE, pictures, restyle_all, write_manifest
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.run import Batch, Order, Progress, account_folder
+from prefect_wavespeed.errors import (
+    BatchFailedError,
+    BudgetExceededError,
+    InsufficientCreditsError,
+    ManifestError,
+)
+from prefect_wavespeed.job import Metadata, RunInfo
+from prefect_wavespeed.ledger.ledger import now
+from prefect_wavespeed.settings import Settings
+from prefect_wavespeed.storage.store import open_store
+from tests.support.batches import PLACE, pictures, restyle_all, write_manifest
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO
 
 SMALL = ReduxParams(size="256*256")
 ORDER = Order(params=SMALL)

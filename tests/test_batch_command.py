@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from restyle.account import Summary, decode_part
-from tests.batch_shell import Shell, one_line, told
-from tests.batches import pictures, write_manifest
-from tests.emulator_process import Emulator
-from tests.prefect_server import PrefectServer, wait_until
-from tests.s3_servers import S3Server
+from prefect_wavespeed.batch.report import Summary, decode_part
+from tests.support.batch_shell import Shell, one_line, told
+from tests.support.batches import pictures, write_manifest
+from tests.support.emulator_process import Emulator
+from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.s3_servers import S3Server
 
 pytestmark = pytest.mark.e2e  # processes and servers by the dozen
 
@@ -263,7 +263,15 @@ def test_where_there_is_no_terminal_a_plain_line_now_and_then_tells_how_it_goes(
 
 def test_a_terminal_shows_a_bar_that_moves_and_no_log(shell: Shell) -> None:
     manifest = shell.manifest(pictures(16))
-    command = [sys.executable, "-m", "deployments.cli", "batch", manifest, "--out", shell.out]
+    command = [
+        sys.executable,
+        "-m",
+        "prefect_wavespeed.deployments.cli.app",
+        "batch",
+        manifest,
+        "--out",
+        shell.out,
+    ]
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [*command, "--size", "256*256", "--concurrency", "2"],

@@ -16,15 +16,15 @@ import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 
-from flows import restyle_batch
-from restyle.account import AccountRow, Summary, decode_part
-from restyle.errors import BatchFailedError, UnavailableError
-from restyle.jobs import Metadata
-from restyle.models import ReduxParams
-from tests.batches import PLACE, pictures, write_manifest
-from tests.emulator_process import Emulator
-from tests.prefect_server import PrefectServer, wait_until
-from tests.schemas import check
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
+from prefect_wavespeed.errors import BatchFailedError, UnavailableError
+from prefect_wavespeed.flows import restyle_batch
+from prefect_wavespeed.job import Metadata
+from tests.support.batches import PLACE, pictures, write_manifest
+from tests.support.emulator_process import Emulator
+from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.schemas import check
 
 KEY = f"key-{secrets.token_hex(16)}"
 SIGNATURE = secrets.token_hex(32)

@@ -16,11 +16,11 @@ from prefect_aws import AwsClientParameters, AwsCredentials
 from prefect_aws.s3 import S3Bucket
 from pydantic import SecretStr
 
-from blocks.output import open_output
-from blocks.wavespeed import WaveSpeed, load_wavespeed
-from restyle.errors import ConfigurationError
-from tests.prefect_server import PrefectServer
-from tests.s3_servers import S3Server
+from prefect_wavespeed.blocks.output import open_output
+from prefect_wavespeed.blocks.wavespeed import WaveSpeed, load_wavespeed
+from prefect_wavespeed.errors import ConfigurationError
+from tests.support.prefect_server import PrefectServer
+from tests.support.s3_servers import S3Server
 
 KEY = "key-that-nobody-may-see"
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from restyle.check_api import BALANCE, KEY, PRICE, check_api
-from restyle.check_store import (
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.inspect.check_api import BALANCE, KEY, PRICE, check_api
+from prefect_wavespeed.inspect.check_store import (
     CHECKSUMS,
     CREATE,
     NOTIFICATIONS,
@@ -20,12 +21,11 @@ from restyle.check_store import (
     check_directory,
     check_store,
 )
-from restyle.checks import CLOCK, STORE_CLOCK, Check, check_clocks, check_settings
-from restyle.client import WaveSpeedClient
-from restyle.settings import get_settings
-from restyle.store import Store, directory_store, s3_store
-from tests.emulator_process import Emulator
-from tests.s3_servers import Mischief, Proxy, S3Server, proxy
+from prefect_wavespeed.inspect.checks import CLOCK, STORE_CLOCK, Check, check_clocks, check_settings
+from prefect_wavespeed.settings import get_settings
+from prefect_wavespeed.storage.store import Store, directory_store, s3_store
+from tests.support.emulator_process import Emulator
+from tests.support.s3_servers import Mischief, Proxy, S3Server, proxy
 
 FOR_EVER = 1_000
 

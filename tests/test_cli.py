@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO
-from tests.prefect_server import Command, Ended, PrefectServer, wait_until
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO
+from tests.support.prefect_server import Command, Ended, PrefectServer, wait_until
 
 _ROOT = Path(__file__).resolve().parent.parent
 KEY = "key-that-nobody-may-see"
@@ -141,7 +141,7 @@ def test_events_that_are_left_at_the_end_are_all_sent_and_nothing_is_said_of_the
     prefect: PrefectServer,
 ) -> None:
     script = (
-        "from deployments._prefect import quiet_run\n"
+        "from prefect_wavespeed.deployments.cli._prefect import quiet_run\n"
         "with quiet_run():\n"
         "    from prefect.events import emit_event\n"
         "    for n in range(20):\n"
@@ -158,7 +158,7 @@ def test_events_that_are_left_at_the_end_are_all_sent_and_nothing_is_said_of_the
 )
 def test_prefect_is_not_imported_where_it_is_not_needed(arguments: list[str]) -> None:
     script = (
-        "import sys; from deployments.cli import main\n"
+        "import sys; from prefect_wavespeed.deployments.cli.app import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "assert 'prefect' not in sys.modules and 'boto3' not in sys.modules"
@@ -168,7 +168,7 @@ def test_prefect_is_not_imported_where_it_is_not_needed(arguments: list[str]) ->
 
 def test_the_emulator_is_a_command(prefect: PrefectServer) -> None:
     command = subprocess.Popen(
-        [sys.executable, "-m", "deployments.cli", "emulator", "--port", "0"],
+        [sys.executable, "-m", "prefect_wavespeed.deployments.cli.app", "emulator", "--port", "0"],
         stdout=subprocess.PIPE,
         text=True,
         env=prefect.env,
@@ -215,9 +215,7 @@ class TestDemo:
         assert (tmp_path / "demo" / "mine.txt").read_text() == "mine"
 
 
-_IN_FOLDER = (
-    "import os, sys; os.chdir(sys.argv[1]); from deployments.cli import main; sys.exit(main(['demo']))"
-)
+_IN_FOLDER = "import os, sys; os.chdir(sys.argv[1]); from prefect_wavespeed.deployments.cli.app import main; sys.exit(main(['demo']))"
 
 
 def started_here(folder: Path) -> list[str]:

@@ -24,12 +24,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import SecretStr
 
-from restyle import errors
-from restyle.client import WaveSpeedClient
-from restyle.inline import LONG, Sieve
-from restyle.models import MODEL, ReduxRequest
-from tests.emulator_process import Emulator
-from tests.raw_server import Answer, RawServer, answer, cut, drip, drop, hang, http
+from prefect_wavespeed import errors
+from prefect_wavespeed.api.base64_stream import LONG, Sieve
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.api.models import MODEL, ReduxRequest
+from tests.support.emulator_process import Emulator
+from tests.support.raw_server import Answer, RawServer, answer, cut, drip, drop, hang, http
 
 KEY = "canary-2f6d1c9e8b7a4053"
 REQUEST = ReduxRequest(image="https://example.com/cat.jpg", seed=7)
@@ -328,7 +328,7 @@ async def test_retry_after_without_a_date_of_the_servers_counts_from_now() -> No
 async def test_other_calls_say_that_the_api_is_unavailable(
     case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("restyle.client._TRANSFER_SECONDS", 0.2)
+    monkeypatch.setattr("prefect_wavespeed.api.client._TRANSFER_SECONDS", 0.2)
     async with RawServer(DOUBTS[case]) as server, client_of(server, timeout=0.2) as client:
         for name, call in CALLS.items():
             if name != "submit":

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments._help import EXAMPLES
-from tests.terminal import environment, on_terminal
+from prefect_wavespeed.deployments.cli._help import EXAMPLES
+from tests.support.terminal import environment, on_terminal
 
 e2e = pytest.mark.e2e  # bash is everywhere; the others are Debian's packages
 SHELLS = ["bash", pytest.param("zsh", marks=e2e), pytest.param("fish", marks=e2e)]

@@ -14,21 +14,21 @@ from typing import Any
 
 import pytest
 
-from deployments.costs import since_when
-from restyle.client import WaveSpeedClient
-from restyle.costs import Costs, costs
-from restyle.errors import ConfigurationError, PredictionFailedError, StoreError
-from restyle.jobs import Metadata
-from restyle.models import Billing, ReduxRequest
-from restyle.steps import Steps, make_job
-from restyle.store import Store, directory_store, s3_store
-from tests import settler
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO, QUICK, SMALL, restyle
-from tests.prefect_server import Ended, PrefectServer
-from tests.raw_server import RawServer, http
-from tests.s3_servers import S3Server
-from tests.terminal import on_terminal, plain
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.api.models import Billing, ReduxRequest
+from prefect_wavespeed.deployments.cli.costs import since_when
+from prefect_wavespeed.errors import ConfigurationError, PredictionFailedError, StoreError
+from prefect_wavespeed.inspect.costs import Costs, costs
+from prefect_wavespeed.job import Metadata
+from prefect_wavespeed.steps.step_set import Steps, make_job
+from prefect_wavespeed.storage.store import Store, directory_store, s3_store
+from tests.support import settler
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO, QUICK, SMALL, restyle
+from tests.support.prefect_server import Ended, PrefectServer
+from tests.support.raw_server import RawServer, http
+from tests.support.s3_servers import S3Server
+from tests.support.terminal import on_terminal, plain
 
 KEY = "key-that-nobody-may-see"
 
@@ -381,7 +381,14 @@ def test_a_terminal_shows_the_same_figures_without_lines_and_empty_cells_and_ids
 ) -> None:
     asyncio.run(shell.world.restyle(0, 1, run_id="the-run"))
     opened = asyncio.run(shell.world.submit(2))
-    command = [sys.executable, "-m", "deployments.cli", "costs", "--out", shell.world.store.uri]
+    command = [
+        sys.executable,
+        "-m",
+        "prefect_wavespeed.deployments.cli.app",
+        "costs",
+        "--out",
+        shell.world.store.uri,
+    ]
     env = {**shell.prefect.env, **shell.env, "TERM": "xterm-256color"}
     lines = plain(on_terminal(command, columns=columns, env=env)).splitlines()
     assert max(map(len, lines)) <= columns

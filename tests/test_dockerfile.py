@@ -66,7 +66,11 @@ def test_what_is_copied_is_enough_to_install_the_flows_and_the_command(tmp_path:
     subprocess.run([*command, "."], cwd=source, env={**os.environ, **constraints}, check=True)
     assert list(target.glob("flows/__pycache__/restyle_batch.*.pyc"))  # bytecode, compiled
     told = subprocess.run(
-        [sys.executable, "-c", "import flows, deployments.cli; print(flows.__file__, *vars(flows))"],
+        [
+            sys.executable,
+            "-c",
+            "import flows, prefect_wavespeed.deployments.cli.app; print(flows.__file__, *vars(flows))",
+        ],
         cwd=tmp_path,
         env={"PYTHONPATH": str(target), "PATH": ""},
         capture_output=True,

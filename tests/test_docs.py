@@ -11,12 +11,10 @@ from types import ModuleType
 import pytest
 import yaml  # type: ignore[import-untyped]  # Prefect's own
 
-import flows
-import tasks
-from deployments.receiver.events import object_created, prediction_ended
-from restyle.models import Prediction
-from restyle.objects import ObjectCreated
-from tests.doc_pages import DEPLOYED, PAGES, ROOT, RUN, Block, blocks, make_targets, told_events
+from prefect_wavespeed.api.models import Prediction
+from prefect_wavespeed.batch.created_object import ObjectCreated
+from prefect_wavespeed.deployments.receiver.events import object_created, prediction_ended
+from tests.support.doc_pages import DEPLOYED, PAGES, ROOT, RUN, Block, blocks, make_targets, told_events
 
 # All that is told to type and that no test runs: why, and how it begins. Everything else is run.
 NOT_RUN = {
@@ -93,7 +91,7 @@ def test_what_is_to_be_made_is_made_by_ci() -> None:
 
 
 def test_the_reference_names_all_commands_and_settings() -> None:
-    from deployments.cli import app
+    from prefect_wavespeed.deployments.cli.app import app
 
     made = runpy.run_path(str(ROOT / "docs" / "_reference.py"))["MADE"]
     told = made["command"]()

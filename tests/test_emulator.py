@@ -22,12 +22,12 @@ import httpx
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
-from emulator.faults import FAULTS, Script, ScriptError
-from emulator.options import Options
-from emulator.pictures import STYLES, variation
-from emulator.predictions import Predictions
-from restyle.models import ReduxRequest
-from tests.emulator_process import Emulator
+from prefect_wavespeed.api.models import ReduxRequest
+from prefect_wavespeed.emulator.faults import FAULTS, Script, ScriptError
+from prefect_wavespeed.emulator.options import Options
+from prefect_wavespeed.emulator.pictures import STYLES, variation
+from prefect_wavespeed.emulator.predictions import Predictions
+from tests.support.emulator_process import Emulator
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 ASTRONAUT = (EXAMPLES / "astronaut.jpg").read_bytes()
@@ -916,7 +916,7 @@ def test_it_stops_quickly_with_calls_and_predictions_under_way() -> None:
 )
 def test_wrong_options_are_told_in_one_line(options: list[str], says: str) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "emulator", *options],
+        [sys.executable, "-m", "prefect_wavespeed.emulator", *options],
         capture_output=True,
         text=True,
         check=False,
@@ -930,7 +930,7 @@ def test_wrong_options_are_told_in_one_line(options: list[str], says: str) -> No
 def test_a_port_that_is_taken_is_told_in_one_line(emulator: Emulator) -> None:
     port = emulator.url.rsplit(":", 1)[1]
     ended = subprocess.run(
-        [sys.executable, "-m", "emulator", "--port", port],
+        [sys.executable, "-m", "prefect_wavespeed.emulator", "--port", port],
         capture_output=True,
         text=True,
         check=False,
@@ -948,9 +948,9 @@ async def test_predictions_are_forgotten_after_seven_days(monkeypatch: pytest.Mo
         await record.done.wait()
         now = time.time_ns()
         day = 24 * 3600 * 1_000_000_000
-        monkeypatch.setattr("emulator.predictions.time.time_ns", lambda: now + 6 * day)
+        monkeypatch.setattr("prefect_wavespeed.emulator.predictions.time.time_ns", lambda: now + 6 * day)
         assert predictions.get(record.id) is record
-        monkeypatch.setattr("emulator.predictions.time.time_ns", lambda: now + 7 * day + 1)
+        monkeypatch.setattr("prefect_wavespeed.emulator.predictions.time.time_ns", lambda: now + 7 * day + 1)
         assert predictions.get(record.id) is None
         assert list(predictions.newest_first()) == []
         await predictions.close()

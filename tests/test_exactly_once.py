@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from restyle.errors import UnsafeStoreError
-from restyle.models import ReduxParams
-from tests.emulator_process import Emulator
-from tests.engine import SMALL, restyle
-from tests.interruptions import CASES, Outcome, World, rules, selected
-from tests.runners import running
-from tests.s3_servers import S3Server, proxy
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.errors import UnsafeStoreError
+from tests.support.emulator_process import Emulator
+from tests.support.engine import SMALL, restyle
+from tests.support.interruptions import CASES, Outcome, World, rules, selected
+from tests.support.runners import running
+from tests.support.s3_servers import S3Server, proxy
 
 KINDS = ("directory", "moto")
 ALL = [

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from restyle.errors import (
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.errors import (
     AuthenticationError,
     ConfigurationError,
     InsufficientCreditsError,
@@ -20,9 +21,8 @@ from restyle.errors import (
     PredictionTimeoutError,
     RestyleError,
 )
-from restyle.models import ReduxParams
-from tests.emulator_process import Emulator
-from tests.engine import QUICK, SMALL, restyle
+from tests.support.emulator_process import Emulator
+from tests.support.engine import QUICK, SMALL, restyle
 
 STORED = None
 

@@ -20,10 +20,9 @@ from PIL import Image
 from prefect.client.orchestration import get_client
 from prefect.states import Cancelled, Crashed
 
-from flows import restyle_image
-from flows._hooks import leave_the_truth
-from restyle.client import WaveSpeedClient
-from restyle.errors import (
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.errors import (
     AuthenticationError,
     PredictionFailedError,
     PredictionTimeoutError,
@@ -33,13 +32,14 @@ from restyle.errors import (
     UnavailableError,
     worth_retrying,
 )
-from restyle.jobs import Job, Restyled, RunInfo
-from restyle.models import ReduxParams
-from restyle.steps import Steps, make_job
-from restyle.store import open_store
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO
-from tests.prefect_server import PrefectServer, wait_until
+from prefect_wavespeed.flows import restyle_image
+from prefect_wavespeed.flows._hooks import leave_the_truth
+from prefect_wavespeed.job import Job, Restyled, RunInfo
+from prefect_wavespeed.steps.step_set import Steps, make_job
+from prefect_wavespeed.storage.store import open_store
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO
+from tests.support.prefect_server import PrefectServer, wait_until
 
 KEY = "key-that-nobody-may-see"
 SMALL = ReduxParams(size="256*256")
@@ -264,7 +264,7 @@ def test_an_artifact_that_cannot_be_made_spoils_nothing(
     async def broken(*_: object, **__: object) -> None:
         raise OSError("no disk")
 
-    monkeypatch.setattr("flows._artifacts.acreate_markdown_artifact", broken)
+    monkeypatch.setattr("prefect_wavespeed.flows._artifacts.acreate_markdown_artifact", broken)
     assert world.restyle(photo).outputs
 
 

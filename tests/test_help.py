@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from deployments._help import EXAMPLES
-from deployments.cli import app, main
-from tests import terminal
-from tests.batches import restyle_all
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO
-from tests.terminal import environment, plain
+from prefect_wavespeed.deployments.cli._help import EXAMPLES
+from prefect_wavespeed.deployments.cli.app import app, main
+from tests.support import terminal
+from tests.support.batches import restyle_all
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO
+from tests.support.terminal import environment, plain
 
-_RESTYLE = [sys.executable, "-m", "deployments.cli"]
+_RESTYLE = [sys.executable, "-m", "prefect_wavespeed.deployments.cli.app"]
 _COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
 COMMANDS = sorted(name for name in app if name != "emulator" and not name.startswith("-"))
 """All but the emulator's own, which is another program's."""

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from restyle.errors import OutputError, SourceError
-from restyle.images import (
+from prefect_wavespeed.errors import OutputError, SourceError
+from prefect_wavespeed.quality.pictures import (
     CONTENT_TYPES,
     SOURCE_LIMIT,
     THUMBNAIL_EDGE,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml  # type: ignore[import-untyped]
 
-from deployments.cli import main
+from prefect_wavespeed.deployments.cli.app import main
 
 _ROOT = Path(__file__).resolve().parent.parent
 FILES = [
@@ -79,7 +79,13 @@ def test_a_file_in_the_place_of_the_folder_is_refused(
 
 def test_where_not_all_can_be_written_nothing_is(tmp_path: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "deployments.cli", "init", str(tmp_path / "a" / "pictures")],
+        [
+            sys.executable,
+            "-m",
+            "prefect_wavespeed.deployments.cli.app",
+            "init",
+            str(tmp_path / "a" / "pictures"),
+        ],
         capture_output=True,
         text=True,
         cwd=_ROOT,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from restyle.jobs import Job, Source, slug
-from restyle.models import MAX_SEED, ReduxParams
+from prefect_wavespeed.api.models import MAX_SEED, ReduxParams
+from prefect_wavespeed.job import Job, Source, slug
 
 SOURCE = Source(
     uri="https://example.com/a/Été%202024.JPG",

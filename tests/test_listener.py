@@ -17,12 +17,12 @@ from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
-from blocks.wavespeed import WaveSpeed
-from restyle.models import Prediction
-from restyle.webhooks import ENDED, seal
-from tasks._webhooks import Listener
-from tests.emulator_process import Emulator
-from tests.prefect_server import PrefectServer
+from prefect_wavespeed.api.models import Prediction
+from prefect_wavespeed.api.webhooks import ENDED, seal
+from prefect_wavespeed.blocks.wavespeed import WaveSpeed
+from prefect_wavespeed.tasks._webhooks import Listener
+from tests.support.emulator_process import Emulator
+from tests.support.prefect_server import PrefectServer
 
 KEY = "key-that-nobody-may-see"
 HOOK = "https://hooks.example.com/wavespeed?token=s3cret"

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from restyle.errors import ConfigurationError, ManifestError, RestyleError
-from restyle.manifest import BadRow, Row, read_manifest, shown
-from restyle.models import ReduxParams
-from restyle.store import Store, directory_store, s3_store
-from tests.raw_server import RawServer, cut, http
-from tests.s3_servers import S3Server, proxy
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.manifest import BadRow, Row, read_manifest, shown
+from prefect_wavespeed.errors import ConfigurationError, ManifestError, RestyleError
+from prefect_wavespeed.storage.store import Store, directory_store, s3_store
+from tests.support.raw_server import RawServer, cut, http
+from tests.support.s3_servers import S3Server, proxy
 
 DEFAULTS = ReduxParams(size="512*512")
 IMAGES = ["https://example.com/a.jpg?X-Amz-Signature=secret", "s3://bucket/b.png", "pictures/c.webp"]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.metrics import MetricWrapperBase
 
-from deployments.receiver import metrics as of_receiver
-from restyle import metrics as of_engine
+from prefect_wavespeed import metrics as of_engine
+from prefect_wavespeed.deployments.receiver import metrics as of_receiver
 
 _ROOT = Path(__file__).resolve().parent.parent
 DASHBOARD = json.loads((_ROOT / "deployments" / "grafana-dashboard.json").read_text())
@@ -51,7 +51,9 @@ def test_the_receiver_adds_up_what_runs_on_the_same_machine_have_counted_also_th
     tmp_path: Path,
 ) -> None:
     for usd in (0.025, 0.05):
-        in_a_process(f"from restyle import metrics; metrics.STORED.inc(); metrics.SPENT.inc({usd})", tmp_path)
+        in_a_process(
+            f"from prefect_wavespeed import metrics; metrics.STORED.inc(); metrics.SPENT.inc({usd})", tmp_path
+        )
     told = latest(tmp_path)
     assert told['restyle_jobs_total{outcome="stored"}'] == 2
     assert told["restyle_spent_usd_total"] == pytest.approx(0.075)
@@ -60,7 +62,7 @@ def test_the_receiver_adds_up_what_runs_on_the_same_machine_have_counted_also_th
 
 def test_what_a_killed_run_had_in_flight_is_in_flight_no_more(tmp_path: Path) -> None:
     killed = (
-        "import os, signal; from restyle import metrics; metrics.IN_FLIGHT.inc(7); "
+        "import os, signal; from prefect_wavespeed import metrics; metrics.IN_FLIGHT.inc(7); "
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     with pytest.raises(subprocess.CalledProcessError):
@@ -69,7 +71,7 @@ def test_what_a_killed_run_had_in_flight_is_in_flight_no_more(tmp_path: Path) ->
         [
             sys.executable,
             "-c",
-            "from restyle import metrics; metrics.IN_FLIGHT.inc(3); print(flush=True); input()",
+            "from prefect_wavespeed import metrics; metrics.IN_FLIGHT.inc(3); print(flush=True); input()",
         ],
         env={**os.environ, "PYTHONPATH": str(_ROOT), "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
         stdin=subprocess.PIPE,

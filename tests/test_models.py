@@ -12,8 +12,8 @@ import cloudpickle  # type: ignore[import-untyped]
 import pytest
 from pydantic import ValidationError
 
-from restyle import errors
-from restyle.models import (
+from prefect_wavespeed import errors
+from prefect_wavespeed.api.models import (
     MAX_SEED,
     MODEL,
     TERMINAL,

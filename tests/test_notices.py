@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from restyle.client import WaveSpeedClient
-from restyle.errors import PredictionFailedError
-from restyle.models import Prediction
-from restyle.notices import GRACE, Notices
-from restyle.pace import MAX_INTERVAL, Pace
-from restyle.webhooks import seal, unseal, verify_webhook
-from tests.emulator_process import Emulator
-from tests.engine import SMALL, restyle
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.api.models import Prediction
+from prefect_wavespeed.api.webhooks import seal, unseal, verify_webhook
+from prefect_wavespeed.errors import PredictionFailedError
+from prefect_wavespeed.steps.poll_schedule import MAX_INTERVAL, Pace
+from prefect_wavespeed.steps.webhook_inbox import GRACE, Notices
+from tests.support.emulator_process import Emulator
+from tests.support.engine import SMALL, restyle
 from tests.test_pace import PATIENCE, evenly, run
 
 Sent = Callable[[], list[float]]

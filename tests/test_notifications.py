@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from deployments.receiver.events import object_created
-from deployments.receiver.notifications import NotUnderstoodError, Told, parse, read
-from deployments.receiver.sns import ForgedError, Sns, is_envelope
-from restyle.errors import UnavailableError
-from restyle.objects import ObjectCreated
-from tests.notifications import (
+from prefect_wavespeed.batch.created_object import ObjectCreated
+from prefect_wavespeed.deployments.receiver.events import object_created
+from prefect_wavespeed.deployments.receiver.notifications import NotUnderstoodError, Told, parse, read
+from prefect_wavespeed.deployments.receiver.sns import ForgedError, Sns, is_envelope
+from prefect_wavespeed.errors import UnavailableError
+from tests.support.notifications import (
     CERTIFICATE_URL,
     ETAG,
     KEY,

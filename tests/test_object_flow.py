@@ -14,18 +14,18 @@ from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow_async
 from prefect.states import Crashed, Running
 
-from deployments._prefect import flush
-from flows import restyle_image, restyle_object
-from flows._hooks import leave_the_truth
-from flows.restyle_object import MOST_RUNS
-from restyle.errors import ConfigurationError, PredictionFailedError, RunLimitError
-from restyle.models import ReduxParams
-from restyle.objects import Handled, ObjectCreated
-from tasks._assets import asset_key
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO
-from tests.prefect_server import PrefectServer, wait_until
-from tests.s3_servers import S3Server
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.created_object import Handled, ObjectCreated
+from prefect_wavespeed.deployments.cli._prefect import flush
+from prefect_wavespeed.errors import ConfigurationError, PredictionFailedError, RunLimitError
+from prefect_wavespeed.flows import restyle_image, restyle_object
+from prefect_wavespeed.flows._hooks import leave_the_truth
+from prefect_wavespeed.flows.restyle_object import MOST_RUNS
+from prefect_wavespeed.tasks._assets import asset_key
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO
+from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.s3_servers import S3Server
 
 pytestmark = pytest.mark.e2e  # a server, and flow runs one after the other
 
@@ -123,7 +123,7 @@ def test_an_object_is_restyled_once_and_its_lineage_told_once_though_it_is_deliv
     assert source["resource"]["prefect.resource.id"] == asset_key(created.uri) != created.uri
     related = {one["prefect.resource.role"]: one["prefect.resource.id"] for one in made["related"]}
     assert related["asset"] == source["resource"]["prefect.resource.id"]
-    assert related["asset-materialized-by"] == "wavespeed-restyle-flows"
+    assert related["asset-materialized-by"] == "prefect-wavespeed"
     assert "task-run" in related or "flow-run" in related
     facts = made["payload"]
     assert facts["job_key"] == first.restyled.job_key

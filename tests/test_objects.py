@@ -9,22 +9,22 @@ from functools import partial
 
 import pytest
 
-from restyle.client import WaveSpeedClient
-from restyle.errors import (
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.batch.created_object import MetadataParam, ObjectCreated, find, refuse_overlap
+from prefect_wavespeed.errors import (
     ConfigurationError,
     PredictionFailedError,
     SourceDeniedError,
     SourceError,
     StoreError,
 )
-from restyle.jobs import Restyled, RunInfo
-from restyle.objects import MetadataParam, ObjectCreated, find, refuse_overlap
-from restyle.settling import settle
-from restyle.steps import Steps
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO, QUICK, SMALL, restyle
-from tests.objects import World
-from tests.s3_servers import S3Server, proxy
+from prefect_wavespeed.job import Restyled, RunInfo
+from prefect_wavespeed.steps.settle import settle
+from prefect_wavespeed.steps.step_set import Steps
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO, QUICK, SMALL, restyle
+from tests.support.objects import World
+from tests.support.s3_servers import S3Server, proxy
 
 OTHER_PHOTO = PHOTO.with_name("coffee.jpg")
 ALLOWED: tuple[MetadataParam, ...] = ("num_images", "size", "seed")

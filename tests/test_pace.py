@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from restyle.pace import MAX_INTERVAL, Pace, backoff
+from prefect_wavespeed.steps.poll_schedule import MAX_INTERVAL, Pace, backoff
 
 PATIENCE = 900.0
 

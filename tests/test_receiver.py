@@ -18,14 +18,14 @@ import pytest
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
-from emulator.webhooks import secret_of, sign
-from restyle.objects import ObjectCreated
-from restyle.webhooks import unseal
-from tests.emulator_process import Emulator
-from tests.notifications import ETAG, KEY, aws, ceph, configured, eventbridge, minio, record, sns
-from tests.prefect_server import PrefectServer, wait_until
-from tests.receivers import TOKEN, Receiving, free_port, receiving
-from tests.s3_servers import Mischief, Proxy, S3Server, proxy
+from prefect_wavespeed.api.webhooks import unseal
+from prefect_wavespeed.batch.created_object import ObjectCreated
+from prefect_wavespeed.emulator.webhooks import secret_of, sign
+from tests.support.emulator_process import Emulator
+from tests.support.notifications import ETAG, KEY, aws, ceph, configured, eventbridge, minio, record, sns
+from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.receivers import TOKEN, Receiving, free_port, receiving
+from tests.support.s3_servers import Mischief, Proxy, S3Server, proxy
 
 pytestmark = pytest.mark.e2e  # servers and processes
 

@@ -15,13 +15,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prefect.client.orchestration import get_client
 
-from deployments.receiver.app import Receiver
-from deployments.receiver.prefect_api import PrefectApi
-from deployments.receiver.secrets import WebhookSecret
-from deployments.receiver.sns import Sns
-from emulator.webhooks import sign
-from tests.notifications import SUBSCRIBE_URL, aws, ceph, certificate, configured, eventbridge, minio, sns
-from tests.prefect_server import PrefectServer
+from prefect_wavespeed.deployments.receiver.app import Receiver
+from prefect_wavespeed.deployments.receiver.prefect_api import PrefectApi
+from prefect_wavespeed.deployments.receiver.secrets import WebhookSecret
+from prefect_wavespeed.deployments.receiver.sns import Sns
+from prefect_wavespeed.emulator.webhooks import sign
+from tests.support.notifications import (
+    SUBSCRIBE_URL,
+    aws,
+    ceph,
+    certificate,
+    configured,
+    eventbridge,
+    minio,
+    sns,
+)
+from tests.support.prefect_server import PrefectServer
 
 TOKEN = "token"
 SECRET = "whsec_secret"

@@ -7,14 +7,14 @@ import json
 import jsonschema
 import pytest
 
-from restyle.schema import PUBLISHED, schema
-from tests.schemas import DOCS, check
+from prefect_wavespeed.inspect.schemas import PUBLISHED, schema
+from tests.support.schemas import DOCS, check
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_schema_is_that_of_the_code(name: str) -> None:
     path = DOCS / f"{name}.schema.json"
-    renew = f"python -m restyle.schema {name} > docs/{path.name}"
+    renew = f"python -m prefect_wavespeed.inspect.schemas {name} > docs/{path.name}"
     assert json.loads(path.read_text()) == schema(name), f"it changed; renew it: {renew}"
 
 

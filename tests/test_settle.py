@@ -13,19 +13,19 @@ from typing import Any
 
 import pytest
 
-from restyle.client import WaveSpeedClient
-from restyle.errors import AuthenticationError, PredictionFailedError, StoreError, UnavailableError
-from restyle.jobs import Metadata
-from restyle.settings import Settings
-from restyle.settling import Settled, settle
-from restyle.store import Store, directory_store, s3_store
-from tests import settler
-from tests.emulator_process import Emulator
-from tests.engine import restyle
-from tests.prefect_server import Command, Ended, PrefectServer, wait_until
-from tests.runners import TIMES
-from tests.s3_servers import S3Server, proxy
-from tests.schemas import check
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.errors import AuthenticationError, PredictionFailedError, StoreError, UnavailableError
+from prefect_wavespeed.job import Metadata
+from prefect_wavespeed.settings import Settings
+from prefect_wavespeed.steps.settle import Settled, settle
+from prefect_wavespeed.storage.store import Store, directory_store, s3_store
+from tests.support import settler
+from tests.support.emulator_process import Emulator
+from tests.support.engine import restyle
+from tests.support.prefect_server import Command, Ended, PrefectServer, wait_until
+from tests.support.runners import TIMES
+from tests.support.s3_servers import S3Server, proxy
+from tests.support.schemas import check
 
 _SETTINGS = Settings(
     lease_seconds=float(TIMES["RESTYLE_LEASE_SECONDS"]),

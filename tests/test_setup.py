@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from deployments.cli import main
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO
-from tests.prefect_server import Command, Ended, PrefectServer
+from prefect_wavespeed.deployments.cli.app import main
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO
+from tests.support.prefect_server import Command, Ended, PrefectServer
 
 pytestmark = pytest.mark.e2e  # servers and processes
 
@@ -97,7 +97,7 @@ def test_setup_makes_what_is_missing_and_leaves_the_rest_alone(team: Team, tmp_p
     } < set(made)  # fmt: skip
     assert team.variables == {
         "work_pool": "restyle",
-        "image": "wavespeed-restyle-flows:latest",
+        "image": "prefect-wavespeed:latest",
         "watch": WATCH,
         "watching": True,
         "output": "local-file-system/restyle-output",
@@ -264,7 +264,7 @@ def test_all_is_deployed_as_it_is_set(team: Team) -> None:
             assert deployment["work_pool_name"] == "restyle"
             assert deployment["parameters"]["output"] == "s3-bucket/restyle-output"
             assert deployment["job_variables"] == {
-                "image": "wavespeed-restyle-flows:latest",
+                "image": "prefect-wavespeed:latest",
                 "env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"},
             }
         (nightly,) = deployed["restyle-batch"]["schedules"]

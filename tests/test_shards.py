@@ -13,21 +13,26 @@ from typing import Any
 
 import pytest
 
-from flows import restyle_batch
-from restyle.account import AccountRow, Summary, decode_part
-from restyle.batch import Batch, Carrier, Order
-from restyle.client import WaveSpeedClient
-from restyle.errors import BatchFailedError, BudgetExceededError, ConfigurationError, ShardFailedError
-from restyle.jobs import Metadata, RunInfo
-from restyle.joining import Joining
-from restyle.models import ReduxParams
-from restyle.shards import Shard, lot
-from restyle.steps import Steps
-from restyle.store import Store, open_store
-from tests.batches import PLACE, pictures, write_manifest
-from tests.emulator_process import Emulator
-from tests.engine import QUICK
-from tests.prefect_server import PrefectServer
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
+from prefect_wavespeed.batch.run import Batch, Carrier, Order
+from prefect_wavespeed.batch.sharded_batch import Joining
+from prefect_wavespeed.batch.shards import Shard, lot
+from prefect_wavespeed.errors import (
+    BatchFailedError,
+    BudgetExceededError,
+    ConfigurationError,
+    ShardFailedError,
+)
+from prefect_wavespeed.flows import restyle_batch
+from prefect_wavespeed.job import Metadata, RunInfo
+from prefect_wavespeed.steps.step_set import Steps
+from prefect_wavespeed.storage.store import Store, open_store
+from tests.support.batches import PLACE, pictures, write_manifest
+from tests.support.emulator_process import Emulator
+from tests.support.engine import QUICK
+from tests.support.prefect_server import PrefectServer
 
 pytestmark = pytest.mark.e2e  # runs by the dozen
 

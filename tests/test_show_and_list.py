@@ -15,21 +15,21 @@ from uuid import uuid4
 
 import pytest
 
-from restyle import browsing
-from restyle.advice import after_failure
-from restyle.browsing import Facts, find, jobs
-from restyle.client import WaveSpeedClient
-from restyle.errors import PredictionFailedError
-from restyle.jobs import Restyled
-from restyle.ledger import Failure
-from restyle.steps import Steps, make_job
-from restyle.store import Store, directory_store, s3_store
-from tests import settler
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO, QUICK, SMALL, restyle
-from tests.prefect_server import Command, Ended, PrefectServer
-from tests.s3_servers import S3Server, proxy
-from tests.terminal import on_terminal, plain
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.errors import PredictionFailedError
+from prefect_wavespeed.inspect import jobs as browsing
+from prefect_wavespeed.inspect.advice import after_failure
+from prefect_wavespeed.inspect.jobs import Facts, find, jobs
+from prefect_wavespeed.job import Restyled
+from prefect_wavespeed.ledger.ledger import Failure
+from prefect_wavespeed.steps.step_set import Steps, make_job
+from prefect_wavespeed.storage.store import Store, directory_store, s3_store
+from tests.support import settler
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO, QUICK, SMALL, restyle
+from tests.support.prefect_server import Command, Ended, PrefectServer
+from tests.support.s3_servers import S3Server, proxy
+from tests.support.terminal import on_terminal, plain
 
 pytestmark = pytest.mark.e2e  # processes by the dozen
 
@@ -64,7 +64,9 @@ class World:
     def restyle(self, *arguments: str) -> Ended:
         env = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
         env |= {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PYTHONPATH": _ROOT, **self.env}
-        return Command(["-m", "deployments.cli", *arguments, "--out", self.store.uri], env).ended()
+        return Command(
+            ["-m", "prefect_wavespeed.deployments.cli.app", *arguments, "--out", self.store.uri], env
+        ).ended()
 
     def list(self, *options: str) -> list[dict[str, Any]]:
         ended = self.restyle("list", "--json", *options)
@@ -192,9 +194,7 @@ def test_whoever_reads_only_the_first_lines_gets_no_error(world: World) -> None:
         folder = side_car.parent.parent / f"copy-{key[:16]}"
         folder.mkdir()
         (folder / "metadata.json").write_text(side_car.read_text().replace(done.job_key, key))
-    command = (
-        f"{sys.executable} -m deployments.cli list --out {world.store.uri} | head -1; echo ${{PIPESTATUS[0]}}"
-    )
+    command = f"{sys.executable} -m prefect_wavespeed.deployments.cli.app list --out {world.store.uri} | head -1; echo ${{PIPESTATUS[0]}}"
     env = {**os.environ, "PYTHONPATH": _ROOT}
     ended = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, check=True)
     line, status = ended.stdout.splitlines()
@@ -205,7 +205,8 @@ def test_a_terminal_gets_colours_and_lines_that_fit(world: World) -> None:
     asyncio.run(world.done(0))
     asyncio.run(world.failed(1))
     shown = on_terminal(
-        [sys.executable, "-m", "deployments.cli", "list", "--out", world.store.uri], columns=80
+        [sys.executable, "-m", "prefect_wavespeed.deployments.cli.app", "list", "--out", world.store.uri],
+        columns=80,
     )
     assert "\x1b[31m  failed" in shown
     lines = [line for line in plain(shown).splitlines() if "astronaut.jpg" in line]
@@ -335,7 +336,7 @@ def test_nothing_found_is_one_line(any_world: World, what: str) -> None:
 )
 def test_a_mistake_is_one_line(arguments: list[str], says: str) -> None:
     env = {**os.environ, "PYTHONPATH": _ROOT}
-    ended = Command(["-m", "deployments.cli", *arguments], env).ended()
+    ended = Command(["-m", "prefect_wavespeed.deployments.cli.app", *arguments], env).ended()
     assert (ended.status, ended.stdout) == (1, "")
     assert ended.stderr.startswith("error: ")
     assert ended.stderr.count("\n") == 1

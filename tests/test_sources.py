@@ -11,15 +11,15 @@ from urllib.parse import parse_qs, urlsplit
 import boto3
 import pytest
 
-from restyle.client import WaveSpeedClient
-from restyle.errors import PredictionFailedError, SourceError
-from restyle.jobs import Job, Source
-from restyle.sources import Publisher, identify, without_signature
-from restyle.store import S3Access, Store, directory_store, s3_store
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO, SMALL, restyle
-from tests.runners import running
-from tests.s3_servers import S3Server
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.errors import PredictionFailedError, SourceError
+from prefect_wavespeed.job import Job, Source
+from prefect_wavespeed.sources.identify import Publisher, identify, without_signature
+from prefect_wavespeed.storage.store import S3Access, Store, directory_store, s3_store
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO, SMALL, restyle
+from tests.support.runners import running
+from tests.support.s3_servers import S3Server
 
 OTHER_PHOTO = PHOTO.with_name("coffee.jpg")
 PICTURE = "https://example.com/pictures/a%20b.jpg"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from restyle.errors import ConfigurationError, StoreError
-from restyle.store import Store, directory_store, open_store, s3_store
-from tests.s3_servers import Mischief, S3Server, proxy
+from prefect_wavespeed.errors import ConfigurationError, StoreError
+from prefect_wavespeed.storage.store import Store, directory_store, open_store, s3_store
+from tests.support.s3_servers import Mischief, S3Server, proxy
 
 
 @pytest.fixture(params=["directory", "moto"])

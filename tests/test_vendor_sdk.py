@@ -11,7 +11,7 @@ import requests
 from PIL import Image
 from wavespeed import Client  # type: ignore[import-untyped]
 
-from tests.emulator_process import Emulator
+from tests.support.emulator_process import Emulator
 
 ASTRONAUT = Path(__file__).resolve().parent.parent / "examples" / "astronaut.jpg"
 MODEL = "wavespeed-ai/flux-redux-dev"

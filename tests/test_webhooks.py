@@ -14,9 +14,8 @@ import pytest
 import time_machine
 from pydantic import SecretStr
 
-from restyle.errors import ConfigurationError
-from restyle.models import MODEL, Prediction
-from restyle.webhooks import (
+from prefect_wavespeed.api.models import MODEL, Prediction
+from prefect_wavespeed.api.webhooks import (
     BadPayloadError,
     BadSealError,
     BadSignatureError,
@@ -27,6 +26,7 @@ from restyle.webhooks import (
     unseal,
     verify_webhook,
 )
+from prefect_wavespeed.errors import ConfigurationError
 
 SECRET = "whsec_bm90LWJhc2U2NC1kZWNvZGVk"
 NOW = 1_767_225_600

@@ -14,14 +14,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.receiver import metrics, notifications, sns
-from deployments.receiver.events import object_created, prediction_ended
-from deployments.receiver.notifications import NotUnderstoodError
-from deployments.receiver.prefect_api import PrefectApi
-from deployments.receiver.secrets import WebhookSecret, bears_token
-from restyle.errors import RestyleError
-from restyle.models import Prediction
-from restyle.webhooks import BadSignatureError, WebhookError, verify_webhook
+from prefect_wavespeed.api.models import Prediction
+from prefect_wavespeed.api.webhooks import BadSignatureError, WebhookError, verify_webhook
+from prefect_wavespeed.deployments.receiver import metrics, notifications, sns
+from prefect_wavespeed.deployments.receiver.events import object_created, prediction_ended
+from prefect_wavespeed.deployments.receiver.notifications import NotUnderstoodError
+from prefect_wavespeed.deployments.receiver.prefect_api import PrefectApi
+from prefect_wavespeed.deployments.receiver.secrets import WebhookSecret, bears_token
+from prefect_wavespeed.errors import RestyleError
 
 LIMIT = 1 << 20
 """Bytes that a body may have."""

@@ -6,10 +6,10 @@ from uuid import UUID, uuid4, uuid5
 
 from prefect.events.schemas.events import Event, Resource
 
-from deployments.receiver import metrics
-from restyle.models import Prediction
-from restyle.objects import ObjectCreated
-from restyle.webhooks import ENDED, seal
+from prefect_wavespeed.api.models import Prediction
+from prefect_wavespeed.api.webhooks import ENDED, seal
+from prefect_wavespeed.batch.created_object import ObjectCreated
+from prefect_wavespeed.deployments.receiver import metrics
 
 OBJECT_CREATED = "restyle.object.created"
 for _name in (OBJECT_CREATED, ENDED):

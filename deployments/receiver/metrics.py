@@ -9,7 +9,7 @@ from pathlib import Path
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-import restyle.metrics  # noqa: F401 - so that the figures of runs are 0 before the first one
+import prefect_wavespeed.metrics  # noqa: F401 - so that the figures of runs are 0 before the first one
 
 _DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 

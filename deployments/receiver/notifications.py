@@ -20,8 +20,8 @@ from urllib.parse import unquote_plus
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from restyle.errors import RestyleError, clean
-from restyle.objects import ObjectCreated
+from prefect_wavespeed.batch.created_object import ObjectCreated
+from prefect_wavespeed.errors import RestyleError, clean
 
 _KEY_BYTES = 1024  # S3's limit
 

@@ -12,8 +12,8 @@ import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.events.schemas.events import Event
 
-from deployments.receiver import metrics
-from restyle.errors import RestyleError, clean
+from prefect_wavespeed.deployments.receiver import metrics
+from prefect_wavespeed.errors import RestyleError, clean
 
 _BATCH = 100  # events a POST
 _SECONDS = 10.0  # for a POST: senders give up after 10 to 15 s

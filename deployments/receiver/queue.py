@@ -14,11 +14,11 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from deployments.receiver import metrics, notifications, sns
-from deployments.receiver.events import object_created
-from deployments.receiver.notifications import NotUnderstoodError, Told
-from deployments.receiver.prefect_api import NotTakenError, PrefectApi
-from restyle.errors import ConfigurationError, clean
+from prefect_wavespeed.deployments.receiver import metrics, notifications, sns
+from prefect_wavespeed.deployments.receiver.events import object_created
+from prefect_wavespeed.deployments.receiver.notifications import NotUnderstoodError, Told
+from prefect_wavespeed.deployments.receiver.prefect_api import NotTakenError, PrefectApi
+from prefect_wavespeed.errors import ConfigurationError, clean
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

@@ -18,8 +18,8 @@ from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 from starlette.requests import Request
 
-from blocks.wavespeed import load_wavespeed
-from restyle.errors import ConfigurationError, RestyleError, UnavailableError, clean
+from prefect_wavespeed.blocks.wavespeed import load_wavespeed
+from prefect_wavespeed.errors import ConfigurationError, RestyleError, UnavailableError, clean
 
 TOKEN = "restyle-receiver-token"  # noqa: S105
 TOKEN_VARIABLE = "RESTYLE_RECEIVER_TOKEN"  # noqa: S105

@@ -10,7 +10,7 @@ import socket
 import sys
 from types import FrameType
 
-from deployments._prefect import quieten
+from prefect_wavespeed.deployments.cli._prefect import quieten
 
 quieten()
 # The sender tries again; meanwhile its request is not kept waiting by tries of our own.
@@ -21,12 +21,12 @@ import uvicorn  # noqa: E402
 from prefect.client.orchestration import get_client  # noqa: E402
 from prefect.settings import get_current_settings  # noqa: E402
 
-from deployments.receiver.app import Receiver  # noqa: E402
-from deployments.receiver.prefect_api import PrefectApi  # noqa: E402
-from deployments.receiver.queue import Queue  # noqa: E402
-from deployments.receiver.secrets import TOKEN, TOKEN_VARIABLE, WebhookSecret, load_token  # noqa: E402
-from deployments.receiver.sns import Fetch, Sns  # noqa: E402
-from restyle.errors import ConfigurationError, UnavailableError  # noqa: E402
+from prefect_wavespeed.deployments.receiver.app import Receiver  # noqa: E402
+from prefect_wavespeed.deployments.receiver.prefect_api import PrefectApi  # noqa: E402
+from prefect_wavespeed.deployments.receiver.queue import Queue  # noqa: E402
+from prefect_wavespeed.deployments.receiver.secrets import TOKEN, TOKEN_VARIABLE, WebhookSecret, load_token  # noqa: E402
+from prefect_wavespeed.deployments.receiver.sns import Fetch, Sns  # noqa: E402
+from prefect_wavespeed.errors import ConfigurationError, UnavailableError  # noqa: E402
 
 _FETCH_SECONDS = 5.0
 _STOP_SECONDS = 20  # for requests under way, when told to stop
@@ -139,7 +139,7 @@ def _fetch_with(http: httpx.AsyncClient) -> Fetch:
 def _log_to_stderr() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log = logging.getLogger("deployments.receiver")
+    log = logging.getLogger("prefect_wavespeed.deployments.receiver")
     log.handlers[:] = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False

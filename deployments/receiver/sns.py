@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 from cryptography.x509 import load_pem_x509_certificate
 
-from deployments.receiver.notifications import NotUnderstoodError
-from restyle.errors import RestyleError
+from prefect_wavespeed.deployments.receiver.notifications import NotUnderstoodError
+from prefect_wavespeed.errors import RestyleError
 
 Fetch = Callable[[str], Awaitable[bytes]]
 """Gets what an https URL holds; raises `UnavailableError` where that fails."""

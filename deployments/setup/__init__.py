@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deployments._prefect import quieten
+from prefect_wavespeed.deployments.cli._prefect import quieten
 
 if TYPE_CHECKING:
-    from deployments.setup.wavespeed import Tier
+    from prefect_wavespeed.deployments.setup.wavespeed import Tier
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ def run(options: Options) -> int:
 
 async def _set_up(options: Options) -> bool:
     """Do so, and return whether deployments are to be made anew."""
-    from blocks.output import open_output
-    from deployments.setup.automations import set_up_automations
-    from deployments.setup.output import set_up_output
-    from deployments.setup.pool import set_up_pool, wanted_runs
-    from deployments.setup.receiver import set_up_receiver
-    from deployments.setup.settings import save_settings, wanted_settings
-    from deployments.setup.wavespeed import set_up_wavespeed
-    from restyle.objects import refuse_overlap
+    from prefect_wavespeed.batch.created_object import refuse_overlap
+    from prefect_wavespeed.blocks.output import open_output
+    from prefect_wavespeed.deployments.setup.automations import set_up_automations
+    from prefect_wavespeed.deployments.setup.output import set_up_output
+    from prefect_wavespeed.deployments.setup.pool import set_up_pool, wanted_runs
+    from prefect_wavespeed.deployments.setup.receiver import set_up_receiver
+    from prefect_wavespeed.deployments.setup.settings import save_settings, wanted_settings
+    from prefect_wavespeed.deployments.setup.wavespeed import set_up_wavespeed
 
     settings, runs = await wanted_settings(options.watch, options.out), wanted_runs()
     if settings.watching:

@@ -7,7 +7,7 @@ from typing import TypeVar
 from prefect.blocks.core import Block
 from prefect.exceptions import ObjectNotFound
 
-from restyle.errors import ConfigurationError
+from prefect_wavespeed.errors import ConfigurationError
 
 _B = TypeVar("_B", bound=Block)
 

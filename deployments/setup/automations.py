@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
-from deployments.setup._report import say
+from prefect_wavespeed.deployments.setup._report import say
 
 _OURS: Any = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.restyle"}
 _OBJECTS: Any = {"prefect.resource.role": "flow", "prefect.resource.name": "restyle-object"}

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from prefect.filesystems import LocalFileSystem
 
-from deployments.setup._load import load
-from deployments.setup._report import say
-from restyle.errors import ConfigurationError
+from prefect_wavespeed.deployments.setup._load import load
+from prefect_wavespeed.deployments.setup._report import say
+from prefect_wavespeed.errors import ConfigurationError
 
 NAME = "restyle-output"
 
@@ -26,9 +26,7 @@ def output_block(out: str) -> str:
         if not out.removeprefix("s3://").partition("/")[0]:
             raise ConfigurationError(f"--out {out}: the bucket's name is missing: s3://bucket/prefix")
         if find_spec("prefect_aws") is None:
-            raise ConfigurationError(
-                f"--out {out}: needs prefect-aws: pip install 'wavespeed-restyle-flows[aws]'"
-            )
+            raise ConfigurationError(f"--out {out}: needs prefect-aws: pip install 'prefect-wavespeed[aws]'")
         return f"s3-bucket/{NAME}"
     if "://" in out:
         raise ConfigurationError(f"--out {out}: name s3://bucket/prefix or a directory")

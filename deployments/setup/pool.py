@@ -9,8 +9,8 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
-from deployments.setup._report import say
-from restyle.errors import ConfigurationError
+from prefect_wavespeed.deployments.setup._report import say
+from prefect_wavespeed.errors import ConfigurationError
 
 QUEUE = "restyle-object"
 RUNS = 4
@@ -52,7 +52,7 @@ async def _pool(client: PrefectClient, name: str) -> None:
                 name=name,
                 type=ProcessWorker.type,
                 base_job_template=ProcessWorker.get_default_base_job_template(),
-                description="Runs of wavespeed-restyle-flows.",
+                description="Runs of prefect-wavespeed.",
             )
         )
         say("made", f"work-pool/{name}", f"now start a worker with `prefect worker start --pool {name}`")

@@ -8,9 +8,9 @@ import secrets
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
-from deployments.receiver.secrets import TOKEN, TOKEN_VARIABLE
-from deployments.setup._load import load
-from deployments.setup._report import say
+from prefect_wavespeed.deployments.receiver.secrets import TOKEN, TOKEN_VARIABLE
+from prefect_wavespeed.deployments.setup._load import load
+from prefect_wavespeed.deployments.setup._report import say
 
 
 async def set_up_receiver() -> None:

@@ -11,10 +11,10 @@ from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.client.schemas.schedules import CronSchedule
 from pydantic import ValidationError
 
-from deployments.setup._report import say
-from deployments.setup.output import output_block
-from restyle.errors import ConfigurationError
-from tasks._runtime import DEFAULT_OUTPUT
+from prefect_wavespeed.deployments.setup._report import say
+from prefect_wavespeed.deployments.setup.output import output_block
+from prefect_wavespeed.errors import ConfigurationError
+from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT
 
 NOTHING = "none"
 """Stands where no bucket is watched: nothing begins like it, where an empty prefix would match everything."""
@@ -75,7 +75,7 @@ async def wanted_settings(watch: str | None, out: str | None) -> Settings:
         ) from None
     return Settings(
         work_pool=setting("work_pool", "restyle"),
-        image=setting("image", "wavespeed-restyle-flows:latest"),
+        image=setting("image", "prefect-wavespeed:latest"),
         watch=watch,
         watching=watch != NOTHING,
         output=output_block(out) if out else setting("output", DEFAULT_OUTPUT),

@@ -11,10 +11,10 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalC
 from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
-from blocks.wavespeed import WaveSpeed
-from deployments.setup._load import load
-from deployments.setup._report import say
-from restyle.errors import ConfigurationError
+from prefect_wavespeed.blocks.wavespeed import WaveSpeed
+from prefect_wavespeed.deployments.setup._load import load
+from prefect_wavespeed.deployments.setup._report import say
+from prefect_wavespeed.errors import ConfigurationError
 
 SECRET = "wavespeed-api-key"  # noqa: S105
 NAME = "default"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ceph import CephGateway, ceph_gateway
-from tests.prefect_server import PrefectServer
+from tests.support.ceph import CephGateway, ceph_gateway
+from tests.support.prefect_server import PrefectServer
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -15,14 +15,14 @@ import pytest
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
-from blocks.wavespeed import WaveSpeed
-from restyle.account import AccountRow, Summary, decode_part
-from restyle.jobs import Metadata
-from restyle.ledger import DeadLetter
-from tests.batch_shell import KEY, Shell, one_line, told
-from tests.batches import pictures
-from tests.emulator_process import Emulator
-from tests.prefect_server import Command, PrefectServer, wait_until
+from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
+from prefect_wavespeed.blocks.wavespeed import WaveSpeed
+from prefect_wavespeed.job import Metadata
+from prefect_wavespeed.ledger.ledger import DeadLetter
+from tests.support.batch_shell import KEY, Shell, one_line, told
+from tests.support.batches import pictures
+from tests.support.emulator_process import Emulator
+from tests.support.prefect_server import Command, PrefectServer, wait_until
 
 COUNT = 1000
 PRICE = 0.025
@@ -315,7 +315,7 @@ def test_ten_thousand_images_need_no_more_memory_than_a_thousand_and_a_few_hundr
             shell.folder.mkdir()
             arguments = ["batch", shell.manifest(pictures(count)), "--out", shell.out, "--size", "256*256"]
             options = ["--concurrency", "200", "--json"]
-            running = prefect.python("-m", "tests.e2e.batch_runner", *arguments, *options, env=shell.env)
+            running = prefect.python("-m", "tests.support.batch_runner", *arguments, *options, env=shell.env)
             ended = running.ended(1800)
             assert ended.status == 0, ended
             peak = re.fullmatch(r"peak (\d+) MB\n", told(ended))

@@ -25,10 +25,10 @@ from prefect_aws import AwsClientParameters, AwsCredentials
 from prefect_aws.s3 import S3Bucket
 from pydantic import SecretStr
 
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO
-from tests.prefect_server import Ended, PrefectServer, wait_until
-from tests.s3_servers import S3Server
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO
+from tests.support.prefect_server import Ended, PrefectServer, wait_until
+from tests.support.s3_servers import S3Server
 
 # All that Prefect, HTTP clients and boto3 can be made to say, kept at the server and on the terminal.
 _LOUD = {
@@ -250,7 +250,7 @@ class History:
         self.emulator.faults(rules)
         run = self.prefect.python(
             "-m",
-            "tests.e2e.persisted_runs",
+            "tests.support.persisted_runs",
             json.dumps(orders),
             env={**_LOUD, **_TIMES, **self.moto.env, "AWS_SECRET_ACCESS_KEY": self.left.aws_secret},
         )

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.ceph import CephGateway
-from tests.emulator_process import Emulator
-from tests.engine import restyle
-from tests.interruptions import CASES, Outcome, World, rules, selected
-from tests.runners import running
-from tests.s3_servers import S3Server
+from tests.support.ceph import CephGateway
+from tests.support.emulator_process import Emulator
+from tests.support.engine import restyle
+from tests.support.interruptions import CASES, Outcome, World, rules, selected
+from tests.support.runners import running
+from tests.support.s3_servers import S3Server
 
 SHOWN = [case for case in CASES if case.on_s3]
 

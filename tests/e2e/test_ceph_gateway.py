@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.ceph import CephGateway
+from tests.support.ceph import CephGateway
 
 
 def test_a_second_create_is_refused_and_changes_nothing(ceph: CephGateway) -> None:

@@ -17,12 +17,12 @@ from prefect_aws import AwsClientParameters, AwsCredentials, MinIOCredentials
 from prefect_aws.s3 import S3Bucket
 from pydantic import SecretStr
 
-from restyle.client import WaveSpeedClient
-from tests.ceph import CephGateway
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO
-from tests.prefect_server import Ended, PrefectServer
-from tests.s3_servers import S3Server
+from prefect_wavespeed.api.client import WaveSpeedClient
+from tests.support.ceph import CephGateway
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO
+from tests.support.prefect_server import Ended, PrefectServer
+from tests.support.s3_servers import S3Server
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -17,12 +17,12 @@ from itertools import pairwise
 
 import pytest
 
-from tests.ceph import CephGateway
-from tests.deployed import RUNS, Deployed, deployed, seconds_until
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO
-from tests.prefect_server import wait_until
-from tests.schemas import check
+from tests.support.ceph import CephGateway
+from tests.support.deployed import RUNS, Deployed, deployed, seconds_until
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO
+from tests.support.prefect_server import wait_until
+from tests.support.schemas import check
 
 PICTURE = PHOTO.read_bytes()
 OTHER_PICTURE = PHOTO.with_name("coffee.jpg").read_bytes()

@@ -22,12 +22,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.doc_pages import DEPLOYED, PAGES, ROOT, blocks, script, shown
-from tests.emulator_process import Emulator
-from tests.prefect_server import PrefectServer, wait_until
-from tests.receivers import free_port
-from tests.s3_servers import S3Server, moto_server
-from tests.terminal import open_terminal, plain
+from tests.support.doc_pages import DEPLOYED, PAGES, ROOT, blocks, script, shown
+from tests.support.emulator_process import Emulator
+from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.receivers import free_port
+from tests.support.s3_servers import S3Server, moto_server
+from tests.support.terminal import open_terminal, plain
 
 SECONDS = 500
 REGION: Literal["eu-central-1"] = "eu-central-1"  # as the pages have it

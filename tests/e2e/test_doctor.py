@@ -14,11 +14,11 @@ import pytest
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
-from blocks import WaveSpeed
-from tests.ceph import CephGateway
-from tests.emulator_process import Emulator
-from tests.prefect_server import Command, Ended, PrefectServer, wait_until
-from tests.s3_servers import Mischief, S3Server, proxy
+from prefect_wavespeed.blocks import WaveSpeed
+from tests.support.ceph import CephGateway
+from tests.support.emulator_process import Emulator
+from tests.support.prefect_server import Command, Ended, PrefectServer, wait_until
+from tests.support.s3_servers import Mischief, S3Server, proxy
 
 KEY = "key-that-nobody-may-see"
 POOL = "restyle"

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
-from restyle.account import AccountRow, Rows, Status, Summary, Thumbs, write_account
-from restyle.images import thumbnail
-from restyle.store import directory_store
-from tests.browser import Page, chromium
-from tests.engine import PHOTO
+from prefect_wavespeed.batch.report import AccountRow, Rows, Status, Summary, Thumbs, write_account
+from prefect_wavespeed.quality.pictures import thumbnail
+from prefect_wavespeed.storage.store import directory_store
+from tests.support.browser import Page, chromium
+from tests.support.engine import PHOTO
 
 FOLDER = "runs/dt=2026-01-01/5f3c"
 PHOTOS = sorted(PHOTO.parent.glob("*.jpg"))

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from deployments._help import EXAMPLES
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO
-from tests.prefect_server import PrefectServer
-from tests.s3_servers import S3Server
+from prefect_wavespeed.deployments.cli._help import EXAMPLES
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO
+from tests.support.prefect_server import PrefectServer
+from tests.support.s3_servers import S3Server
 
 IN_A_SHELL = sorted(EXAMPLES.keys() - {"completion"})  # which has its own: tests/test_completion.py
 

@@ -16,13 +16,13 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import pytest
 from PIL import Image
 
-from restyle.errors import StoreError
-from restyle.store import s3_store
-from tests import notifications
-from tests.emulator_process import Emulator
-from tests.prefect_server import PrefectServer, wait_until
-from tests.receivers import receiving
-from tests.s3_servers import Mischief, Proxy, S3Server, proxy
+from prefect_wavespeed.errors import StoreError
+from prefect_wavespeed.storage.store import s3_store
+from tests.support import notifications
+from tests.support.emulator_process import Emulator
+from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.receivers import receiving
+from tests.support.s3_servers import Mischief, Proxy, S3Server, proxy
 
 pytestmark = pytest.mark.e2e
 

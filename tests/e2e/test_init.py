@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.batch_shell import KEY
-from tests.emulator_process import Emulator
-from tests.prefect_server import PrefectServer, wait_until
+from tests.support.batch_shell import KEY
+from tests.support.emulator_process import Emulator
+from tests.support.prefect_server import PrefectServer, wait_until
 
 _BIN = Path(sys.executable).parent
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO
-from tests.prefect_server import Command, Ended, PrefectServer, wait_until
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO
+from tests.support.prefect_server import Command, Ended, PrefectServer, wait_until
 
 _SEEDS = count(7_000)
 _SLOW = 12  # seconds that a prediction takes: enough to interrupt its run

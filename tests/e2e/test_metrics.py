@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.batch_shell import KEY
-from tests.batches import pictures, write_manifest
-from tests.e2e.metered_batch import FAULTS, PRICE, ROWS, STORED, Metered
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO
-from tests.prefect_server import PrefectServer, wait_until
+from tests.support.batch_shell import KEY
+from tests.support.batches import pictures, write_manifest
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO
+from tests.support.metered_batch import FAULTS, PRICE, ROWS, STORED, Metered
+from tests.support.prefect_server import PrefectServer, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_the_receiver_tells_what_runs_of_a_worker_counted_before_they_ended(
     known = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator.url}
     described = str(PHOTO.parent.parent / "deployments" / "prefect.yaml")
     for arguments in (
-        ["-m", "deployments.cli", "setup", "--out", str(tmp_path / "out")],
+        ["-m", "prefect_wavespeed.deployments.cli.app", "setup", "--out", str(tmp_path / "out")],
         ["-m", "prefect", "work-pool", "create", "metered", "--type", "process"],  # with no runs of others
         [
             "-m",

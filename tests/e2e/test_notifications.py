@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.doc_pages import ROOT, blocks, told_events
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO
-from tests.prefect_server import PrefectServer, wait_until
+from tests.support.doc_pages import ROOT, blocks, told_events
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO
+from tests.support.prefect_server import PrefectServer, wait_until
 
 pytestmark = pytest.mark.e2e
 

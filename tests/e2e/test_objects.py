@@ -9,13 +9,13 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from restyle.errors import PredictionFailedError, SourceDeniedError
-from restyle.jobs import Restyled
-from tests.ceph import CephGateway
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO
-from tests.objects import World
-from tests.s3_servers import S3Server
+from prefect_wavespeed.errors import PredictionFailedError, SourceDeniedError
+from prefect_wavespeed.job import Restyled
+from tests.support.ceph import CephGateway
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO
+from tests.support.objects import World
+from tests.support.s3_servers import S3Server
 
 OTHER_PHOTO = PHOTO.with_name("coffee.jpg")
 

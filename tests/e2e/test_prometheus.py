@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from restyle.account import Summary
-from restyle.jobs import Metadata
-from tests.batches import pictures, write_manifest
-from tests.e2e.metered_batch import FAULTS, PRICE, ROWS, STORED, Metered
-from tests.emulator_process import Emulator
-from tests.notifications import aws
-from tests.prefect_server import PrefectServer, wait_until
-from tests.prometheus import DASHBOARD, Prometheus, documented, prometheus
-from tests.receivers import receiving
+from prefect_wavespeed.batch.report import Summary
+from prefect_wavespeed.job import Metadata
+from tests.support.batches import pictures, write_manifest
+from tests.support.emulator_process import Emulator
+from tests.support.metered_batch import FAULTS, PRICE, ROWS, STORED, Metered
+from tests.support.notifications import aws
+from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.prometheus import DASHBOARD, Prometheus, documented, prometheus
+from tests.support.receivers import receiving
 
 QUANTILES = "Seconds a job"
 # Each alert: what an hour of its series may be like, a sample a minute; when it fires; and its labels then.

@@ -10,10 +10,10 @@ from typing import Any
 import boto3
 import httpx
 
-from tests.ceph import CephGateway
-from tests.notifications import aws
-from tests.prefect_server import PrefectServer, wait_until
-from tests.receivers import TOKEN, receiving
+from tests.support.ceph import CephGateway
+from tests.support.notifications import aws
+from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.receivers import TOKEN, receiving
 
 USER, PASSWORD = "team", "a-password-of-prefects"
 

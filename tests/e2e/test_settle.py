@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from restyle.settling import Settled
-from tests import settler
-from tests.ceph import CephGateway
-from tests.emulator_process import Emulator
-from tests.prefect_server import Ended, PrefectServer
+from prefect_wavespeed.steps.settle import Settled
+from tests.support import settler
+from tests.support.ceph import CephGateway
+from tests.support.emulator_process import Emulator
+from tests.support.prefect_server import Ended, PrefectServer
 
 COUNT = 200
 

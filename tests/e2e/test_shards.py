@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from blocks import WaveSpeed
-from restyle.account import AccountRow, Summary, decode_part
-from tests.backends import behind_prefect, postgresql, redis
-from tests.batch_shell import KEY, TIMES
-from tests.batches import pictures, write_manifest
-from tests.emulator_process import Emulator
-from tests.prefect_server import Command, PrefectServer, wait_until
+from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
+from prefect_wavespeed.blocks import WaveSpeed
+from tests.support.backends import behind_prefect, postgresql, redis
+from tests.support.batch_shell import KEY, TIMES
+from tests.support.batches import pictures, write_manifest
+from tests.support.emulator_process import Emulator
+from tests.support.prefect_server import Command, PrefectServer, wait_until
 
 pytestmark = pytest.mark.e2e
 

@@ -17,18 +17,18 @@ from uuid import uuid4
 
 import pytest
 
-from restyle.client import WaveSpeedClient
-from restyle.jobs import Restyled, RunInfo
-from restyle.models import ReduxParams
-from restyle.objects import ObjectCreated, find
-from restyle.steps import Steps, carry_through
-from restyle.store import s3_store
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO
-from tests.notifications import aws, configured, eventbridge, sns
-from tests.prefect_server import PrefectServer, wait_until
-from tests.receivers import receiving
-from tests.s3_servers import S3Server, proxy
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.created_object import ObjectCreated, find
+from prefect_wavespeed.job import Restyled, RunInfo
+from prefect_wavespeed.steps.step_set import Steps, carry_through
+from prefect_wavespeed.storage.store import s3_store
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO
+from tests.support.notifications import aws, configured, eventbridge, sns
+from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.receivers import receiving
+from tests.support.s3_servers import S3Server, proxy
 
 COUNT = 500
 POISON = [

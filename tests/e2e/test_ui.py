@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.batch_shell import KEY
-from tests.batches import write_manifest
-from tests.browser import Page, chromium
-from tests.emulator_process import Emulator
-from tests.engine import PHOTO
-from tests.prefect_server import PrefectServer, wait_until
-from tests.s3_servers import S3Server
+from tests.support.batch_shell import KEY
+from tests.support.batches import write_manifest
+from tests.support.browser import Page, chromium
+from tests.support.emulator_process import Emulator
+from tests.support.engine import PHOTO
+from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.s3_servers import S3Server
 
 PHOTOS = sorted(PHOTO.parent.glob("*.jpg"))
 DEPLOYMENTS = ["restyle-image", "restyle-batch", "restyle-object", "settle"]
@@ -64,7 +64,10 @@ def world(
     with Emulator("--latency", "0.2", "0.4") as emulator:
         env = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator.url, **moto.env}
         described = str(_ROOT / "deployments" / "prefect.yaml")
-        restyle, deploy = ["-m", "deployments.cli"], ["-m", "prefect", "deploy", "--prefect-file"]
+        restyle, deploy = (
+            ["-m", "prefect_wavespeed.deployments.cli.app"],
+            ["-m", "prefect", "deploy", "--prefect-file"],
+        )
         for arguments in (
             [*restyle, "setup", "--out", out],
             [*deploy, described, "--all"],

@@ -10,13 +10,13 @@ import pytest
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
-from blocks.wavespeed import WaveSpeed
-from tests.batch_shell import KEY, Shell
-from tests.batches import pictures
+from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 from tests.e2e.test_batch import Ground, billed_by_image, emulator_of, finished
-from tests.emulator_process import Emulator
-from tests.prefect_server import PrefectServer, wait_until
-from tests.receivers import receiving
+from tests.support.batch_shell import KEY, Shell
+from tests.support.batches import pictures
+from tests.support.emulator_process import Emulator
+from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.receivers import receiving
 
 pytestmark = pytest.mark.e2e
 

@@ -1,0 +1,220 @@
+"""`restyle batch`: many images through the flow, with a progress bar and a few closing lines, or as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from contextlib import aclosing
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from json import dumps
+from math import isfinite
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from prefect_wavespeed.batch.manifest import BadRow, read_manifest
+from prefect_wavespeed.batch.report import Summary
+from prefect_wavespeed.batch.run import Batch, Order, Quote, account_folder, refusal
+from prefect_wavespeed.batch.run import Progress as Standing
+from prefect_wavespeed.deployments.cli._prefect import quiet_run
+from prefect_wavespeed.errors import ConfigurationError
+from prefect_wavespeed.job import RunInfo
+from prefect_wavespeed.settings import get_settings
+from prefect_wavespeed.storage.store import Store, is_block, open_store
+from prefect_wavespeed.words import counted
+
+_LINE_SECONDS = 10.0  # between lines where there is no terminal
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command was told."""
+
+    manifest: str
+    out: str
+    wavespeed: str
+    order: Order
+
+
+def run(options: Options, *, dry_run: bool, as_json: bool) -> int:
+    """Restyle the images, or tell what that would cost, and print what came of it.
+
+    Returns:
+        The exit status: 0.
+
+    Raises:
+        BaseException: what went wrong, to be told by the caller.
+    """
+    with quiet_run(
+        "run the same command again to go on where it is, nothing is billed twice; "
+        "or let `restyle settle` finish what was submitted"
+    ):
+        asyncio.run(_check(options))
+        if dry_run:
+            quote = asyncio.run(_quote(options))
+        else:
+            summary = _restyle(options, Console(stderr=True))
+    if dry_run:
+        print(dumps(asdict(quote)) if as_json else _quoted(quote, options.order))
+    else:
+        print(summary.model_dump_json() if as_json else _told(summary))
+    return 0
+
+
+async def _check(options: Options) -> None:
+    """Refuse what cannot work before Prefect is started, which takes seconds."""
+    get_settings()
+    order = options.order
+    if not 1 <= order.concurrency <= 10_000:
+        raise ConfigurationError(f"--concurrency {order.concurrency}: give 1 to 10000 predictions in flight")
+    if order.max_cost_usd is not None and not (isfinite(order.max_cost_usd) and order.max_cost_usd > 0):
+        raise ConfigurationError(f"--max-cost-usd {order.max_cost_usd:g}: give an amount above 0, in USD")
+    if not 0 <= order.max_failed <= 1:
+        raise ConfigurationError(
+            f"--max-failed {order.max_failed:g}: give a share of the rows from 0 to 1, such as 0.05"
+        )
+    if is_block(options.out):  # a block: the flow asks Prefect for it
+        return
+    store = open_store(options.out)
+    await _look_into(options.manifest, order, store)
+    await store.ready()
+
+
+async def _look_into(manifest: str, order: Order, store: Store) -> None:
+    """Read the first rows: what is wrong with a manifest is mostly wrong there already."""
+    async with aclosing(read_manifest(manifest, order.params, store)) as batches:
+        rows = await anext(batches)
+        bad = [row for row in rows if isinstance(row, BadRow)]
+        if bad and order.on_bad_row == "fail":
+            there_are_more = await anext(batches, None) is not None
+            told = f"{'the first ' if there_are_more else ''}{len(rows):,}"
+            raise refusal(bad, len(bad), told, can_be_skipped=len(bad) < len(rows))
+
+
+async def _quote(options: Options) -> Quote:
+    from prefect_wavespeed.blocks.output import open_output
+    from prefect_wavespeed.blocks.wavespeed import load_wavespeed
+
+    store = await open_output(options.out)
+    block = await load_wavespeed(options.wavespeed)
+    run = RunInfo(package_version="")
+    async with (
+        block.get_client() as client,
+        Batch(client, store, run, account_folder(datetime.now(UTC), "dry-run"), options.order) as batch,
+    ):
+        await batch.read(options.manifest)
+        return await batch.quote(count_done=True)
+
+
+def _restyle(options: Options, console: Console) -> Summary:
+    from prefect_wavespeed.flows import restyle_batch
+    from prefect_wavespeed.flows._progress import watcher
+
+    order = options.order
+    with _Bar(console) as bar:
+        token = watcher.set(bar.changed)
+        try:
+            # whoever sits at the terminal decides whether to go again
+            return asyncio.run(
+                restyle_batch.with_options(retries=0)(
+                    options.manifest,
+                    order.params,
+                    wavespeed=options.wavespeed,
+                    output=options.out,
+                    concurrency=order.concurrency,
+                    max_cost_usd=order.max_cost_usd,
+                    max_failed=order.max_failed,
+                    on_bad_row=order.on_bad_row,
+                    nsfw=order.nsfw,
+                    retry_failed=order.retry_failed,
+                    wait=order.wait,
+                )
+            )
+        finally:
+            watcher.reset(token)
+
+
+class _Bar:
+    """A progress bar on a terminal; elsewhere a plain line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("restyling"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[spent]}"),
+            TimeRemainingColumn(),
+            TextColumn("[red]{task.fields[failed]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None, rate="", spent="", failed="")
+        self._line = time.monotonic()
+
+    def __enter__(self) -> _Bar:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def changed(self, standing: Standing) -> None:
+        """Where the batch stands now."""
+        seconds = time.monotonic() - standing.started
+        stored, failed = standing.counts["stored"], standing.counts["failed"] + standing.counts["open"]
+        rate = f"{stored / seconds * 60:,.0f}/min" if stored else ""
+        spent = f"{standing.spent_usd:,.2f} USD"
+        told = f"{failed:,} failed" if failed else ""
+        if self._console.is_terminal:
+            self._bar.update(
+                self._task,
+                completed=standing.known,
+                total=standing.rows,
+                rate=rate,
+                spent=spent,
+                failed=told,
+            )
+        elif time.monotonic() - self._line > _LINE_SECONDS:
+            self._line = time.monotonic()
+            parts = [f"{standing.known:,} of {standing.rows:,} rows", rate, spent, told]
+            print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
+
+
+def _told(summary: Summary) -> str:
+    counts = ", ".join(f"{count:,} {status}" for status, count in summary.counts.items())
+    rate = "" if summary.images_per_minute is None else f", {summary.images_per_minute:,.0f} a minute"
+    spent = f"{summary.spent_usd:g} USD spent"
+    return (
+        f"{counted(summary.rows, 'row')}: {counts}\n"
+        f"{counted(summary.images, 'picture')} stored in {summary.seconds:,.1f} s{rate}; {spent}\n"
+        f"account: {summary.account}"
+    )
+
+
+def _are(count: int) -> str:
+    return f"{count:,} {'is' if count == 1 else 'are'}"
+
+
+def _quoted(quote: Quote, order: Order) -> str:
+    bad, cap = quote.invalid + quote.unusable, order.max_cost_usd
+    skipped = f", {counted(bad, 'bad row')} skipped" if bad else ""
+    hopeless = quote.unusable + (quote.failed or 0)
+    lines = [
+        f"{counted(quote.rows, 'row')}, {counted(quote.jobs, 'different image')} to make{skipped}",
+        f"{_are(quote.done or 0)} stored already",
+        *([f"{_are(quote.open)} open: taken up, billed only if it failed"] if quote.open else []),
+        *([f"{_are(quote.failed)} given up: not billed without --retry-failed"] if quote.failed else []),
+        f"{quote.billed:,} would be billed: {quote.usd:g} USD",
+        f"balance: {quote.balance_usd:g} USD" + ("" if quote.usd <= quote.balance_usd else ": not enough"),
+    ]
+    if cap is not None:
+        lines.append(f"--max-cost-usd: {cap:g} USD" + ("" if quote.usd <= cap else ": not enough"))
+    if hopeless > order.max_failed * quote.rows:
+        cannot = f"at least {counted(hopeless, 'row')} cannot be restyled"
+        lines.append(f"{cannot}: more than --max-failed {order.max_failed:g} allows, so it would fail")
+    return "\n".join([*lines, "nothing was spent"])

@@ -1,0 +1,1 @@
+"""WaveSpeedAI over HTTP."""

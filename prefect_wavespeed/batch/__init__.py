@@ -1,0 +1,1 @@
+"""Many jobs, one budget, one report."""

@@ -1,0 +1,237 @@
+"""An object that was created in a bucket, and what becomes of it: a job, a dead letter, or nothing.
+
+What lies there now is what counts, whatever the event says of it: so an event that comes twice, late or out
+of order makes no other job than ``restyle image s3://bucket/key`` would make, and nothing is billed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.rows import BadRow, RowReader
+from prefect_wavespeed.errors import ConfigurationError, PredictionFailedError, SourceDeniedError, SourceError
+from prefect_wavespeed.job import Job, Restyled, RunInfo, Source
+from prefect_wavespeed.ledger.ledger import DeadLetter, Failure, Ledger, now
+from prefect_wavespeed.quality.pictures import verify_source
+from prefect_wavespeed.sources.identify import find_object, object_source
+from prefect_wavespeed.steps.attempts import source_facts
+from prefect_wavespeed.storage.store import Store
+
+MetadataParam = Literal[
+    "size", "num_inference_steps", "guidance_scale", "num_images", "seed", "output_format"
+]
+"""A parameter that an object's own metadata may give, where that is allowed."""
+
+_SCHEME = "s3://"
+
+
+class ObjectCreated(BaseModel):
+    """That an object was created or overwritten, as a store's notification tells it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    bucket: str = Field(min_length=1, description="The bucket's name.", examples=["my-bucket"])
+    key: str = Field(
+        min_length=1, description="The object's key, not URL-encoded.", examples=["in/photo.jpg"]
+    )
+    version: str | None = Field(default=None, description="Its version, where the bucket keeps versions.")
+    etag: str | None = Field(default=None, description="Its ETag.")
+    sequencer: str | None = Field(
+        default=None, description="Orders the events of one key (AWS, Ceph and MinIO send one)."
+    )
+    size: int | None = Field(default=None, description="Its size in bytes.")
+
+    @property
+    def uri(self) -> str:
+        """``s3://bucket/key``."""
+        return f"{_SCHEME}{self.bucket}/{self.key}"
+
+    @property
+    def name(self) -> str:
+        """What names the work: the same for every delivery of one event, another once it is overwritten."""
+        return f"{self.uri}#{self._mark}"
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the event tells which version it is about."""
+        return bool(self._mark)
+
+    @property
+    def _mark(self) -> str:
+        version = None if self.version == "null" else self.version
+        marks = (("version", version), ("sequencer", self.sequencer), ("etag", self.etag))
+        return next((f"{kind}={value.strip(chr(34))}" for kind, value in marks if value), "")
+
+
+class Handled(BaseModel):
+    """What became of an event.
+
+    Attributes:
+        restyled: what is stored.
+        ignored: why there was nothing to do.
+    """
+
+    restyled: Restyled | None = None
+    ignored: str | None = None
+
+
+class Found(BaseModel):
+    """What an event is about.
+
+    Attributes:
+        job: what to do; None where there is nothing to do.
+        ignored: why there is nothing to do.
+        refused: why the job cannot be done, for good.
+    """
+
+    job: Job | None = None
+    ignored: str | None = None
+    refused: str | None = None
+
+
+async def find(
+    created: ObjectCreated,
+    watched: str,
+    params: ReduxParams,
+    from_metadata: Iterable[MetadataParam],
+    store: Store,
+) -> Found:
+    """Find out what is to be done about an object, with one GET and before anything is spent.
+
+    The picture's bytes are read only where nothing is known of its job yet.
+
+    Args:
+        created: the event.
+        watched: ``s3://bucket/prefix`` whose objects are to be restyled.
+        params: how to restyle them.
+        from_metadata: parameters that the object's own metadata may give, as ``restyle-num-images``.
+        store: where the outputs and the ledger are.
+
+    Raises:
+        ConfigurationError: the output and ``watched`` overlap, or ``watched`` is no ``s3://bucket/prefix``.
+        SourceDeniedError: these credentials may not read the object.
+        StoreError: the object or the ledger cannot be read now.
+    """
+    refuse_overlap(watched, store.uri)
+    if not _is_below(created, watched):
+        return Found(ignored=f"{created.uri} is not below {watched}")
+    if created.key.endswith("/"):
+        return Found(ignored=f"{created.uri} is a folder")
+    try:
+        there = await find_object(created.uri, store)
+    except SourceDeniedError:  # its next event, or the next batch, would be refused as well: mend the set-up
+        raise
+    except SourceError as error:  # what the event tells is all that is left of it
+        source = object_source(created.uri, created.version, created.etag)
+        return Found(job=Job(source=source, params=params), refused=error.message)
+    if there.ours:
+        return Found(ignored=f"{created.uri} is one of our own pictures (prediction-id in its metadata)")
+
+    job = _job(there.source, params, set(from_metadata), there.metadata)
+    if isinstance(job, Found):
+        return job
+    metadata, letter, open_job = await Ledger(store).look(job)
+    if metadata or letter or open_job.latest:
+        return Found(job=job)
+    try:
+        verify_source(await there.read(), f"image {created.uri}")
+    except SourceError as error:
+        return Found(job=job, refused=error.message)
+    return Found(job=job)
+
+
+async def give_up(job: Job, reason: str, store: Store, run: RunInfo) -> PredictionFailedError | None:
+    """Write the dead letter of a job that cannot be done, unless one is there, and return its error.
+
+    Returns:
+        None where the job is done, or somebody is at it: it is carried on with, like any other.
+
+    Raises:
+        StoreError, UnsafeStoreError: the store cannot be relied on.
+    """
+    await store.ready()
+    ledger = Ledger(store)
+    metadata, letter, open_job = await ledger.look(job)
+    if metadata or open_job.latest:
+        return None
+    letter = letter or await ledger.bury(
+        DeadLetter(
+            job_key=job.key,
+            last_attempt=0,
+            error=Failure(type="SourceError", message=reason),
+            flow_run_id=run.flow_run_id,
+            source=source_facts(job),
+            request=job.request(job.source.uri),
+            variant=job.variant,
+            attempts=[],
+            failed_at=now(),
+        )
+    )
+    return letter.as_error()
+
+
+def refuse_overlap(watched: str, output: str) -> None:
+    """Refuse an output whose objects a watch could take for new pictures, again and again.
+
+    Args:
+        watched: ``s3://bucket/prefix``. The prefix is S3's: ``in`` watches ``in-restyled/…`` as well.
+        output: the uri of the output's store: ``s3://bucket/prefix``, or a directory.
+
+    Raises:
+        ConfigurationError: one of the two lies inside the other, or ``watched`` is no ``s3://bucket/prefix``.
+    """
+    bucket, prefix = _watch(watched)
+    if not _overlap(bucket, prefix, output):
+        return
+    beside = f"{_SCHEME}{bucket}/restyled"
+    other = "another bucket" if _overlap(bucket, prefix, beside) else f"an output beside it, such as {beside}"
+    raise ConfigurationError(
+        f"output {output} and watched {watched} overlap, so what is stored could be restyled again: "
+        f"choose {other}"
+    )
+
+
+def _overlap(bucket: str, prefix: str, output: str) -> bool:
+    if not output.startswith(_SCHEME):
+        return False
+    there, _, folder = output[len(_SCHEME) :].partition("/")
+    ours = f"{folder.strip('/')}/" if folder.strip("/") else ""
+    return there == bucket and (ours.startswith(prefix) or prefix.startswith(ours))
+
+
+def _watch(watched: str) -> tuple[str, str]:
+    bucket, _, prefix = watched.removeprefix(_SCHEME).partition("/")
+    if not (watched.startswith(_SCHEME) and bucket):
+        raise ConfigurationError(f"watched {watched or '(empty)'}: give s3://bucket/prefix")
+    return bucket, prefix
+
+
+def _is_below(created: ObjectCreated, watched: str) -> bool:
+    bucket, prefix = _watch(watched)
+    return created.bucket == bucket and created.key.startswith(prefix)
+
+
+def _job(
+    source: Source, params: ReduxParams, allowed: set[MetadataParam], metadata: Mapping[str, str]
+) -> Job | Found:
+    """The job, with what the object's own metadata may say of it; refused where that is not valid."""
+    given: dict[str, str] = {
+        name: value for name in allowed if (value := metadata.get(_header(name))) is not None
+    }
+    row = RowReader(params, from_text=True).read(0, {"image": source.uri, **given})
+    if not isinstance(row, BadRow):
+        return Job(source=source, params=row.params)
+    # a key of its own: the letter must not stand in the way of the object's mended metadata
+    wrong = "&".join(f"{_header(name)}={given[name]}" for name in sorted(given))
+    wrongly = source.model_copy(update={"identity": f"{source.identity}#{wrong}"})
+    reason = f"image {source.uri}: its metadata restyle-… cannot be used: {row.reason}"
+    return Found(job=Job(source=wrongly, params=params), refused=reason)
+
+
+def _header(name: str) -> str:
+    """``num_images`` as it stands in an object's metadata."""
+    return f"restyle-{name.replace('_', '-')}"

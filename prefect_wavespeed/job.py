@@ -1,0 +1,221 @@
+"""What a job is: its key, its names, and what is written down about it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from datetime import datetime
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from prefect_wavespeed.api.models import MAX_SEED, MODEL, ReduxParams, ReduxRequest
+
+NsfwPolicy = Literal["keep", "quarantine", "drop"]
+
+# How an answer travels is no part of the picture: the same picture asked for both ways is one job.
+_TRANSPORT = frozenset({"enable_base64_output", "enable_sync_mode"})
+_NOT_SLUG = re.compile(r"[^a-z0-9]+")
+
+
+def picture_params(params: ReduxParams) -> dict[str, Any]:
+    """The parameters that decide what the picture looks like."""
+    return params.model_dump(include=set(ReduxParams.model_fields) - _TRANSPORT)
+
+
+def slug(name: str) -> str:
+    """A file name as a readable part of an object's key: ``Été 2024.JPG`` gives ``ete-2024``."""
+    stem = PurePosixPath(name).stem or name
+    ascii_stem = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
+    return _NOT_SLUG.sub("-", ascii_stem.lower()).strip("-")[:40].rstrip("-") or "image"
+
+
+class Source(BaseModel):
+    """A source picture.
+
+    Attributes:
+        uri: what to show of it: no signature, no credentials.
+        identity: what makes it this picture and no other.
+        name: its file name.
+        location: where to get it: may carry a signature, so it is never shown or stored.
+        sha256: of its bytes, where we hold them.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    uri: str
+    identity: str
+    name: str
+    location: str = Field(repr=False)
+    sha256: str | None = None
+
+
+class Job(BaseModel):
+    """One request to the model: a source, parameters and a variant.
+
+    Raises:
+        pydantic.ValidationError: an explicit seed together with a variant other than 0.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    source: Source
+    params: ReduxParams = ReduxParams()
+    variant: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _seed_or_variant(self) -> Job:
+        if self.variant and self.params.seed != -1:
+            raise ValueError(
+                "a variant other than 0 chooses its own seed: give either variant or seed, not both"
+            )
+        return self
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of what is asked for: two jobs with one key are one job."""
+        asked = {
+            "model": MODEL,
+            "source": self.source.identity,
+            "params": picture_params(self.params),
+            "variant": self.variant,
+        }
+        return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def seed(self) -> int:
+        """The seed that is sent: the explicit one, else one derived from the key."""
+        return self.params.seed if self.params.seed != -1 else int(self.key[:16], 16) % (MAX_SEED + 1)
+
+    @property
+    def name(self) -> str:
+        """Name of the job's folder."""
+        return f"{slug(self.source.name)}-{self.key[:16]}"
+
+    @property
+    def label(self) -> str:
+        """Short name for people."""
+        return f"{slug(self.source.name)}-{self.key[:4]}"
+
+    def request(self, image_url: str) -> ReduxRequest:
+        """The request as it is sent, with its real seed."""
+        return ReduxRequest(**self.params.model_dump(exclude={"seed"}), seed=self.seed, image=image_url)
+
+
+class RunInfo(BaseModel):
+    """Which run made a file."""
+
+    flow: str | None = None
+    flow_run_id: str | None = None
+    flow_run_name: str | None = None
+    deployment: str | None = None
+    task_run_ids: list[str] = Field(default_factory=list)
+    prefect_version: str | None = None
+    package_version: str
+    git_commit: str | None = None
+
+
+class SourceFacts(BaseModel):
+    """The source, as the side-car tells it."""
+
+    uri: str
+    identity: str
+    sha256: str | None = None
+
+
+class PredictionFacts(BaseModel):
+    """The prediction, as the side-car tells it."""
+
+    id: str
+    created_at: datetime | None = None
+    inference_ms: float | None = None
+    has_nsfw_contents: list[bool] = Field(default_factory=list)
+
+
+class OutputFacts(BaseModel):
+    """One output. A dropped one (``nsfw="drop"``) has no key and nothing that is told by its bytes."""
+
+    key: str | None = Field(description="Object key below the output's prefix.")
+    sha256: str | None = None
+    bytes: int | None = None
+    content_type: str | None = None
+    width: int | None = Field(default=None, description="Pixels.")
+    height: int | None = Field(default=None, description="Pixels.")
+    nsfw: bool = False
+
+
+class Cost(BaseModel):
+    """What the job cost, and how that is known."""
+
+    usd: float | None = None
+    basis: Literal["quoted", "billed"] | None = None
+
+
+class Attempt(BaseModel):
+    """One attempt at the job, as the ledger saw it."""
+
+    claimed_at: datetime
+    flow_run_id: str | None = Field(default=None, description="The flow run that made it, and paid for it.")
+    prediction_id: str | None = None
+    error: str | None = None
+
+
+class Times(BaseModel):
+    """When things happened. ``claimed`` and ``submitted`` are told by the store's clock."""
+
+    claimed: datetime | None = None
+    submitted: datetime | None = None
+    completed: datetime | None = None
+    stored: datetime
+
+
+class Metadata(BaseModel):
+    """The side-car, ``metadata.json``: it exists, so the job is done."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    job_key: str = Field(pattern=r"^[0-9a-f]{64}$")
+    model: str = MODEL
+    variant: int = Field(ge=0)
+    source: SourceFacts
+    request: ReduxRequest = Field(description="As sent, with its real seed; the URL without its signature.")
+    prediction: PredictionFacts
+    outputs: list[OutputFacts]
+    cost: Cost
+    attempts: list[Attempt]
+    run: RunInfo
+    times: Times
+
+
+class Output(BaseModel):
+    """One restyled picture. A dropped one has no uri."""
+
+    uri: str | None
+    sha256: str | None = None
+    bytes: int | None = None
+    width: int | None = None
+    height: int | None = None
+    content_type: str | None = None
+    nsfw: bool = False
+
+
+class Restyled(BaseModel):
+    """What became of a job.
+
+    Attributes:
+        cached: whether it was done before this run looked.
+        cost_usd: what this job cost in USD; 0 when cached, None when the price is not known.
+    """
+
+    job_key: str
+    prediction_id: str
+    cached: bool
+    cost_usd: float | None
+    seed: int
+    outputs: list[Output]
+    metadata_uri: str

@@ -1,0 +1,1 @@
+"""Who may submit a job, what came of it, and that it is done."""

@@ -1,0 +1,57 @@
+"""What this process counts, for Prometheus: in the default registry of its client library.
+
+Prefect serves that registry from the process of a run (PREFECT_CLIENT_METRICS_ENABLED), the receiver at
+/metrics. Counters are of this process: an output's whole account is what `restyle costs` adds up.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from prefect_wavespeed.job import Times
+
+JOBS = Counter(
+    "restyle_jobs",
+    "Jobs that have ended here: stored, found (stored earlier, not billed again) or failed for good",
+    ["outcome"],
+)
+SECONDS = Histogram(
+    "restyle_job_seconds",
+    "From the claim of a job to its side-car, in seconds",
+    buckets=(1, 2, 3, 5, 8, 13, 21, 34, 60, 120, 300, 900, float("inf")),
+)
+SPENT = Counter("restyle_spent_usd", "Quoted price of what was submitted, in USD; refunds are not taken off")
+IN_FLIGHT = Gauge(
+    "restyle_predictions_in_flight", "Predictions that are waited for", multiprocess_mode="livesum"
+)
+SUBMISSIONS = Counter(
+    "restyle_submissions",
+    "Submissions: accepted, refused, rate_limited (429), unsent (no connection), unanswered (may be billed)",
+    ["outcome"],
+)
+RETRIES = Counter("restyle_retries", "Submissions accepted for jobs whose earlier attempts came to nothing")
+ADOPTIONS = Counter("restyle_adoptions", "Submissions without an answer that the account's history showed")
+ANSWERS = Counter(
+    "restyle_api_answers", "Answers of the API by HTTP status; none where there was no answer", ["status"]
+)
+
+# A series that begins at 0 has its first increase, too.
+STORED, FOUND, FAILED = map(JOBS.labels, ("stored", "found", "failed"))
+for _outcome in ("accepted", "refused", "rate_limited", "unsent", "unanswered"):
+    SUBMISSIONS.labels(_outcome)
+for _status in (200, 400, 429, 500, 503, "none"):
+    ANSWERS.labels(_status)
+
+
+def stored(times: Times) -> None:
+    """A job's side-car is written."""
+    STORED.inc()
+    if times.claimed:
+        # the claim's by the store's clock, the other by ours
+        SECONDS.observe(max(0.0, (times.stored - times.claimed).total_seconds()))
+
+
+def adopted(usd: float | None) -> None:
+    """The history showed what a submission without an answer had created: it is billed."""
+    ADOPTIONS.inc()
+    SPENT.inc(usd or 0)

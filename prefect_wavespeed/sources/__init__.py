@@ -1,0 +1,1 @@
+"""What an ``image`` may be, and how WaveSpeedAI gets to see it."""

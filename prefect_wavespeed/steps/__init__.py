@@ -1,0 +1,1 @@
+"""The steps of a job: submit, await its prediction, collect its outputs."""

@@ -1,0 +1,122 @@
+"""A completed prediction's pictures: fetched, verified, stored."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.api.models import Prediction
+from prefect_wavespeed.errors import NotFoundError, OutputError
+from prefect_wavespeed.job import Job, NsfwPolicy, OutputFacts, RunInfo
+from prefect_wavespeed.quality.pictures import examine_output
+from prefect_wavespeed.steps.poll_schedule import backoff
+from prefect_wavespeed.storage.store import Store
+
+TRIES = 5
+_QUICK = 200_000  # bytes of a JPEG that are read in two milliseconds: not worth a change of threads
+
+OnThumbnail = Callable[[str, int, bytes], None]
+"""What is given each output's thumbnail: the job's key, the output's place (0, 1, …), a small JPEG."""
+
+
+@dataclass
+class Collector:
+    """Brings the outputs of one prediction into the store.
+
+    Attributes:
+        prediction: as it is told last; asking again gives its outputs fresh URLs.
+        on_thumbnail: given a small JPEG of each output, from the same decoding that verifies it.
+    """
+
+    client: WaveSpeedClient
+    store: Store
+    job: Job
+    prediction: Prediction
+    run: RunInfo
+    nsfw: NsfwPolicy
+    on_thumbnail: OnThumbnail | None = None
+
+    @property
+    def object_metadata(self) -> dict[str, str]:
+        """What every object of the job bears as S3 metadata."""
+        return {
+            "job-key": self.job.key,
+            "prediction-id": self.prediction.id,
+            "flow-run-id": self.run.flow_run_id or "",
+            "seed": str(self.job.seed),
+        }
+
+    async def collect(self) -> list[OutputFacts]:
+        """Store all outputs.
+
+        Raises:
+            OutputError: one cannot be had whole, after several tries.
+            NotFoundError: WaveSpeedAI does not know the prediction any more.
+            RestyleError: the API or the store cannot be used now.
+        """
+        return [await self._output(index) for index in range(len(self.prediction.outputs))]
+
+    async def _output(self, index: int) -> OutputFacts:
+        flagged = self.prediction.has_nsfw_contents[index : index + 1] == [True]
+        if flagged and self.nsfw == "drop":
+            return OutputFacts(key=None, nsfw=True)
+        folder = "quarantine" if flagged and self.nsfw == "quarantine" else "images"
+        data, facts, small = await self._fetch(index)
+        facts.key = f"{folder}/{self.job.name}/{index + 1}.{self.job.params.output_format}"
+        facts.nsfw = flagged
+        await self._keep(facts.key, data, facts.content_type or "")
+        if self.on_thumbnail and small:
+            with suppress(Exception):  # it is for show: the picture that was paid for is stored
+                self.on_thumbnail(self.job.key, index, small)
+        return facts
+
+    async def _fetch(self, index: int) -> tuple[bytes, OutputFacts, bytes | None]:
+        """One output, whole and verified; a URL that has expired is asked for anew."""
+        waits = backoff()
+        for left in reversed(range(TRIES)):
+            try:
+                output = self.prediction.outputs[index]
+                data = self.prediction.inline(output) or await self.client.download(output)
+                return data, *(await self._examined(data))
+            except NotFoundError as error:
+                problem = OutputError(error.message)
+            except OutputError as error:
+                problem = error
+            problem.job_key, problem.prediction_id = self.job.key, self.prediction.id
+            if not left or not problem.retryable:
+                raise problem
+            await asyncio.sleep(next(waits))
+            fresh = await self.client.result(self.prediction.id)
+            if len(fresh.outputs) > index:
+                self.prediction = fresh
+        raise AssertionError("unreachable")
+
+    async def _examined(self, data: bytes) -> tuple[OutputFacts, bytes | None]:
+        wanted, small = self.job.params.output_format, self.on_thumbnail is not None
+        if wanted == "jpeg" and len(data) <= _QUICK:
+            return _examine(data, wanted, with_thumbnail=small)
+        return await asyncio.to_thread(_examine, data, wanted, with_thumbnail=small)
+
+    async def _keep(self, path: str, data: bytes, content_type: str) -> None:
+        if await self.store.create(path, data, content_type, self.object_metadata):
+            return
+        # From an earlier run of the same job: the same picture, unless that was another prediction's.
+        if await self.store.get(path) != data:
+            await self.store.put(path, data, content_type, self.object_metadata)
+
+
+def _examine(data: bytes, expected_format: str, *, with_thumbnail: bool) -> tuple[OutputFacts, bytes | None]:
+    info, small = examine_output(data, expected_format, with_thumbnail=with_thumbnail)
+    facts = OutputFacts(
+        key=None,
+        sha256=hashlib.sha256(data).hexdigest(),
+        bytes=len(data),
+        content_type=info.content_type,
+        width=info.width,
+        height=info.height,
+    )
+    return facts, small

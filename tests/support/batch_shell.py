@@ -1,0 +1,82 @@
+"""The command `restyle batch` run as a process, against a Prefect server and an emulator."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
+from tests.support.batches import write_manifest
+from tests.support.emulator_process import Emulator
+from tests.support.prefect_server import Command, Ended, PrefectServer
+
+KEY = "key-that-nobody-may-see"
+# Short enough not to wait for long after a kill, long enough for a busy machine.
+TIMES = {
+    "RESTYLE_LEASE_SECONDS": "12",
+    "RESTYLE_SUBMIT_TIMEOUT_SECONDS": "4",
+    "RESTYLE_RECONCILE_SECONDS": "1.5",
+}
+
+
+@dataclass
+class Shell:
+    """Runs `restyle batch` with a key and the emulator's URL."""
+
+    prefect: PrefectServer
+    emulator: Emulator
+    folder: Path
+
+    @property
+    def out(self) -> str:
+        """Where the pictures go."""
+        return str(self.folder / "out")
+
+    def manifest(self, rows: list[dict[str, Any]], name: str = "m.jsonl") -> str:
+        """Write a manifest."""
+        return write_manifest(self.folder / name, rows)
+
+    def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> Command:
+        """Start the command; into `out` and with small pictures, if the arguments do not say otherwise."""
+        usual = {"--out": self.out, "--size": "256*256"}
+        more = [word for name in usual if name not in arguments for word in (name, usual[name])]
+        return self.prefect.start("batch", *arguments, *more, env={**self.env, **(env or {})})
+
+    def batch(self, *arguments: str, env: Mapping[str, str] | None = None) -> Ended:
+        """Run the command to its end."""
+        return self.start(*arguments, env=env).ended()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What the command finds in its environment, on top of the server's."""
+        return {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": self.emulator.url, **TIMES}
+
+    def account(self, summary: Summary) -> list[AccountRow]:
+        """The rows of a run's account."""
+        return decode_part((Path(summary.account) / "manifest.jsonl").read_bytes())
+
+    def stored(self) -> int:
+        """How many jobs are done."""
+        return len(list((self.folder / "out" / "images").glob("*/metadata.json")))
+
+
+# What tells how it goes where there is no terminal: on a slow machine a short run has such lines, too.
+PROGRESS = re.compile(r"^[\d,]+ of [\d,]+ rows(, [\d,]+/min)?, [\d,.]+ USD(, [\d,]+ failed)?\n", re.MULTILINE)
+
+
+def told(ended: Ended) -> str:
+    """What is said on stderr, but how it goes."""
+    return PROGRESS.sub("", ended.stderr)
+
+
+def one_line(ended: Ended, status: int = 1, begins: str = "error: ") -> str:
+    """What a command that comes to nothing says: one line on stderr, and nothing else."""
+    said = told(ended)
+    assert (ended.status, ended.stdout) == (status, ""), ended
+    assert said.startswith(begins), ended
+    assert said.count("\n") == 1
+    assert KEY not in said
+    return said

@@ -1,0 +1,93 @@
+"""A batch through the engine, without Prefect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
+from prefect_wavespeed.batch.run import Batch, Carrier, Order, Progress, account_folder
+from prefect_wavespeed.errors import RestyleError
+from prefect_wavespeed.job import RunInfo
+from prefect_wavespeed.settings import Settings
+from prefect_wavespeed.steps.step_set import Steps
+from prefect_wavespeed.storage.store import Store, open_store
+from tests.support.engine import QUICK
+
+PLACE = "https://example.com"
+
+
+@dataclass
+class Accounted:
+    """What came of a batch: its summary and rows as they were stored, and why it counts as failed."""
+
+    summary: Summary
+    rows: list[AccountRow]
+    error: RestyleError | None
+    store: Store
+    folder: str
+
+    @property
+    def statuses(self) -> list[str]:
+        """What became of each row."""
+        return [row.status for row in self.rows]
+
+
+def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> str:
+    """Write a JSONL manifest, and return its path."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def pictures(count: int, **more: Any) -> list[dict[str, Any]]:
+    """Rows for so many different pictures, for an emulator that serves one made beforehand."""
+    return [{"image": f"{PLACE}/{n}.jpg", "id": f"n{n}", **more} for n in range(1, count + 1)]
+
+
+async def restyle_all(
+    base_url: str,
+    output: str | Store,
+    manifest: str | Sequence[str],
+    order: Order | None = None,
+    *,
+    settings: Settings = QUICK,
+    key: str = "test-key",
+    run_id: str | None = None,
+    again: bool = False,
+    on_change: Callable[[Progress], None] = lambda _: None,
+) -> Accounted:
+    """Carry a batch out, and read its account back.
+
+    Raises:
+        RestyleError: it was refused before anything was submitted.
+    """
+    order = order or Order()
+    store = open_store(output) if isinstance(output, str) else output
+    run = RunInfo(package_version="test", flow_run_id=run_id or str(uuid4()))
+    folder = account_folder(datetime.now(UTC), str(run.flow_run_id))
+    submit_timeout = settings.submit_timeout_seconds
+    async with (
+        WaveSpeedClient(key, base_url, submit_timeout=submit_timeout, timeout=2) as client,
+        Batch(client, store, run, folder, order, again=again, on_change=on_change) as batch,
+    ):
+        await batch.read(manifest)
+        await batch.afford()
+
+        async def admit(job: Any, attempt: int, usd: float | None) -> None:
+            await batch.admit(job, attempt)
+
+        steps = Steps(client, store, settings, admit=admit, on_thumbnail=batch.plan.keep_thumbnail)
+        submit = partial(steps.submit, run=run, nsfw=order.nsfw, retry_failed=order.retry_failed)
+        download = partial(steps.download, run=run, nsfw=order.nsfw)
+        await batch.carry_out(Carrier(submit, steps.poll, download, look=steps.look).patient())
+        summary = await batch.close()
+        account = await store.get(f"{folder}/manifest.jsonl")
+        assert account is not None
+        return Accounted(summary, decode_part(account), batch.verdict(summary), store, folder)

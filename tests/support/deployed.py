@@ -1,0 +1,239 @@
+"""The whole of it as a team runs it: server, worker, deployments, receiver, bucket, and the emulator."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tests.support.backends import behind_prefect, postgresql, redis
+from tests.support.ceph import CephGateway
+from tests.support.emulator_process import Emulator
+from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.receivers import Receiving, free_port, receiving
+
+KEY = "key-that-nobody-may-see"
+PASSWORD = "team:a-password-of-prefects"
+RUNS = 3
+"""Objects that are worked on at once: a process each."""
+
+_FILE = str(Path(__file__).resolve().parents[2] / "deployments" / "prefect.yaml")
+_ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+_READ_TOKEN = "from prefect.blocks.system import Secret; print(Secret.load('restyle-receiver-token').get())"
+
+
+@dataclass
+class Deployed:
+    """What is running, and a look at what comes of it.
+
+    Attributes:
+        elsewhere: an empty folder: where the worker is started.
+        receiver: set while it runs.
+        worker: the process of it.
+    """
+
+    prefect: PrefectServer
+    ceph: CephGateway
+    emulator: Emulator
+    elsewhere: Path
+    receiver_port: int = field(default_factory=free_port)
+    token: str = field(default="", repr=False)
+    receiver: Receiving = field(init=False)
+    worker: subprocess.Popen[bytes] = field(init=False)
+    _sources: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def watch(self) -> str:
+        return f"s3://{self.ceph.bucket}/in/"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Of all that runs; the leases are short, so that what was lost is soon taken over."""
+        return {
+            **self.prefect.env,
+            **self.ceph.env,
+            "RESTYLE_LEASE_SECONDS": "30",
+            "RESTYLE_SUBMIT_TIMEOUT_SECONDS": "10",
+            "RESTYLE_RECONCILE_SECONDS": "5",
+            "PREFECT_WORKER_QUERY_SECONDS": "2",
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        }
+
+    # --- what a team does ---
+
+    def set_up(self, **more: str) -> None:
+        """Run ``restyle setup`` and ``prefect deploy``, as docs/deploying.md says."""
+        env = {
+            **self.env,
+            "WAVESPEED_API_KEY": KEY,
+            "WAVESPEED_BASE_URL": self.emulator.url,
+            "RESTYLE_WATCH": self.watch,
+            "RESTYLE_RUNS": str(RUNS),
+            "RESTYLE_WEBHOOK_URL": f"http://127.0.0.1:{self.receiver_port}/wavespeed",
+            **more,
+        }
+        self._run(["restyle", "setup", "--out", f"s3://{self.ceph.bucket}/out"], env)
+        self._run(["prefect", "deploy", "--prefect-file", _FILE, "--all"], env)
+
+    def read_token(self) -> str:
+        """The token of the receiver, as docs/deploying.md tells to read it."""
+        return self._run([sys.executable, "-c", _READ_TOKEN], self.env).strip()
+
+    def _run(self, command: list[str], env: dict[str, str]) -> str:
+        done = subprocess.run(
+            command, env=env, cwd=self.elsewhere, stdin=subprocess.DEVNULL, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done
+        assert KEY not in done.stdout + done.stderr
+        return done.stdout
+
+    def start_worker(self) -> None:
+        with (self.elsewhere / "worker.log").open("ab") as log:
+            self.worker = subprocess.Popen(
+                ["prefect", "worker", "start", "--pool", "restyle"],
+                env=self.env,
+                cwd=self.elsewhere,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill_worker(self) -> None:
+        """Kill it and the processes of its runs, none of which is told: the machine is gone."""
+        doomed = [self.worker.pid, *_below(self.worker.pid)]
+        for pid in doomed:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)  # none of them sees another one end
+        doomed += [child for pid in doomed for child in _below(pid)]
+        for pid in doomed:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.worker.wait()
+
+    def listen(self, prefix: str) -> None:
+        """Let the bucket tell the receiver of what is created below a prefix, and of nothing else."""
+        self.ceph.notify(f"{self.receiver.url}/s3?token={self.token}", prefix)
+
+    def put(self, key: str, data: bytes) -> str:
+        """Put an object into the bucket, and return its URI."""
+        self.ceph.client().put_object(Bucket=self.ceph.bucket, Key=key, Body=data)
+        return f"s3://{self.ceph.bucket}/{key}"
+
+    # --- what comes of it ---
+
+    def keys(self, prefix: str) -> list[str]:
+        pages = self.ceph.client().get_paginator("list_objects_v2")
+        listed = pages.paginate(Bucket=self.ceph.bucket, Prefix=prefix)
+        return [entry["Key"] for page in listed for entry in page.get("Contents", [])]
+
+    def read(self, key: str) -> bytes:
+        return self.ceph.client().get_object(Bucket=self.ceph.bucket, Key=key)["Body"].read()
+
+    def stored(self, prefix: str) -> Counter[str]:
+        """How many side-cars there are for each source below a prefix of the bucket."""
+        for key in self.side_cars():
+            if key not in self._sources:  # they never change
+                self._sources[key] = json.loads(self.read(key))["source"]["uri"]
+        below = f"s3://{self.ceph.bucket}/{prefix}"
+        return Counter(uri for uri in self._sources.values() if uri.startswith(below))
+
+    def side_cars(self) -> list[str]:
+        """The keys of all side-cars."""
+        return [key for key in self.keys("out/images/") if key.endswith("/metadata.json")]
+
+    def billed(self) -> int:
+        """How many predictions were billed."""
+        return sum(prediction["billed"] for prediction in self.emulator.ledger()["predictions"])
+
+    def patience(self, automation: str, seconds: int) -> None:
+        """Let an automation of `restyle setup` wait no longer than this, until that is run again."""
+        (there,) = [one for one in self.prefect.all("automations") if one["name"] == automation]
+        kept = {key: there[key] for key in ("name", "description", "enabled", "actions")}
+        changed = {**kept, "trigger": {**there["trigger"], "within": seconds}}
+        self.prefect.call("PUT", f"/automations/{there['id']}", changed)
+
+    def letters(self) -> dict[str, str]:
+        """The reasons of the dead letters, by source."""
+        letters = [json.loads(self.read(key)) for key in self.keys("out/failed/")]
+        return {letter["source"]["uri"]: letter["error"]["message"] for letter in letters}
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.prefect.call("GET", f"/deployments/name/{name}/{name}")
+        return found
+
+    def start(self, name: str, **parameters: Any) -> str:
+        """Start a run of a deployment, and return its id."""
+        path = f"/deployments/{self.deployment(name)['id']}/create_flow_run"
+        return str(
+            self.prefect.call("POST", path, {"parameters": parameters, "state": {"type": "SCHEDULED"}})["id"]
+        )
+
+    def run(self, run: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.prefect.call("GET", f"/flow_runs/{run}")
+        return found
+
+    def ended(self, run: str) -> dict[str, Any]:
+        """Wait for the end of a run."""
+        wait_until(lambda: self.run(run)["state_type"] in _ENDED, 240)
+        return self.run(run)
+
+    def runs(self, name: str, **wanted: Any) -> list[dict[str, Any]]:
+        """The runs of a deployment."""
+        return self.prefect.all("flow_runs", deployments={"name": {"any_": [name]}}, flow_runs=wanted or None)
+
+    def runs_of(self, key: str) -> list[dict[str, Any]]:
+        """The runs that an event of this object started."""
+        runs = self.runs("restyle-object")
+        return [run for run in runs if run["parameters"].get("created", {}).get("key") == key]
+
+
+def _below(pid: int) -> list[int]:
+    """The processes that a process started, and those that they did."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(ValueError, OSError):
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+    children = [child for child, parent in parents.items() if parent == pid]
+    return children + [grandchild for child in children for grandchild in _below(child)]
+
+
+@contextmanager
+def deployed(ceph: CephGateway, emulator: Emulator, folder: Path) -> Iterator[Deployed]:
+    """All of it, running; nothing of it is left afterwards."""
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    ceph = replace(ceph, bucket="deployed")  # others use the other one
+    ceph.client().create_bucket(Bucket=ceph.bucket)
+    with (
+        postgresql() as database,
+        redis() as messages,
+        PrefectServer(folder / "prefect", behind_prefect(database, messages), PASSWORD) as prefect,
+    ):
+        team = Deployed(prefect, ceph, emulator, elsewhere)
+        team.set_up()
+        team.token = team.read_token()
+        env = {**team.env, "RESTYLE_RECEIVER_TOKEN": ""}  # the block serves
+        with receiving(prefect, env=env, port=team.receiver_port) as team.receiver:
+            team.listen("in/")
+            team.start_worker()
+            try:
+                yield team
+            finally:
+                team.kill_worker()
+
+
+def seconds_until(condition: Callable[[], Any], timeout: float = 240) -> float:
+    """Wait until a condition holds, and say how long that took."""
+    began = time.monotonic()
+    wait_until(condition, timeout)
+    return time.monotonic() - began

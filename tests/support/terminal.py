@@ -1,0 +1,72 @@
+"""Programs on a terminal, for tests."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import termios
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+_SECONDS = 120.0  # without a word
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """An environment that says nothing of colours and widths."""
+    unwanted = ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
+    told = {name: value for name, value in os.environ.items() if name not in unwanted}
+    return {**told, "PYTHONPATH": str(_ROOT), "TERM": "xterm-256color", **more}
+
+
+def open_terminal(columns: int) -> tuple[int, int]:
+    """A terminal that is so wide: our end, and the program's."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    return ours, theirs
+
+
+def plain(shown: str) -> str:
+    """What is shown, without colours and what moves the cursor."""
+    return _ESCAPE.sub("", shown)
+
+
+def on_terminal(
+    command: Sequence[str],
+    *,
+    typed: str = "",
+    columns: int = 80,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> str:
+    """What a program shows on a terminal that is so wide, where this is typed."""
+    ours, theirs = open_terminal(columns)
+    process = subprocess.Popen(
+        command,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        env=env or environment(),
+        cwd=cwd,
+    )
+    os.close(theirs)
+    os.write(ours, typed.encode())
+    shown = b""
+    with suppress(OSError):  # which is how the end is told
+        while select.select([ours], [], [], _SECONDS)[0] and (more := os.read(ours, 65536)):
+            shown += more
+    os.close(ours)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise AssertionError(f"it does not end: {shown.decode()}") from None
+    return shown.decode().replace("\r\n", "\n")
