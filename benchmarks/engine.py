@@ -10,25 +10,25 @@ from pathlib import Path
 
 from benchmarks.contender import IMAGE, Work, contend, now
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.batch.run import Batch, Carrier, Order
+from prefect_wavespeed.batch.run import Batch, BatchOptions, Carrier
 from prefect_wavespeed.job import Job, RunInfo
-from prefect_wavespeed.steps.step_set import Steps
+from prefect_wavespeed.steps.step_set import StepSet
 from prefect_wavespeed.storage.store import open_store
 
 
 async def _restyle_all(work: Work, manifest: str) -> float:
     store = open_store(work.output)
     run = RunInfo(package_version="bench", flow_run_id="bench")
-    order = Order(concurrency=work.in_flight)
+    options = BatchOptions(concurrency=work.in_flight)
     async with (
         WaveSpeedClient("bench-key", work.base_url, max_connections=work.in_flight) as client,
-        Batch(client, store, run, "runs/bench", order) as batch,
+        Batch(client, store, run, "runs/bench", options) as batch,
     ):
 
         async def admit(job: Job, attempt: int, usd: float | None) -> None:
             await batch.budget.take(job, attempt)
 
-        steps = Steps(client, store, admit=admit)
+        steps = StepSet(client, store, admit=admit)
         await batch.read(manifest)
         await batch.afford()
         submit, download = partial(steps.submit, run=run), partial(steps.download, run=run)

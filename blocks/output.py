@@ -10,7 +10,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.filesystems import LocalFileSystem
 from pydantic import ValidationError
 
-from prefect_wavespeed.errors import ConfigurationError, clean
+from prefect_wavespeed.errors import ConfigurationError, redact
 from prefect_wavespeed.storage.store import LOCAL, Store, directory_store, is_block, open_store, s3_store
 
 _B = TypeVar("_B", bound=Block)
@@ -59,4 +59,4 @@ async def _load(block: type[_B], output: str, name: str) -> _B:
             raise ConfigurationError(
                 f"output {output}: no such block is saved: make it with `restyle setup --out …`"
             ) from None
-        raise ConfigurationError(f"output {output}: the block cannot be loaded: {clean(error)}") from None
+        raise ConfigurationError(f"output {output}: the block cannot be loaded: {redact(error)}") from None

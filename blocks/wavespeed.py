@@ -12,7 +12,7 @@ from prefect.exceptions import ObjectNotFound
 from pydantic import Field, HttpUrl, SecretStr, ValidationError
 
 from prefect_wavespeed.api.client import WaveSpeedClient, is_loopback
-from prefect_wavespeed.errors import ConfigurationError, clean
+from prefect_wavespeed.errors import ConfigurationError, redact
 from prefect_wavespeed.settings import get_settings
 
 BASE_URL = "https://api.wavespeed.ai"
@@ -120,7 +120,7 @@ class WaveSpeed(CredentialsBlock):
         if not encrypted or "@" in parts.netloc or parts.fragment:
             raise ConfigurationError(
                 "WaveSpeed block: webhook_url must be https, or http on loopback, and hold no user, password "
-                f"or fragment: not {clean(re.sub('//[^/]*@', '//…@', url.partition('#')[0]))}"
+                f"or fragment: not {redact(re.sub('//[^/]*@', '//…@', url.partition('#')[0]))}"
             )
         return url if wait else f"{url}{'&' if parts.query else '?'}wait=no"
 
@@ -145,7 +145,7 @@ async def load_wavespeed(name: str = "default") -> WaveSpeed:
         if wanted and wanted != saved.base_url.rstrip("/"):
             raise OtherApiError(
                 f"WAVESPEED_BASE_URL names another API than the saved block wavespeed/{name}, which is for "
-                f"{clean(saved.base_url)}: unset the variable, or name another block"
+                f"{redact(saved.base_url)}: unset the variable, or name another block"
             )
         return saved
     except ValidationError as error:
@@ -155,7 +155,7 @@ async def load_wavespeed(name: str = "default") -> WaveSpeed:
         ) from None
     except (ValueError, RuntimeError) as error:
         if not isinstance(error.__cause__, ObjectNotFound):
-            raise ConfigurationError(f"block wavespeed/{name} cannot be loaded: {clean(error)}") from None
+            raise ConfigurationError(f"block wavespeed/{name} cannot be loaded: {redact(error)}") from None
     if name != "default":
         raise ConfigurationError(
             f"no block wavespeed/{name} is saved: make it in Prefect's UI, or name another with --wavespeed"

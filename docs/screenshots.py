@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 
 from prefect_wavespeed.api.models import ReduxParams
-from prefect_wavespeed.batch.run import Order
+from prefect_wavespeed.batch.run import BatchOptions
 from prefect_wavespeed.settings import Settings
 from tests.support.batches import restyle_all
 from tests.support.browser import Page, chromium
@@ -47,7 +47,7 @@ async def main() -> None:
 
 
 async def _gallery() -> bytes:
-    order = Order(params=ReduxParams(num_images=2, size="768*768"))
+    options = BatchOptions(params=ReduxParams(num_images=2, size="768*768"))
     with moto_server() as server, Emulator("--latency", "0.5", "1.5") as emulator:
         os.environ |= server.env
         client = server.client()
@@ -56,7 +56,7 @@ async def _gallery() -> bytes:
         for photo in (_ROOT / "examples").glob("*.jpg"):
             client.upload_file(str(photo), "my-photos", f"in/{photo.name}")
         done = await restyle_all(
-            emulator.url, "s3://my-bucket/restyled", "s3://my-photos/in/", order, settings=Settings()
+            emulator.url, "s3://my-bucket/restyled", "s3://my-photos/in/", options, settings=Settings()
         )
         made = await done.store.get(f"{done.folder}/gallery.html")
     if made is None:

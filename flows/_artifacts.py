@@ -11,11 +11,11 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 
-from prefect_wavespeed.errors import clean
+from prefect_wavespeed.errors import redact
 from prefect_wavespeed.job import Job, Metadata, OutputFacts, Restyled
 from prefect_wavespeed.ledger.ledger import Ledger
 from prefect_wavespeed.quality.pictures import thumbnail
-from prefect_wavespeed.sources.identify import held_bytes
+from prefect_wavespeed.sources.identify import read_source
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.words import counted
 
@@ -38,7 +38,7 @@ async def show_restyled(job: Job, restyled: Restyled, store: Store) -> None:
             description=f"{job.source.name}: {_headline(restyled, metadata)}",
         )
     except Exception as error:
-        get_run_logger().warning("no artifact could be made: %s", clean(error))
+        get_run_logger().warning("no artifact could be made: %s", redact(error))
 
 
 async def show_standing(job: Job, text: str, flow_run_id: UUID) -> None:
@@ -126,7 +126,7 @@ async def _output_picture(facts: OutputFacts, store: Store, edge: int) -> str:
 
 async def _source_bytes(job: Job, store: Store) -> bytes | None:
     try:
-        return await held_bytes(job.source, store)
+        return await read_source(job.source, store)
     except Exception:  # moved, changed, forbidden: it was there when it mattered
         return None
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from prefect import get_run_logger
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
-from prefect_wavespeed.batch.job_table import Plan
+from prefect_wavespeed.batch.job_table import JobTable
 from prefect_wavespeed.batch.report import AccountRow, Summary
-from prefect_wavespeed.errors import clean
+from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._artifacts import cell, picture
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.words import counted
@@ -16,7 +16,7 @@ _FAILURES = 100
 _PAIRS = 12
 
 
-async def show_account(plan: Plan, summary: Summary, store: Store, folder: str) -> None:
+async def show_account(table: JobTable, summary: Summary, store: Store, folder: str) -> None:
     """Put up a summary, a table of failures and the first pairs of pictures.
 
     What goes wrong here is logged and no more: the pictures and the account are stored.
@@ -25,16 +25,16 @@ async def show_account(plan: Plan, summary: Summary, store: Store, folder: str) 
         await acreate_markdown_artifact(
             _summary(summary, store.uri_of(folder)), key="restyle-summary", description=_headline(summary)
         )
-        if failures := plan.failures(_FAILURES):
+        if failures := table.failures(_FAILURES):
             await acreate_table_artifact(
                 [_failure(row) for row in failures],
                 key="restyle-failures",
                 description="The first rows that came to nothing",
             )
-        if pairs := _pairs(plan):
+        if pairs := _pairs(table):
             await acreate_markdown_artifact(pairs, key="restyle-gallery", description="The first pictures")
     except Exception as error:
-        get_run_logger().warning("the account could not be shown: %s", clean(error))
+        get_run_logger().warning("the account could not be shown: %s", redact(error))
 
 
 def _headline(summary: Summary) -> str:
@@ -77,9 +77,9 @@ def _failure(row: AccountRow) -> dict[str, object]:
     }
 
 
-def _pairs(plan: Plan) -> str:
+def _pairs(table: JobTable) -> str:
     lines = []
-    for row, thumbs in sorted(plan.pairs(_PAIRS), key=lambda pair: pair[0].row):
+    for row, thumbs in sorted(table.pairs(_PAIRS), key=lambda pair: pair[0].row):
         source = picture(thumbs.source) if thumbs.source else cell(row.image)
         outputs = " ".join(map(picture, thumbs.outputs))
         lines.append(f"| {cell(row.id or row.row)} | {source} | {outputs} |")

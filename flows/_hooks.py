@@ -13,7 +13,7 @@ from prefect.logging.loggers import flow_run_logger
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.created_object import ObjectCreated, find
 from prefect_wavespeed.blocks.output import open_output
-from prefect_wavespeed.errors import RestyleError, clean
+from prefect_wavespeed.errors import RestyleError, redact
 from prefect_wavespeed.flows._artifacts import show_standing
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.ledger.ledger import Ledger
@@ -42,7 +42,7 @@ async def leave_the_truth(flow: Flow[..., Any], flow_run: FlowRun, state: State[
             await show_standing(job, f"# {job.label}: {how}\n\n{standing}\n", flow_run.id)
     except Exception as error:
         logger.warning(
-            "interrupted, and where the job stands could not be found out (%s). %s", clean(error), _AGAIN
+            "interrupted, and where the job stands could not be found out (%s). %s", redact(error), _AGAIN
         )
 
 
@@ -62,9 +62,7 @@ async def _standing(job: Job, store: Store) -> str:
     if done := await ledger.done(job):
         return f"Job {job.key} is done: prediction {done.prediction.id} is stored, nothing is open."
     if letter := await ledger.dead(job.key):
-        return (
-            f"Job {job.key} has failed for good: {clean(letter.error.message)}. Use retry_failed to go again."
-        )
+        return f"Job {job.key} has failed for good: {redact(letter.error.message)}. Use retry_failed to go again."
     there = await ledger.open(job.key)
     attempt = there.latest
     if not attempt:

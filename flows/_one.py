@@ -6,7 +6,7 @@ from functools import partial
 
 from prefect_wavespeed.flows._artifacts import show_restyled
 from prefect_wavespeed.job import Job, NsfwPolicy, Restyled
-from prefect_wavespeed.steps.step_set import carry_through
+from prefect_wavespeed.steps.step_set import run_job
 from prefect_wavespeed.tasks import download, poll, submit
 from prefect_wavespeed.tasks._runtime import Runtime, task_runs_noted
 
@@ -23,7 +23,7 @@ async def restyle_one(
 ) -> Restyled:
     """Take a job to its end, and show what it made."""
     with task_runs_noted():
-        restyled = await carry_through(
+        restyled = await run_job(
             job,
             partial(
                 submit,
@@ -35,7 +35,7 @@ async def restyle_one(
             ),
             partial(poll, wavespeed=wavespeed, output=output),
             partial(download, wavespeed=wavespeed, output=output, nsfw=nsfw),
-            used.place,
+            used.slot,
         )
         await show_restyled(job, restyled, used.store)
     return restyled

@@ -13,7 +13,7 @@ from prefect import get_run_logger
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 
 from prefect_wavespeed.batch.run import Progress
-from prefect_wavespeed.errors import clean
+from prefect_wavespeed.errors import redact
 
 _SECONDS = 3.0
 
@@ -49,7 +49,7 @@ class ProgressArtifact:
             )
             self._artifact = created
         except Exception as error:
-            get_run_logger().warning("the progress could not be shown: %s", clean(error))
+            get_run_logger().warning("the progress could not be shown: %s", redact(error))
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
-from prefect_wavespeed.errors import RestyleError, clean, worth_retrying
+from prefect_wavespeed.errors import RestyleError, redact, worth_retrying
 
 
 @asynccontextmanager
@@ -41,4 +41,4 @@ async def no_further_retries() -> None:
             policy = run.empirical_policy.model_copy(update={"retries": 0})
             await client.update_flow_run(run.id, empirical_policy=policy)
     except Exception as error:  # then it is retried in vain, and the ledger bills nothing twice
-        get_run_logger().warning("the run's retries could not be taken back: %s", clean(error))
+        get_run_logger().warning("the run's retries could not be taken back: %s", redact(error))

@@ -25,9 +25,9 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import Cancelled, Cancelling
 
 from prefect_wavespeed.batch.run import Batch
-from prefect_wavespeed.batch.sharded_batch import Joining
+from prefect_wavespeed.batch.sharded_batch import ShardedBatch
 from prefect_wavespeed.batch.shards import Shard
-from prefect_wavespeed.errors import ConfigurationError, RestyleError, ShardFailedError, StoreError, clean
+from prefect_wavespeed.errors import ConfigurationError, RestyleError, ShardFailedError, StoreError, redact
 
 _LOOK_SECONDS = 3.0
 _LOOKS_IN_PEACE = 40  # until it is told that no shard begins
@@ -74,13 +74,13 @@ async def carry_out_in_shards(batch: Batch, shards: int) -> None:
 
     A run that is tried again takes up those of its child runs that have not ended, and begins the rest anew.
     """
-    joining = Joining(batch, shards, runtime.flow_run.run_count or 1)
+    sharded = ShardedBatch(batch, shards, runtime.flow_run.run_count or 1)
     async with get_client() as client:
         children = {_shard(run).number: run for run in await _under_way(client, runtime.flow_run.id)}
-        for shard in await joining.share_out(map(_shard, children.values())):
+        for shard in await sharded.share_out(map(_shard, children.values())):
             children[shard.number] = await _begin(shard)
-        children = await _ended(client, children, joining)
-    await joining.finish({number: _why_less(run) for number, run in children.items()})
+        children = await _ended(client, children, sharded)
+    await sharded.finish({number: _why_less(run) for number, run in children.items()})
 
 
 async def _begin(shard: Shard) -> FlowRun:
@@ -99,14 +99,16 @@ async def _begin(shard: Shard) -> FlowRun:
     )
 
 
-async def _ended(client: PrefectClient, children: dict[int, FlowRun], joining: Joining) -> dict[int, FlowRun]:
+async def _ended(
+    client: PrefectClient, children: dict[int, FlowRun], sharded: ShardedBatch
+) -> dict[int, FlowRun]:
     """Wait until all of them have ended, and keep in view what becomes of the batch."""
     looks = count(1)
     while not all(map(_is_final, children.values())):
         await asyncio.sleep(_LOOK_SECONDS)
         with suppress(httpx.TransportError, StoreError):  # whoever is away comes back, or is met at the end
             children = await _now(client, children)
-            await joining.follow()
+            await sharded.follow()
         if next(looks) == _LOOKS_IN_PEACE and not any(run.start_time for run in children.values()):
             get_run_logger().warning(
                 "no shard has begun yet: is there a worker with a free place? This run occupies one itself"
@@ -130,7 +132,7 @@ def _why_less(run: FlowRun) -> RestyleError:
         return ShardFailedError(
             f"{begins} did not find it: its source or the manifest has changed: run it again"
         )
-    ended = f"{begins} ended as {state.name}: {clean(state.message or 'no reason was given')}"
+    ended = f"{begins} ended as {state.name}: {redact(state.message or 'no reason was given')}"
     get_run_logger().error("%s", ended)
     return ShardFailedError(f"{ended}: run it again to go on", retryable=state.is_crashed())
 
@@ -144,7 +146,7 @@ async def cancel_shards(flow: Flow[..., Any], flow_run: FlowRun, state: State[An
                 await client.set_flow_run_state(run.id, Cancelling())
                 logger.warning("shard %s, run %s, is cancelled, too", _shard(run).label, run.name)
     except Exception as error:
-        logger.warning("the shards could not be cancelled: cancel them by hand (%s)", clean(error))
+        logger.warning("the shards could not be cancelled: cancel them by hand (%s)", redact(error))
 
 
 async def _under_way(client: PrefectClient, run_id: object) -> list[FlowRun]:

@@ -17,9 +17,16 @@ from pydantic import Field
 
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.report import Summary
-from prefect_wavespeed.batch.run import DEFAULT_CONCURRENCY, Batch, Carrier, Order, Progress, account_folder
+from prefect_wavespeed.batch.run import (
+    DEFAULT_CONCURRENCY,
+    Batch,
+    BatchOptions,
+    Carrier,
+    Progress,
+    account_folder,
+)
 from prefect_wavespeed.batch.shards import Shard
-from prefect_wavespeed.errors import clean
+from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._batch_artifacts import show_account
 from prefect_wavespeed.flows._progress import ProgressArtifact, moving, watcher
 from prefect_wavespeed.flows._retries import retried_where_it_helps
@@ -109,10 +116,10 @@ async def restyle_batch(
         The run in figures. The account of every row lies under runs/ in the output.
 
     Raises:
-        RestyleError: one of `prefect_wavespeed.errors`: ManifestError before anything is spent, BatchFailedError when
-            more rows failed than max_failed allows, after everything else is stored.
+        RestyleError: one of `prefect_wavespeed.errors`: ManifestError before anything is spent,
+            BatchFailedError when more rows failed than max_failed allows, after everything else is stored.
     """
-    order = Order(
+    options = BatchOptions(
         params=params,
         concurrency=concurrency,
         max_cost_usd=max_cost_usd,
@@ -124,13 +131,13 @@ async def restyle_batch(
     )
     async with retried_where_it_helps():
         if shard:
-            return await _restyle_all(manifest, shard.order(order), wavespeed, output, shard=shard)
-        return await _restyle_all(manifest, order, wavespeed, output, shards)
+            return await _restyle_all(manifest, shard.options(options), wavespeed, output, shard=shard)
+        return await _restyle_all(manifest, options, wavespeed, output, shards)
 
 
 async def _restyle_all(
     manifest: str | Sequence[str],
-    order: Order,
+    options: BatchOptions,
     wavespeed: str,
     output: str,
     shards: int = 1,
@@ -153,8 +160,8 @@ async def _restyle_all(
             used.store,
             shard.run(run_info()) if shard else run_info(),
             folder,
-            order,
-            quotes=used.steps.quotes,
+            options,
+            prices=used.steps.prices,
             again=again,
             share=await shard.share(used.store) if shard else None,
             on_change=changed,
@@ -167,7 +174,7 @@ async def _restyle_all(
                 await _carry_out(batch, wavespeed, output, used)
             summary = await batch.close()
             if not shard:
-                await show_account(batch.plan, summary, used.store, folder)
+                await show_account(batch.table, summary, used.store, folder)
             if error := batch.verdict(summary):
                 raise error
             return summary
@@ -176,17 +183,19 @@ async def _restyle_all(
 async def _carry_out(batch: Batch, wavespeed: str, output: str, used: Runtime) -> None:
     token = batch_under_way.set(batch)
     try:
-        if batch.plan.jobs <= WATCHED and batch.order.wait:
-            await batch.carry_out(_tasks(wavespeed, output, batch.order, used))
+        if batch.table.jobs <= WATCHED and batch.options.wait:
+            await batch.carry_out(_tasks(wavespeed, output, batch.options, used))
         else:
             await _chunks(batch, wavespeed, output)
     finally:
         batch_under_way.reset(token)
 
 
-def _tasks(wavespeed: str, output: str, order: Order, used: Runtime) -> Carrier:
+def _tasks(wavespeed: str, output: str, options: BatchOptions, used: Runtime) -> Carrier:
     """A task run for each step of each image."""
-    go = partial(submit, wavespeed=wavespeed, output=output, nsfw=order.nsfw, retry_failed=order.retry_failed)
+    go = partial(
+        submit, wavespeed=wavespeed, output=output, nsfw=options.nsfw, retry_failed=options.retry_failed
+    )
 
     async def submit_noted(job: Job, *, after: int) -> Submitted:
         if not after:
@@ -196,20 +205,20 @@ def _tasks(wavespeed: str, output: str, order: Order, used: Runtime) -> Carrier:
     return Carrier(
         submit_noted,
         partial(poll, wavespeed=wavespeed, output=output),
-        partial(download, wavespeed=wavespeed, output=output, nsfw=order.nsfw),
-        used.place,
+        partial(download, wavespeed=wavespeed, output=output, nsfw=options.nsfw),
+        used.slot,
         used.steps.look,
     )
 
 
 async def _chunks(batch: Batch, wavespeed: str, output: str) -> None:
     """A task run for some images at a time. One begins as soon as all of the last one's have begun."""
-    size = max(25, ceil(batch.plan.jobs / CHUNKS))
+    size = max(25, ceil(batch.table.jobs / CHUNKS))
     async with asyncio.TaskGroup() as group:
-        for first in range(1, batch.plan.jobs + 1, size):
+        for first in range(1, batch.table.jobs + 1, size):
             fed = asyncio.Event()
-            last = min(first + size - 1, batch.plan.jobs)
-            if batch.plan.left(first, last):
+            last = min(first + size - 1, batch.table.jobs)
+            if batch.table.left(first, last):
                 group.create_task(_chunk(first, last, fed, wavespeed, output))
                 await fed.wait()
 
@@ -218,6 +227,6 @@ async def _chunk(first: int, last: int, fed: asyncio.Event, wavespeed: str, outp
     try:
         await restyle_chunk(first, last, fed, wavespeed, output)
     except Exception as error:  # its images are told as unsubmitted; the other chunks go on
-        get_run_logger().error("images %s to %s: %s", first, last, clean(error))
+        get_run_logger().error("images %s to %s: %s", first, last, redact(error))
     finally:
         fed.set()  # also where the task could not even begin

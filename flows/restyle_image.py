@@ -67,8 +67,8 @@ async def restyle_image(
         What is stored, where, and what it cost.
 
     Raises:
-        RestyleError: one of `prefect_wavespeed.errors`. Those that trying again cannot mend end the run at once,
-            whatever retries it has left.
+        RestyleError: one of `prefect_wavespeed.errors`. Those that trying again cannot mend end the run at
+            once, whatever retries it has left.
     """
     async with retried_where_it_helps(), opened(wavespeed, output) as used:
         job = await make_job(image, params, variant, used.store)

@@ -49,7 +49,7 @@ async def restyle_object(
 ) -> Handled:
     """Restyle an object that was created under a watched prefix: what lies there now, billed once.
 
-    Delivered twice, late or out of order, an event changes nothing: it is the job that restyle-image and
+    Delivered twice, late or out of options, an event changes nothing: it is the job that restyle-image and
     restyle-batch make of the same object. What is no image, too big or gone gets a dead letter, once.
 
     Args:
@@ -70,8 +70,8 @@ async def restyle_object(
         What is stored, or why the event was ignored.
 
     Raises:
-        RestyleError: one of `prefect_wavespeed.errors`: PredictionFailedError where there is a dead letter. Those that
-            trying again cannot mend end the run at once, whatever retries it has left.
+        RestyleError: one of `prefect_wavespeed.errors`: PredictionFailedError where there is a dead letter.
+            Those that trying again cannot mend end the run at once, whatever retries it has left.
     """
     # a SourceError after the object was found: it has changed since, so look again
     async with retried_where_it_helps(SourceError), opened(wavespeed, output) as used:

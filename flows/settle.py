@@ -8,7 +8,7 @@ import re
 from prefect import flow, get_run_logger, runtime
 from prefect.artifacts import acreate_markdown_artifact
 
-from prefect_wavespeed.errors import clean
+from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._artifacts import cell
 from prefect_wavespeed.flows._retries import retried_where_it_helps
 from prefect_wavespeed.steps.settle import Problem, Settled
@@ -56,7 +56,7 @@ async def _show(settled: Settled, output: str) -> None:
             _page(settled, output), key=_artifact_key(output), description=f"Open jobs of {output}, settled"
         )
     except Exception as error:
-        get_run_logger().warning("no artifact could be made: %s", clean(error))
+        get_run_logger().warning("no artifact could be made: %s", redact(error))
 
 
 def _artifact_key(output: str) -> str:

@@ -16,7 +16,7 @@ _BEARER = re.compile(r"(?i)\bbearer\s+\S+")
 _QUERY = re.compile(r"(?i)(https?://[^\s\"'<>?]+)\?[^\s\"'<>]*")
 
 
-def clean(text: object, *secrets: str) -> str:
+def redact(text: object, *secrets: str) -> str:
     """Make a text from outside safe to show: no key, no signature, one line, at most 500 characters."""
     shown = str(text).encode("utf-8", "replace").decode()  # lone surrogates cannot be printed
     for secret in secrets:

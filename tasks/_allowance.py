@@ -1,7 +1,7 @@
-"""How fast this process may submit: its places in flight and its turns, as the `WaveSpeed` block says.
+"""How fast this process may submit: its slots in flight and its turns, as the `WaveSpeed` block says.
 
-Runs that share an account share its places through a Prefect global concurrency limit. Asking the server
-for each image would be far too slow, so places are leased in blocks: as many blocks as are needed, given
+Runs that share an account share its slots through a Prefect global concurrency limit. Asking the server
+for each image would be far too slow, so slots are leased in blocks: as many blocks as are needed, given
 back when they are not, when this process ends, and now and then so that other runs get their share. The
 lease of a process that is killed runs out by itself.
 """
@@ -22,7 +22,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
 
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
-from prefect_wavespeed.errors import ConfigurationError, clean
+from prefect_wavespeed.errors import ConfigurationError, redact
 
 _BLOCKS = 8  # that the whole allowance is leased in
 _LEASE_SECONDS = 120.0
@@ -31,7 +31,7 @@ _LOOK_SECONDS = 1.0
 _AGAIN_SECONDS = 5.0
 
 
-class _Places:
+class _Slots:
     """A semaphore whose size may change while it is in use. First come, first served."""
 
     def __init__(self, size: int) -> None:
@@ -41,7 +41,7 @@ class _Places:
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[None]:
-        """One place."""
+        """One slot."""
         if self._free > 0:
             self._free -= 1
         else:
@@ -59,7 +59,7 @@ class _Places:
             self.add(1)
 
     def add(self, count: int) -> None:
-        """Add places, or give one back."""
+        """Add slots, or give one back."""
         self._free += count
         while self._free > 0 and self._waiting:
             if not (turn := self._waiting.popleft()).done():
@@ -69,7 +69,7 @@ class _Places:
             self._settled.set()
 
     def withdraw(self, count: int) -> None:
-        """Take places away at once; those in use as soon as they are given back."""
+        """Take slots away at once; those in use as soon as they are given back."""
         self._free -= count
         if self._free < 0:
             self._settled.clear()
@@ -81,17 +81,17 @@ class _Places:
 
 
 class Allowance:
-    """The places and turns of one `WaveSpeed` block, for all runs of this event loop."""
+    """The slots and turns of one `WaveSpeed` block, for all runs of this event loop."""
 
-    def __init__(self, requests_per_minute: int | None, places: int | None, limit: str | None = None) -> None:
+    def __init__(self, requests_per_minute: int | None, slots: int | None, limit: str | None = None) -> None:
         self._interval = 60 / requests_per_minute if requests_per_minute else 0.0
         self._next = 0.0
         self._limit = limit
-        self._most = places
-        self._places = _Places(0 if limit else places or 0)
-        self._size = max(1, (places or 1) // _BLOCKS)
+        self._most = slots
+        self._slots = _Slots(0 if limit else slots or 0)
+        self._size = max(1, (slots or 1) // _BLOCKS)
         self._wanted = 0
-        self._asked = 0  # places in all blocks, those being waited for included
+        self._asked = 0  # slots in all blocks, those being waited for included
         self._leased = 0
         self._blocks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -103,9 +103,9 @@ class Allowance:
         Raises:
             ConfigurationError: the global concurrency limit that it names does not exist, or is 0.
         """
-        places = block.max_in_flight
+        slots = block.max_in_flight
         if block.concurrency_limit is None:
-            return cls(block.requests_per_minute, places)
+            return cls(block.requests_per_minute, slots)
         name = f"WaveSpeed block: concurrency_limit {block.concurrency_limit}"
         try:
             async with get_client() as client:
@@ -117,12 +117,10 @@ class Allowance:
             ) from None
         if there.limit < 1:
             raise ConfigurationError(f"{name} is {there.limit}: nothing may be in flight: raise it")
-        return cls(
-            block.requests_per_minute, min(there.limit, places or there.limit), block.concurrency_limit
-        )
+        return cls(block.requests_per_minute, min(there.limit, slots or there.limit), block.concurrency_limit)
 
     async def close(self) -> None:
-        """Give all places back."""
+        """Give all slots back."""
         self._closed = True
         for block in self._blocks:
             block.cancel()
@@ -136,15 +134,15 @@ class Allowance:
         await asyncio.sleep(turn - now)
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """One place in flight, waited for when all are taken: first come, first served."""
+    async def slot(self) -> AsyncIterator[None]:
+        """One slot in flight, waited for when all are taken: first come, first served."""
         if self._most is None:
             yield
             return
         self._wanted += 1
         self._lease_what_is_wanted()
         try:
-            async with self._places.one():
+            async with self._slots.one():
                 yield
         finally:
             self._wanted -= 1
@@ -171,10 +169,10 @@ class Allowance:
             async with concurrency(limit, occupy=size, strict=True, lease_duration=_LEASE_SECONDS):
                 leased = True
                 self._leased += size
-                self._places.add(size)
+                self._slots.add(size)
                 await self._needed(limit, size)
                 leased = self._withdraw(size)
-                await self._places.settled()  # the lease goes back when its predictions have ended
+                await self._slots.settled()  # the lease goes back when its predictions have ended
         except (Exception, asyncio.CancelledError) as error:
             # Prefect cannot be reached, or the limit is gone; a lease that was lost comes as a cancellation
             if leased:
@@ -182,7 +180,7 @@ class Allowance:
             if self._closed:
                 raise
             get_logger("restyle").warning(
-                "no places in flight from %s now: %s", limit, clean(error) or "the lease was lost"
+                "no slots in flight from %s now: %s", limit, redact(error) or "the lease was lost"
             )
             await asyncio.sleep(_AGAIN_SECONDS)
         finally:
@@ -190,7 +188,7 @@ class Allowance:
 
     def _withdraw(self, size: int) -> bool:
         self._leased -= size
-        self._places.withdraw(size)
+        self._slots.withdraw(size)
         return False
 
     async def _needed(self, limit: str, size: int) -> None:

@@ -24,9 +24,9 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.blocks.output import open_output
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed, load_wavespeed
-from prefect_wavespeed.errors import RestyleError, clean, worth_retrying
+from prefect_wavespeed.errors import RestyleError, redact, worth_retrying
 from prefect_wavespeed.job import Job, NsfwPolicy, Restyled, RunInfo
-from prefect_wavespeed.steps.step_set import Polled, Steps, Submitted
+from prefect_wavespeed.steps.step_set import Polled, StepSet, Submitted
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.tasks._allowance import Allowance
 from prefect_wavespeed.tasks._events import failed_event, stored_event, submitted_event
@@ -65,7 +65,7 @@ class Runtime:
         client: the API.
         store: where outputs go.
         steps: the engine's steps on both, untold.
-        place: a place in flight, as the block allows.
+        slot: a slot in flight, as the block allows.
     """
 
     def __init__(
@@ -73,18 +73,18 @@ class Runtime:
     ) -> None:
         self.client = client
         self.store = store
-        self.steps = Steps(
-            client, store, admit=self._admit, on_thumbnail=_keep_thumbnail, notices=listener.notices
+        self.steps = StepSet(
+            client, store, admit=self._admit, on_thumbnail=_keep_thumbnail, inbox=listener.inbox
         )
-        self.place = allowance.place
+        self.slot = allowance.slot
         self._allowance = allowance
         self._listener = listener
 
     async def submit(self, job: Job, **options: Any) -> Submitted:
-        """``Steps.submit`` by who is running now; told as an event."""
+        """``StepSet.submit`` by who is running now; told as an event."""
         with failed_event(job, self.store.uri):
             batch = batch_under_way.get()
-            webhook_url = await self._listener.webhook(wait=batch is None or batch.order.wait)
+            webhook_url = await self._listener.webhook(wait=batch is None or batch.options.wait)
             submitted = await self.steps.submit(job, run=run_info(), webhook_url=webhook_url, **options)
         if submitted.restyled:  # told again, under the same id: the run that stored it may have been killed
             stored_event(job, self.store.uri, submitted.restyled)
@@ -93,12 +93,12 @@ class Runtime:
         return submitted
 
     async def poll(self, job: Job, submitted: Submitted) -> Polled:
-        """``Steps.poll``; told as an event when the job has failed for good."""
+        """``StepSet.poll``; told as an event when the job has failed for good."""
         with failed_event(job, self.store.uri):
             return await self.steps.poll(job, submitted)
 
     async def download(self, job: Job, submitted: Submitted, *, nsfw: NsfwPolicy) -> Restyled:
-        """``Steps.download`` by who is running now; told as an event."""
+        """``StepSet.download`` by who is running now; told as an event."""
         with failed_event(job, self.store.uri):
             restyled = await self.steps.download(job, submitted, run=run_info(), nsfw=nsfw)
         stored_event(job, self.store.uri, restyled)
@@ -116,7 +116,7 @@ batch_under_way: ContextVar[Batch | None] = ContextVar("batch_under_way", defaul
 
 def _keep_thumbnail(job_key: str, index: int, picture: bytes) -> None:
     if batch := batch_under_way.get():
-        batch.plan.keep_thumbnail(job_key, index, picture)
+        batch.table.keep_thumbnail(job_key, index, picture)
 
 
 class _Shared(Generic[_T]):
@@ -203,7 +203,7 @@ def safe_errors() -> Iterator[None]:
     except RestyleError as error:
         raise error from None
     except Exception as error:  # a defect: keep where it happened and drop what it holds
-        message = f"unexpected {type(error).__name__}: {clean(error)}"
+        message = f"unexpected {type(error).__name__}: {redact(error)}"
         raise RestyleError(message).with_traceback(error.__traceback__) from None
 
 

@@ -17,9 +17,9 @@ from pydantic import SecretStr
 
 from prefect_wavespeed.api.webhooks import ENDED, WebhookError, unseal
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
-from prefect_wavespeed.errors import clean
+from prefect_wavespeed.errors import redact
 from prefect_wavespeed.steps.poll_schedule import backoff
-from prefect_wavespeed.steps.webhook_inbox import Notices
+from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
 
 _PATIENCE = 10.0  # seconds that a submission waits for the subscription
 _FAREWELL = 2.0  # seconds that closing it may take
@@ -29,11 +29,11 @@ class Listener:
     """Listens for all runs of this event loop that use a `WaveSpeed` block, from the first submission on.
 
     Attributes:
-        notices: what was told.
+        inbox: what was told.
     """
 
     def __init__(self, block: WaveSpeed) -> None:
-        self.notices = Notices()
+        self.inbox = WebhookInbox()
         self._block = block
         self._listening: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()  # whether it listens by now, or has found that it cannot
@@ -72,7 +72,7 @@ class Listener:
             try:
                 secret = secret or await self._secret()
                 async with _subscription() as events:
-                    self.notices.expect()
+                    self.inbox.expect()
                     self._tried.set()
                     self._told.discard("away")
                     waits = backoff(first=1.0, most=30.0)
@@ -80,8 +80,8 @@ class Listener:
                         self._tell(event, secret)
                 problem = "it was closed"
             except Exception as error:
-                problem = clean(error) or type(error).__name__
-            self.notices.doubt()
+                problem = redact(error) or type(error).__name__
+            self.inbox.doubt()
             self._tried.set()
             self._warn("away", f"webhooks: Prefect's event feed cannot be listened to ({problem}): polling")
             await asyncio.sleep(next(waits))
@@ -97,7 +97,7 @@ class Listener:
         except WebhookError as error:
             self._warn("unsealed", f"webhooks: an event {ENDED} in Prefect is left alone: {error}")
         else:
-            self.notices.tell(prediction)
+            self.inbox.tell(prediction)
 
     def _warn(self, kind: str, message: str) -> None:
         """Say it, once a kind."""

@@ -31,10 +31,10 @@ async def restyle_chunk(first: int, last: int, fed: asyncio.Event, wavespeed: st
     note_task_runs()
     async with opened(wavespeed, output) as runtime:
         carrier = Carrier(
-            partial(runtime.submit, nsfw=batch.order.nsfw, retry_failed=batch.order.retry_failed),
+            partial(runtime.submit, nsfw=batch.options.nsfw, retry_failed=batch.options.retry_failed),
             runtime.poll,
-            partial(runtime.download, nsfw=batch.order.nsfw),
-            runtime.place,
+            partial(runtime.download, nsfw=batch.options.nsfw),
+            runtime.slot,
             runtime.steps.look,
         )
         await batch.carry_out(carrier.patient(), first, last, fed=fed)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from prefect import task
 
 from prefect_wavespeed.errors import PredictionFailedError
-from prefect_wavespeed.steps.settle import Outcome, Settled, settle
+from prefect_wavespeed.steps.settle import Settled, SettleOutcome, settle
 from prefect_wavespeed.tasks._events import failed_event, stored_event
 from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened, run_info
 
@@ -25,13 +25,13 @@ async def settle_open(wavespeed: str = "default", output: str = DEFAULT_OUTPUT) 
     """
     async with opened(wavespeed, output) as runtime:
 
-        def tell(outcome: Outcome) -> None:
+        def tell(outcome: SettleOutcome) -> None:
             _emit(outcome, runtime.store.uri)
 
         return await settle(runtime.client, runtime.store, run_info(), on_progress=tell)
 
 
-def _emit(outcome: Outcome, output: str) -> None:
+def _emit(outcome: SettleOutcome, output: str) -> None:
     """The event of a job that has ended. One that had ended already is told again, under the same id."""
     if outcome.job and outcome.restyled:
         stored_event(outcome.job, output, outcome.restyled)

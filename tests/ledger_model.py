@@ -289,7 +289,7 @@ def _collect(s: State, i: int, r: Runner) -> Iterator[State]:
 
 
 def _close(s: State, i: int, r: Runner) -> Iterator[State]:
-    """Claims and records go one by one, in any order."""
+    """Claims and records go one by one, in any options."""
     claims = [claim for claim in s.claims if claim.n <= r.n]
     records = [record for record in s.records if record.n <= r.n]
     if not claims and not records:

@@ -35,13 +35,13 @@ class Limit:
     """A global concurrency limit on a real server."""
 
     prefect: PrefectServer
-    places: int
+    slots: int
     name: str = field(default_factory=lambda: f"in-flight-{uuid4().hex[:8]}")
 
     def make(self) -> None:
         """Make it."""
         self.prefect.call(
-            "POST", "/v2/concurrency_limits/", {"name": self.name, "limit": self.places, "active": True}
+            "POST", "/v2/concurrency_limits/", {"name": self.name, "limit": self.slots, "active": True}
         )
 
     @property
@@ -94,7 +94,7 @@ def test_runs_that_share_a_limit_never_exceed_it_together(limit: Limit) -> None:
     flying = Flying()
 
     async def fly(allowance: Allowance) -> None:
-        async with allowance.place():
+        async with allowance.slot():
             flying.add(1)
             await asyncio.sleep(0.05)
             flying.add(-1)
@@ -118,7 +118,7 @@ async def test_a_run_uses_all_places_that_there_are(limit: Limit) -> None:
     at_once = asyncio.Barrier(5)
 
     async def fly(allowance: Allowance) -> None:
-        async with allowance.place():
+        async with allowance.slot():
             await at_once.wait()  # none goes on before five have come
 
     async with _opened(limit.block()) as allowance:
@@ -130,7 +130,7 @@ async def test_a_process_keeps_to_its_own_number_within_the_limit(limit: Limit) 
     flying = Flying()
 
     async def fly(allowance: Allowance) -> None:
-        async with allowance.place():
+        async with allowance.slot():
             flying.add(1)
             await asyncio.sleep(0.05)
             flying.add(-1)
@@ -143,15 +143,15 @@ async def test_a_process_keeps_to_its_own_number_within_the_limit(limit: Limit) 
 
 
 async def test_places_that_nobody_needs_any_more_go_back_while_the_run_goes_on(limit: Limit) -> None:
-    async with _opened(limit.block()) as allowance, allowance.place():
-        async with allowance.place(), allowance.place():
+    async with _opened(limit.block()) as allowance, allowance.slot():
+        async with allowance.slot(), allowance.slot():
             await _until(lambda: limit.taken >= 3)
         await _until(lambda: limit.taken == 1)
 
 
 async def test_places_go_back_after_an_error(limit: Limit) -> None:
     with pytest.raises(ZeroDivisionError):
-        async with _opened(limit.block()) as allowance, allowance.place():
+        async with _opened(limit.block()) as allowance, allowance.slot():
             raise ZeroDivisionError
     assert limit.taken == 0
 
@@ -160,7 +160,7 @@ async def test_places_go_back_when_the_run_is_cancelled(limit: Limit) -> None:
     there = asyncio.Event()
 
     async def run() -> None:
-        async with _opened(limit.block()) as allowance, allowance.place():
+        async with _opened(limit.block()) as allowance, allowance.slot():
             there.set()
             await asyncio.sleep(600)
 
@@ -177,15 +177,15 @@ async def test_who_is_cancelled_while_waiting_leaves_the_place_to_others(limit: 
     async with _opened(limit.block(max_in_flight=1)) as allowance:
 
         async def wait() -> None:
-            async with allowance.place():
+            async with allowance.slot():
                 pass
 
-        async with allowance.place():
+        async with allowance.slot():
             waiting = asyncio.create_task(wait())
             await asyncio.sleep(0.1)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
-        async with asyncio.timeout(60), allowance.place():
+        async with asyncio.timeout(60), allowance.slot():
             pass
     assert limit.taken == 0
 
@@ -194,7 +194,7 @@ async def test_without_a_limit_every_process_has_its_number_to_itself(prefect: P
     flying = Flying()
 
     async def fly(allowance: Allowance) -> None:
-        async with allowance.place():
+        async with allowance.slot():
             flying.add(1)
             await asyncio.sleep(0.01)
             flying.add(-1)
@@ -213,7 +213,7 @@ async def test_a_limit_that_does_not_exist_is_told_with_its_remedy(prefect: Pref
 
 
 async def test_submissions_have_their_turns_at_even_distances() -> None:
-    allowance = Allowance(requests_per_minute=1200, places=None)  # every 0.05 s
+    allowance = Allowance(requests_per_minute=1200, slots=None)  # every 0.05 s
     turns = []
 
     async def submit() -> None:
@@ -344,7 +344,7 @@ async def test_a_lease_that_is_lost_takes_its_places_with_it(
     flying, land = Flying(), asyncio.Event()
 
     async def job(allowance: Allowance) -> None:
-        async with allowance.place():
+        async with allowance.slot():
             flying.add(1)
             await land.wait()
             flying.add(-1)

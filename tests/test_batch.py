@@ -11,7 +11,7 @@ import pytest
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxParams
-from prefect_wavespeed.batch.run import Batch, Order, Progress, account_folder
+from prefect_wavespeed.batch.run import Batch, BatchOptions, Progress, account_folder
 from prefect_wavespeed.errors import (
     BatchFailedError,
     BudgetExceededError,
@@ -27,7 +27,7 @@ from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
 
 SMALL = ReduxParams(size="256*256")
-ORDER = Order(params=SMALL)
+ORDER = BatchOptions(params=SMALL)
 PATIENT = Settings(lease_seconds=30, submit_timeout_seconds=10, reconcile_seconds=1, poll_timeout_seconds=60)
 
 
@@ -122,8 +122,8 @@ async def test_bad_rows_are_told_before_anything_is_spent(api: Emulator, tmp_pat
 async def test_bad_rows_can_be_skipped_and_are_accounted_for(api: Emulator, tmp_path: Path) -> None:
     rows = [*pictures(3), {"image": f"{PLACE}/x.jpg", "size": "9*9", "id": "bad"}, *pictures(5)[3:]]
     manifest = write_manifest(tmp_path / "m.jsonl", rows)
-    order = Order(params=SMALL, on_bad_row="skip")
-    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, order)
+    options = BatchOptions(params=SMALL, on_bad_row="skip")
+    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, options)
     assert accounted.error is None
     assert accounted.statuses == ["stored"] * 3 + ["invalid"] + ["stored"] * 2
     bad = accounted.rows[3]
@@ -140,8 +140,8 @@ async def test_a_skipped_row_counts_as_failed_where_its_image_is_missing_and_not
     rows = [*pictures(2), {"image": str(gone)}, {"image": str(page), "id": "page"}, {"image": "ftp://a/b"}]
     manifest, out = write_manifest(tmp_path / "m.jsonl", rows), str(tmp_path / "out")
     for max_failed in (0.3, 0.4):
-        order = Order(params=SMALL, on_bad_row="skip", max_failed=max_failed)
-        accounted = await restyle_all(api.url, out, manifest, order)
+        options = BatchOptions(params=SMALL, on_bad_row="skip", max_failed=max_failed)
+        accounted = await restyle_all(api.url, out, manifest, options)
         assert accounted.statuses[2:] == ["failed", "failed", "invalid"]
         assert [row.error_type for row in accounted.rows[2:]] == ["SourceError", "SourceError", "BadRow"]
         assert f"{gone}: no such file" in (accounted.rows[2].error_message or "")
@@ -180,7 +180,7 @@ async def test_one_bad_image_never_stops_the_others(api: Emulator, tmp_path: Pat
     assert "1 PredictionFailedError" in message
     assert "1 InvalidRequestError" in message
 
-    tolerant = Order(params=SMALL, max_failed=0.2)
+    tolerant = BatchOptions(params=SMALL, max_failed=0.2)
     assert (await restyle_all(api.url, str(tmp_path / "out"), manifest, tolerant)).error is None
 
 
@@ -203,7 +203,9 @@ async def test_what_costs_more_than_the_cap_is_refused_with_both_figures(
 ) -> None:
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(10))
     with pytest.raises(BudgetExceededError, match=r"max_cost_usd 0\.2: 10 images to bill cost 0\.25 USD"):
-        await restyle_all(api.url, str(tmp_path / "out"), manifest, Order(params=SMALL, max_cost_usd=0.2))
+        await restyle_all(
+            api.url, str(tmp_path / "out"), manifest, BatchOptions(params=SMALL, max_cost_usd=0.2)
+        )
     assert api.ledger()["calls"]["submit"] == 0
 
 
@@ -211,7 +213,7 @@ async def test_what_is_stored_already_does_not_count_against_the_cap(api: Emulat
     out, few = str(tmp_path / "out"), write_manifest(tmp_path / "few.jsonl", pictures(6))
     await restyle_all(api.url, out, few, ORDER)
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(10))
-    accounted = await restyle_all(api.url, out, manifest, Order(params=SMALL, max_cost_usd=0.1))
+    accounted = await restyle_all(api.url, out, manifest, BatchOptions(params=SMALL, max_cost_usd=0.1))
     assert accounted.statuses == ["done"] * 6 + ["stored"] * 4
     assert accounted.summary.quoted_usd == pytest.approx(0.1)
 
@@ -230,8 +232,8 @@ async def test_the_cap_is_kept_to_the_cent_when_predictions_must_be_made_again_a
     """Each of the first ten attempts fails and is made again, so that 20 attempts would exceed the cap."""
     api.faults([{"on": "prediction", "fault": "failed", "code": 5000, "times": 10}])
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(20))
-    order = Order(params=SMALL, max_cost_usd=0.5, concurrency=4)
-    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, order)
+    options = BatchOptions(params=SMALL, max_cost_usd=0.5, concurrency=4)
+    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, options)
     assert isinstance(accounted.error, BudgetExceededError)
     assert "run it again with a higher limit" in accounted.error.message
     assert _mills(api) <= 1000 * 0.5
@@ -239,7 +241,7 @@ async def test_the_cap_is_kept_to_the_cent_when_predictions_must_be_made_again_a
     assert 0 < left < 20
     assert set(accounted.statuses) <= {"stored", "unsubmitted", "failed"}
 
-    higher = Order(params=SMALL, max_cost_usd=5)
+    higher = BatchOptions(params=SMALL, max_cost_usd=5)
     finished = await restyle_all(api.url, str(tmp_path / "out"), manifest, higher)
     assert finished.error is None
     assert set(finished.statuses) == {"done", "stored"}
@@ -251,13 +253,13 @@ async def test_a_price_that_rises_meanwhile_stops_the_run_below_its_cap(
 ) -> None:
     api.faults([{"on": "prediction", "fault": "slow", "seconds": 0.5, "times": None}])
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(12))
-    order = Order(params=SMALL, max_cost_usd=0.3, concurrency=2)
+    options = BatchOptions(params=SMALL, max_cost_usd=0.3, concurrency=2)
 
     def dearer(progress: Progress) -> None:
         if progress.known == 4:
             api.price(0.05)
 
-    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, order, on_change=dearer)
+    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, options, on_change=dearer)
     assert isinstance(accounted.error, BudgetExceededError)
     assert _mills(api) <= 1000 * 0.3
 
@@ -272,8 +274,8 @@ async def test_an_empty_account_stops_submitting_and_what_flies_is_stored(tmp_pa
                 api.price(0.1)
 
         api.faults([{"on": "balance", "fault": "hang", "seconds": 1, "times": None}])  # it is known late
-        order = Order(params=SMALL, concurrency=4)
-        accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, order, on_change=dearer)
+        options = BatchOptions(params=SMALL, concurrency=4)
+        accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, options, on_change=dearer)
         ledger = api.ledger()
     assert isinstance(accounted.error, InsufficientCreditsError)
     stored = accounted.statuses.count("stored")
@@ -290,7 +292,7 @@ async def test_an_image_that_is_refused_like_a_key_or_an_empty_account_stops_not
     api.faults([{"on": "submit", "fault": "refused", "status": status, **third}])
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(12))
     accounted = await restyle_all(
-        api.url, str(tmp_path / "out"), manifest, Order(params=SMALL, concurrency=2)
+        api.url, str(tmp_path / "out"), manifest, BatchOptions(params=SMALL, concurrency=2)
     )
     assert [row.row for row in accounted.rows if row.status == "failed"] == [3]
     assert accounted.statuses.count("stored") == 11
@@ -299,8 +301,8 @@ async def test_an_image_that_is_refused_like_a_key_or_an_empty_account_stops_not
 async def test_the_cap_holds_with_many_at_once_when_attempts_fail(api: Emulator, tmp_path: Path) -> None:
     api.faults([{"on": "prediction", "fault": "failed", "code": 5000, "times": 12}])
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(40))
-    order = Order(params=SMALL, max_cost_usd=1.0, concurrency=32)
-    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, order)
+    options = BatchOptions(params=SMALL, max_cost_usd=1.0, concurrency=32)
+    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, options)
     assert isinstance(accounted.error, BudgetExceededError)
     assert _mills(api) <= 1000
     assert accounted.summary.spent_usd == pytest.approx(0.025 * accounted.statuses.count("stored"))
@@ -311,7 +313,7 @@ async def test_the_cap_holds_when_the_price_rises_while_submissions_rest(
 ) -> None:
     api.faults([{"on": "submit", "fault": "refused", "status": 429, "retry_after": 2, "times": 4}])
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(4))
-    order = Order(params=SMALL, max_cost_usd=0.1, concurrency=4)
+    options = BatchOptions(params=SMALL, max_cost_usd=0.1, concurrency=4)
 
     async def dearer() -> None:
         while not api.ledger()["calls"]["submit"]:
@@ -319,7 +321,7 @@ async def test_the_cap_holds_when_the_price_rises_while_submissions_rest(
         api.price(0.05)
 
     accounted, _ = await asyncio.gather(
-        restyle_all(api.url, str(tmp_path / "out"), manifest, order, settings=PATIENT), dearer()
+        restyle_all(api.url, str(tmp_path / "out"), manifest, options, settings=PATIENT), dearer()
     )
     assert isinstance(accounted.error, BudgetExceededError)
     assert _mills(api) <= 100
@@ -328,11 +330,11 @@ async def test_the_cap_holds_when_the_price_rises_while_submissions_rest(
 async def test_what_is_under_way_is_no_part_of_a_reruns_bill(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(10))
     with Emulator("--prerendered", "--latency", "0.2", "0.4", "--balance", "0.3") as api:
-        left = Order(params=SMALL, wait=False)
+        left = BatchOptions(params=SMALL, wait=False)
         first = await restyle_all(api.url, str(tmp_path / "out"), manifest, left)
         assert first.summary.spent_usd == pytest.approx(0.25)
         again = await restyle_all(
-            api.url, str(tmp_path / "out"), manifest, Order(params=SMALL, max_cost_usd=0.01)
+            api.url, str(tmp_path / "out"), manifest, BatchOptions(params=SMALL, max_cost_usd=0.01)
         )
     assert again.statuses == ["stored"] * 10
     assert (again.summary.quoted_usd, again.summary.spent_usd) == (0, 0)
@@ -343,7 +345,7 @@ async def test_without_waiting_a_failed_attempt_is_made_again_by_the_next_run(
 ) -> None:
     api.faults([{"on": "prediction", "fault": "failed", "code": 5000, "times": 3}])
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(3))
-    left = Order(params=SMALL, wait=False)
+    left = BatchOptions(params=SMALL, wait=False)
     await restyle_all(api.url, str(tmp_path / "out"), manifest, left)
     while api.ledger()["in_flight"]:
         await asyncio.sleep(0.1)
@@ -367,8 +369,8 @@ async def test_never_more_in_flight_than_asked_for_and_nobody_waits_for_the_slow
 ) -> None:
     api.faults([{"on": "prediction", "fault": "slow", "seconds": 4, "match": {"image": "/1.jpg"}}])
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(40))
-    order = Order(params=SMALL, concurrency=6)
-    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, order)
+    options = BatchOptions(params=SMALL, concurrency=6)
+    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, options)
     ledger = api.ledger()
     assert ledger["max_in_flight"] == 6
     stored = {
@@ -389,16 +391,20 @@ async def test_a_dry_run_counts_what_is_done_open_or_given_up_and_spends_nothing
         api.url,
         out,
         write_manifest(tmp_path / "open.jsonl", pictures(7)[5:]),
-        Order(params=SMALL, wait=False),
+        BatchOptions(params=SMALL, wait=False),
     )
     spent = api.ledger()["calls"]["submit"]
     rows = [*pictures(10), {"image": "nothing.jpg"}]
     for retry_failed, failed in ((False, 1), (True, 0)):
-        order = Order(params=SMALL, on_bad_row="skip", retry_failed=retry_failed)
+        options = BatchOptions(params=SMALL, on_bad_row="skip", retry_failed=retry_failed)
         async with (
             WaveSpeedClient("test-key", api.url) as client,
             Batch(
-                client, open_store(out), RunInfo(package_version="test"), account_folder(now(), "dry"), order
+                client,
+                open_store(out),
+                RunInfo(package_version="test"),
+                account_folder(now(), "dry"),
+                options,
             ) as batch,
         ):
             await batch.read(write_manifest(tmp_path / "m.jsonl", rows))
@@ -414,8 +420,8 @@ async def test_without_waiting_all_is_submitted_within_the_places_and_left_to_se
     api: Emulator, tmp_path: Path
 ) -> None:
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(20))
-    order = Order(params=SMALL, concurrency=5, wait=False)
-    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, order)
+    options = BatchOptions(params=SMALL, concurrency=5, wait=False)
+    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, options)
     assert accounted.error is None
     assert accounted.statuses == ["submitted"] * 20
     assert accounted.summary.spent_usd == 0.5
@@ -450,8 +456,8 @@ async def test_an_earlier_try_of_the_same_run_counts_against_its_cap(api: Emulat
     await restyle_all(api.url, out, few, ORDER, run_id="the-run")
     api.faults([{"on": "prediction", "fault": "failed", "code": 5000, "times": 4}])
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(8))
-    order = Order(params=SMALL, max_cost_usd=0.2, concurrency=2)
-    again = await restyle_all(api.url, out, manifest, order, run_id="the-run", again=True)
+    options = BatchOptions(params=SMALL, max_cost_usd=0.2, concurrency=2)
+    again = await restyle_all(api.url, out, manifest, options, run_id="the-run", again=True)
     assert again.statuses[:4] == ["stored"] * 4
     assert isinstance(again.error, BudgetExceededError)
     assert _mills(api) <= 200

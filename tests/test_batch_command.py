@@ -266,7 +266,7 @@ def test_a_terminal_shows_a_bar_that_moves_and_no_log(shell: Shell) -> None:
     command = [
         sys.executable,
         "-m",
-        "prefect_wavespeed.deployments.cli.app",
+        "prefect_wavespeed",
         "batch",
         manifest,
         "--out",

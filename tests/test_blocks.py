@@ -190,7 +190,7 @@ def test_a_bucket_block_opens_its_prefix_with_its_credentials(saving: PrefectSer
 
     async def use() -> tuple[str, bytes | None]:
         store = await open_output("s3-bucket/team")
-        await store.ready()
+        await store.ensure_conditional_put()
         await store.put("hello", b"1", "text/plain")
         return store.uri, await store.get("hello")
 

@@ -168,7 +168,7 @@ def test_prefect_is_not_imported_where_it_is_not_needed(arguments: list[str]) ->
 
 def test_the_emulator_is_a_command(prefect: PrefectServer) -> None:
     command = subprocess.Popen(
-        [sys.executable, "-m", "prefect_wavespeed.deployments.cli.app", "emulator", "--port", "0"],
+        [sys.executable, "-m", "prefect_wavespeed", "emulator", "--port", "0"],
         stdout=subprocess.PIPE,
         text=True,
         env=prefect.env,
@@ -215,7 +215,10 @@ class TestDemo:
         assert (tmp_path / "demo" / "mine.txt").read_text() == "mine"
 
 
-_IN_FOLDER = "import os, sys; os.chdir(sys.argv[1]); from prefect_wavespeed.deployments.cli.app import main; sys.exit(main(['demo']))"
+_IN_FOLDER = (
+    "import os, sys; os.chdir(sys.argv[1]); from prefect_wavespeed.deployments.cli.app import main;"
+    "sys.exit(main(['demo']))"
+)
 
 
 def started_here(folder: Path) -> list[str]:

@@ -20,7 +20,7 @@ from prefect_wavespeed.deployments.cli.costs import since_when
 from prefect_wavespeed.errors import ConfigurationError, PredictionFailedError, StoreError
 from prefect_wavespeed.inspect.costs import Costs, costs
 from prefect_wavespeed.job import Metadata
-from prefect_wavespeed.steps.step_set import Steps, make_job
+from prefect_wavespeed.steps.step_set import StepSet, make_job
 from prefect_wavespeed.storage.store import Store, directory_store, s3_store
 from tests.support import settler
 from tests.support.emulator_process import Emulator
@@ -48,7 +48,7 @@ class World:
     async def submit(self, variant: int) -> str:
         """Submit a job, and leave it open."""
         async with self.client() as client:
-            steps = Steps(client, self.store, QUICK)
+            steps = StepSet(client, self.store, QUICK)
             job = await make_job(str(PHOTO), SMALL, variant, self.store)
             return (await steps.submit(job, run=settler.RUN)).prediction_id
 
@@ -113,7 +113,7 @@ async def test_what_was_recorded_and_billed_agrees(
 async def test_a_price_that_changed_is_a_difference(world: World) -> None:
     await world.restyle(0)
     async with world.client() as client:
-        steps = Steps(client, world.store, QUICK)
+        steps = StepSet(client, world.store, QUICK)
         first, second = [await make_job(str(PHOTO), SMALL, variant, world.store) for variant in (1, 2)]
         await steps.submit(first, run=settler.RUN)  # it learns the price here
         world.emulator.price(0.03)
@@ -384,7 +384,7 @@ def test_a_terminal_shows_the_same_figures_without_lines_and_empty_cells_and_ids
     command = [
         sys.executable,
         "-m",
-        "prefect_wavespeed.deployments.cli.app",
+        "prefect_wavespeed",
         "costs",
         "--out",
         shell.world.store.uri,

@@ -11,6 +11,8 @@ from types import ModuleType
 import pytest
 import yaml  # type: ignore[import-untyped]  # Prefect's own
 
+import prefect_wavespeed.flows
+import prefect_wavespeed.tasks
 from prefect_wavespeed.api.models import Prediction
 from prefect_wavespeed.batch.created_object import ObjectCreated
 from prefect_wavespeed.deployments.receiver.events import object_created, prediction_ended
@@ -103,9 +105,11 @@ def test_the_reference_names_all_commands_and_settings() -> None:
     assert "webhook_url" in made["wavespeed"]()
 
 
-@pytest.mark.parametrize("package", [flows, tasks], ids=lambda package: package.__name__)
+@pytest.mark.parametrize(
+    "package", [prefect_wavespeed.flows, prefect_wavespeed.tasks], ids=lambda package: package.__name__
+)
 def test_the_reference_has_all_flows_and_tasks(package: ModuleType) -> None:
-    page = (ROOT / "docs" / "reference" / f"{package.__name__}.md").read_text()
+    page = (ROOT / "docs" / "reference" / f"{package.__name__.rpartition('.')[2]}.md").read_text()
     told = re.findall(rf"^::: {package.__name__}\.(\w+)\.\1$", page, re.MULTILINE)
     assert sorted(told) == sorted(package.__all__)
 

@@ -11,7 +11,7 @@ from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.errors import UnsafeStoreError
 from tests.support.emulator_process import Emulator
 from tests.support.engine import SMALL, restyle
-from tests.support.interruptions import CASES, Outcome, World, rules, selected
+from tests.support.interruptions import CASES, SettleOutcome, World, rules, selected
 from tests.support.runners import running
 from tests.support.s3_servers import S3Server, proxy
 
@@ -29,16 +29,16 @@ def world(emulator_process: Emulator, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest, world: World, moto: S3Server) -> dict[int, Outcome]:
+def outcomes(request: pytest.FixtureRequest, world: World, moto: S3Server) -> dict[int, SettleOutcome]:
     """What came of all that are selected, carried out at once. A case's seed is its number."""
     world.emulator.faults(rules([(case, seed) for seed, (case, _) in enumerate(ALL)]))
 
-    async def one(turn: int, seed: int) -> Outcome:
+    async def one(turn: int, seed: int) -> SettleOutcome:
         await asyncio.sleep(turn * 0.3)  # a process costs some tenths of a second to start
         case, kind = ALL[seed]
         return await world.carry_out(case, f"case-{seed}", moto if kind == "moto" else None, seed)
 
-    async def all_of_them(seeds: list[int]) -> dict[int, Outcome]:
+    async def all_of_them(seeds: list[int]) -> dict[int, SettleOutcome]:
         outcomes = await asyncio.gather(*(one(turn, seed) for turn, seed in enumerate(seeds)))
         return dict(zip(seeds, outcomes, strict=True))
 
@@ -47,7 +47,7 @@ def outcomes(request: pytest.FixtureRequest, world: World, moto: S3Server) -> di
 
 @pytest.mark.parametrize("number", range(len(ALL)), ids=[f"{case.name}, on {kind}" for case, kind in ALL])
 async def test_whatever_happens_to_its_runners_a_job_is_billed_once_and_done(
-    number: int, outcomes: dict[int, Outcome]
+    number: int, outcomes: dict[int, SettleOutcome]
 ) -> None:
     await outcomes[number].prove()
 

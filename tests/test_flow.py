@@ -35,7 +35,7 @@ from prefect_wavespeed.errors import (
 from prefect_wavespeed.flows import restyle_image
 from prefect_wavespeed.flows._hooks import leave_the_truth
 from prefect_wavespeed.job import Job, Restyled, RunInfo
-from prefect_wavespeed.steps.step_set import Steps, make_job
+from prefect_wavespeed.steps.step_set import StepSet, make_job
 from prefect_wavespeed.storage.store import open_store
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
@@ -287,7 +287,7 @@ def test_an_interrupted_run_tells_where_its_job_stands(world: World, photo: Path
         store = open_store(str(world.output))
         job = await make_job(str(photo), SMALL, 0, store)
         async with WaveSpeedClient(KEY, world.emulator.url) as client:
-            submitted = await Steps(client, store).submit(job, run=RunInfo(package_version="test"))
+            submitted = await StepSet(client, store).submit(job, run=RunInfo(package_version="test"))
         return submitted.prediction_id, await hook_after(Cancelled(), photo, world.output)
 
     with world.prefect.used_here():

@@ -19,7 +19,7 @@ from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
 from tests.support.terminal import environment, plain
 
-_RESTYLE = [sys.executable, "-m", "prefect_wavespeed.deployments.cli.app"]
+_RESTYLE = [sys.executable, "-m", "prefect_wavespeed"]
 _COLOUR = re.compile(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
 COMMANDS = sorted(name for name in app if name != "emulator" and not name.startswith("-"))
 """All but the emulator's own, which is another program's."""

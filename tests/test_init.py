@@ -82,7 +82,7 @@ def test_where_not_all_can_be_written_nothing_is(tmp_path: Path) -> None:
         [
             sys.executable,
             "-m",
-            "prefect_wavespeed.deployments.cli.app",
+            "prefect_wavespeed",
             "init",
             str(tmp_path / "a" / "pictures"),
         ],

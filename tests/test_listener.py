@@ -90,8 +90,8 @@ async def test_what_the_receiver_puts_into_the_feed_is_told_and_what_others_put_
     async with Listener.open(block(emulator)) as listener:
         assert await listener.webhook(wait=True) == HOOK
         assert await listener.webhook(wait=False) == f"{HOOK}&wait=no"
-        assert listener.notices.listening
-        with listener.notices.of("p1") as wanted, listener.notices.of("f1") as wronged:
+        assert listener.inbox.listening
+        with listener.inbox.of("p1") as wanted, listener.inbox.of("f1") as wronged:
             for sealed in forged:
                 put(server, "f1", sealed)
             # its name outside is not what counts
@@ -114,7 +114,7 @@ async def test_without_a_webhook_url_nothing_is_listened_to(
 ) -> None:
     async with Listener.open(block(emulator, None)) as listener:
         assert await listener.webhook(wait=True) is None
-        assert not listener.notices.listening
+        assert not listener.inbox.listening
 
 
 async def test_where_the_feed_is_away_that_is_said_once_and_runs_poll(
@@ -123,7 +123,7 @@ async def test_where_the_feed_is_away_that_is_said_once_and_runs_poll(
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         async with Listener.open(block(emulator)) as listener:
             assert await listener.webhook(wait=True) == HOOK
-            assert not listener.notices.listening
+            assert not listener.inbox.listening
             await asyncio.sleep(3)  # it tries again
     (warning,) = warnings()
     assert "cannot be listened to" in warning
@@ -136,7 +136,7 @@ async def test_where_the_secret_cannot_be_had_runs_poll(
     away = block(emulator).model_copy(update={"base_url": "http://127.0.0.1:9"})
     async with Listener.open(away) as listener:
         await listener.webhook(wait=True)
-        assert not listener.notices.listening
+        assert not listener.inbox.listening
     assert len(warnings()) == 1
 
 
@@ -148,11 +148,11 @@ async def test_a_connection_that_breaks_is_made_again_and_meanwhile_nothing_is_r
         with temporary_settings({PREFECT_API_URL: url}):
             async with Listener.open(block(emulator)) as listener:
                 await listener.webhook(wait=True)
-                assert listener.notices.listening
-                with listener.notices.of("p2") as wanted:
+                assert listener.inbox.listening
+                with listener.inbox.of("p2") as wanted:
                     cut()
-                    await until(lambda: not listener.notices.listening)
-                    await until(lambda: listener.notices.listening)
+                    await until(lambda: not listener.inbox.listening)
+                    await until(lambda: listener.inbox.listening)
                     put(server, "p2", seal(completed("p2"), secret))
                     async with asyncio.timeout(30):
                         await wanted.sleep(30)

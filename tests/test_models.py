@@ -304,10 +304,10 @@ def test_an_error_has_its_facts_even_where_nothing_told_them(kind: type[errors.R
     ],
 )
 def test_a_text_from_outside_is_made_safe_to_show(text: Any, shown: str) -> None:
-    assert errors.clean(text, "topsecret", "") == shown
+    assert errors.redact(text, "topsecret", "") == shown
 
 
 def test_a_secret_is_taken_out_before_a_long_text_is_cut() -> None:
-    shown = errors.clean("x" * 495 + "topsecret" + "y" * 100, "topsecret")
+    shown = errors.redact("x" * 495 + "topsecret" + "y" * 100, "topsecret")
     assert len(shown) == 500
     assert "top" not in shown

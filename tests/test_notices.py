@@ -18,8 +18,8 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import Prediction
 from prefect_wavespeed.api.webhooks import seal, unseal, verify_webhook
 from prefect_wavespeed.errors import PredictionFailedError
-from prefect_wavespeed.steps.poll_schedule import MAX_INTERVAL, Pace
-from prefect_wavespeed.steps.webhook_inbox import GRACE, Notices
+from prefect_wavespeed.steps.poll_schedule import MAX_INTERVAL, PollSchedule
+from prefect_wavespeed.steps.webhook_inbox import GRACE, WebhookInbox
 from tests.support.emulator_process import Emulator
 from tests.support.engine import SMALL, restyle
 from tests.test_pace import PATIENCE, evenly, run
@@ -48,8 +48,8 @@ class World:
     """Predictions, and webhooks that tell of them."""
 
     def __init__(self, sent: Sent) -> None:
-        self.pace, self.notices = Pace(), Notices()
-        self.notices.expect()
+        self.pace, self.inbox = PollSchedule(), WebhookInbox()
+        self.inbox.expect()
         self.sent = sent
         self._names = iter(range(10**9))
 
@@ -68,8 +68,8 @@ class World:
         loop = asyncio.get_running_loop()
         start, polls = loop.time(), 0
         for late in self.sent():
-            loop.call_later(took + late, self.notices.tell, ended(name))
-        with self.notices.of(name) as notice, self.pace.flight(fresh=True, notice=notice) as flight:
+            loop.call_later(took + late, self.inbox.tell, ended(name))
+        with self.inbox.of(name) as notice, self.pace.flight(fresh=True, notice=notice) as flight:
             while True:
                 await flight.wait(0, PATIENCE)
                 if notice.read():
@@ -123,7 +123,7 @@ def test_where_no_webhook_ever_comes_polling_goes_on_as_if_there_were_none(in_fl
         world = World(never)
         first = await world.fly(evenly(2, 4, in_flight), in_flight)
         assert max(first.delays) <= MAX_INTERVAL + 1
-        assert not world.notices.relied_on
+        assert not world.inbox.relied_on
         seen = await world.fly(evenly(2, 4, 300), in_flight)
         assert median(seen.delays) < 0.25
         assert 2 < seen.polls_each < 5.2
@@ -185,7 +185,7 @@ def test_doubled_webhooks_are_as_good_as_one() -> None:
 def test_what_was_told_before_anybody_waited_is_known() -> None:
     async def main() -> None:
         world = World(never)
-        world.notices.tell(ended("0"))
+        world.inbox.tell(ended("0"))
         seen = await world.fly(iter([0.0]), 1)
         assert (seen.polls, seen.delays) == ([0], [0.0])
 
@@ -194,10 +194,10 @@ def test_what_was_told_before_anybody_waited_is_known() -> None:
 
 def test_what_nobody_waits_for_is_forgotten_before_it_fills_the_memory() -> None:
     async def main() -> None:
-        notices = Notices()
+        inbox = WebhookInbox()
         for number in range(20_000):
-            notices.tell(ended(str(number)))
-        with notices.of("19999") as newest, notices.of("0") as oldest:
+            inbox.tell(ended(str(number)))
+        with inbox.of("19999") as newest, inbox.of("0") as oldest:
             assert newest.read()
             assert oldest.read() is None
 
@@ -206,9 +206,9 @@ def test_what_nobody_waits_for_is_forgotten_before_it_fills_the_memory() -> None
 
 def test_all_that_wait_for_one_prediction_are_told() -> None:
     async def main() -> None:
-        notices = Notices()
-        with notices.of("p") as first, notices.of("p") as second:
-            notices.tell(ended("p"))
+        inbox = WebhookInbox()
+        with inbox.of("p") as first, inbox.of("p") as second:
+            inbox.tell(ended("p"))
             assert first.read()
             assert first.read() is None
             assert second.read()
@@ -220,7 +220,7 @@ def test_when_nothing_is_listened_for_any_more_polls_are_as_without_webhooks() -
     async def main() -> None:
         world = World(soon)
         await world.fly(evenly(2, 4, 200), 50)
-        world.notices.doubt()
+        world.inbox.doubt()
         world.sent = never
         seen = await world.fly(evenly(2, 4, 300), 50)
         assert median(seen.delays) < 0.2
@@ -232,14 +232,14 @@ def test_when_nothing_is_listened_for_any_more_polls_are_as_without_webhooks() -
 @asynccontextmanager
 async def told(emulator: Emulator) -> AsyncIterator[dict[str, Any]]:
     """Where webhooks come in, are verified, sealed, unsealed and told; what to restyle with."""
-    notices = Notices()
-    notices.expect()
+    inbox = WebhookInbox()
+    inbox.expect()
     async with WaveSpeedClient("test-key", emulator.url) as client:
         secret = await client.webhook_secret()
 
     async def take(request: web.Request) -> web.Response:
         prediction = verify_webhook(request.headers, await request.read(), secret)
-        notices.tell(unseal(seal(prediction, secret), secret))
+        inbox.tell(unseal(seal(prediction, secret), secret))
         return web.Response()
 
     app = web.Application(client_max_size=1 << 25)
@@ -250,7 +250,7 @@ async def told(emulator: Emulator) -> AsyncIterator[dict[str, Any]]:
     await site.start()
     try:
         host, port = runner.addresses[0][:2]
-        yield {"notices": notices, "webhook_url": f"http://{host}:{port}/wavespeed?token=s3cret"}
+        yield {"inbox": inbox, "webhook_url": f"http://{host}:{port}/wavespeed?token=s3cret"}
     finally:
         await runner.cleanup()
 
@@ -308,18 +308,18 @@ async def test_a_notice_without_pictures_is_not_believed(
     emulator: Emulator, tmp_path: Path, status: str
 ) -> None:
     """Polling is the truth: such a notice may be late, or of another time."""
-    notices = Notices()
-    notices.expect()
+    inbox = WebhookInbox()
+    inbox.expect()
 
     async def tell_of_all() -> None:
         while True:
             for prediction in emulator.ledger()["predictions"]:
-                notices.tell(Prediction(id=prediction["id"], status=status))
+                inbox.tell(Prediction(id=prediction["id"], status=status))
             await asyncio.sleep(0.03)
 
     running = asyncio.create_task(tell_of_all())
     try:
-        restyled = await restyle(emulator.url, str(tmp_path), notices=notices)
+        restyled = await restyle(emulator.url, str(tmp_path), inbox=inbox)
     finally:
         running.cancel()
     assert [output.width for output in restyled.outputs] == [256]

@@ -20,7 +20,7 @@ from prefect_wavespeed.errors import (
 )
 from prefect_wavespeed.job import Restyled, RunInfo
 from prefect_wavespeed.steps.settle import settle
-from prefect_wavespeed.steps.step_set import Steps
+from prefect_wavespeed.steps.step_set import StepSet
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO, QUICK, SMALL, restyle
 from tests.support.objects import World
@@ -148,7 +148,7 @@ async def test_what_is_under_way_is_no_dead_letter_though_its_object_has_vanishe
     found = await find(created, world.watched, SMALL, (), world.store)
     assert found.job
     async with WaveSpeedClient("test-key", world.emulator.url, submit_timeout=1, timeout=2) as client:
-        steps = Steps(client, world.store, QUICK)
+        steps = StepSet(client, world.store, QUICK)
         await steps.submit(found.job, run=RunInfo(package_version="test"))
         world.delete(created)
         restyled = await world.deliver(created)

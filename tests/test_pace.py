@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from prefect_wavespeed.steps.poll_schedule import MAX_INTERVAL, Pace, backoff
+from prefect_wavespeed.steps.poll_schedule import MAX_INTERVAL, PollSchedule, backoff
 
 PATIENCE = 900.0
 
@@ -59,7 +59,7 @@ class Seen:
         return mean(len(polls) for polls in self.polls)
 
 
-async def watch(pace: Pace, took: float, told: float | None, seen: Seen) -> None:
+async def watch(pace: PollSchedule, took: float, told: float | None, seen: Seen) -> None:
     """Poll a prediction that takes so long, and is said to."""
     loop = asyncio.get_running_loop()
     start, polls = loop.time(), []
@@ -75,9 +75,11 @@ async def watch(pace: Pace, took: float, told: float | None, seen: Seen) -> None
     seen.polls.append(polls)
 
 
-async def fly(took: Iterator[float], in_flight: int, *, told: bool = True, pace: Pace | None = None) -> Seen:
+async def fly(
+    took: Iterator[float], in_flight: int, *, told: bool = True, pace: PollSchedule | None = None
+) -> Seen:
     """Poll many predictions, so many at once."""
-    pace, seen = pace or Pace(), Seen()
+    pace, seen = pace or PollSchedule(), Seen()
     places = asyncio.Semaphore(in_flight)
 
     async def one(seconds: float) -> None:
@@ -114,7 +116,7 @@ def test_six_hundred_images_come_close_to_a_perfect_scheduler(told: bool, share:
 @pytest.mark.parametrize(("low", "high"), [(0.05, 0.1), (2, 4), (2.9, 3.1), (20, 60), (100, 300)])
 def test_however_long_predictions_take_they_are_noticed_soon_with_few_polls(low: float, high: float) -> None:
     async def main() -> None:
-        pace = Pace()
+        pace = PollSchedule()
         await fly(evenly(low, high, 100), 50, pace=pace)
         seen = await fly(evenly(low, high, 300), 50, pace=pace)
         assert median(seen.delays) < max(0.1, (high - low) / 8)
@@ -145,7 +147,7 @@ def test_others_do_not_wait_for_ever_for_scouts_that_never_come_back() -> None:
 
 def test_a_prediction_that_is_overdue_is_asked_for_ever_less_often_but_never_forgotten() -> None:
     async def main() -> None:
-        pace = Pace()
+        pace = PollSchedule()
         await fly(evenly(2, 4, 100), 50, pace=pace)
         seen = await fly(iter([300.0]), 1, pace=pace)
         (polls,) = seen.polls
@@ -159,7 +161,7 @@ def test_a_prediction_that_is_overdue_is_asked_for_ever_less_often_but_never_for
 
 def test_a_change_of_speed_is_learnt() -> None:
     async def main() -> None:
-        pace = Pace()
+        pace = PollSchedule()
         await fly(evenly(2, 4, 300), 50, pace=pace)
         await fly(evenly(20, 24, 400), 50, pace=pace)
         seen = await fly(evenly(20, 24, 100), 50, pace=pace)
@@ -171,7 +173,7 @@ def test_a_change_of_speed_is_learnt() -> None:
 
 def test_what_may_be_done_already_is_asked_for_at_once() -> None:
     async def main() -> None:
-        pace = Pace()
+        pace = PollSchedule()
         await fly(evenly(2, 4, 100), 50, pace=pace)
         start = asyncio.get_running_loop().time()
         with pace.flight(fresh=False) as flight:
@@ -184,7 +186,7 @@ def test_what_may_be_done_already_is_asked_for_at_once() -> None:
 def test_a_rest_is_kept_and_a_limit_too() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        with Pace().flight(fresh=False) as flight:
+        with PollSchedule().flight(fresh=False) as flight:
             await flight.wait(7, PATIENCE)
             assert loop.time() >= 7
             await flight.wait(0, 0.001)

@@ -408,7 +408,7 @@ async def test_a_store_that_goes_away_is_one_error_and_no_dead_letter(
     world.submit(10)
     with proxy(moto) as (way, seen):
         through = _on_s3(emulator, seen, "going-away")
-        await through.store.ready()
+        await through.store.ensure_conditional_put()
         emulator.faults([{"on": "cdn", "fault": "slow", "seconds": 1, "times": None}])
         settling = asyncio.create_task(through.settle())
         while not any("prediction.json" in request for request in way.seen):

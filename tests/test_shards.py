@@ -16,8 +16,8 @@ import pytest
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
-from prefect_wavespeed.batch.run import Batch, Carrier, Order
-from prefect_wavespeed.batch.sharded_batch import Joining
+from prefect_wavespeed.batch.run import Batch, BatchOptions, Carrier
+from prefect_wavespeed.batch.sharded_batch import ShardedBatch
 from prefect_wavespeed.batch.shards import Shard, lot
 from prefect_wavespeed.errors import (
     BatchFailedError,
@@ -27,7 +27,7 @@ from prefect_wavespeed.errors import (
 )
 from prefect_wavespeed.flows import restyle_batch
 from prefect_wavespeed.job import Metadata, RunInfo
-from prefect_wavespeed.steps.step_set import Steps
+from prefect_wavespeed.steps.step_set import StepSet
 from prefect_wavespeed.storage.store import Store, open_store
 from tests.support.batches import PLACE, pictures, write_manifest
 from tests.support.emulator_process import Emulator
@@ -63,7 +63,7 @@ class Sharded:
     url: str
     out: Path
     manifest: Any
-    order: Order = field(default_factory=lambda: Order(params=SMALL))
+    options: BatchOptions = field(default_factory=lambda: BatchOptions(params=SMALL))
 
     @property
     def store(self) -> Store:
@@ -72,7 +72,7 @@ class Sharded:
 
     async def carry_out(self, shard: Shard, stop_after: int | None = None) -> None:
         """Be one of the shards; die, if so told, when so many rows are known."""
-        store, order = self.store, shard.order(self.order)
+        store, options = self.store, shard.options(self.options)
         run = shard.run(RunInfo(package_version="test", flow_run_id=f"child {shard.number}"))
         dying = asyncio.Event()
 
@@ -83,7 +83,7 @@ class Sharded:
         async with WaveSpeedClient("test-key", self.url, submit_timeout=1, timeout=2) as client:
             share, again = await shard.share(store), shard.attempt > 1
             async with Batch(
-                client, store, run, shard.path, order, share=share, again=again, on_change=changed
+                client, store, run, shard.path, options, share=share, again=again, on_change=changed
             ) as batch:
                 await batch.read(self.manifest)
                 await batch.afford()
@@ -91,8 +91,8 @@ class Sharded:
                 async def admit(job: Any, attempt: int, usd: float | None) -> None:
                     await batch.admit(job, attempt)
 
-                steps = Steps(client, store, QUICK, admit=admit)
-                submit = partial(steps.submit, run=run, retry_failed=order.retry_failed)
+                steps = StepSet(client, store, QUICK, admit=admit)
+                submit = partial(steps.submit, run=run, retry_failed=options.retry_failed)
                 carrier = Carrier(submit, steps.poll, partial(steps.download, run=run), look=steps.look)
                 work = asyncio.create_task(batch.carry_out(carrier.patient()))
                 death = asyncio.create_task(dying.wait())
@@ -111,14 +111,14 @@ class Sharded:
         """Be the run that starts them and joins what they tell."""
         async with (
             WaveSpeedClient("test-key", self.url, submit_timeout=1, timeout=2) as client,
-            Batch(client, self.store, WHOLE, FOLDER, self.order, again=attempt > 1) as batch,
+            Batch(client, self.store, WHOLE, FOLDER, self.options, again=attempt > 1) as batch,
         ):
             await batch.read(self.manifest)
             await batch.afford()
-            joining = Joining(batch, of, attempt)
-            begun = await joining.share_out()
+            sharded = ShardedBatch(batch, of, attempt)
+            begun = await sharded.share_out()
             await asyncio.gather(*(self.carry_out(shard, (dies or {}).get(shard.number)) for shard in begun))
-            await joining.finish(Ended().why(joining.shards))
+            await sharded.finish(Ended().why(sharded.shards))
             summary = await batch.close()
             return summary, batch.verdict(summary), begun
 
@@ -159,10 +159,10 @@ async def test_every_shard_carries_out_a_part_of_its_own(quick: Emulator, tmp_pa
     batch = Sharded(quick.url, tmp_path / "out", write_manifest(tmp_path / "m.jsonl", pictures(40)))
     async with (
         WaveSpeedClient("test-key", quick.url) as client,
-        Batch(client, batch.store, WHOLE, FOLDER, batch.order) as whole,
+        Batch(client, batch.store, WHOLE, FOLDER, batch.options) as whole,
     ):
         await whole.read(batch.manifest)
-        begun = await Joining(whole, 4, 1).share_out()
+        begun = await ShardedBatch(whole, 4, 1).share_out()
         shares = [(await shard.share(batch.store)).keys for shard in begun]
     assert sum(map(len, shares)) == len(frozenset().union(*shares)) == 40
     assert min(map(len, shares)) > 3
@@ -178,8 +178,8 @@ async def test_side_cars_name_the_whole_run(quick: Emulator, tmp_path: Path) -> 
 
 
 async def test_nothing_of_the_shards_is_left_beside_the_account(quick: Emulator, tmp_path: Path) -> None:
-    order = Order(params=SMALL, max_cost_usd=1)
-    batch = Sharded(quick.url, tmp_path / "out", write_manifest(tmp_path / "m.jsonl", pictures(4)), order)
+    options = BatchOptions(params=SMALL, max_cost_usd=1)
+    batch = Sharded(quick.url, tmp_path / "out", write_manifest(tmp_path / "m.jsonl", pictures(4)), options)
     await batch.whole()
     left = {path.name for path in (batch.out / FOLDER).rglob("*") if path.is_file()}
     assert left == {"manifest.jsonl", "manifest.parquet", "gallery.html", "summary.json", "caps.json"}
@@ -197,8 +197,8 @@ async def test_rows_that_are_refused_or_skipped_are_told_by_the_whole_run_alone(
 ) -> None:
     rows = [*pictures(6), {"image": "ftp://nowhere/1.jpg"}, {"image": f"{PLACE}/9.jpg", "size": "huge"}]
     rows.append({"image": str(tmp_path / "gone.jpg")})
-    order = Order(params=SMALL, on_bad_row="skip", max_failed=0.1)
-    batch = Sharded(quick.url, tmp_path / "out", write_manifest(tmp_path / "m.jsonl", rows), order)
+    options = BatchOptions(params=SMALL, on_bad_row="skip", max_failed=0.1)
+    batch = Sharded(quick.url, tmp_path / "out", write_manifest(tmp_path / "m.jsonl", rows), options)
     summary, error, _ = await batch.whole()
     assert "1 of 9 rows failed (1 SourceError)" in str(error)
     assert summary.counts == {"stored": 6, "invalid": 2, "failed": 1}
@@ -212,15 +212,15 @@ async def test_a_shard_carries_out_what_was_quoted_although_the_manifest_has_gro
     batch = Sharded(quick.url, tmp_path / "out", write_manifest(path, pictures(8)))
     async with (
         WaveSpeedClient("test-key", quick.url) as client,
-        Batch(client, batch.store, WHOLE, FOLDER, batch.order) as whole,
+        Batch(client, batch.store, WHOLE, FOLDER, batch.options) as whole,
     ):
         await whole.read(batch.manifest)
         await whole.afford()
-        joining = Joining(whole, 2, 1)
-        begun = await joining.share_out()
+        sharded = ShardedBatch(whole, 2, 1)
+        begun = await sharded.share_out()
         write_manifest(path, [*pictures(40)[20:], *pictures(7)])  # shifted, longer, and the eighth is gone
         await asyncio.gather(*map(batch.carry_out, begun))
-        await joining.finish(Ended().why(joining.shards))
+        await sharded.finish(Ended().why(sharded.shards))
         summary = await whole.close()
     assert summary.counts == {"stored": 7, "unsubmitted": 1}
     assert [row.status for row in batch.rows()] == ["stored"] * 7 + ["unsubmitted"]
@@ -234,7 +234,7 @@ class TestOneDies:
         self, quick: Emulator, tmp_path: Path
     ) -> None:
         manifest = write_manifest(tmp_path / "m.jsonl", pictures(40))
-        batch = Sharded(quick.url, tmp_path / "out", manifest, Order(params=SMALL, concurrency=6))
+        batch = Sharded(quick.url, tmp_path / "out", manifest, BatchOptions(params=SMALL, concurrency=6))
         summary, error, _ = await batch.whole(dies={2: 4})
         rows, stored = batch.rows(), len(list(batch.out.glob("images/*/metadata.json")))
         assert [row.row for row in rows] == list(range(1, 41))
@@ -252,8 +252,8 @@ class TestOneDies:
         self, quick: Emulator, tmp_path: Path
     ) -> None:
         manifest = write_manifest(tmp_path / "m.jsonl", pictures(40))
-        order = Order(params=SMALL, concurrency=6, max_cost_usd=1.5)
-        batch = Sharded(quick.url, tmp_path / "out", manifest, order)
+        options = BatchOptions(params=SMALL, concurrency=6, max_cost_usd=1.5)
+        batch = Sharded(quick.url, tmp_path / "out", manifest, options)
         await batch.whole(dies={2: 4})
         summary, error, begun = await batch.whole(attempt=2)
         assert error is None
@@ -269,7 +269,9 @@ class TestCap:
     async def shares(self, quick: Emulator, out: Path, manifest: str, cap: float, of: int) -> list[float]:
         async with (
             WaveSpeedClient("test-key", quick.url) as client,
-            Batch(client, open_store(str(out)), WHOLE, FOLDER, Order(SMALL, max_cost_usd=cap)) as whole,
+            Batch(
+                client, open_store(str(out)), WHOLE, FOLDER, BatchOptions(SMALL, max_cost_usd=cap)
+            ) as whole,
         ):
             await whole.read(manifest)
             return await whole.shares(of)
@@ -290,7 +292,7 @@ class TestCap:
 
     async def test_the_exact_price_is_enough(self, quick: Emulator, tmp_path: Path) -> None:
         manifest = write_manifest(tmp_path / "m.jsonl", pictures(20))
-        batch = Sharded(quick.url, tmp_path / "out", manifest, Order(params=SMALL, max_cost_usd=0.5))
+        batch = Sharded(quick.url, tmp_path / "out", manifest, BatchOptions(params=SMALL, max_cost_usd=0.5))
         summary, error, _ = await batch.whole(3)
         assert error is None
         assert (summary.counts, summary.spent_usd) == ({"stored": 20}, 0.5)
@@ -299,15 +301,15 @@ class TestCap:
         self, quick: Emulator, tmp_path: Path
     ) -> None:
         manifest = write_manifest(tmp_path / "m.jsonl", pictures(20))
-        batch = Sharded(quick.url, tmp_path / "out", manifest, Order(params=SMALL, max_cost_usd=0.6))
+        batch = Sharded(quick.url, tmp_path / "out", manifest, BatchOptions(params=SMALL, max_cost_usd=0.6))
         async with (
             WaveSpeedClient("test-key", quick.url) as client,
-            Batch(client, batch.store, WHOLE, FOLDER, batch.order) as whole,
+            Batch(client, batch.store, WHOLE, FOLDER, batch.options) as whole,
         ):
             await whole.read(manifest)
             await whole.afford()
-            joining = Joining(whole, 2, 1)
-            begun = await joining.share_out()
+            sharded = ShardedBatch(whole, 2, 1)
+            begun = await sharded.share_out()
             # as if each shard had been told its share before the price rose
             cheaper = [shard.model_copy(update={"max_cost_usd": 0.1}) for shard in begun]
             with pytest.raises(BudgetExceededError):
@@ -316,8 +318,8 @@ class TestCap:
 
     async def test_it_is_shared_out_once_for_all_tries(self, quick: Emulator, tmp_path: Path) -> None:
         manifest = write_manifest(tmp_path / "m.jsonl", pictures(40))
-        order = Order(params=SMALL, concurrency=6, max_cost_usd=2.0)
-        batch = Sharded(quick.url, tmp_path / "out", manifest, order)
+        options = BatchOptions(params=SMALL, concurrency=6, max_cost_usd=2.0)
+        batch = Sharded(quick.url, tmp_path / "out", manifest, options)
         _, _, first = await batch.whole(dies={1: 2, 2: 4})
         _, _, second = await batch.whole(attempt=2)
         assert [shard.max_cost_usd for shard in first] == [shard.max_cost_usd for shard in second]
@@ -331,8 +333,8 @@ async def test_a_shard_that_submitting_stopped_in_stops_the_run_for_the_same_rea
     quick: Emulator, tmp_path: Path
 ) -> None:
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(100))
-    order = Order(params=SMALL, concurrency=4, max_cost_usd=2.5)
-    batch = Sharded(quick.url, tmp_path / "out", manifest, order)
+    options = BatchOptions(params=SMALL, concurrency=4, max_cost_usd=2.5)
+    batch = Sharded(quick.url, tmp_path / "out", manifest, options)
     failing = {"on": "prediction", "fault": "failed", "code": 5001, "times": 3}
     quick.faults([failing])  # further attempts, which the cap does not cover
     summary, error, _ = await batch.whole()
@@ -351,8 +353,10 @@ async def test_a_shard_that_nobody_has_begun_says_what_to_do(quick: Emulator, tm
 
 def test_a_shard_has_its_part_of_the_places() -> None:
     shard = Shard(number=1, of=3, run_id="x", folder="y", max_cost_usd=0.5)
-    order = shard.order(Order(concurrency=10, max_cost_usd=1.5, max_failed=0.1, retry_failed=True))
-    assert order == replace(Order(), concurrency=4, max_cost_usd=0.5, max_failed=1.0, retry_failed=True)
+    options = shard.options(BatchOptions(concurrency=10, max_cost_usd=1.5, max_failed=0.1, retry_failed=True))
+    assert options == replace(
+        BatchOptions(), concurrency=4, max_cost_usd=0.5, max_failed=1.0, retry_failed=True
+    )
 
 
 def test_a_run_without_a_deployment_is_refused_before_anything_is_spent(

@@ -19,10 +19,10 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.errors import PredictionFailedError
 from prefect_wavespeed.inspect import jobs as browsing
 from prefect_wavespeed.inspect.advice import after_failure
-from prefect_wavespeed.inspect.jobs import Facts, find, jobs
+from prefect_wavespeed.inspect.jobs import JobView, find, jobs
 from prefect_wavespeed.job import Restyled
 from prefect_wavespeed.ledger.ledger import Failure
-from prefect_wavespeed.steps.step_set import Steps, make_job
+from prefect_wavespeed.steps.step_set import StepSet, make_job
 from prefect_wavespeed.storage.store import Store, directory_store, s3_store
 from tests.support import settler
 from tests.support.emulator_process import Emulator
@@ -57,16 +57,14 @@ class World:
     async def submitted(self, variant: int) -> str:
         """Leave a job open; the prediction's id."""
         async with WaveSpeedClient("test-key", self.emulator.url, submit_timeout=1.5) as client:
-            steps = Steps(client, self.store, QUICK)
+            steps = StepSet(client, self.store, QUICK)
             job = await make_job(str(PHOTO), SMALL, variant, self.store)
             return (await steps.submit(job, run=settler.RUN)).prediction_id
 
     def restyle(self, *arguments: str) -> Ended:
         env = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)}
         env |= {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PYTHONPATH": _ROOT, **self.env}
-        return Command(
-            ["-m", "prefect_wavespeed.deployments.cli.app", *arguments, "--out", self.store.uri], env
-        ).ended()
+        return Command(["-m", "prefect_wavespeed", *arguments, "--out", self.store.uri], env).ended()
 
     def list(self, *options: str) -> list[dict[str, Any]]:
         ended = self.restyle("list", "--json", *options)
@@ -170,7 +168,7 @@ async def test_a_failed_job_that_was_taken_up_again_is_open(world: World) -> Non
     failed = await world.failed(0)
     async with WaveSpeedClient("test-key", world.emulator.url, submit_timeout=1.5) as client:
         job = await make_job(str(PHOTO), SMALL, 0, world.store)
-        await Steps(client, world.store, QUICK).submit(job, run=settler.RUN, retry_failed=True)
+        await StepSet(client, world.store, QUICK).submit(job, run=settler.RUN, retry_failed=True)
     (only,) = [facts async for facts in jobs(world.store)]
     assert (only.status, only.key) == ("open", failed.job_key)
     assert len(only.prediction_ids) == 2
@@ -194,7 +192,7 @@ def test_whoever_reads_only_the_first_lines_gets_no_error(world: World) -> None:
         folder = side_car.parent.parent / f"copy-{key[:16]}"
         folder.mkdir()
         (folder / "metadata.json").write_text(side_car.read_text().replace(done.job_key, key))
-    command = f"{sys.executable} -m prefect_wavespeed.deployments.cli.app list --out {world.store.uri} | head -1; echo ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m prefect_wavespeed list --out {world.store.uri} | head -1; echo ${{PIPESTATUS[0]}}"
     env = {**os.environ, "PYTHONPATH": _ROOT}
     ended = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, check=True)
     line, status = ended.stdout.splitlines()
@@ -205,7 +203,7 @@ def test_a_terminal_gets_colours_and_lines_that_fit(world: World) -> None:
     asyncio.run(world.done(0))
     asyncio.run(world.failed(1))
     shown = on_terminal(
-        [sys.executable, "-m", "prefect_wavespeed.deployments.cli.app", "list", "--out", world.store.uri],
+        [sys.executable, "-m", "prefect_wavespeed", "list", "--out", world.store.uri],
         columns=80,
     )
     assert "\x1b[31m  failed" in shown
@@ -284,7 +282,7 @@ async def test_a_claim_is_its_runners_while_it_is_young(world: World, tmp_path: 
     world.emulator.faults([{"on": "submit", "fault": "hang_before"}])
     async with WaveSpeedClient("test-key", world.emulator.url, submit_timeout=1.5) as client:
         job = await make_job(str(PHOTO), SMALL, 0, world.store)
-        hanging = asyncio.ensure_future(Steps(client, world.store, QUICK).submit(job, run=settler.RUN))
+        hanging = asyncio.ensure_future(StepSet(client, world.store, QUICK).submit(job, run=settler.RUN))
         while not await world.store.list("open/"):
             await asyncio.sleep(0.05)
         hanging.cancel()
@@ -336,7 +334,7 @@ def test_nothing_found_is_one_line(any_world: World, what: str) -> None:
 )
 def test_a_mistake_is_one_line(arguments: list[str], says: str) -> None:
     env = {**os.environ, "PYTHONPATH": _ROOT}
-    ended = Command(["-m", "prefect_wavespeed.deployments.cli.app", *arguments], env).ended()
+    ended = Command(["-m", "prefect_wavespeed", *arguments], env).ended()
     assert (ended.status, ended.stdout) == (1, "")
     assert ended.stderr.startswith("error: ")
     assert ended.stderr.count("\n") == 1
@@ -376,7 +374,7 @@ async def test_a_url_is_found_with_and_without_its_signature(world: World) -> No
         url = await client.upload("picture.jpg", PHOTO.read_bytes(), "image/jpeg")
     done = await restyle(world.emulator.url, world.store, f"{url}?X-Amz-Signature=one")
     for what in (url, f"{url}?X-Amz-Signature=two", url.partition("//")[2].partition("/")[2]):
-        found: list[Facts] = await find(world.store, what)
+        found: list[JobView] = await find(world.store, what)
         assert [facts.key for facts in found] == [done.job_key]
 
 

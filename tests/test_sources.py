@@ -155,7 +155,7 @@ async def test_an_object_in_a_versioned_bucket_is_its_uri_with_its_version(
 async def test_the_same_bytes_are_uploaded_once_for_many_jobs_and_processes(
     emulator: Emulator, store: Store, moto: S3Server, on_s3: Store
 ) -> None:
-    await store.ready()
+    await store.ensure_conditional_put()
     source = await identify(str(PHOTO), store)
     async with WaveSpeedClient("key", emulator.url) as client:
         publisher = Publisher(client, store)
@@ -213,7 +213,7 @@ async def test_an_upload_of_which_nothing_is_told_is_trusted_and_tried_anew_on_r
 async def test_whether_an_upload_is_there_is_asked_once_a_process_and_never_after_uploading(
     emulator: Emulator, store: Store
 ) -> None:
-    await store.ready()
+    await store.ensure_conditional_put()
     source = await identify(str(PHOTO), store)
     for asked in range(2):
         async with WaveSpeedClient("key", emulator.url) as client:
@@ -321,7 +321,7 @@ async def test_a_file_that_changes_while_it_is_used_is_not_submitted(
     image.write_bytes(PHOTO.read_bytes())
     source = await identify(str(image), store)
     image.write_bytes(OTHER_PHOTO.read_bytes())
-    await store.ready()
+    await store.ensure_conditional_put()
     async with WaveSpeedClient("key", emulator.url) as client:
         with pytest.raises(SourceError, match="changed while it was being used"):
             await Publisher(client, store).url(source)

@@ -78,7 +78,7 @@ async def test_a_listing_is_whole_when_it_has_many_pages(moto: S3Server) -> None
 
 
 async def test_the_stores_clock_is_never_ahead_of_it(store: Store) -> None:
-    await store.ready()
+    await store.ensure_conditional_put()
     first = store.now()
     assert datetime.now(UTC) - timedelta(seconds=5) < first <= datetime.now(UTC)
     await asyncio.sleep(0.01)
@@ -89,7 +89,7 @@ async def test_the_stores_clock_is_never_ahead_of_it(store: Store) -> None:
 async def test_a_store_is_probed_once_a_process(moto: S3Server) -> None:
     with proxy(moto) as (way, seen):
         store = s3_store(seen.bucket, "probed-once", seen.session(), endpoint_url=seen.endpoint)
-        await asyncio.gather(*(store.ready() for _ in range(5)))
+        await asyncio.gather(*(store.ensure_conditional_put() for _ in range(5)))
         probes = [request for request in way.seen if "/.probe/" in request]
         assert sorted(request.split()[0] for request in probes) == ["HEAD", "PUT", "PUT"]
 
@@ -143,7 +143,7 @@ async def test_a_host_that_is_none_is_told_with_the_variable_that_names_it(
 async def test_a_bucket_that_does_not_exist_is_told_by_name(moto: S3Server) -> None:
     store = s3_store("nowhere", "x", moto.session(), endpoint_url=moto.endpoint)
     for action in (
-        store.ready(),
+        store.ensure_conditional_put(),
         store.create("a", b"1"),
         store.list("a/"),
         store.put("a", b"1", "text/plain"),

@@ -20,7 +20,7 @@ from prefect_wavespeed.blocks.output import open_output
 from prefect_wavespeed.blocks.wavespeed import OtherApiError, WaveSpeed, load_wavespeed
 from prefect_wavespeed.deployments.cli._errors import prefect_trouble, without_login
 from prefect_wavespeed.deployments.setup.wavespeed import TIERS
-from prefect_wavespeed.errors import ConfigurationError, RestyleError, clean
+from prefect_wavespeed.errors import ConfigurationError, RestyleError, redact
 from prefect_wavespeed.inspect.checks import Check, error, ok, warning
 from prefect_wavespeed.storage.store import S3_BUCKET, Store
 from prefect_wavespeed.words import counted
@@ -53,7 +53,7 @@ async def check_prefect() -> Check:
             server = await client.api_version()
     except Exception as problem:
         if not url:
-            return error(API, f"no PREFECT_API_URL is set: {clean(problem)}", _set_url())
+            return error(API, f"no PREFECT_API_URL is set: {redact(problem)}", _set_url())
         return error(API, *prefect_trouble(url, problem))
     if not url:
         found = f"no PREFECT_API_URL is set: every command starts a temporary server ({server}) of its own"
@@ -195,4 +195,4 @@ async def open_block(output: str) -> Store:
         raise
     except Exception as problem:
         kind = "credentials" if output.startswith(S3_BUCKET) else "folder"
-        raise ConfigurationError(f"output {output}: its {kind} cannot be loaded: {clean(problem)}") from None
+        raise ConfigurationError(f"output {output}: its {kind} cannot be loaded: {redact(problem)}") from None

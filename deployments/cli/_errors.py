@@ -8,7 +8,7 @@ import httpx
 from pydantic import ValidationError
 
 from prefect_wavespeed.api.models import wanted
-from prefect_wavespeed.errors import ConfigurationError, InvalidRequestError, RestyleError, clean
+from prefect_wavespeed.errors import ConfigurationError, InvalidRequestError, RestyleError, redact
 
 # What a request's field is called on the command line.
 _OPTIONS = {
@@ -36,7 +36,7 @@ def _as_ours(error: Exception) -> RestyleError:
             first = error.errors(include_url=False)[0]
             field = ".".join(str(part) for part in first["loc"])
             option = _option(field) if field else "the options"
-            return InvalidRequestError(f"{option} {clean(first['input'])}: {wanted(first)}", field=field)
+            return InvalidRequestError(f"{option} {redact(first['input'])}: {wanted(first)}", field=field)
         # of Prefect's client: our own client's never come as they are
         case httpx.ConnectError():
             return _no_prefect(error)
@@ -44,7 +44,7 @@ def _as_ours(error: Exception) -> RestyleError:
             return _no_prefect(error)
         case RuntimeError() if "Failed to reach API" in str(error):
             return _no_prefect(error.__cause__ or error)
-    return RestyleError(f"unexpected {type(error).__name__}: {clean(error)}")
+    return RestyleError(f"unexpected {type(error).__name__}: {redact(error)}")
 
 
 def _option(field: str) -> str:
@@ -80,4 +80,4 @@ def prefect_trouble(url: str, problem: BaseException) -> tuple[str, str]:
 
 def without_login(url: str) -> str:
     """A URL that is safe to show."""
-    return clean(httpx.URL(url).copy_with(userinfo=b""))
+    return redact(httpx.URL(url).copy_with(userinfo=b""))

@@ -156,10 +156,10 @@ def batch(
         json: Print one JSON object on stdout.
     """
     from prefect_wavespeed.api.models import ReduxParams
-    from prefect_wavespeed.batch.run import Order
+    from prefect_wavespeed.batch.run import BatchOptions
     from prefect_wavespeed.deployments.cli import batch as command
 
-    order = Order(
+    order = BatchOptions(
         params=ReduxParams(**picture.params),
         concurrency=concurrency,
         max_cost_usd=max_cost_usd,

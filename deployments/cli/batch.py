@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from prefect_wavespeed.batch.manifest import BadRow, read_manifest
 from prefect_wavespeed.batch.report import Summary
-from prefect_wavespeed.batch.run import Batch, Order, Quote, account_folder, refusal
+from prefect_wavespeed.batch.run import Batch, BatchOptions, BatchQuote, account_folder, refusal
 from prefect_wavespeed.batch.run import Progress as Standing
 from prefect_wavespeed.deployments.cli._prefect import quiet_run
 from prefect_wavespeed.errors import ConfigurationError
@@ -35,7 +35,7 @@ class Options:
     manifest: str
     out: str
     wavespeed: str
-    order: Order
+    order: BatchOptions
 
 
 def run(options: Options, *, dry_run: bool, as_json: bool) -> int:
@@ -79,10 +79,10 @@ async def _check(options: Options) -> None:
         return
     store = open_store(options.out)
     await _look_into(options.manifest, order, store)
-    await store.ready()
+    await store.ensure_conditional_put()
 
 
-async def _look_into(manifest: str, order: Order, store: Store) -> None:
+async def _look_into(manifest: str, order: BatchOptions, store: Store) -> None:
     """Read the first rows: what is wrong with a manifest is mostly wrong there already."""
     async with aclosing(read_manifest(manifest, order.params, store)) as batches:
         rows = await anext(batches)
@@ -93,7 +93,7 @@ async def _look_into(manifest: str, order: Order, store: Store) -> None:
             raise refusal(bad, len(bad), told, can_be_skipped=len(bad) < len(rows))
 
 
-async def _quote(options: Options) -> Quote:
+async def _quote(options: Options) -> BatchQuote:
     from prefect_wavespeed.blocks.output import open_output
     from prefect_wavespeed.blocks.wavespeed import load_wavespeed
 
@@ -200,7 +200,7 @@ def _are(count: int) -> str:
     return f"{count:,} {'is' if count == 1 else 'are'}"
 
 
-def _quoted(quote: Quote, order: Order) -> str:
+def _quoted(quote: BatchQuote, order: BatchOptions) -> str:
     bad, cap = quote.invalid + quote.unusable, order.max_cost_usd
     skipped = f", {counted(bad, 'bad row')} skipped" if bad else ""
     hopeless = quote.unusable + (quote.failed or 0)

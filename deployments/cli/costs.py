@@ -15,7 +15,7 @@ from rich.text import Text
 
 from prefect_wavespeed.deployments.cli._looking import open_known
 from prefect_wavespeed.deployments.cli._prefect import quiet_run
-from prefect_wavespeed.errors import ConfigurationError, clean
+from prefect_wavespeed.errors import ConfigurationError, redact
 from prefect_wavespeed.inspect.costs import Costs, Difference, Differences, Sum, costs
 
 _SHOWN = 20  # rows of what may be long; `--json` tells more
@@ -63,7 +63,7 @@ def since_when(since: str, now: datetime) -> datetime:
             raise ValueError
     except (ValueError, OverflowError):
         raise ConfigurationError(
-            f"--since {clean(since)}: give a day as YYYY-MM-DD, or a number of days such as 7d"
+            f"--since {redact(since)}: give a day as YYYY-MM-DD, or a number of days such as 7d"
         ) from None
     if day > now.date():
         raise ConfigurationError(f"--since {since}: this day has not come yet (today is {now.date()}, UTC)")
@@ -150,7 +150,7 @@ def _rows(what: str, of: Differences) -> list[tuple[str, ...]]:
 
 def _row(one: Difference, what: str) -> tuple[str, ...]:
     whose = f"{what}: {_WHOSE[one.whose]}" if one.whose and what == "refunded" else what
-    return (clean(one.prediction_id), _usd(one.recorded_usd), _usd(one.billed_usd), whose)
+    return (redact(one.prediction_id), _usd(one.recorded_usd), _usd(one.billed_usd), whose)
 
 
 def _figures(of: Sum) -> tuple[str, str, str]:

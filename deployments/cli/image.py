@@ -81,7 +81,7 @@ async def _check(options: Options, params: ReduxParams) -> None:
 
     store = open_store(options.out)
     await make_job(source, params, options.variant, store)
-    await store.ready()
+    await store.ensure_conditional_put()
 
 
 def _lines(restyled: Restyled) -> str:

@@ -19,7 +19,7 @@ from prefect_wavespeed.deployments.cli._looking import Looking, open_known
 from prefect_wavespeed.deployments.cli._prefect import quiet_run
 from prefect_wavespeed.deployments.cli.costs import since_when
 from prefect_wavespeed.inspect.advice import reason
-from prefect_wavespeed.inspect.jobs import Facts, Status, jobs
+from prefect_wavespeed.inspect.jobs import JobView, Status, jobs
 
 COLOURS: dict[Status, str] = {"done": "green", "failed": "red", "open": "yellow"}
 
@@ -89,7 +89,7 @@ async def _lines(out: str, status: Status | None, since: datetime | None, consol
     return count
 
 
-def as_dict(facts: Facts) -> dict[str, Any]:
+def as_dict(facts: JobView) -> dict[str, Any]:
     """A job as JSON tells it."""
     return {
         "job_key": facts.key,
@@ -103,13 +103,13 @@ def as_dict(facts: Facts) -> dict[str, Any]:
     }
 
 
-def tabbed(facts: Facts) -> str:
+def tabbed(facts: JobView) -> str:
     """A line for scripts: time, status, source, key, cost or reason, with tabs between."""
     cells = [_time(facts, "%Y-%m-%dT%H:%M:%SZ"), facts.status, facts.source or "", facts.key, _outcome(facts)]
     return "\t".join(map(_one_line, cells))
 
 
-def line(facts: Facts, width: int) -> Text:
+def line(facts: JobView, width: int) -> Text:
     """The same for a terminal: of the source the end, which tells most, and the beginning of the key."""
     text = Text()
     text.append(_time(facts, "%Y-%m-%d %H:%M"), "dim")
@@ -121,11 +121,11 @@ def line(facts: Facts, width: int) -> Text:
     return text.append(f"{source.ljust(room)}  {facts.key[:8]}  {outcome}")
 
 
-def _time(facts: Facts, form: str) -> str:
+def _time(facts: JobView, form: str) -> str:
     return facts.at.astimezone(UTC).strftime(form)
 
 
-def _outcome(facts: Facts) -> str:
+def _outcome(facts: JobView) -> str:
     """What it cost, or why it is not done."""
     if facts.metadata is None:
         return reason(facts)

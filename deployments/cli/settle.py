@@ -35,7 +35,7 @@ def run(out: str, wavespeed: str, *, as_json: bool) -> int:
 async def _settle(out: str, wavespeed: str) -> Settled:
     get_settings()
     if store := await known_store(out):
-        await store.ready()
+        await store.ensure_conditional_put()
     from prefect_wavespeed.flows import settle
 
     # whoever sits at the terminal decides whether to go again

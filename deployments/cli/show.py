@@ -19,7 +19,7 @@ from prefect_wavespeed.deployments.cli._prefect import quiet_run
 from prefect_wavespeed.deployments.cli.list_jobs import COLOURS, as_dict, line, tabbed
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.inspect.advice import next_step
-from prefect_wavespeed.inspect.jobs import Facts, files, find
+from prefect_wavespeed.inspect.jobs import JobView, files, find
 from prefect_wavespeed.job import Attempt
 from prefect_wavespeed.storage.store import Entry, Store
 from prefect_wavespeed.words import counted
@@ -54,7 +54,7 @@ def run(what: str, out: str, *, as_json: bool) -> int:
     return 0
 
 
-async def _look(what: str, out: str) -> dict[str, Any] | list[Facts]:
+async def _look(what: str, out: str) -> dict[str, Any] | list[JobView]:
     """The story of the one job that is meant; or all that may be meant."""
     if not what:
         raise ConfigurationError("name a job by its key, a prediction's id or its source")
@@ -74,7 +74,7 @@ async def _look(what: str, out: str) -> dict[str, Any] | list[Facts]:
     return _story(store, facts, there, prediction) | {"next": next_step(facts, out, prediction)}
 
 
-def _several(what: str, found: list[Facts], *, as_json: bool) -> ConfigurationError:
+def _several(what: str, found: list[JobView], *, as_json: bool) -> ConfigurationError:
     """Show which jobs may be meant, and ask for more."""
     more = len(found) > _SHOWN
     if not as_json:
@@ -91,7 +91,7 @@ def _several(what: str, found: list[Facts], *, as_json: bool) -> ConfigurationEr
     )
 
 
-async def _prediction(facts: Facts) -> Prediction | None:
+async def _prediction(facts: JobView) -> Prediction | None:
     """How WaveSpeedAI tells an open job's newest prediction; None where it cannot be asked."""
     record = facts.records.get(facts.open_job.latest)
     if facts.status != "open" or record is None:
@@ -108,7 +108,7 @@ async def _prediction(facts: Facts) -> Prediction | None:
 # The story
 
 
-def _story(store: Store, facts: Facts, there: list[Entry], prediction: Prediction | None) -> dict[str, Any]:
+def _story(store: Store, facts: JobView, there: list[Entry], prediction: Prediction | None) -> dict[str, Any]:
     """All that is known of a job."""
     told = facts.metadata or facts.letter
     request = told.request if told else facts.claim.request if facts.claim else None
@@ -126,7 +126,7 @@ def _story(store: Store, facts: Facts, there: list[Entry], prediction: Predictio
     }
 
 
-def _attempts(facts: Facts) -> list[Attempt]:
+def _attempts(facts: JobView) -> list[Attempt]:
     """Those that the side-car or the dead letter tells of, and those that are open."""
     earlier = facts.metadata or facts.letter
     attempts = list(earlier.attempts) if earlier else []
@@ -142,7 +142,7 @@ def _attempts(facts: Facts) -> list[Attempt]:
     return attempts
 
 
-def _state(facts: Facts, prediction: Prediction | None) -> dict[str, Any] | None:
+def _state(facts: JobView, prediction: Prediction | None) -> dict[str, Any] | None:
     if facts.metadata:
         told = facts.metadata.prediction
         return {"id": told.id, "status": "completed", "inference_ms": told.inference_ms}
@@ -159,13 +159,13 @@ def _state(facts: Facts, prediction: Prediction | None) -> dict[str, Any] | None
     return {"id": record.prediction_id, "status": prediction.status if prediction else None}
 
 
-def _run(facts: Facts) -> dict[str, Any] | None:
+def _run(facts: JobView) -> dict[str, Any] | None:
     """The run that gave it up, or that holds it."""
     run_id = facts.letter.flow_run_id if facts.letter else facts.claim.flow_run_id if facts.claim else None
     return {"flow_run_id": run_id} if run_id else None
 
 
-def _files(store: Store, facts: Facts, there: list[Entry]) -> Iterator[dict[str, Any]]:
+def _files(store: Store, facts: JobView, there: list[Entry]) -> Iterator[dict[str, Any]]:
     """What there is, and what there should be."""
     sizes = {entry.path: entry.size for entry in there}
     outputs = facts.metadata.outputs if facts.metadata else []

@@ -21,7 +21,7 @@ from urllib.parse import unquote_plus
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from prefect_wavespeed.batch.created_object import ObjectCreated
-from prefect_wavespeed.errors import RestyleError, clean
+from prefect_wavespeed.errors import RestyleError, redact
 
 _KEY_BYTES = 1024  # S3's limit
 
@@ -65,7 +65,7 @@ class _Entity(BaseModel):
 
     def created(self, key: str) -> ObjectCreated:
         if "\0" in key or not 0 < len(key.encode()) <= _KEY_BYTES:
-            raise NotUnderstoodError(f"no key of an object: {clean(key[:80])}")
+            raise NotUnderstoodError(f"no key of an object: {redact(key[:80])}")
         about = self.object
         return ObjectCreated(
             bucket=self.bucket.name,
@@ -142,7 +142,7 @@ def _record(record: _Record) -> ObjectCreated:
     try:
         return entity.created(unquote_plus(entity.object.key, errors="strict"))
     except UnicodeDecodeError:
-        raise NotUnderstoodError(f"no URL-encoded key: {clean(entity.object.key[:80])}") from None
+        raise NotUnderstoodError(f"no URL-encoded key: {redact(entity.object.key[:80])}") from None
 
 
 def _from_eventbridge(message: dict[str, Any]) -> Told:

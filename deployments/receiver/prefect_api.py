@@ -13,7 +13,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.events.schemas.events import Event
 
 from prefect_wavespeed.deployments.receiver import metrics
-from prefect_wavespeed.errors import RestyleError, clean
+from prefect_wavespeed.errors import RestyleError, redact
 
 _BATCH = 100  # events a POST
 _SECONDS = 10.0  # for a POST: senders give up after 10 to 15 s
@@ -113,7 +113,7 @@ class PrefectApi:
             raise _refusal(self._where, error.response.status_code) from None
         except Exception as error:  # whatever it is, nothing is known to be taken
             raise NotTakenError(
-                f"Prefect's API at {self._where} cannot be reached: {type(error).__name__}: {clean(error)}"
+                f"Prefect's API at {self._where} cannot be reached: {type(error).__name__}: {redact(error)}"
             ) from None
         self._note(None)
 

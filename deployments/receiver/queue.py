@@ -18,7 +18,7 @@ from prefect_wavespeed.deployments.receiver import metrics, notifications, sns
 from prefect_wavespeed.deployments.receiver.events import object_created
 from prefect_wavespeed.deployments.receiver.notifications import NotUnderstoodError, Told
 from prefect_wavespeed.deployments.receiver.prefect_api import NotTakenError, PrefectApi
-from prefect_wavespeed.errors import ConfigurationError, clean
+from prefect_wavespeed.errors import ConfigurationError, redact
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -144,7 +144,7 @@ class Queue:
         metrics.MESSAGES.labels("done").inc(len(answer.get("Successful", [])))
         if failed := answer.get("Failed", []):  # they come again, and are the same events again
             metrics.MESSAGES.labels("left").inc(len(failed))
-            _log.warning("%d messages could not be deleted: %s", len(failed), clean(failed[0].get("Code")))
+            _log.warning("%d messages could not be deleted: %s", len(failed), redact(failed[0].get("Code")))
 
     async def _call(self, call: Any, **arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, **arguments))
@@ -161,7 +161,7 @@ def _client(url: str) -> SQSClient:
     parts = urlsplit(url)
     if parts.scheme not in ("https", "http") or not parts.hostname or len(parts.path) < 2:
         raise ConfigurationError(
-            f"--sqs {clean(url)}: give the queue's URL, https://sqs.REGION.amazonaws.com/…"
+            f"--sqs {redact(url)}: give the queue's URL, https://sqs.REGION.amazonaws.com/…"
         )
     session = boto3.Session()
     named = _REGION.search(parts.hostname)
@@ -182,8 +182,8 @@ def _client(url: str) -> SQSClient:
 def _said(error: Exception) -> str:
     if isinstance(error, ClientError):
         told = error.response.get("Error", {})
-        return clean(f"{told.get('Code', '')}: {told.get('Message', '')}").rstrip(". ")
-    return clean(error).rstrip(".")
+        return redact(f"{told.get('Code', '')}: {told.get('Message', '')}").rstrip(". ")
+    return redact(error).rstrip(".")
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> None:

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from starlette.requests import Request
 
 from prefect_wavespeed.blocks.wavespeed import load_wavespeed
-from prefect_wavespeed.errors import ConfigurationError, RestyleError, UnavailableError, clean
+from prefect_wavespeed.errors import ConfigurationError, RestyleError, UnavailableError, redact
 
 TOKEN = "restyle-receiver-token"  # noqa: S105
 TOKEN_VARIABLE = "RESTYLE_RECEIVER_TOKEN"  # noqa: S105
@@ -42,7 +42,7 @@ async def load_token() -> str | None:
         return await _load(TOKEN)
     except httpx.HTTPError as error:
         raise ConfigurationError(
-            f"Prefect cannot be asked for the block secret/{TOKEN} ({clean(error)}): check PREFECT_API_URL, "
+            f"Prefect cannot be asked for the block secret/{TOKEN} ({redact(error)}): check PREFECT_API_URL, "
             f"PREFECT_API_AUTH_STRING and PREFECT_API_KEY, or set {TOKEN_VARIABLE}"
         ) from None
 
@@ -132,5 +132,5 @@ async def _load(name: str) -> str | None:
 
 
 def _unavailable(error: Exception) -> UnavailableError:
-    why = error.message if isinstance(error, RestyleError) else f"{type(error).__name__}: {clean(error)}"
+    why = error.message if isinstance(error, RestyleError) else f"{type(error).__name__}: {redact(error)}"
     return UnavailableError(f"the webhook secret cannot be had: {why}")

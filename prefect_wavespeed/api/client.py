@@ -43,7 +43,7 @@ from prefect_wavespeed.errors import (
     RateLimitedError,
     RestyleError,
     UnavailableError,
-    clean,
+    redact,
 )
 from prefect_wavespeed.settings import get_settings
 
@@ -322,7 +322,7 @@ class WaveSpeedClient:
             problem = _told(error)
         if status in (403, 404, 410):
             raise NotFoundError(f"the output's URL has expired or never was (HTTP {status}): {_place(url)}")
-        raise OutputError(clean(f"could not download {_place(url)}: {problem}", self._auth.key))
+        raise OutputError(redact(f"could not download {_place(url)}: {problem}", self._auth.key))
 
     async def is_gone(self, url: str) -> bool:
         """Whether an upload is there no longer, asked without the key; only 404 and 410 say so for sure."""
@@ -379,7 +379,7 @@ class WaveSpeedClient:
 
         if status is not None and not _is_success(status):
             failure = envelope.get("message") or "no explanation"
-        said = clean(failure, self._auth.key)
+        said = redact(failure, self._auth.key)
         outcome = f"HTTP {status}" if status else "no answer"
         error = _refusal(status, said) or UnavailableError(
             f"WaveSpeed is not available ({method} {path}, {outcome}): {said}", status=status, sent=reply.sent
@@ -418,7 +418,7 @@ class WaveSpeedClient:
                 finally:
                     await response.aclose()
         except _FAILURES as error:
-            reply.failure = clean(_told(error), self._auth.key)
+            reply.failure = redact(_told(error), self._auth.key)
             reply.sent = not isinstance(error.__cause__ or error, _NEVER_CONNECTED)
         metrics.ANSWERS.labels(reply.status or "none").inc()
         return reply
@@ -582,7 +582,7 @@ def _told(error: BaseException) -> str:
 
 def _place(url: str) -> str:
     """A URL without its query, which may hold a signature."""
-    return clean(url.partition("?")[0].partition("#")[0])
+    return redact(url.partition("?")[0].partition("#")[0])
 
 
 def _iso(time: datetime) -> str:
@@ -603,7 +603,7 @@ def _checked(base_url: str) -> tuple[str, str]:
     if url.userinfo or url.query or url.fragment:
         raise ConfigurationError("base_url must not hold a user, a password, a query or a fragment")
     if not url.host or not (url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host))):
-        raise ConfigurationError(f"base_url must be https, or http on loopback: not {clean(url)}")
+        raise ConfigurationError(f"base_url must be https, or http on loopback: not {redact(url)}")
     return str(url).rstrip("/"), url.host
 
 
@@ -629,7 +629,7 @@ class _NoQueries(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
-            record.args = tuple(clean(a) if isinstance(a, httpx.URL) else a for a in record.args)
+            record.args = tuple(redact(a) if isinstance(a, httpx.URL) else a for a in record.args)
         return True
 
 

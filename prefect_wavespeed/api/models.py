@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from prefect_wavespeed.api.base64_stream import decode
-from prefect_wavespeed.errors import clean
+from prefect_wavespeed.errors import redact
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -240,7 +240,7 @@ class Prediction(BaseModel):
     def _take_from_answer(self, info: ValidationInfo) -> Prediction:
         """Move base64 outputs of an answer just received out of ``outputs``; make its error safe to show."""
         if info.context is not None:
-            self.error = clean(self.error, info.context.get("secret", ""))
+            self.error = redact(self.error, info.context.get("secret", ""))
             pictures: Mapping[str, bytes] = info.context.get("pictures", {})
             for index, output in enumerate(self.outputs):
                 if (picture := pictures.get(output) or decode(output)) is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from prefect_wavespeed.errors import BudgetExceededError
 from prefect_wavespeed.job import Job
-from prefect_wavespeed.steps.prices import Price, Quotes, price_kind
+from prefect_wavespeed.steps.prices import Price, PriceCache, price_kind
 
 _FRESH_SECONDS = 10.0
 _CLOSE = 25  # images: so near the cap, the price is asked before each
@@ -31,9 +31,9 @@ class Budget:
         quotes: what jobs cost.
     """
 
-    def __init__(self, cap: float | None, quotes: Quotes) -> None:
+    def __init__(self, cap: float | None, prices: PriceCache) -> None:
         self.cap = cap
-        self._quotes = quotes
+        self._prices = prices
         self._spent = 0.0
         self._held: dict[str, dict[int, _Held]] = {}  # of jobs on their way, by attempt
         self._latest: dict[Hashable, Price] = {}
@@ -85,7 +85,7 @@ class Budget:
         kind = price_kind(job.params)
         latest = self._latest.get(kind)
         near = latest is not None and cap - self.total < _CLOSE * latest.usd
-        price = await self._quotes.price(job.request("-"), fresh=0.0 if near else _FRESH_SECONDS)
+        price = await self._prices.price(job.request("-"), fresh=0.0 if near else _FRESH_SECONDS)
         latest = self._latest.get(kind)
         if latest is None or price.asked > latest.asked:
             self._reprice(kind, price.usd - latest.usd if latest else 0.0)

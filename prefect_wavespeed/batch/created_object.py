@@ -153,7 +153,7 @@ async def give_up(job: Job, reason: str, store: Store, run: RunInfo) -> Predicti
     Raises:
         StoreError, UnsafeStoreError: the store cannot be relied on.
     """
-    await store.ready()
+    await store.ensure_conditional_put()
     ledger = Ledger(store)
     metadata, letter, open_job = await ledger.look(job)
     if metadata or open_job.latest:

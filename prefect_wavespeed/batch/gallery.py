@@ -36,7 +36,7 @@ def write_gallery(path: Path, output: str, folder: str, rows: Rows, summary: Sum
         path: the file to write.
         output: uri of the store, ``s3://bucket/prefix`` or a directory.
         folder: where the page is to lie in the store: its links to the outputs are relative.
-        rows: gives every row with its small pictures, in order, anew each time it is called.
+        rows: gives every row with its small pictures, in options, anew each time it is called.
         summary: the run in figures. Of more than 10,000 rows, the page shows as many, failures first.
     """
     head, tail = _template().split("<!-- rows -->")

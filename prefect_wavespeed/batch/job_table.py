@@ -41,7 +41,7 @@ _SOURCE = -1  # place of the source's thumbnail; the outputs' are 0, 1, …
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """What became of a job, for all rows that ask for it."""
 
     status: Status
@@ -55,10 +55,10 @@ class Outcome:
     seconds: float | None = None
 
 
-_OUTCOME = TypeAdapter(Outcome)
+_OUTCOME = TypeAdapter(JobOutcome)
 
 
-class Plan:
+class JobTable:
     """The rows of a batch and its jobs, numbered from 1 in the order of their first rows."""
 
     def __init__(self) -> None:
@@ -153,7 +153,7 @@ class Plan:
         query = "SELECT count(*) FROM jobs WHERE status IN ('stored', 'done')"
         return int(self._db.execute(query).fetchone()[0])
 
-    def settle(self, key: str, outcome: Outcome) -> list[AccountRow]:
+    def settle(self, key: str, outcome: JobOutcome) -> list[AccountRow]:
         """Write down what became of a job, and return its rows of the account."""
         self._db.execute(
             "UPDATE jobs SET status = ?, outcome = ?, seconds = ?, pictures = ?, cost = ?, error = ?"
@@ -182,7 +182,7 @@ class Plan:
         self.keep_thumbnail(key, _SOURCE, picture)
 
     def account(self) -> Iterator[tuple[AccountRow, Thumbs | None]]:
-        """All rows in their order, with small pictures of those that have any."""
+        """All rows in their options, with small pictures of those that have any."""
         for row, key in self._account(""):
             yield row, self._thumbs(key)
 
@@ -289,7 +289,7 @@ def _row(
     first: bool,
 ) -> AccountRow:
     job = Job.model_validate_json(text)
-    outcome = _OUTCOME.validate_json(told) if told else Outcome("unsubmitted")
+    outcome = _OUTCOME.validate_json(told) if told else JobOutcome("unsubmitted")
     return AccountRow(
         row=n,
         id=name,

@@ -26,7 +26,7 @@ import httpx
 from prefect_wavespeed.api.client import is_loopback
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.rows import COLUMNS, KINDS, BadRow, Kind, Row, RowReader, show, unknown
-from prefect_wavespeed.errors import ManifestError, SourceError, clean
+from prefect_wavespeed.errors import ManifestError, SourceError, redact
 from prefect_wavespeed.sources.identify import find_object, without_signature
 from prefect_wavespeed.storage.store import Entry, S3Access, Store
 
@@ -47,7 +47,7 @@ Batch = list[Row | BadRow]
 async def read_manifest(
     manifest: str | Sequence[str], params: ReduxParams, store: Store
 ) -> AsyncGenerator[Batch, None]:
-    """Read the images of a batch, in their order, a few hundred at a time.
+    """Read the images of a batch, in their options, a few hundred at a time.
 
     Columns are ``image`` and, as one likes, ``id``, ``variant`` and every field of ReduxParams. What a row
     leaves empty holds as in ``params``. Whether a picture is there is not looked up here.
@@ -76,7 +76,7 @@ async def read_manifest(
                 empty = False
                 yield batch
     except _UnreadableError as error:
-        raise ManifestError(f"manifest {shown(manifest)}: {clean(error)}") from None
+        raise ManifestError(f"manifest {shown(manifest)}: {redact(error)}") from None
     if empty:
         raise ManifestError(f"manifest {shown(manifest)}: it has no rows: give one image at least")
 
@@ -86,9 +86,9 @@ def shown(manifest: str | Sequence[str]) -> str:
     if not isinstance(manifest, str):
         return f"(a list of {len(manifest)})"
     try:
-        return clean(without_signature(manifest) if _is_url(manifest) else manifest) or "''"
+        return redact(without_signature(manifest) if _is_url(manifest) else manifest) or "''"
     except ValueError:
-        return clean(manifest)
+        return redact(manifest)
 
 
 class _UnreadableError(Exception):
@@ -279,7 +279,7 @@ def _jsonl(path: Path, params: ReduxParams) -> Iterator[Row | BadRow]:
             yield BadRow(number, f"not JSON: {error.msg.removesuffix(' at')} at character {error.pos + 1}")
             continue
         except (ValueError, RecursionError) as error:
-            yield BadRow(number, f"not JSON: {clean(error)}")
+            yield BadRow(number, f"not JSON: {redact(error)}")
             continue
         if isinstance(cells, dict):
             yield reader.read(number, cells)

@@ -90,7 +90,7 @@ class Thumbs:
 
     Attributes:
         source: of the source; None where there is none.
-        outputs: of the outputs, in their order.
+        outputs: of the outputs, in their options.
     """
 
     source: bytes | None = field(repr=False, default=None)
@@ -121,7 +121,7 @@ async def write_account(store: Store, folder: str, rows: Rows, summary: Summary)
     Args:
         store: where it goes.
         folder: the run's folder in it.
-        rows: gives every row with its small pictures, in order, anew each time it is called. It is called
+        rows: gives every row with its small pictures, in options, anew each time it is called. It is called
             several times, in a thread, and what it gives is not kept: a million rows may come.
         summary: the run in figures.
 

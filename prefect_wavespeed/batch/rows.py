@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from prefect_wavespeed.api.models import MAX_SEED, ReduxParams, wanted
-from prefect_wavespeed.errors import SourceError, clean
+from prefect_wavespeed.errors import SourceError, redact
 from prefect_wavespeed.sources.identify import check_name, without_signature
 
 _PARAMS: dict[str, Any] = {name: field.annotation for name, field in ReduxParams.model_fields.items()}
@@ -106,7 +106,7 @@ class RowReader:
         except _RefusedError as error:
             reason = str(error)
         image, row_id = (_as_text(given.get(name)) for name in ("image", "id"))
-        return BadRow(number, clean(reason), row_id and clean(row_id), image and clean(_unsigned(image)))
+        return BadRow(number, redact(reason), row_id and redact(row_id), image and redact(_unsigned(image)))
 
     def _row(self, number: int, given: Mapping[str, Any]) -> Row:
         wrong = [unknown(name) for name in given if name not in KINDS]
@@ -149,7 +149,7 @@ def show(value: object) -> str:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError):
         text = repr(value)
-    text = clean(text)
+    text = redact(text)
     return text if len(text) <= 80 else text[:79] + "…"
 
 
@@ -159,7 +159,7 @@ def _unsigned(image: str) -> str:
     try:
         return without_signature(image)
     except ValueError:
-        return clean(image)
+        return redact(image)
 
 
 def _nothing(value: object) -> bool:

@@ -1,6 +1,6 @@
 """A batch: a list of jobs, carried out side by side, and an account of what became of each.
 
-    async with Batch(client, store, run, folder, order) as batch:
+    async with Batch(client, store, run, folder, options) as batch:
         await batch.read(manifest)      # every row is looked at, before anything is spent
         await batch.afford()            # quote and balance, before the first submission
         await batch.carry_out(carrier)
@@ -34,7 +34,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ENDED_BADLY, ReduxParams
 from prefect_wavespeed.batch.budget import Budget
-from prefect_wavespeed.batch.job_table import Outcome, Plan
+from prefect_wavespeed.batch.job_table import JobOutcome, JobTable
 from prefect_wavespeed.batch.manifest import BadRow, Row, read_manifest, shown
 from prefect_wavespeed.batch.report import Status, Summary, write_account
 from prefect_wavespeed.batch.report_parts import Parts
@@ -53,24 +53,24 @@ from prefect_wavespeed.errors import (
     RateLimitedError,
     RestyleError,
     SourceError,
-    clean,
+    redact,
     worth_retrying,
 )
 from prefect_wavespeed.job import Job, Metadata, NsfwPolicy, Restyled, RunInfo
 from prefect_wavespeed.ledger.ledger import DeadLetter, Ledger, OpenJob, now
 from prefect_wavespeed.quality.pictures import thumbnail
-from prefect_wavespeed.sources.identify import held_bytes
+from prefect_wavespeed.sources.identify import read_source
 from prefect_wavespeed.steps.collect_outputs import restyled_from
 from prefect_wavespeed.steps.poll_schedule import backoff
-from prefect_wavespeed.steps.prices import Quotes
+from prefect_wavespeed.steps.prices import PriceCache
 from prefect_wavespeed.steps.step_set import (
     DownloadStep,
     LookStep,
     PollStep,
     SubmitStep,
     Submitted,
-    carry_through,
     make_job,
+    run_job,
 )
 from prefect_wavespeed.storage.store import Store
 
@@ -100,7 +100,7 @@ _Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
-class Order:
+class BatchOptions:
     """What a batch is told.
 
     Attributes:
@@ -126,7 +126,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Quote:
+class BatchQuote:
     """What a batch would cost, before anything is spent.
 
     What is done, open or failed is None where it was not counted, for all could be paid anyway.
@@ -180,12 +180,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Carrier:
-    """The steps that carry a job through: those of ``Steps`` or tasks around them; and a place in flight."""
+    """The steps that carry a job through: those of ``StepSet`` or tasks around them; and a slot."""
 
     submit: SubmitStep
     poll: PollStep
     download: DownloadStep
-    place: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext
+    slot: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext
     look: LookStep | None = None
 
     def patient(self) -> Carrier:
@@ -206,7 +206,7 @@ class Batch:
         store: where the outputs go.
         run: who does it.
         folder: where below the store the account goes: see ``account_folder``.
-        order: what is asked for.
+        options: what is asked for.
         quotes: what jobs cost, shared with the steps; by default its own.
         again: an earlier try of the same run may have spent something: look for that first.
         share: the jobs to carry out, where other runs carry out the rest. The account is then not written
@@ -230,14 +230,14 @@ class Batch:
         store: Store,
         run: RunInfo,
         folder: str,
-        order: Order,
+        options: BatchOptions,
         *,
-        quotes: Quotes | None = None,
+        prices: PriceCache | None = None,
         again: bool = False,
         share: Share | None = None,
         on_change: Callable[[Progress], None] = lambda _: None,
     ) -> None:
-        self.plan = Plan()
+        self.table = JobTable()
         self.progress = Progress()
         self.stopped: RestyleError | None = None
         self.passing = False
@@ -245,20 +245,20 @@ class Batch:
         self.store = store
         self.run = run
         self.folder = folder
-        self.order = order
+        self.options = options
         self._on_change = on_change
         self._ledger = Ledger(store)
-        self._quotes = quotes or Quotes(client)
+        self._prices = prices or PriceCache(client)
         self._again = again
         self._share = share
-        self.budget = Budget(order.max_cost_usd, self._quotes)
-        self._quote: Quote | None = None
+        self.budget = Budget(options.max_cost_usd, self._prices)
+        self._quote: BatchQuote | None = None
         self._manifest = ""
         self._started = now()
         self._parts = Parts(store, folder)
-        self._places = asyncio.Semaphore(order.concurrency)
+        self._slots = asyncio.Semaphore(options.concurrency)
         # Beside those in flight: one at the door for each place that gets free, and those that download.
-        self._room = asyncio.Semaphore(order.concurrency + max(16, order.concurrency // 2))
+        self._room = asyncio.Semaphore(options.concurrency + max(16, options.concurrency // 2))
         self._holding: set[asyncio.Task[None]] = set()
         self._sources_shown = 0
         self._begun = False
@@ -271,7 +271,7 @@ class Batch:
             task.cancel()
         await asyncio.gather(*self._holding, return_exceptions=True)
         await self._parts.flush()
-        self.plan.close()
+        self.table.close()
 
     # -- before anything is spent ---------------------------------------------------------------
 
@@ -286,17 +286,17 @@ class Batch:
             StoreError, UnsafeStoreError: the store cannot be relied on.
         """
         self._manifest = shown(manifest)
-        await self.store.ready()
-        async with aclosing(read_manifest(manifest, self.order.params, self.store)) as batches:
+        await self.store.ensure_conditional_put()
+        async with aclosing(read_manifest(manifest, self.options.params, self.store)) as batches:
             async for rows in batches:
                 for row, job in await _side_by_side(self._identified, self._mine(rows)):
                     if isinstance(row, Row) and job and (self._share is None or self._share.holds(job)):
-                        self.plan.add(row, job)
+                        self.table.add(row, job)
                     elif isinstance(row, BadRow) and self._share is None:
-                        self.plan.reject(row)
+                        self.table.reject(row)
         self._refuse_bad_rows()
-        self.progress.rows = self.plan.rows
-        self.progress.counts.update(self.plan.bad)
+        self.progress.rows = self.table.rows
+        self.progress.counts.update(self.table.bad)
 
     def _mine(self, rows: Sequence[Row | BadRow]) -> Sequence[Row | BadRow]:
         """The rows to look at. Bad ones are the whole run's to tell."""
@@ -315,11 +315,11 @@ class Batch:
             return BadRow(row.number, error.message, row.id, row.shown), None
 
     def _refuse_bad_rows(self) -> None:
-        plan = self.plan
-        if (bad := plan.bad.total()) and (self.order.on_bad_row == "fail" or not plan.jobs):
-            raise refusal(plan.rejected(_NAMED), bad, f"{plan.rows:,}", can_be_skipped=bool(plan.jobs))
+        table = self.table
+        if (bad := table.bad.total()) and (self.options.on_bad_row == "fail" or not table.jobs):
+            raise refusal(table.rejected(_NAMED), bad, f"{table.rows:,}", can_be_skipped=bool(table.jobs))
 
-    async def quote(self, *, count_done: bool) -> Quote:
+    async def quote(self, *, count_done: bool) -> BatchQuote:
         """What it would cost and what the account holds. Nothing is spent.
 
         Args:
@@ -328,24 +328,24 @@ class Batch:
         if count_done:
             await self._look_at_all()
         usd, billed = 0.0, 0
-        for job, count in self.plan.kinds():
-            usd += (await self._quotes.price(job.request("-"))).usd * count
+        for job, count in self.table.kinds():
+            usd += (await self._prices.price(job.request("-"))).usd * count
             billed += count
-        self._quote = Quote(
-            rows=self.plan.rows,
-            invalid=self.plan.bad["invalid"],
-            unusable=self.plan.bad["failed"],
-            jobs=self.plan.jobs,
-            done=self.plan.done() if count_done else None,
-            open=self.plan.unbilled("open") if count_done else None,
-            failed=self.plan.unbilled("failed") if count_done else None,
+        self._quote = BatchQuote(
+            rows=self.table.rows,
+            invalid=self.table.bad["invalid"],
+            unusable=self.table.bad["failed"],
+            jobs=self.table.jobs,
+            done=self.table.done() if count_done else None,
+            open=self.table.unbilled("open") if count_done else None,
+            failed=self.table.unbilled("failed") if count_done else None,
             billed=billed,
             usd=usd,
             balance_usd=await self._client.balance(),
         )
         return self._quote
 
-    async def afford(self) -> Quote:
+    async def afford(self) -> BatchQuote:
         """Refuse what cannot be paid, before the first submission.
 
         Raises:
@@ -355,7 +355,7 @@ class Batch:
         """
         self._begun = True
         quote = await self.quote(count_done=self._again)
-        cap = self.order.max_cost_usd
+        cap = self.options.max_cost_usd
         enough = quote.balance_usd if cap is None else min(cap, quote.balance_usd)
         if quote.usd > enough + 1e-9 and not self._again:  # only then is it worth a look at every job
             quote = await self.quote(count_done=True)
@@ -375,7 +375,7 @@ class Batch:
 
     async def _look_at_all(self) -> None:
         """Find out, job by job, what is stored, under way or given up already, and who has paid for it."""
-        jobs = self.plan.between(1, self.plan.jobs)
+        jobs = self.table.between(1, self.table.jobs)
         while some := list(islice(jobs, 500)):
             await _side_by_side(_patient(self._look), some)
             if self._begun:
@@ -383,14 +383,14 @@ class Batch:
 
     async def _look(self, job: Job) -> None:
         found = await self._find(job)
-        if found.ours and self.order.max_cost_usd is not None:
-            self.budget.count(found.ours * (await self._quotes.price(job.request("-"))).usd)
+        if found.ours and self.options.max_cost_usd is not None:
+            self.budget.count(found.ours * (await self._prices.price(job.request("-"))).usd)
         if found.metadata:
             self._tell(job, self._done(job, found.metadata, paid=found.ours > 0))
         elif max(found.open_job.recorded, default=0) > (found.letter.last_attempt if found.letter else 0):
-            self.plan.not_billed(job.key, "open")
-        elif found.letter and not self.order.retry_failed:
-            self.plan.not_billed(job.key, "failed")
+            self.table.not_billed(job.key, "open")
+        elif found.letter and not self.options.retry_failed:
+            self.table.not_billed(job.key, "failed")
 
     async def _find(self, job: Job) -> _Found:
         metadata, letter, open_job = await self._ledger.look(job)
@@ -409,10 +409,10 @@ class Batch:
         Returns:
             The shares, which come to no more than ``max_cost_usd`` together.
         """
-        left = (self.order.max_cost_usd or 0.0) - self.budget.total
+        left = (self.options.max_cost_usd or 0.0) - self.budget.total
         costs = [0.0] * of
-        for job, count, shard in self.plan.kinds_by_shard(of):
-            costs[shard - 1] += (await self._quotes.price(job.request("-"))).usd * count
+        for job, count, shard in self.table.kinds_by_shard(of):
+            costs[shard - 1] += (await self._prices.price(job.request("-"))).usd * count
         return [left * cost / (sum(costs) or 1.0) for cost in costs]
 
     # -- carrying it out ------------------------------------------------------------------------
@@ -430,7 +430,7 @@ class Batch:
         if carrier.look:  # is never a task, that Prefect would try again
             carrier = replace(carrier, look=_patient(carrier.look))
         async with asyncio.TaskGroup() as group:
-            for job in self.plan.between(first, last or self.plan.jobs):
+            for job in self.table.between(first, last or self.table.jobs):
                 await self._room.acquire()
                 group.create_task(self._carry(job, carrier))
             if fed:
@@ -458,19 +458,19 @@ class Batch:
             await self._parts.flush_if_due()
         except Exception as error:  # a defect ends this job, not the others
             _log.exception("job %s: unexpected %s", job.key, type(error).__name__)
-            failure = RestyleError(f"unexpected {type(error).__name__}: {clean(error)}")
+            failure = RestyleError(f"unexpected {type(error).__name__}: {redact(error)}")
             self._tell(job, self._came_to_nothing(flight, failure, "failed"))
         finally:
             self.budget.close(job)
             self._room.release()
 
-    async def _outcome(self, job: Job, carrier: Carrier, flight: _Flight) -> Outcome:
+    async def _outcome(self, job: Job, carrier: Carrier, flight: _Flight) -> JobOutcome:
         """Take a job as far as it goes."""
         submit = partial(self._submit, carrier.submit, flight)
-        place = partial(self._place, carrier)
-        if not self.order.wait:
+        slot = partial(self._slot, carrier)
+        if not self.options.wait:
             return await self._submit_only(job, submit, carrier, flight)
-        restyled = await carry_through(job, submit, carrier.poll, carrier.download, place, carrier.look)
+        restyled = await run_job(job, submit, carrier.poll, carrier.download, slot, carrier.look)
         await self._show_source(job)
         return self._restyled(restyled, flight)
 
@@ -491,11 +491,13 @@ class Batch:
         flight.sent |= flight.paid
         return submitted
 
-    async def _submit_only(self, job: Job, submit: SubmitStep, carrier: Carrier, flight: _Flight) -> Outcome:
+    async def _submit_only(
+        self, job: Job, submit: SubmitStep, carrier: Carrier, flight: _Flight
+    ) -> JobOutcome:
         if carrier.look and (there := await carrier.look(job)) and there.restyled:
             return self._restyled(there.restyled, flight)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._place(carrier))
+            await stack.enter_async_context(self._slot(carrier))
             submitted = await submit(job, after=0)
             while await self._may_go_again(job, submitted, carrier):
                 submitted = await submit(job, after=submitted.attempt)
@@ -505,10 +507,10 @@ class Batch:
             held = stack.pop_all()
         self._holding.add(holding := asyncio.create_task(_hold(held, carrier.poll, job, submitted)))
         holding.add_done_callback(self._holding.discard)
-        return Outcome(
+        return JobOutcome(
             "submitted",
             submitted.prediction_id,
-            cost_usd=self._quotes.known(job.params) if flight.paid else 0.0,
+            cost_usd=self._prices.known(job.params) if flight.paid else 0.0,
             attempts=submitted.attempt,
         )
 
@@ -520,11 +522,11 @@ class Batch:
         return prediction.status in ENDED_BADLY and not (await carrier.poll(job, submitted)).completed
 
     @asynccontextmanager
-    async def _place(self, carrier: Carrier) -> AsyncIterator[None]:
-        async with self._places, carrier.place():
+    async def _slot(self, carrier: Carrier) -> AsyncIterator[None]:
+        async with self._slots, carrier.slot():
             yield
 
-    async def _failed(self, job: Job, flight: _Flight, error: RestyleError) -> Outcome:
+    async def _failed(self, job: Job, flight: _Flight, error: RestyleError) -> JobOutcome:
         if flight.submitted:
             await self._consider(job, error)
         if isinstance(error, _StoppedError) or (self.stopped and type(error) is type(self.stopped)):
@@ -546,18 +548,18 @@ class Batch:
             return False
         try:
             balance = await self._client.balance()
-            price = await self._quotes.price(job.request("-"), fresh=0.0)
+            price = await self._prices.price(job.request("-"), fresh=0.0)
         except AuthenticationError:
             return True
         except RestyleError:
             return False
         return isinstance(error, InsufficientCreditsError) and balance < price.usd
 
-    def _came_to_nothing(self, flight: _Flight, error: RestyleError, status: Status) -> Outcome:
+    def _came_to_nothing(self, flight: _Flight, error: RestyleError, status: Status) -> JobOutcome:
         if status == "unsubmitted" and flight.sent:
             status = "failed"  # an earlier attempt was submitted and failed
         submitted = flight.submitted
-        return Outcome(
+        return JobOutcome(
             status,
             prediction_id=error.prediction_id or (submitted.prediction_id if submitted else None),
             attempts=submitted.attempt if submitted else None,
@@ -565,7 +567,7 @@ class Batch:
             error_message=error.message,
         )
 
-    def _restyled(self, restyled: Restyled, flight: _Flight) -> Outcome:
+    def _restyled(self, restyled: Restyled, flight: _Flight) -> JobOutcome:
         stored = not restyled.cached
         submitted = flight.submitted
         return _kept(
@@ -575,7 +577,7 @@ class Batch:
             seconds=time.monotonic() - flight.since if flight.since and stored else None,
         )
 
-    def _done(self, job: Job, metadata: Metadata, *, paid: bool) -> Outcome:
+    def _done(self, job: Job, metadata: Metadata, *, paid: bool) -> JobOutcome:
         """What was stored before: by an earlier try of this run, if it has paid for it."""
         return _kept(
             restyled_from(self.store, job, metadata, cached=not paid),
@@ -583,9 +585,9 @@ class Batch:
             attempts=len(metadata.attempts) if paid else None,
         )
 
-    def _tell(self, job: Job, outcome: Outcome) -> None:
+    def _tell(self, job: Job, outcome: JobOutcome) -> None:
         """Write down what became of a job."""
-        rows = self.plan.settle(job.key, outcome)
+        rows = self.table.settle(job.key, outcome)
         for row in rows:
             self.progress.counts[row.status] += 1
             self.progress.spent_usd += row.cost_usd or 0.0
@@ -599,20 +601,20 @@ class Batch:
         if self._sources_shown >= _SOURCES_SHOWN:
             return
         try:
-            if data := await held_bytes(job.source, self.store):
+            if data := await read_source(job.source, self.store):
                 self._sources_shown += 1
-                self.plan.keep_source(job.key, await asyncio.to_thread(thumbnail, data, 128))
+                self.table.keep_source(job.key, await asyncio.to_thread(thumbnail, data, 128))
         except Exception:  # the picture that was paid for is stored: nothing here is worth an error
             return
 
     # -- what other runs do of it ----------------------------------------------------------------
 
-    def learn(self, outcomes: Iterable[tuple[str, Outcome]]) -> None:
+    def learn(self, outcomes: Iterable[tuple[str, JobOutcome]]) -> None:
         """Take over what other runs tell of jobs, by their keys."""
         for key, outcome in outcomes:
-            self.plan.settle(key, outcome)
-        self.progress.counts = Counter(self.plan.known())
-        self.progress.spent_usd = self.plan.stored()[1]
+            self.table.settle(key, outcome)
+        self.progress.counts = Counter(self.table.known())
+        self.progress.spent_usd = self.table.stored()[1]
         with suppress(Exception):
             self._on_change(self.progress)
 
@@ -625,12 +627,12 @@ class Batch:
         Raises:
             StoreError: the store cannot be read now.
         """
-        jobs = self.plan.between(1, self.plan.jobs)
+        jobs = self.table.between(1, self.table.jobs)
         while some := list(islice(jobs, 500)):
             for job, found in zip(some, await _side_by_side(_patient(self._find), some), strict=True):
                 self._tell(job, await self._standing(job, found, why(job)))
 
-    async def _standing(self, job: Job, found: _Found, why: RestyleError) -> Outcome:
+    async def _standing(self, job: Job, found: _Found, why: RestyleError) -> JobOutcome:
         if found.metadata:
             return self._done(job, found.metadata, paid=found.ours > 0)
         if found.letter and not found.open_job.latest:
@@ -639,7 +641,7 @@ class Batch:
         self.passing |= worth_retrying(why)
         attempt = found.open_job.latest
         record = await self._ledger.recorded(job.key, attempt) if attempt in found.open_job.recorded else None
-        return Outcome(
+        return JobOutcome(
             "open" if attempt else "unsubmitted",
             prediction_id=record.prediction_id if record else None,
             attempts=attempt or None,
@@ -650,7 +652,7 @@ class Batch:
     async def show_pictures(self) -> None:
         """Keep small pictures of what other runs have stored. Best effort: they are for the gallery."""
         made = [
-            (job, place, uri) for job, uris in self.plan.made(_MADE_SHOWN) for place, uri in enumerate(uris)
+            (job, place, uri) for job, uris in self.table.made(_MADE_SHOWN) for place, uri in enumerate(uris)
         ]
         await _side_by_side(self._show_output, made)
         await _side_by_side(self._show_source, list({job.key: job for job, _, _ in made}.values()))
@@ -659,7 +661,7 @@ class Batch:
         job, place, uri = made
         with suppress(Exception):
             if data := await self.store.get(uri.removeprefix(f"{self.store.uri}/")):
-                self.plan.keep_thumbnail(job.key, place, await asyncio.to_thread(thumbnail, data, 128))
+                self.table.keep_thumbnail(job.key, place, await asyncio.to_thread(thumbnail, data, 128))
 
     # -- the account ----------------------------------------------------------------------------
 
@@ -670,7 +672,7 @@ class Batch:
             StoreError: it cannot be written now.
         """
         seconds = time.monotonic() - self.progress.started
-        pictures, spent = self.plan.stored()
+        pictures, spent = self.table.stored()
         summary = Summary(
             flow_run_id=self.run.flow_run_id,
             flow_run_name=self.run.flow_run_name,
@@ -679,15 +681,15 @@ class Batch:
             account=f"{self.store.uri_of(self._share.shard.folder if self._share else self.folder)}/",
             started=self._started,
             ended=now(),
-            rows=self.plan.rows,
-            counts=self.plan.counts(),
-            errors=self.plan.errors(),
-            jobs=self.plan.jobs,
+            rows=self.table.rows,
+            counts=self.table.counts(),
+            errors=self.table.errors(),
+            jobs=self.table.jobs,
             quoted_usd=self._quote.usd if self._quote else None,
             spent_usd=round(spent, 6),
             balance_usd=self._quote.balance_usd if self._quote else None,
-            latency_p50=self.plan.latency(0.5),
-            latency_p95=self.plan.latency(0.95),
+            latency_p50=self.table.latency(0.5),
+            latency_p95=self.table.latency(0.95),
             images=pictures,
             images_per_minute=pictures / seconds * 60 if pictures else None,
             seconds=seconds,
@@ -695,7 +697,7 @@ class Batch:
         if self._share:
             await self._parts.flush()
             return summary
-        await write_account(self.store, self.folder, self.plan.account, summary)
+        await write_account(self.store, self.folder, self.table.account, summary)
         await self._parts.remove()  # what they told is in the account now
         return summary
 
@@ -713,12 +715,12 @@ class Batch:
             return stopped
         # where nothing stopped it, unsubmitted are the rows of a chunk that could not be run
         failed = counts.get("failed", 0) + counts.get("open", 0) + unsubmitted
-        if failed > self.order.max_failed * summary.rows:
+        if failed > self.options.max_failed * summary.rows:
             by_name = summary.errors | ({"unsubmitted": unsubmitted} if unsubmitted else {})
             told = ", ".join(f"{count:,} {name}" for name, count in by_name.items())
             return BatchFailedError(
                 f"{failed:,} of {summary.rows:,} rows failed ({told}), more than max_failed "
-                f"{self.order.max_failed:g} allows; {kept:,} are stored; {account}",
+                f"{self.options.max_failed:g} allows; {kept:,} are stored; {account}",
                 retryable=self.passing,
             )
         return None
@@ -750,8 +752,8 @@ class _Flight:
 
 def _kept(
     restyled: Restyled, *, paid: bool, attempts: int | None = None, seconds: float | None = None
-) -> Outcome:
-    return Outcome(
+) -> JobOutcome:
+    return JobOutcome(
         "done" if restyled.cached else "stored",
         prediction_id=restyled.prediction_id,
         outputs=[output.uri for output in restyled.outputs if output.uri],
@@ -785,7 +787,7 @@ def _patient(step: Callable[_P, Awaitable[_T]]) -> Callable[_P, Awaitable[_T]]:
 
 
 async def _side_by_side(work: Callable[[_Item], Awaitable[_T]], items: Iterable[_Item]) -> list[_T]:
-    """The work on each of some items, a bounded number at once; answers in their order."""
+    """The work on each of some items, a bounded number at once; answers in their options."""
     places = asyncio.Semaphore(_AT_ONCE)
 
     async def one(item: _Item) -> _T:

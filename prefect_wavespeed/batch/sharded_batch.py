@@ -1,10 +1,10 @@
 """A batch that several runs carry out: its jobs are shared out, and what they tell becomes one account.
 
-    joining = Joining(batch, of, attempt)
-    for shard in await joining.share_out(running):
+    sharded = ShardedBatch(batch, of, attempt)
+    for shard in await sharded.share_out(running):
         ...                         # a run of its own, which is told its shard
-    await joining.follow()          # now and then
-    await joining.finish(ended)     # all have ended
+    await sharded.follow()          # now and then
+    await sharded.finish(ended)     # all have ended
 
 A shard leaves what it knows as parts of an account (``restyle/parts.py``), and so does one that is killed: to
 whoever joins them they are the same. Of what is missing there the ledger knows.
@@ -19,16 +19,16 @@ from itertools import groupby
 from operator import attrgetter
 
 from prefect_wavespeed import errors
-from prefect_wavespeed.batch.job_table import Outcome
+from prefect_wavespeed.batch.job_table import JobOutcome
 from prefect_wavespeed.batch.report import AccountRow, decode_part
 from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.batch.shards import Shard
 from prefect_wavespeed.errors import RestyleError, StoreError, worth_retrying
 
-_TOLD = {field.name for field in fields(Outcome)}
+_TOLD = {field.name for field in fields(JobOutcome)}
 
 
-class Joining:
+class ShardedBatch:
     """A batch and those who carry it out.
 
     Args:
@@ -60,7 +60,7 @@ class Joining:
         caps = await self._caps()
         begun = []
         for number in range(1, self._of + 1):
-            keys = list(self._batch.plan.keys_of_shard(number, self._of))
+            keys = list(self._batch.table.keys_of_shard(number, self._of))
             if keys and number not in self.shards:
                 shard = self._shard(number, caps[number - 1])
                 await shard.list(keys, self._batch.store)
@@ -83,7 +83,7 @@ class Joining:
     async def _caps(self) -> Sequence[float | None]:
         """Each shard's share of the cap: of all its tries together, so it is said once and for all."""
         batch = self._batch
-        if batch.order.max_cost_usd is None:
+        if batch.options.max_cost_usd is None:
             return [None] * self._of
         path = f"{batch.folder}/caps.json"
         caps = await batch.shares(self._of)
@@ -111,18 +111,18 @@ class Joining:
         """
         await self.follow()
         batch = self._batch
-        batch.passing = any(worth_retrying(_error(name, "")) for name in batch.plan.errors())
-        if row := batch.plan.stopped():
-            shard = self.shards[batch.plan.shard_of(row.job_key or "", self._of)]
+        batch.passing = any(worth_retrying(_error(name, "")) for name in batch.table.errors())
+        if row := batch.table.stopped():
+            shard = self.shards[batch.table.shard_of(row.job_key or "", self._of)]
             batch.stopped = _error(row.error_type or "", f"shard {shard.label}: {row.error_message}")
-        await batch.take_stock(lambda job: ended[batch.plan.shard_of(job.key, self._of)])
+        await batch.take_stock(lambda job: ended[batch.table.shard_of(job.key, self._of)])
         await batch.show_pictures()
 
 
-def _outcomes(rows: Iterable[AccountRow]) -> Iterator[tuple[str, Outcome]]:
+def _outcomes(rows: Iterable[AccountRow]) -> Iterator[tuple[str, JobOutcome]]:
     """What became of each job: its rows follow one another, and the first tells what it cost."""
     for key, (row, *_) in groupby(rows, attrgetter("job_key")):
-        yield key, Outcome(**row.model_dump(include=_TOLD))
+        yield key, JobOutcome(**row.model_dump(include=_TOLD))
 
 
 def _error(name: str, message: str) -> RestyleError:

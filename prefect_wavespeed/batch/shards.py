@@ -16,7 +16,7 @@ from prefect_wavespeed.storage.store import Store
 
 if TYPE_CHECKING:  # a batch knows its share
     from prefect_wavespeed.batch.rows import Row
-    from prefect_wavespeed.batch.run import Order
+    from prefect_wavespeed.batch.run import BatchOptions
 
 
 def lot(image: str) -> int:
@@ -47,7 +47,7 @@ class Shard(BaseModel):
         """Where its list of jobs lies, and what it tells of them: of each attempt by itself."""
         return f"{self.folder}/shards/{self.number}.{self.attempt}"
 
-    def order(self, whole: Order) -> Order:
+    def options(self, whole: BatchOptions) -> BatchOptions:
         """What it is to do of what the whole run is told. How much may fail, the whole run says."""
         return replace(
             whole,

@@ -6,7 +6,7 @@ import shlex
 from datetime import UTC, datetime, timedelta
 
 from prefect_wavespeed.api.models import ENDED_BADLY, Prediction
-from prefect_wavespeed.inspect.jobs import Facts
+from prefect_wavespeed.inspect.jobs import JobView
 from prefect_wavespeed.ledger.ledger import Failure
 
 _AGAIN = "then run it again with --retry-failed"
@@ -27,7 +27,7 @@ _BY_TYPE = {
 }
 
 
-def reason(facts: Facts) -> str:
+def reason(facts: JobView) -> str:
     """Why the job is not done; empty where it is."""
     if facts.unreadable:
         return "written by another version of this package"
@@ -55,7 +55,7 @@ def after_failure(failure: Failure, out: str, source: str) -> str:
     return advice.format(out=shlex.quote(out))
 
 
-def next_step(facts: Facts, out: str, prediction: Prediction | None = None) -> str:
+def next_step(facts: JobView, out: str, prediction: Prediction | None = None) -> str:
     """What to do next, with commands that can be pasted.
 
     Args:

@@ -20,7 +20,7 @@ import obstore
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from prefect_wavespeed.errors import RestyleError, StoreError, UnsafeStoreError, clean
+from prefect_wavespeed.errors import RestyleError, StoreError, UnsafeStoreError, redact
 from prefect_wavespeed.inspect.checks import Check, error, ok, skipped, warning
 from prefect_wavespeed.storage.store import Entry, S3Access, Store
 
@@ -238,9 +238,9 @@ class _Probe:
                     "nothing to do, unless bucket events are wanted: then allow s3:GetBucketNotification and "
                     "s3:PutBucketNotification to whoever sets them up",
                 )
-            return warning(NOTIFICATIONS, f"this server has none ({clean(code)})", _SCHEDULE)
+            return warning(NOTIFICATIONS, f"this server has none ({redact(code)})", _SCHEDULE)
         except BotoCoreError as problem:
-            return warning(NOTIFICATIONS, f"could not be read: {clean(problem)}", _SCHEDULE)
+            return warning(NOTIFICATIONS, f"could not be read: {redact(problem)}", _SCHEDULE)
         count = sum(len(part) for part in there.values() if isinstance(part, list))
         count += "EventBridgeConfiguration" in there
         return ok(NOTIFICATIONS, f"can be set up; {count or 'none'} in the bucket now")

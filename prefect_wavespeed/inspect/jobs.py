@@ -55,7 +55,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Facts:
+class JobView:
     """All that an output tells of a job.
 
     Attributes:
@@ -164,7 +164,7 @@ async def jobs(
     status: Status | None = None,
     since: datetime | None = None,
     on_page: OnPage = lambda count: None,
-) -> AsyncIterator[Facts]:
+) -> AsyncIterator[JobView]:
     """All jobs of an output, the newest first where there are no more than ``SORTED``.
 
     Args:
@@ -191,7 +191,9 @@ async def jobs(
             yield facts
 
 
-async def find(store: Store, what: str, most: int = 20, on_page: OnPage = lambda count: None) -> list[Facts]:
+async def find(
+    store: Store, what: str, most: int = 20, on_page: OnPage = lambda count: None
+) -> list[JobView]:
     """The jobs that a key (or its first 8 characters and more), a prediction's id or a source means.
 
     Args:
@@ -205,7 +207,7 @@ async def find(store: Store, what: str, most: int = 20, on_page: OnPage = lambda
     """
     names = _names(what)
 
-    def is_meant(facts: Facts) -> bool:
+    def is_meant(facts: JobView) -> bool:
         return what in facts.prediction_ids or _is_named(facts.source, names)
 
     if _PART_OF_KEY.fullmatch(what):
@@ -219,7 +221,7 @@ async def find(store: Store, what: str, most: int = 20, on_page: OnPage = lambda
     return await _some(_read(store, _places(store, None, None, on_page)), is_meant, most)
 
 
-async def files(store: Store, facts: Facts) -> list[Entry]:
+async def files(store: Store, facts: JobView) -> list[Entry]:
     """The pictures that are there of a job that is done, and its side-car."""
     folder = facts.path.split("/")[1]
     found = [await store.list(f"{place}/{folder}") for place in ("images", "quarantine")]
@@ -288,7 +290,7 @@ def _done(entries: Iterable[Entry]) -> Iterator[Place]:
 # What is to be read of them
 
 
-async def _read(store: Store, places: AsyncIterator[Place]) -> AsyncIterator[Facts]:
+async def _read(store: Store, places: AsyncIterator[Place]) -> AsyncIterator[JobView]:
     """The facts of jobs, a number of them read at once, in their order."""
     ledger = Ledger(store)
     some: list[Place] = []
@@ -304,7 +306,7 @@ async def _read(store: Store, places: AsyncIterator[Place]) -> AsyncIterator[Fac
             yield facts
 
 
-async def _facts(ledger: Ledger, place: Place) -> Facts | None:
+async def _facts(ledger: Ledger, place: Place) -> JobView | None:
     """What there is of a job; None where it has moved on meanwhile."""
     try:
         if place.status == "done":
@@ -313,31 +315,31 @@ async def _facts(ledger: Ledger, place: Place) -> Facts | None:
     except (ValidationError, StoreError) as problem:
         if isinstance(problem, StoreError) and problem.retryable:
             raise
-        return Facts(place.status, place.key, place.at, place.path, unreadable=True)
+        return JobView(place.status, place.key, place.at, place.path, unreadable=True)
 
 
-async def _side_car(store: Store, place: Place) -> Facts | None:
+async def _side_car(store: Store, place: Place) -> JobView | None:
     data = await store.get(place.path)
     if data is None:
         return None
     metadata = Metadata.model_validate_json(data)
-    return Facts("done", metadata.job_key, metadata.times.stored, place.path, metadata=metadata)
+    return JobView("done", metadata.job_key, metadata.times.stored, place.path, metadata=metadata)
 
 
-async def _undone(ledger: Ledger, place: Place) -> Facts | None:
+async def _undone(ledger: Ledger, place: Place) -> JobView | None:
     """A job that is open or has failed: open, where it was taken up again after its dead letter."""
     key = place.key
     there, letter = await ledger.open(key), await ledger.dead(key)
     claims = {n: claim for n in there.claimed if (claim := await ledger.claimed(key, n))}
     records = {n: record for n in there.recorded if (record := await ledger.recorded(key, n))}
     if claims and (metadata := await ledger.done(job := claims[max(claims)].job)):
-        return Facts("done", key, metadata.times.stored, metadata_path(job), metadata=metadata)
+        return JobView("done", key, metadata.times.stored, metadata_path(job), metadata=metadata)
     if letter and letter.last_attempt >= there.latest:
-        return Facts("failed", key, letter.failed_at, f"failed/{key}.json", letter=letter)
+        return JobView("failed", key, letter.failed_at, f"failed/{key}.json", letter=letter)
     if not there.latest:
         return None
     at = max((*there.claimed.values(), *there.recorded.values()))
-    return Facts(
+    return JobView(
         "open", key, at, f"open/{key}", letter=letter, open_job=there, claims=claims, records=records
     )
 
@@ -349,9 +351,9 @@ async def _first(kept: Iterable[Place], more: AsyncIterator[Place]) -> AsyncIter
         yield place
 
 
-async def _some(found: AsyncIterator[Facts], wanted: Callable[[Facts], bool], most: int) -> list[Facts]:
+async def _some(found: AsyncIterator[JobView], wanted: Callable[[JobView], bool], most: int) -> list[JobView]:
     """The first that are wanted, each job once, where it was met last."""
-    taken: dict[str, Facts] = {}
+    taken: dict[str, JobView] = {}
     async for facts in found:
         if wanted(facts):
             taken[facts.key] = facts

@@ -1,4 +1,4 @@
-"""JSON Schemas of what is left in the store: ``python -m prefect_wavespeed.inspect.schemas metadata`` prints one."""
+"""JSON Schemas of what is stored: ``python -m prefect_wavespeed.inspect.schemas metadata`` prints one."""
 
 from __future__ import annotations
 

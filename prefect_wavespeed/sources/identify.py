@@ -21,7 +21,7 @@ from obstore.exceptions import BaseError, PermissionDeniedError, Unauthenticated
 from obstore.store import S3Store
 
 from prefect_wavespeed.api.client import WaveSpeedClient, is_loopback
-from prefect_wavespeed.errors import SourceDeniedError, SourceError, StoreError, clean
+from prefect_wavespeed.errors import SourceDeniedError, SourceError, StoreError, redact
 from prefect_wavespeed.job import Source
 from prefect_wavespeed.quality.pictures import SOURCE_LIMIT, verify_source
 from prefect_wavespeed.storage.store import S3Access, Store, told
@@ -99,7 +99,7 @@ def check_name(image: str) -> None:
     """
     odd = not image.isprintable() and {unicodedata.category(character) for character in image}
     if odd and not odd.isdisjoint({"Cc", "Cs"}):
-        raise SourceError(f"image {clean(image)!r} holds a character that no path and no URL has")
+        raise SourceError(f"image {redact(image)!r} holds a character that no path and no URL has")
     if not image.strip():
         raise SourceError("image is empty: give an https URL, s3://bucket/key, or the path of a picture")
     scheme, separator, rest = image.partition("://")
@@ -121,7 +121,7 @@ def identify_url(image: str) -> Source:
         shown, parts = without_signature(image), urlsplit(image)
         port = parts.port
     except ValueError as error:
-        raise SourceError(f"image {clean(image)}: not a URL: {clean(error)}") from None
+        raise SourceError(f"image {redact(image)}: not a URL: {redact(error)}") from None
     if parts.scheme.lower() not in ("https", "http"):
         raise SourceError(
             f"image {shown}: {parts.scheme}:// is not supported: give https://, s3:// or a path"
@@ -243,7 +243,7 @@ def read_file(image: str) -> bytes:
     except IsADirectoryError:
         raise SourceError(f"image {image} is a directory: name a picture in it") from None
     except (OSError, ValueError) as error:
-        raise SourceError(f"image {image}: {clean(getattr(error, 'strerror', None) or error)}") from None
+        raise SourceError(f"image {image}: {redact(getattr(error, 'strerror', None) or error)}") from None
 
 
 class Publisher:
@@ -331,7 +331,7 @@ class Publisher:
                 del self._waiting[sha256], self._locks[sha256]
 
 
-async def held_bytes(source: Source, store: Store) -> bytes | None:
+async def read_source(source: Source, store: Store) -> bytes | None:
     """The picture itself where it lies with us; None for a URL: WaveSpeedAI fetches that, we need not.
 
     Raises:

@@ -11,14 +11,14 @@ from pydantic import BaseModel
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import Prediction
-from prefect_wavespeed.errors import PredictionFailedError, RestyleError, clean
+from prefect_wavespeed.errors import PredictionFailedError, RestyleError, redact
 from prefect_wavespeed.job import Attempt, Job, Restyled, SourceFacts
 from prefect_wavespeed.ledger.history import History
 from prefect_wavespeed.ledger.ledger import Claim, DeadLetter, Failure, Ledger, OpenJob, Record, now
 from prefect_wavespeed.settings import Settings
 from prefect_wavespeed.sources.identify import Publisher, without_signature
-from prefect_wavespeed.steps.prices import Quotes
-from prefect_wavespeed.steps.webhook_inbox import Notices
+from prefect_wavespeed.steps.prices import PriceCache
+from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
 from prefect_wavespeed.storage.store import Store
 
 MAX_ATTEMPTS = 3
@@ -57,7 +57,7 @@ class Polled(BaseModel):
 
 
 Admit = Callable[[Job, int, float | None], Awaitable[None]]
-"""What ``Steps`` asks before each claim: the job, the attempt's number, its price in USD where known."""
+"""What ``StepSet`` asks before each claim: the job, the attempt's number, its price in USD where known."""
 
 
 @dataclass(frozen=True)
@@ -139,18 +139,18 @@ class Shared:
     client: WaveSpeedClient
     store: Store
     settings: Settings
-    notices: Notices = field(default_factory=Notices)
+    inbox: WebhookInbox = field(default_factory=WebhookInbox)
     ledger: Ledger = field(init=False)
     history: History = field(init=False)
     publisher: Publisher = field(init=False)
-    quotes: Quotes = field(init=False)
+    prices: PriceCache = field(init=False)
     memory: Memory = field(default_factory=Memory)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.store)
         self.history = History(self.client)
         self.publisher = Publisher(self.client, self.store)
-        self.quotes = Quotes(self.client)
+        self.prices = PriceCache(self.client)
 
     async def sweep(self, job: Job) -> None:
         """Remove what is still open of a job that is done."""
@@ -207,7 +207,7 @@ def ending(prediction: Prediction) -> str:
     if prediction.status == "completed":
         said = "completed without outputs"
     else:
-        said = f"{prediction.status}: {clean(prediction.error) or 'no reason given'}"
+        said = f"{prediction.status}: {redact(prediction.error) or 'no reason given'}"
     code = f" (code {prediction.code})" if prediction.code else ""
     return f"prediction {prediction.id} {said}{code}"
 

@@ -10,7 +10,7 @@ from prefect_wavespeed.errors import NotFoundError, PredictionTimeoutError, Rate
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.ledger.ledger import Failure
 from prefect_wavespeed.steps.attempts import Polled, Shared, Submitted, ending
-from prefect_wavespeed.steps.poll_schedule import backoff, pace
+from prefect_wavespeed.steps.poll_schedule import backoff, poll_schedule
 
 # An API may for a moment not know a prediction, or know it without its outputs: so many answers in a row,
 # over RESTYLE_RECONCILE_SECONDS at least, before that is believed.
@@ -26,10 +26,10 @@ class Poller:
         self._settings = shared.settings
         self._ledger = shared.ledger
         self._memory = shared.memory
-        self._notices = shared.notices
+        self._inbox = shared.inbox
 
     async def poll(self, job: Job, submitted: Submitted) -> Polled:
-        """``Steps.poll``."""
+        """``StepSet.poll``."""
         prediction_id = submitted.prediction_id
         try:
             with metrics.IN_FLIGHT.track_inprogress():
@@ -63,8 +63,8 @@ class Poller:
         resting = start
         since = self._memory.since(submitted)
         with (
-            self._notices.of(submitted.prediction_id) as notice,
-            pace.flight(fresh=submitted.fresh, since=since, notice=notice) as flight,
+            self._inbox.of(submitted.prediction_id) as notice,
+            poll_schedule.flight(fresh=submitted.fresh, since=since, notice=notice) as flight,
         ):
             while True:
                 left = start + self._settings.poll_timeout_seconds - time.monotonic()

@@ -58,7 +58,7 @@ class Downloader:
         self._on_thumbnail = on_thumbnail
 
     async def download(self, job: Job, submitted: Submitted, run: RunInfo, nsfw: NsfwPolicy) -> Restyled:
-        """``Steps.download``."""
+        """``StepSet.download``."""
         ledger, store, memory = self._shared.ledger, self._shared.store, self._shared.memory
         mine = memory.mine(job, submitted)
         # Who submitted a job itself is hardly ever too late, and would notice when it writes the side-car.

@@ -2,7 +2,7 @@
 
 How long predictions take is learnt from those of this process, the ones under way included: what still flies
 after three seconds takes longer than three. Between the shortest and the longest usual time the polls stand
-at equal distances: where any moment is as likely as any other, no other order notices as early with as few.
+at equal distances: where any moment is as likely as any other, no other order inbox as early with as few.
 docs/performance.md has the sums.
 
 Where webhooks tell what is ready, and have not failed to lately, polls are for what is overdue.
@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from prefect_wavespeed.errors import RateLimitedError, UnavailableError
-from prefect_wavespeed.steps.webhook_inbox import GRACE, Notice, Notices
+from prefect_wavespeed.steps.webhook_inbox import GRACE, Notice, WebhookInbox
 
 MAX_INTERVAL = 10.0
 MIN_INTERVAL = 0.1
@@ -33,7 +33,7 @@ _RENEWED = 0.2  # seconds that an estimate is used for
 _T = TypeVar("_T")
 
 
-class Pace:
+class PollSchedule:
     """Learns from the predictions of this process how long one takes, and spaces its polls by it."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Pace:
             since: when it was submitted, on the event loop's (monotonic) clock; now by default.
             notice: what webhooks tell of it; nothing by default.
         """
-        notice = notice or Notice(Notices(), "")
+        notice = notice or Notice(WebhookInbox(), "")
         return Flight(self, fresh, _now() if since is None else since, notice)
 
     def learn(self, seconds: float) -> None:
@@ -112,10 +112,10 @@ class Flight:
         since: when, on the event loop's clock.
     """
 
-    def __init__(self, pace: Pace, fresh: bool, since: float, notice: Notice) -> None:
+    def __init__(self, poll_schedule: PollSchedule, fresh: bool, since: float, notice: Notice) -> None:
         self.fresh = fresh
         self.since = since
-        self._pace = pace
+        self._pace = poll_schedule
         self._notice = notice
         self._not_ready_at = 0.0
         self._scout = False
@@ -231,5 +231,5 @@ async def persist(ask: Callable[[], Awaitable[_T]], tries: int) -> _T:
     return await ask()
 
 
-pace = Pace()
+poll_schedule = PollSchedule()
 """What this process has learnt."""

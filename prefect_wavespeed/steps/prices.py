@@ -22,7 +22,7 @@ class Price:
     asked: float
 
 
-class Quotes:
+class PriceCache:
     """Prices, each asked for once, also when many want to know it at the same time."""
 
     def __init__(self, client: WaveSpeedClient) -> None:

@@ -34,7 +34,7 @@ from prefect_wavespeed.errors import (
     PredictionTimeoutError,
     RestyleError,
     StoreError,
-    clean,
+    redact,
 )
 from prefect_wavespeed.inspect.jobs import open_keys
 from prefect_wavespeed.job import Job, Restyled, RunInfo
@@ -43,7 +43,7 @@ from prefect_wavespeed.settings import Settings, get_settings
 from prefect_wavespeed.steps.attempts import Shared
 from prefect_wavespeed.steps.collect_outputs import restyled_from
 from prefect_wavespeed.steps.poll_schedule import persist
-from prefect_wavespeed.steps.step_set import CLOCK_GRAIN, MAX_ATTEMPTS, Steps, Submitted
+from prefect_wavespeed.steps.step_set import CLOCK_GRAIN, MAX_ATTEMPTS, StepSet, Submitted
 from prefect_wavespeed.storage.store import Store
 
 AT_ONCE = 64
@@ -68,7 +68,7 @@ _PROBLEMS: frozenset[Standing] = frozenset(
 
 
 @dataclass
-class Outcome:
+class SettleOutcome:
     """What became of one job.
 
     Attributes:
@@ -126,7 +126,7 @@ class Settled(BaseModel):
             ("something went wrong: left as they were", self.unsettled),
         ]
 
-    def count(self, outcome: Outcome) -> None:
+    def count(self, outcome: SettleOutcome) -> None:
         """Add what became of a job."""
         if outcome.standing is None:
             return
@@ -152,7 +152,7 @@ async def settle(
     store: Store,
     run: RunInfo,
     settings: Settings | None = None,
-    on_progress: Callable[[Outcome], None] = lambda outcome: None,
+    on_progress: Callable[[SettleOutcome], None] = lambda outcome: None,
 ) -> Settled:
     """Bring every open job of an output forward.
 
@@ -183,7 +183,7 @@ class _Settling:
         store: Store,
         run: RunInfo,
         settings: Settings,
-        on_progress: Callable[[Outcome], None],
+        on_progress: Callable[[SettleOutcome], None],
     ) -> None:
         self._client = client
         self._store = store
@@ -198,7 +198,7 @@ class _Settling:
         self._give_up = float("inf")
 
     async def run(self) -> Settled:
-        await self._store.ready()
+        await self._store.ensure_conditional_put()
         await self._each(self._keys(), AT_ONCE, partial(self._look, self._steps(_FIRST_LOOK)))
         # One prediction that is stuck must not keep the others waiting: so round after round, each longer.
         self._give_up = time.monotonic() + self._settings.poll_timeout_seconds
@@ -227,14 +227,14 @@ class _Settling:
         self,
         keys: AsyncIterable[str] | Iterable[str],
         at_once: int,
-        work: Callable[[Outcome], Awaitable[None]],
+        work: Callable[[SettleOutcome], Awaitable[None]],
     ) -> None:
         """Do something for each job, a number of them at once."""
         places = asyncio.Semaphore(at_once)
 
         async def one(key: str) -> None:
             try:
-                await self._tell(Outcome(key), work)
+                await self._tell(SettleOutcome(key), work)
             finally:
                 places.release()
 
@@ -246,7 +246,7 @@ class _Settling:
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
-    async def _tell(self, outcome: Outcome, work: Callable[[Outcome], Awaitable[None]]) -> None:
+    async def _tell(self, outcome: SettleOutcome, work: Callable[[SettleOutcome], Awaitable[None]]) -> None:
         """Do the work for one job, count it and tell it. Only what would stop all the others is raised."""
         try:
             await work(outcome)
@@ -264,12 +264,12 @@ class _Settling:
             outcome.standing, outcome.message = "unsettled", error.message
         except Exception as error:  # a defect that one job brings to light is that job's
             outcome.standing = "unsettled"
-            outcome.message = f"unexpected {type(error).__name__}: {clean(error)}"
+            outcome.message = f"unexpected {type(error).__name__}: {redact(error)}"
         if outcome.standing:
             self._settled.count(outcome)
             self._on_progress(outcome)
 
-    def _later(self, outcome: Outcome, otherwise: Standing) -> None:
+    def _later(self, outcome: SettleOutcome, otherwise: Standing) -> None:
         """Have another look at the job in the next round, as long as there is time for one."""
         if time.monotonic() < self._give_up:
             self._waiting.append(outcome.job_key)
@@ -278,7 +278,7 @@ class _Settling:
 
     # -- one job --------------------------------------------------------------------------------
 
-    async def _look(self, steps: Steps, outcome: Outcome) -> None:
+    async def _look(self, steps: StepSet, outcome: SettleOutcome) -> None:
         """Look where a job stands and, where it has a prediction, bring it home."""
         key = outcome.job_key
         there, claims = await self._read(key)
@@ -324,7 +324,7 @@ class _Settling:
         outcome.restyled = await steps.download(job, submitted, run=self._run, nsfw=claim.nsfw)
         outcome.standing = "stored"
 
-    def _wait_or_search(self, there: OpenJob, claims: dict[int, Claim], outcome: Outcome) -> None:
+    def _wait_or_search(self, there: OpenJob, claims: dict[int, Claim], outcome: SettleOutcome) -> None:
         """A claim without a prediction is its runner's while it is young."""
         if there.latest not in claims:  # given back this very moment
             self._later(outcome, "running")
@@ -333,7 +333,7 @@ class _Settling:
         else:
             self._orphans.append(outcome.job_key)
 
-    async def _adopt(self, outcome: Outcome) -> None:
+    async def _adopt(self, outcome: SettleOutcome) -> None:
         """Search for what a runner that is gone may have created, and record it."""
         key = outcome.job_key
         there, claims = await self._read(key)
@@ -377,7 +377,7 @@ class _Settling:
         record = Record(
             prediction_id=found.id,
             submitted_at=found.created_at,
-            quoted_usd=await self._shared.quotes.usd(job.request(job.source.location), must=False),
+            quoted_usd=await self._shared.prices.usd(job.request(job.source.location), must=False),
             base_url=self._client.base_url,
         )
         await self._ledger.record(job.key, attempt, record)
@@ -415,16 +415,16 @@ class _Settling:
     def _age(self, there: OpenJob) -> timedelta:
         return self._store.now() - there.claimed[there.latest]
 
-    def _is_here(self, base_url: str, outcome: Outcome) -> bool:
+    def _is_here(self, base_url: str, outcome: SettleOutcome) -> bool:
         """Whether the job is open at the API that we ask; told where it is not."""
         if base_url == self._client.base_url:
             return True
         outcome.standing, outcome.message = "elsewhere", f"open at {base_url}: settle it with that API"
         return False
 
-    def _steps(self, patience: float) -> Steps:
+    def _steps(self, patience: float) -> StepSet:
         settings = self._settings.model_copy(update={"poll_timeout_seconds": patience})
-        return Steps(self._client, self._store, settings)
+        return StepSet(self._client, self._store, settings)
 
 
 def _taken(keys: list[str]) -> list[str]:

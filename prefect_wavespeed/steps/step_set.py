@@ -29,7 +29,7 @@ from prefect_wavespeed.steps.await_prediction import Poller
 from prefect_wavespeed.steps.collect_outputs import Downloader
 from prefect_wavespeed.steps.outputs import OnThumbnail
 from prefect_wavespeed.steps.submit_job import CLOCK_GRAIN, Submitter
-from prefect_wavespeed.steps.webhook_inbox import Notices
+from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
 from prefect_wavespeed.storage.store import Store
 
 __all__ = [
@@ -38,10 +38,10 @@ __all__ = [
     "Admit",
     "OnThumbnail",
     "Polled",
-    "Steps",
+    "StepSet",
     "Submitted",
-    "carry_through",
     "make_job",
+    "run_job",
 ]
 
 
@@ -98,29 +98,29 @@ async def make_job(image: str, params: ReduxParams, variant: int, store: Store) 
         raise InvalidRequestError(f"variant {variant}: {said}", field="variant") from None
 
 
-async def carry_through(
+async def run_job(
     job: Job,
     submit: SubmitStep,
     poll: PollStep,
     download: DownloadStep,
-    place: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext,
+    slot: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext,
     look: LookStep | None = None,
 ) -> Restyled:
     """Take a job from wherever it is to its end.
 
     Args:
         job: what to do.
-        submit, poll, download: those of ``Steps``, or tasks around them.
-        place: a place in flight, held from the submission until the prediction is known to have ended;
+        submit, poll, download: those of ``StepSet``, or tasks around them.
+        slot: a slot in flight, held from the submission until the prediction is known to have ended;
             the download needs none.
-        look: ``Steps.look``, if a done job is to take no place, and a new one to be claimed as soon as it
+        look: ``StepSet.look``, if a done job is to take no place, and a new one to be claimed as soon as it
             has its place.
     """
     if look and (found := await look(job)) and found.restyled:
         return found.restyled
     after = 0
     while True:
-        async with place():
+        async with slot():
             submitted = await submit(job, after=after)
             if submitted.restyled:
                 return submitted.restyled
@@ -130,7 +130,7 @@ async def carry_through(
         after = submitted.attempt
 
 
-class Steps:
+class StepSet:
     """The steps, on one client and one store.
 
     Args:
@@ -143,7 +143,7 @@ class Steps:
             was given back after a 429.
         on_thumbnail: given a small JPEG of each output that is stored (128 pixels at most, 2 to 3 KB), from
             the same decoding that verifies it.
-        notices: what webhooks tell; nothing by default.
+        inbox: what webhooks tell; nothing by default.
 
     Attributes:
         quotes: what jobs cost.
@@ -160,7 +160,7 @@ class Steps:
         *,
         admit: Admit | None = None,
         on_thumbnail: OnThumbnail | None = None,
-        notices: Notices | None = None,
+        inbox: WebhookInbox | None = None,
     ) -> None:
         settings = settings or get_settings()
         if client.submit_timeout >= settings.lease_seconds / 2:
@@ -169,8 +169,8 @@ class Steps:
                 f"RESTYLE_LEASE_SECONDS ({settings.lease_seconds:g} s): otherwise two runners could "
                 "submit one job"
             )
-        shared = Shared(client, store, settings, notices or Notices())
-        self.quotes = shared.quotes
+        shared = Shared(client, store, settings, inbox or WebhookInbox())
+        self.prices = shared.prices
         self._submitter = Submitter(shared, admit)
         self._poller = Poller(shared)
         self._downloader = Downloader(shared, on_thumbnail)

@@ -66,13 +66,13 @@ class Submitter:
         self._ledger = shared.ledger
         self._history = shared.history
         self._publisher = shared.publisher
-        self._quotes = shared.quotes
+        self._prices = shared.prices
         self._memory = shared.memory
         self._admit = admit
 
     async def look(self, job: Job) -> Submitted | None:
-        """``Steps.look``."""
-        await self._store.ready()
+        """``StepSet.look``."""
+        await self._store.ensure_conditional_put()
         metadata, letter, open_job = await self._ledger.look(job)
         if metadata:
             return await self._done(job, metadata, open_job)
@@ -91,8 +91,8 @@ class Submitter:
         after: int = 0,
         webhook_url: str | None = None,
     ) -> Submitted:
-        """``Steps.submit``."""
-        await self._store.ready()
+        """``StepSet.submit``."""
+        await self._store.ensure_conditional_put()
         give_up = time.monotonic() + self._settings.poll_timeout_seconds
         waits = backoff(first=0.2, most=2.0)
         spent = 0  # attempts of our own from which nothing can come any more
@@ -136,7 +136,7 @@ class Submitter:
             attempt = max(newest, after) + 1
             request = await self._affordable_request(job, max_cost_usd)
             if self._admit:
-                await self._admit(job, attempt, self._quotes.known(request))
+                await self._admit(job, attempt, self._prices.known(request))
             ours = await self._claim(job, attempt, request, run, nsfw)
             if ours is None:
                 await asyncio.sleep(next(waits))
@@ -176,7 +176,7 @@ class Submitter:
                 raise
             else:
                 answered = time.monotonic()
-                metrics.SPENT.inc(self._quotes.known(request) or 0)
+                metrics.SPENT.inc(self._prices.known(request) or 0)
                 metrics.RETRIES.inc(attempt > 1)
                 submitted = await self._record(
                     job, attempt, prediction, forgiven, run.flow_run_id, fresh=True
@@ -242,7 +242,7 @@ class Submitter:
     async def _affordable_request(self, job: Job, max_cost_usd: float | None) -> ReduxRequest:
         """The request, with a URL that can be fetched, once it is known that it may be paid."""
         draft = job.request(without_signature(job.source.location))
-        price = await self._quotes.usd(draft, must=max_cost_usd is not None)
+        price = await self._prices.usd(draft, must=max_cost_usd is not None)
         if max_cost_usd is not None and price is not None:
             if price > max_cost_usd:
                 raise BudgetExceededError(
@@ -342,7 +342,7 @@ class Submitter:
         useless = frozenset({letter.error.prediction_id or ""} if letter else ())
         found = await self._history.search([claim.request for claim in there], min(times), seconds, useless)
         if found:
-            metrics.adopted(self._quotes.known(job.params))
+            metrics.adopted(self._prices.known(job.params))
         return found
 
     async def _record(
@@ -363,7 +363,7 @@ class Submitter:
         return Record(
             prediction_id=prediction.id,
             submitted_at=prediction.created_at,
-            quoted_usd=self._quotes.known(job.params),
+            quoted_usd=self._prices.known(job.params),
             base_url=self._client.base_url,
         )
 

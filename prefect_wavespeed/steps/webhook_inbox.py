@@ -16,7 +16,7 @@ from prefect_wavespeed.api.models import Prediction
 GRACE = 3.0
 """Seconds that a notice may take, from a prediction's end on."""
 
-# Each notice that comes in time counts 1, each that does not counts -4, between 0 and 10; from 5 on, notices
+# Each notice that comes in time counts 1, each that does not counts -4, between 0 and 10; from 5 on, inbox
 # are relied on. So at first one that is missing is enough to doubt them, after some time of good service two
 # in a row; and they are not relied on where more than one in five is lost.
 _RELIED_ON, _MOST, _MISSED = 5, 10, 4
@@ -25,7 +25,7 @@ _RELIED_ON, _MOST, _MISSED = 5, 10, 4
 _KEPT = 10_000
 
 
-class Notices:
+class WebhookInbox:
     """What is told to this event loop, and whether to rely on being told.
 
     Attributes:
@@ -79,7 +79,7 @@ class Notices:
 
     @property
     def relied_on(self) -> bool:
-        """Whether to wait for notices rather than ask."""
+        """Whether to wait for inbox rather than ask."""
         if self._standing >= _RELIED_ON:
             self._miss_what_is_due()
         return self._standing >= _RELIED_ON
@@ -105,9 +105,9 @@ class Notices:
 class Notice:
     """What webhooks tell of one prediction while somebody waits for it."""
 
-    def __init__(self, notices: Notices, prediction_id: str) -> None:
+    def __init__(self, inbox: WebhookInbox, prediction_id: str) -> None:
         self._came = False
-        self._notices = notices
+        self._inbox = inbox
         self._prediction_id = prediction_id
         self._unread: Prediction | None = None
         self._sleep: asyncio.Future[None] | None = None
@@ -142,16 +142,16 @@ class Notice:
     @property
     def relied_on(self) -> bool:
         """Whether to wait for it rather than ask."""
-        return not self._came and self._notices.relied_on
+        return not self._came and self._inbox.relied_on
 
     @property
     def missing(self) -> bool:
         """Whether it is listened for and has not come."""
-        return not self._came and self._notices.listening
+        return not self._came and self._inbox.listening
 
     def expect_within(self, seconds: float) -> None:
         """The prediction has ended, as asking has found; the notice may take so many seconds more."""
-        self._notices.expect_within(self._prediction_id, seconds)
+        self._inbox.expect_within(self._prediction_id, seconds)
 
 
 def _now() -> float:

@@ -29,7 +29,7 @@ from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError
 from obstore.store import LocalStore, S3Store
 
-from prefect_wavespeed.errors import ConfigurationError, StoreError, UnsafeStoreError, clean
+from prefect_wavespeed.errors import ConfigurationError, StoreError, UnsafeStoreError, redact
 
 _RETRIES: Any = {
     "max_retries": 4,
@@ -100,7 +100,7 @@ class S3Access:
             config = Config(s3={"addressing_style": "path"})
             client = session.client("s3", endpoint_url=endpoint_url, config=config)
         except (BotoCoreError, ValueError) as error:
-            raise ConfigurationError(f"S3: {clean(error)}") from None
+            raise ConfigurationError(f"S3: {redact(error)}") from None
         self.endpoint_url: str = client.meta.endpoint_url
         self.region: str = client.meta.region_name or "us-east-1"
 
@@ -131,13 +131,13 @@ class S3Access:
             )
         except ValueError as error:
             if "get_credentials" not in str(error):
-                raise ConfigurationError(f"s3://{name}: {clean(error)}") from None
+                raise ConfigurationError(f"s3://{name}: {redact(error)}") from None
             raise ConfigurationError(
                 f"s3://{name}: no AWS credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
                 "AWS_PROFILE, or run where a role is attached"
             ) from None
         except (BaseError, BotoCoreError) as error:
-            raise ConfigurationError(f"s3://{name}: {clean(error)}") from None
+            raise ConfigurationError(f"s3://{name}: {redact(error)}") from None
 
 
 class Store:
@@ -298,7 +298,7 @@ class Store:
             else:
                 await obstore.delete_async(inner, gone)
 
-    async def ready(self) -> None:
+    async def ensure_conditional_put(self) -> None:
         """Make sure, once a process, that create-if-absent holds here, and read the store's clock.
 
         Raises:
@@ -349,7 +349,7 @@ class Store:
             raise
         except (NotSupportedError, NotImplementedError) as error:
             raise UnsafeStoreError(
-                f"{self.uri}: this store refuses a conditional put ({clean(error)}): "
+                f"{self.uri}: this store refuses a conditional put ({redact(error)}): "
                 "use AWS S3, Ceph, MinIO, R2 or a directory"
             ) from None
         except (BaseError, BotoCoreError, OSError) as error:
@@ -388,7 +388,7 @@ def told(error: Exception, doing: str) -> StoreError | ConfigurationError:
     for sign, meaning, kind in _SIGNS:
         if sign in text:
             return kind(f"{doing}: {meaning.format(server=_server(text))}")
-    return StoreError(f"{doing}: {clean(text.split('Debug source:')[0])}")
+    return StoreError(f"{doing}: {redact(text.split('Debug source:')[0])}")
 
 
 def _server(text: str) -> str:
@@ -457,5 +457,5 @@ def open_store(output: str) -> Store:
     try:
         session = boto3.Session()
     except BotoCoreError as error:
-        raise ConfigurationError(f"output {output}: {clean(error)}") from None
+        raise ConfigurationError(f"output {output}: {redact(error)}") from None
     return s3_store(bucket, prefix, session)

@@ -10,7 +10,7 @@ import pytest
 from tests.support.ceph import CephGateway
 from tests.support.emulator_process import Emulator
 from tests.support.engine import restyle
-from tests.support.interruptions import CASES, Outcome, World, rules, selected
+from tests.support.interruptions import CASES, SettleOutcome, World, rules, selected
 from tests.support.runners import running
 from tests.support.s3_servers import S3Server
 
@@ -30,15 +30,15 @@ def world(emulator_process: Emulator, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest, world: World, server: S3Server) -> dict[int, Outcome]:
+def outcomes(request: pytest.FixtureRequest, world: World, server: S3Server) -> dict[int, SettleOutcome]:
     """What came of all that are selected, carried out at once. A case's seed is its number."""
     world.emulator.faults(rules([(case, seed) for seed, case in enumerate(SHOWN)]))
 
-    async def one(turn: int, seed: int) -> Outcome:
+    async def one(turn: int, seed: int) -> SettleOutcome:
         await asyncio.sleep(turn * 0.5)
         return await world.carry_out(SHOWN[seed], f"case-{seed}", server, seed)
 
-    async def all_of_them(seeds: list[int]) -> dict[int, Outcome]:
+    async def all_of_them(seeds: list[int]) -> dict[int, SettleOutcome]:
         outcomes = await asyncio.gather(*(one(turn, seed) for turn, seed in enumerate(seeds)))
         return dict(zip(seeds, outcomes, strict=True))
 
@@ -47,7 +47,7 @@ def outcomes(request: pytest.FixtureRequest, world: World, server: S3Server) -> 
 
 @pytest.mark.parametrize("number", range(len(SHOWN)), ids=[case.name for case in SHOWN])
 async def test_whatever_happens_to_its_runners_a_job_is_billed_once_and_done(
-    number: int, outcomes: dict[int, Outcome]
+    number: int, outcomes: dict[int, SettleOutcome]
 ) -> None:
     await outcomes[number].prove()
 

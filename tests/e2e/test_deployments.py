@@ -2,7 +2,7 @@
 
 Nothing is mocked but the vendor: a Prefect server that asks for a password, a process worker in a folder of
 its own, the deployments of prefect.yaml, `restyle setup`, `restyle receiver`, a Ceph gateway that notifies.
-The tests build on one another, in this order: the last ones look at all that the others did.
+The tests build on one another, in this options: the last ones look at all that the others did.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What README.md and docs/ tell to type, typed: a page's commands in order, as its reader would.
+"""What README.md and docs/ tell to type, typed: a page's commands in options, as its reader would.
 
 README and the tutorial begin with nothing but a clone. The how-tos begin where README ends (the command is
 found, and there is a key), those of `DEPLOYED` where docs/deploying.md ends: its commands were typed before.

@@ -1,4 +1,4 @@
-"""The examples in the help, typed: a command's in order, where nothing is but what they name."""
+"""The examples in the help, typed: a command's in options, where nothing is but what they name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `restyle init` writes works: the commands of its README, in order, on a real Prefect server."""
+"""What `restyle init` writes works: the commands of its README, in options, on a real Prefect server."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_the_receiver_tells_what_runs_of_a_worker_counted_before_they_ended(
     known = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator.url}
     described = str(PHOTO.parent.parent / "deployments" / "prefect.yaml")
     for arguments in (
-        ["-m", "prefect_wavespeed.deployments.cli.app", "setup", "--out", str(tmp_path / "out")],
+        ["-m", "prefect_wavespeed", "setup", "--out", str(tmp_path / "out")],
         ["-m", "prefect", "work-pool", "create", "metered", "--type", "process"],  # with no runs of others
         [
             "-m",

@@ -96,7 +96,7 @@ class World:
         self.prefect.call("POST", f"/flow_runs/{run_id}/set_state", body)
 
     def children(self, run_id: str) -> list[dict[str, Any]]:
-        """The child runs of a run, in their order."""
+        """The child runs of a run, in their options."""
         found = self.prefect.all("flow_runs", flow_runs={"parent_flow_run_id": {"any_": [run_id]}})
         return sorted(found, key=lambda run: (run["parameters"]["shard"]["number"], run["created"]))
 

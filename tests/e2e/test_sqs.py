@@ -21,7 +21,7 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.created_object import ObjectCreated, find
 from prefect_wavespeed.job import Restyled, RunInfo
-from prefect_wavespeed.steps.step_set import Steps, carry_through
+from prefect_wavespeed.steps.step_set import StepSet, run_job
 from prefect_wavespeed.storage.store import s3_store
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
@@ -128,14 +128,14 @@ async def restyle_all(
     store = s3_store(moto.bucket, f"{folder}/out", moto.session(), endpoint_url=moto.endpoint)
     with Emulator("--prerendered", "--latency", "0.05", "0.1") as emulator:
         async with WaveSpeedClient("a-key", emulator.url) as client:
-            steps, at_once = Steps(client, store), asyncio.Semaphore(16)
+            steps, at_once = StepSet(client, store), asyncio.Semaphore(16)
 
             async def restyle(one: ObjectCreated) -> Restyled:
                 run = RunInfo(package_version="test", flow_run_id=str(uuid4()))
                 async with at_once:
                     found = await find(one, watched, params, (), store)
                     assert found.job, found
-                    return await carry_through(
+                    return await run_job(
                         found.job,
                         partial(steps.submit, run=run),
                         steps.poll,

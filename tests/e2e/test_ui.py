@@ -65,7 +65,7 @@ def world(
         env = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator.url, **moto.env}
         described = str(_ROOT / "deployments" / "prefect.yaml")
         restyle, deploy = (
-            ["-m", "prefect_wavespeed.deployments.cli.app"],
+            ["-m", "prefect_wavespeed"],
             ["-m", "prefect", "deploy", "--prefect-file"],
         )
         for arguments in (

@@ -13,11 +13,11 @@ from uuid import uuid4
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
-from prefect_wavespeed.batch.run import Batch, Carrier, Order, Progress, account_folder
+from prefect_wavespeed.batch.run import Batch, BatchOptions, Carrier, Progress, account_folder
 from prefect_wavespeed.errors import RestyleError
 from prefect_wavespeed.job import RunInfo
 from prefect_wavespeed.settings import Settings
-from prefect_wavespeed.steps.step_set import Steps
+from prefect_wavespeed.steps.step_set import StepSet
 from prefect_wavespeed.storage.store import Store, open_store
 from tests.support.engine import QUICK
 
@@ -55,7 +55,7 @@ async def restyle_all(
     base_url: str,
     output: str | Store,
     manifest: str | Sequence[str],
-    order: Order | None = None,
+    options: BatchOptions | None = None,
     *,
     settings: Settings = QUICK,
     key: str = "test-key",
@@ -68,14 +68,14 @@ async def restyle_all(
     Raises:
         RestyleError: it was refused before anything was submitted.
     """
-    order = order or Order()
+    options = options or BatchOptions()
     store = open_store(output) if isinstance(output, str) else output
     run = RunInfo(package_version="test", flow_run_id=run_id or str(uuid4()))
     folder = account_folder(datetime.now(UTC), str(run.flow_run_id))
     submit_timeout = settings.submit_timeout_seconds
     async with (
         WaveSpeedClient(key, base_url, submit_timeout=submit_timeout, timeout=2) as client,
-        Batch(client, store, run, folder, order, again=again, on_change=on_change) as batch,
+        Batch(client, store, run, folder, options, again=again, on_change=on_change) as batch,
     ):
         await batch.read(manifest)
         await batch.afford()
@@ -83,9 +83,9 @@ async def restyle_all(
         async def admit(job: Any, attempt: int, usd: float | None) -> None:
             await batch.admit(job, attempt)
 
-        steps = Steps(client, store, settings, admit=admit, on_thumbnail=batch.plan.keep_thumbnail)
-        submit = partial(steps.submit, run=run, nsfw=order.nsfw, retry_failed=order.retry_failed)
-        download = partial(steps.download, run=run, nsfw=order.nsfw)
+        steps = StepSet(client, store, settings, admit=admit, on_thumbnail=batch.table.keep_thumbnail)
+        submit = partial(steps.submit, run=run, nsfw=options.nsfw, retry_failed=options.retry_failed)
+        download = partial(steps.download, run=run, nsfw=options.nsfw)
         await batch.carry_out(Carrier(submit, steps.poll, download, look=steps.look).patient())
         summary = await batch.close()
         account = await store.get(f"{folder}/manifest.jsonl")

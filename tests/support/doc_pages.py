@@ -73,7 +73,7 @@ class Block:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """All fenced blocks of a page, in order."""
+    """All fenced blocks of a page, in options."""
     lines = iter(enumerate(page.read_text().splitlines(), 1))
     not_run: str | None = None
     follows = False
@@ -112,7 +112,7 @@ def told_events() -> dict[str, set[str]]:
 
 
 def script(page: Path, substitutes: Mapping[str, str]) -> str:
-    """A bash script that does what the page says, in order, and stops at the first thing that fails.
+    """A bash script that does what the page says, in options, and stops at the first thing that fails.
 
     Args:
         page: the page.

@@ -11,8 +11,8 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.job import NsfwPolicy, Restyled, RunInfo
 from prefect_wavespeed.settings import Settings
-from prefect_wavespeed.steps.step_set import Steps, carry_through, make_job
-from prefect_wavespeed.steps.webhook_inbox import Notices
+from prefect_wavespeed.steps.step_set import StepSet, make_job, run_job
+from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
 from prefect_wavespeed.storage.store import Store, open_store
 
 PHOTO = Path(__file__).resolve().parents[2] / "examples" / "astronaut.jpg"
@@ -32,7 +32,7 @@ async def restyle(
     settings: Settings = QUICK,
     key: str = "test-key",
     run_id: str | None = None,
-    notices: Notices | None = None,
+    inbox: WebhookInbox | None = None,
     **terms: Any,
 ) -> Restyled:
     """Restyle one image, from wherever its job is to its end, as a run of its own unless told which."""
@@ -41,8 +41,8 @@ async def restyle(
     job = await make_job(str(image), params, variant, store)
     submit_timeout = settings.submit_timeout_seconds
     async with WaveSpeedClient(key, base_url, submit_timeout=submit_timeout, timeout=2) as client:
-        steps = Steps(client, store, settings, notices=notices)
-        return await carry_through(
+        steps = StepSet(client, store, settings, inbox=inbox)
+        return await run_job(
             job,
             partial(steps.submit, run=run, **terms),
             steps.poll,

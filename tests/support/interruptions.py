@@ -275,7 +275,7 @@ class World:
         """What was created at WaveSpeedAI with a seed."""
         return [p for p in self.emulator.ledger()["predictions"] if p["input"]["seed"] == seed]
 
-    async def carry_out(self, case: Case, name: str, server: S3Server | None, seed: int) -> Outcome:
+    async def carry_out(self, case: Case, name: str, server: S3Server | None, seed: int) -> SettleOutcome:
         """Let a case's rounds run."""
         place = self.place(name, server)
         if server is None or not case.mischief:
@@ -283,8 +283,8 @@ class World:
         with proxy(server, *case.mischief) as (way, seen):
             return await self._rounds(case, replace(place, env=seen.env), seed, way)
 
-    async def _rounds(self, case: Case, place: Place, seed: int, way: Proxy | None = None) -> Outcome:
-        outcome = Outcome(case, place)
+    async def _rounds(self, case: Case, place: Place, seed: int, way: Proxy | None = None) -> SettleOutcome:
+        outcome = SettleOutcome(case, place)
         for runs in case.rounds:
             if way:
                 way.up()
@@ -306,7 +306,7 @@ def rules(cases: Sequence[tuple[Case, int]]) -> list[dict[str, Any]]:
 
 
 @dataclass
-class Outcome:
+class SettleOutcome:
     """What came of a case; its predictions, as they were after each round."""
 
     case: Case

@@ -12,7 +12,7 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.created_object import MetadataParam, ObjectCreated, find, give_up
 from prefect_wavespeed.job import Restyled, RunInfo
-from prefect_wavespeed.steps.step_set import Steps, carry_through
+from prefect_wavespeed.steps.step_set import StepSet, run_job
 from prefect_wavespeed.storage.store import Store, s3_store
 from tests.support.emulator_process import Emulator
 from tests.support.engine import QUICK, SMALL
@@ -78,9 +78,9 @@ class World:
         if found.refused and (error := await give_up(found.job, found.refused, store, run)):
             raise error
         async with WaveSpeedClient("test-key", self.emulator.url, submit_timeout=1, timeout=2) as client:
-            steps = Steps(client, store, QUICK)
+            steps = StepSet(client, store, QUICK)
             submit = partial(steps.submit, run=run, retry_failed=retry_failed)
-            return await carry_through(found.job, submit, steps.poll, partial(steps.download, run=run))
+            return await run_job(found.job, submit, steps.poll, partial(steps.download, run=run))
 
     def below(self, folder: str) -> dict[str, str]:
         """The objects below a folder of the output, and their ETags."""

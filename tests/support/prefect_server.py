@@ -158,7 +158,7 @@ class PrefectServer:
 
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> Command:
         """Start ``restyle`` with these arguments; ``env`` comes on top of `env`."""
-        return self.python("-m", "prefect_wavespeed.deployments.cli.app", *arguments, env=env)
+        return self.python("-m", "prefect_wavespeed", *arguments, env=env)
 
     def restyle(self, *arguments: str, env: Mapping[str, str] | None = None) -> Ended:
         """Run ``restyle`` to its end."""

@@ -1,6 +1,7 @@
 """One image through the engine in a process of its own, which may be killed, paused or live in another time.
 
-    python -m tests.support.runner IMAGE OUTPUT BASE_URL [--params JSON] [--clock SECONDS] [--at PLACE --do WHAT]
+    python -m tests.support.runner IMAGE OUTPUT BASE_URL [--params JSON] [--clock SECONDS]
+        [--at PLACE --do WHAT]
 
 prints the Restyled, or {"error": …} with exit status 1, as JSON. Times are those of ``RESTYLE_…_SECONDS``.
 

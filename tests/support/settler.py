@@ -1,7 +1,7 @@
 """Jobs submitted, or settled, by a process of its own that gets killed.
 
-    python -m tests.support.settler submit|restyle|settle OUTPUT BASE_URL [--count N] [--first N] [--unrecorded]
-        [--nsfw POLICY] [--at PLACE]
+    python -m tests.support.settler submit|restyle|settle OUTPUT BASE_URL [--count N] [--first N]
+        [--unrecorded] [--nsfw POLICY] [--at PLACE]
 
 ``submit`` submits variants of one photograph and kills itself as soon as all are submitted, with
 ``--unrecorded`` before any of them is recorded. ``restyle`` takes them to their end. ``settle`` prints what
@@ -21,7 +21,7 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.job import RunInfo
 from prefect_wavespeed.settings import get_settings
 from prefect_wavespeed.steps.settle import settle
-from prefect_wavespeed.steps.step_set import Steps, make_job
+from prefect_wavespeed.steps.step_set import StepSet, make_job
 from prefect_wavespeed.storage.store import Store, open_store
 from tests.support.engine import PHOTO, SMALL, restyle
 from tests.support.prefect_server import Command
@@ -67,7 +67,7 @@ async def main(argv: list[str]) -> None:
 async def _submit_all(
     client: WaveSpeedClient, store: Store, variants: range, asked: argparse.Namespace
 ) -> None:
-    steps = Steps(client, store, get_settings())
+    steps = StepSet(client, store, get_settings())
     answered: asyncio.Queue[None] = asyncio.Queue()
     submit, create = WaveSpeedClient.submit, Store.create
 
