@@ -62,7 +62,8 @@ async def _standing(job: Job, store: Store) -> str:
     if done := await ledger.done(job):
         return f"Job {job.key} is done: prediction {done.prediction.id} is stored, nothing is open."
     if letter := await ledger.dead(job.key):
-        return f"Job {job.key} has failed for good: {redact(letter.error.message)}. Use retry_failed to go again."
+        why = redact(letter.error.message)
+        return f"Job {job.key} has failed for good: {why}. Use retry_failed to go again."
     there = await ledger.open(job.key)
     attempt = there.latest
     if not attempt:
