@@ -192,8 +192,8 @@ def test_whoever_reads_only_the_first_lines_gets_no_error(world: World) -> None:
         folder = side_car.parent.parent / f"copy-{key[:16]}"
         folder.mkdir()
         (folder / "metadata.json").write_text(side_car.read_text().replace(done.job_key, key))
-    command = f"{sys.executable} -m prefect_wavespeed list --out {world.store.uri} | head -1; "
-        "echo ${PIPESTATUS[0]}"
+    listing = f"{sys.executable} -m prefect_wavespeed list --out {world.store.uri}"
+    command = f"{listing} | head -1; echo ${{PIPESTATUS[0]}}"
     env = {**os.environ, "PYTHONPATH": _ROOT}
     ended = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, check=True)
     line, status = ended.stdout.splitlines()
