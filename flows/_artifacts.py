@@ -12,8 +12,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 
 from prefect_wavespeed.errors import redact
-from prefect_wavespeed.job import Job, Metadata, OutputFacts, Restyled
+from prefect_wavespeed.job import Job, Restyled
 from prefect_wavespeed.ledger.ledger import Ledger
+from prefect_wavespeed.ledger.records import Metadata, OutputInfo
 from prefect_wavespeed.quality.pictures import thumbnail
 from prefect_wavespeed.sources.identify import read_source
 from prefect_wavespeed.storage.store import Store
@@ -105,7 +106,7 @@ def _facts(restyled: Restyled, metadata: Metadata, store: Store) -> list[tuple[s
     ]
 
 
-def _output_facts(number: int, facts: OutputFacts, store: Store) -> list[tuple[str, object]]:
+def _output_facts(number: int, facts: OutputInfo, store: Store) -> list[tuple[str, object]]:
     name = f"Output {number}"
     if facts.key is None:
         return [(name, "dropped: flagged as unsafe for work")]
@@ -118,7 +119,7 @@ def _output_facts(number: int, facts: OutputFacts, store: Store) -> list[tuple[s
     ]
 
 
-async def _output_picture(facts: OutputFacts, store: Store, edge: int) -> str:
+async def _output_picture(facts: OutputInfo, store: Store, edge: int) -> str:
     if facts.nsfw or facts.key is None:
         return "flagged, not shown"
     return await _thumbnail(await store.get(facts.key), edge) or "cannot be shown"

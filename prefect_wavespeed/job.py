@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import unicodedata
-from datetime import datetime
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -117,79 +116,6 @@ class RunInfo(BaseModel):
     prefect_version: str | None = None
     package_version: str
     git_commit: str | None = None
-
-
-class SourceFacts(BaseModel):
-    """The source, as the side-car tells it."""
-
-    uri: str
-    identity: str
-    sha256: str | None = None
-
-
-class PredictionFacts(BaseModel):
-    """The prediction, as the side-car tells it."""
-
-    id: str
-    created_at: datetime | None = None
-    inference_ms: float | None = None
-    has_nsfw_contents: list[bool] = Field(default_factory=list)
-
-
-class OutputFacts(BaseModel):
-    """One output. A dropped one (``nsfw="drop"``) has no key and nothing that is told by its bytes."""
-
-    key: str | None = Field(description="Object key below the output's prefix.")
-    sha256: str | None = None
-    bytes: int | None = None
-    content_type: str | None = None
-    width: int | None = Field(default=None, description="Pixels.")
-    height: int | None = Field(default=None, description="Pixels.")
-    nsfw: bool = False
-
-
-class Cost(BaseModel):
-    """What the job cost, and how that is known."""
-
-    usd: float | None = None
-    basis: Literal["quoted", "billed"] | None = None
-
-
-class Attempt(BaseModel):
-    """One attempt at the job, as the ledger saw it."""
-
-    claimed_at: datetime
-    flow_run_id: str | None = Field(default=None, description="The flow run that made it, and paid for it.")
-    prediction_id: str | None = None
-    error: str | None = None
-
-
-class Times(BaseModel):
-    """When things happened. ``claimed`` and ``submitted`` are told by the store's clock."""
-
-    claimed: datetime | None = None
-    submitted: datetime | None = None
-    completed: datetime | None = None
-    stored: datetime
-
-
-class Metadata(BaseModel):
-    """The side-car, ``metadata.json``: it exists, so the job is done."""
-
-    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
-
-    schema_: Literal[1] = Field(default=1, alias="schema")
-    job_key: str = Field(pattern=r"^[0-9a-f]{64}$")
-    model: str = MODEL
-    variant: int = Field(ge=0)
-    source: SourceFacts
-    request: ReduxRequest = Field(description="As sent, with its real seed; the URL without its signature.")
-    prediction: PredictionFacts
-    outputs: list[OutputFacts]
-    cost: Cost
-    attempts: list[Attempt]
-    run: RunInfo
-    times: Times
 
 
 class Output(BaseModel):

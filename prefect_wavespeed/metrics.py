@@ -6,9 +6,9 @@ Prefect serves that registry from the process of a run (PREFECT_CLIENT_METRICS_E
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+from datetime import datetime
 
-from prefect_wavespeed.job import Times
+from prometheus_client import Counter, Gauge, Histogram
 
 JOBS = Counter(
     "restyle_jobs",
@@ -43,12 +43,12 @@ for _status in (200, 400, 429, 500, 503, "none"):
     ANSWERS.labels(_status)
 
 
-def stored(times: Times) -> None:
+def stored(claimed: datetime | None, stored: datetime) -> None:
     """A job's side-car is written."""
     STORED.inc()
-    if times.claimed:
+    if claimed:
         # the claim's by the store's clock, the other by ours
-        SECONDS.observe(max(0.0, (times.stored - times.claimed).total_seconds()))
+        SECONDS.observe(max(0.0, (stored - claimed).total_seconds()))
 
 
 def adopted(usd: float | None) -> None:

@@ -18,8 +18,9 @@ from prefect_wavespeed.errors import (
     InsufficientCreditsError,
     ManifestError,
 )
-from prefect_wavespeed.job import Metadata, RunInfo
+from prefect_wavespeed.job import RunInfo
 from prefect_wavespeed.ledger.ledger import now
+from prefect_wavespeed.ledger.records import Metadata
 from prefect_wavespeed.settings import Settings
 from prefect_wavespeed.storage.store import open_store
 from tests.support.batches import PLACE, pictures, restyle_all, write_manifest

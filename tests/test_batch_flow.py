@@ -20,7 +20,7 @@ from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
 from prefect_wavespeed.errors import BatchFailedError, UnavailableError
 from prefect_wavespeed.flows import restyle_batch
-from prefect_wavespeed.job import Metadata
+from prefect_wavespeed.ledger.records import Metadata
 from tests.support.batches import PLACE, pictures, write_manifest
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer, wait_until

@@ -19,7 +19,7 @@ from prefect_wavespeed.api.models import Billing, ReduxRequest
 from prefect_wavespeed.deployments.cli.costs import since_when
 from prefect_wavespeed.errors import ConfigurationError, PredictionFailedError, StoreError
 from prefect_wavespeed.inspect.costs import Costs, costs
-from prefect_wavespeed.job import Metadata
+from prefect_wavespeed.ledger.records import Metadata
 from prefect_wavespeed.steps.step_set import StepSet, make_job
 from prefect_wavespeed.storage.store import Store, directory_store, s3_store
 from tests.support import settler

@@ -15,7 +15,7 @@ import pytest
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.errors import AuthenticationError, PredictionFailedError, StoreError, UnavailableError
-from prefect_wavespeed.job import Metadata
+from prefect_wavespeed.ledger.records import Metadata
 from prefect_wavespeed.settings import Settings
 from prefect_wavespeed.steps.settle import Settled, settle
 from prefect_wavespeed.storage.store import Store, directory_store, s3_store

@@ -26,7 +26,8 @@ from prefect_wavespeed.errors import (
     ShardFailedError,
 )
 from prefect_wavespeed.flows import restyle_batch
-from prefect_wavespeed.job import Metadata, RunInfo
+from prefect_wavespeed.job import RunInfo
+from prefect_wavespeed.ledger.records import Metadata
 from prefect_wavespeed.steps.step_set import StepSet
 from prefect_wavespeed.storage.store import Store, open_store
 from tests.support.batches import PLACE, pictures, write_manifest

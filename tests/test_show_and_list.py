@@ -21,7 +21,7 @@ from prefect_wavespeed.inspect import jobs as browsing
 from prefect_wavespeed.inspect.advice import after_failure
 from prefect_wavespeed.inspect.jobs import JobView, find, jobs
 from prefect_wavespeed.job import Restyled
-from prefect_wavespeed.ledger.ledger import Failure
+from prefect_wavespeed.ledger.records import Failure
 from prefect_wavespeed.steps.step_set import StepSet, make_job
 from prefect_wavespeed.storage.store import Store, directory_store, s3_store
 from tests.support import settler

@@ -20,7 +20,7 @@ from prefect_wavespeed.deployments.cli.list_jobs import COLOURS, as_dict, line, 
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.inspect.advice import next_step
 from prefect_wavespeed.inspect.jobs import JobView, files, find
-from prefect_wavespeed.job import Attempt
+from prefect_wavespeed.ledger.records import Attempt
 from prefect_wavespeed.storage.store import Entry, Store
 from prefect_wavespeed.words import counted
 

@@ -15,7 +15,8 @@ from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.rows import BadRow, RowReader
 from prefect_wavespeed.errors import ConfigurationError, PredictionFailedError, SourceDeniedError, SourceError
 from prefect_wavespeed.job import Job, Restyled, RunInfo, Source
-from prefect_wavespeed.ledger.ledger import DeadLetter, Failure, Ledger, now
+from prefect_wavespeed.ledger.ledger import Ledger, now
+from prefect_wavespeed.ledger.records import DeadLetter, Failure
 from prefect_wavespeed.quality.pictures import verify_source
 from prefect_wavespeed.sources.identify import find_object, object_source
 from prefect_wavespeed.steps.attempts import source_facts

@@ -56,8 +56,9 @@ from prefect_wavespeed.errors import (
     redact,
     worth_retrying,
 )
-from prefect_wavespeed.job import Job, Metadata, NsfwPolicy, Restyled, RunInfo
-from prefect_wavespeed.ledger.ledger import DeadLetter, Ledger, OpenJob, now
+from prefect_wavespeed.job import Job, NsfwPolicy, Restyled, RunInfo
+from prefect_wavespeed.ledger.ledger import Ledger, now
+from prefect_wavespeed.ledger.records import DeadLetter, Metadata, OpenJob
 from prefect_wavespeed.quality.pictures import thumbnail
 from prefect_wavespeed.sources.identify import read_source
 from prefect_wavespeed.steps.collect_outputs import restyled_from

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from prefect_wavespeed.api.models import ENDED_BADLY, Prediction
 from prefect_wavespeed.inspect.jobs import JobView
-from prefect_wavespeed.ledger.ledger import Failure
+from prefect_wavespeed.ledger.records import Failure
 
 _AGAIN = "then run it again with --retry-failed"
 _COSTS = "`restyle costs --out {out}`"

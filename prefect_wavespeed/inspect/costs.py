@@ -19,8 +19,8 @@ from pydantic import BaseModel, Field, ValidationError
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import Billing
 from prefect_wavespeed.inspect.jobs import MARGIN, contents, young
-from prefect_wavespeed.job import Metadata
-from prefect_wavespeed.ledger.ledger import DeadLetter, Record, now
+from prefect_wavespeed.ledger.ledger import now
+from prefect_wavespeed.ledger.records import DeadLetter, Metadata, Record
 from prefect_wavespeed.steps.poll_schedule import persist
 from prefect_wavespeed.storage.store import Store
 

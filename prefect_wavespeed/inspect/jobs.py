@@ -19,8 +19,9 @@ from urllib.parse import unquote, urlsplit
 from pydantic import ValidationError
 
 from prefect_wavespeed.errors import StoreError
-from prefect_wavespeed.job import Metadata, slug
-from prefect_wavespeed.ledger.ledger import Claim, DeadLetter, Ledger, OpenJob, Record, metadata_path
+from prefect_wavespeed.job import slug
+from prefect_wavespeed.ledger.ledger import Ledger, metadata_path
+from prefect_wavespeed.ledger.records import Claim, DeadLetter, Metadata, OpenJob, Record
 from prefect_wavespeed.sources.identify import without_signature
 from prefect_wavespeed.storage.store import Entry, Store
 

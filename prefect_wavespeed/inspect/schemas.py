@@ -10,8 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
 from prefect_wavespeed.batch.report import AccountRow, Summary
-from prefect_wavespeed.job import Metadata
-from prefect_wavespeed.ledger.ledger import DeadLetter
+from prefect_wavespeed.ledger.records import DeadLetter, Metadata
 
 PUBLISHED: dict[str, type[BaseModel]] = {
     "metadata": Metadata,

@@ -15,91 +15,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from prefect_wavespeed import metrics
-from prefect_wavespeed.api.models import ReduxRequest
-from prefect_wavespeed.errors import PredictionFailedError, StoreError
-from prefect_wavespeed.job import Attempt, Job, Metadata, NsfwPolicy, SourceFacts
+from prefect_wavespeed.errors import StoreError
+from prefect_wavespeed.job import Job
+from prefect_wavespeed.ledger.records import Claim, DeadLetter, Metadata, OpenJob, Record
 from prefect_wavespeed.storage.store import Store
 
 _FACT = re.compile(r"(\d+)\.(claim|prediction)\.json")
 _Fact = TypeVar("_Fact", bound=BaseModel)
-
-
-class Claim(BaseModel):
-    """Attempt *n* at a job belongs to the runner that holds ``nonce``."""
-
-    nonce: str
-    flow_run_id: str | None
-    claimed_at: datetime = Field(description="By the runner's clock: to read, never to decide by.")
-    lease_seconds: float = Field(description="How long its owner may rely on it; others wait as long.")
-    base_url: str = Field(description="The API that it is submitted to.")
-    request: ReduxRequest = Field(description="As it will be sent; the URL without its signature.")
-    job: Job = Field(description="What `settle` finishes when its runner is gone; no signature in it either.")
-    nsfw: NsfwPolicy = Field(description="What its runner was told to do with flagged outputs.")
-
-
-class Record(BaseModel):
-    """Attempt *n* at a job is this prediction."""
-
-    prediction_id: str
-    submitted_at: datetime | None = Field(description="By the API's clock.")
-    quoted_usd: float | None
-    base_url: str = Field(description="The API that knows it.")
-
-
-class Failure(BaseModel):
-    """Why a job failed for good."""
-
-    type: str
-    message: str
-    code: int = 0
-    status: str = "failed"
-    prediction_id: str | None = None
-
-
-class DeadLetter(BaseModel):
-    """``failed/{key}.json``. It keeps the last attempt's number, so that none is ever used twice."""
-
-    job_key: str
-    last_attempt: int = Field(
-        description="0: given up before any attempt. Such a letter stops nobody who has begun one."
-    )
-    error: Failure
-    flow_run_id: str | None = Field(description="The run that gave it up.")
-    source: SourceFacts
-    request: ReduxRequest
-    variant: int
-    attempts: list[Attempt]
-    failed_at: datetime
-
-    def as_error(self) -> PredictionFailedError:
-        """The error to raise for it."""
-        return PredictionFailedError(
-            self.error.message,
-            job_key=self.job_key,
-            prediction_id=self.error.prediction_id,
-            code=self.error.code,
-            status=self.error.status,
-        )
-
-
-@dataclass
-class OpenJob:
-    """What the ledger holds of an unfinished job: attempt numbers, and when each was claimed or recorded."""
-
-    claimed: dict[int, datetime] = field(default_factory=dict)
-    recorded: dict[int, datetime] = field(default_factory=dict)
-
-    @property
-    def latest(self) -> int:
-        """The newest attempt; 0 when there is none."""
-        return max((*self.claimed, *self.recorded), default=0)
 
 
 def metadata_path(job: Job) -> str:
@@ -193,7 +121,7 @@ class Ledger:
         """
         path = metadata_path(job)
         if await self.store.create(path, _page(metadata), metadata=object_metadata):
-            metrics.stored(metadata.times)
+            metrics.stored(metadata.times.claimed, metadata.times.stored)
             return metadata
         if there := await self._read(path, Metadata):
             return there

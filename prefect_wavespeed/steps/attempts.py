@@ -12,9 +12,10 @@ from pydantic import BaseModel
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import Prediction
 from prefect_wavespeed.errors import PredictionFailedError, RestyleError, redact
-from prefect_wavespeed.job import Attempt, Job, Restyled, SourceFacts
+from prefect_wavespeed.job import Job, Restyled
 from prefect_wavespeed.ledger.history import History
-from prefect_wavespeed.ledger.ledger import Claim, DeadLetter, Failure, Ledger, OpenJob, Record, now
+from prefect_wavespeed.ledger.ledger import Ledger, now
+from prefect_wavespeed.ledger.records import Attempt, Claim, DeadLetter, Failure, OpenJob, Record, SourceInfo
 from prefect_wavespeed.settings import Settings
 from prefect_wavespeed.sources.identify import Publisher, without_signature
 from prefect_wavespeed.steps.prices import PriceCache
@@ -212,6 +213,6 @@ def ending(prediction: Prediction) -> str:
     return f"prediction {prediction.id} {said}{code}"
 
 
-def source_facts(job: Job) -> SourceFacts:
+def source_facts(job: Job) -> SourceInfo:
     """The source, as the side-car and the dead letter tell it."""
-    return SourceFacts(uri=job.source.uri, identity=job.source.identity, sha256=job.source.sha256)
+    return SourceInfo(uri=job.source.uri, identity=job.source.identity, sha256=job.source.sha256)

@@ -8,7 +8,7 @@ from prefect_wavespeed import metrics
 from prefect_wavespeed.api.models import Prediction
 from prefect_wavespeed.errors import NotFoundError, PredictionTimeoutError, RateLimitedError, UnavailableError
 from prefect_wavespeed.job import Job
-from prefect_wavespeed.ledger.ledger import Failure
+from prefect_wavespeed.ledger.records import Failure
 from prefect_wavespeed.steps.attempts import Polled, Shared, Submitted, ending
 from prefect_wavespeed.steps.poll_schedule import backoff, poll_schedule
 

@@ -6,19 +6,9 @@ from dataclasses import dataclass
 
 from prefect_wavespeed.api.models import ReduxRequest
 from prefect_wavespeed.errors import NotFoundError, OutputError
-from prefect_wavespeed.job import (
-    Attempt,
-    Cost,
-    Job,
-    Metadata,
-    NsfwPolicy,
-    Output,
-    PredictionFacts,
-    Restyled,
-    RunInfo,
-    Times,
-)
-from prefect_wavespeed.ledger.ledger import OpenJob, metadata_path, now
+from prefect_wavespeed.job import Job, NsfwPolicy, Output, Restyled, RunInfo
+from prefect_wavespeed.ledger.ledger import metadata_path, now
+from prefect_wavespeed.ledger.records import Attempt, Cost, Metadata, OpenJob, PredictionInfo, Times
 from prefect_wavespeed.sources.identify import without_signature
 from prefect_wavespeed.steps.attempts import Mine, Shared, Submitted, source_facts
 from prefect_wavespeed.steps.outputs import Collector, OnThumbnail
@@ -85,7 +75,7 @@ class Downloader:
             variant=job.variant,
             source=source_facts(job),
             request=known.request,
-            prediction=PredictionFacts(
+            prediction=PredictionInfo(
                 id=submitted.prediction_id,
                 created_at=prediction.created_at,
                 inference_ms=prediction.inference_ms,

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import Prediction
 from prefect_wavespeed.errors import NotFoundError, OutputError
-from prefect_wavespeed.job import Job, NsfwPolicy, OutputFacts, RunInfo
+from prefect_wavespeed.job import Job, NsfwPolicy, RunInfo
+from prefect_wavespeed.ledger.records import OutputInfo
 from prefect_wavespeed.quality.pictures import examine_output
 from prefect_wavespeed.steps.poll_schedule import backoff
 from prefect_wavespeed.storage.store import Store
@@ -50,7 +51,7 @@ class Collector:
             "seed": str(self.job.seed),
         }
 
-    async def collect(self) -> list[OutputFacts]:
+    async def collect(self) -> list[OutputInfo]:
         """Store all outputs.
 
         Raises:
@@ -60,10 +61,10 @@ class Collector:
         """
         return [await self._output(index) for index in range(len(self.prediction.outputs))]
 
-    async def _output(self, index: int) -> OutputFacts:
+    async def _output(self, index: int) -> OutputInfo:
         flagged = self.prediction.has_nsfw_contents[index : index + 1] == [True]
         if flagged and self.nsfw == "drop":
-            return OutputFacts(key=None, nsfw=True)
+            return OutputInfo(key=None, nsfw=True)
         folder = "quarantine" if flagged and self.nsfw == "quarantine" else "images"
         data, facts, small = await self._fetch(index)
         facts.key = f"{folder}/{self.job.name}/{index + 1}.{self.job.params.output_format}"
@@ -74,7 +75,7 @@ class Collector:
                 self.on_thumbnail(self.job.key, index, small)
         return facts
 
-    async def _fetch(self, index: int) -> tuple[bytes, OutputFacts, bytes | None]:
+    async def _fetch(self, index: int) -> tuple[bytes, OutputInfo, bytes | None]:
         """One output, whole and verified; a URL that has expired is asked for anew."""
         waits = backoff()
         for left in reversed(range(TRIES)):
@@ -95,7 +96,7 @@ class Collector:
                 self.prediction = fresh
         raise AssertionError("unreachable")
 
-    async def _examined(self, data: bytes) -> tuple[OutputFacts, bytes | None]:
+    async def _examined(self, data: bytes) -> tuple[OutputInfo, bytes | None]:
         wanted, small = self.job.params.output_format, self.on_thumbnail is not None
         if wanted == "jpeg" and len(data) <= _QUICK:
             return _examine(data, wanted, with_thumbnail=small)
@@ -109,9 +110,9 @@ class Collector:
             await self.store.put(path, data, content_type, self.object_metadata)
 
 
-def _examine(data: bytes, expected_format: str, *, with_thumbnail: bool) -> tuple[OutputFacts, bytes | None]:
+def _examine(data: bytes, expected_format: str, *, with_thumbnail: bool) -> tuple[OutputInfo, bytes | None]:
     info, small = examine_output(data, expected_format, with_thumbnail=with_thumbnail)
-    facts = OutputFacts(
+    facts = OutputInfo(
         key=None,
         sha256=hashlib.sha256(data).hexdigest(),
         bytes=len(data),

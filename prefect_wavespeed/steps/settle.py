@@ -38,7 +38,7 @@ from prefect_wavespeed.errors import (
 )
 from prefect_wavespeed.inspect.jobs import open_keys
 from prefect_wavespeed.job import Job, Restyled, RunInfo
-from prefect_wavespeed.ledger.ledger import Claim, DeadLetter, Failure, OpenJob, Record
+from prefect_wavespeed.ledger.records import Claim, DeadLetter, Failure, OpenJob, Record
 from prefect_wavespeed.settings import Settings, get_settings
 from prefect_wavespeed.steps.attempts import Shared
 from prefect_wavespeed.steps.collect_outputs import restyled_from

@@ -20,8 +20,9 @@ from prefect_wavespeed.errors import (
     RateLimitedError,
     RestyleError,
 )
-from prefect_wavespeed.job import Job, Metadata, NsfwPolicy, RunInfo
-from prefect_wavespeed.ledger.ledger import Claim, DeadLetter, Failure, OpenJob, Record, now
+from prefect_wavespeed.job import Job, NsfwPolicy, RunInfo
+from prefect_wavespeed.ledger.ledger import now
+from prefect_wavespeed.ledger.records import Claim, DeadLetter, Failure, Metadata, OpenJob, Record
 from prefect_wavespeed.sources.identify import without_signature
 from prefect_wavespeed.steps.attempts import MAX_ATTEMPTS, Admit, Mine, Shared, Submitted
 from prefect_wavespeed.steps.collect_outputs import restyled_from

@@ -17,8 +17,7 @@ from pydantic import SecretStr
 
 from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
-from prefect_wavespeed.job import Metadata
-from prefect_wavespeed.ledger.ledger import DeadLetter
+from prefect_wavespeed.ledger.records import DeadLetter, Metadata
 from tests.support.batch_shell import KEY, Shell, one_line, told
 from tests.support.batches import pictures
 from tests.support.emulator_process import Emulator

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from prefect_wavespeed.batch.report import Summary
-from prefect_wavespeed.job import Metadata
+from prefect_wavespeed.ledger.records import Metadata
 from tests.support.batches import pictures, write_manifest
 from tests.support.emulator_process import Emulator
 from tests.support.metered_batch import FAULTS, PRICE, ROWS, STORED, Metered

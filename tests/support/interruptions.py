@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from prefect_wavespeed.job import Metadata
+from prefect_wavespeed.ledger.records import Metadata
 from prefect_wavespeed.storage.store import S3Access, Store, directory_store
 from tests.support.emulator_process import Emulator
 from tests.support.runners import Ended, Runners

@@ -1,0 +1,157 @@
+"""What the ledger writes down, an object each: claims, predictions, dead letters and side-cars."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_wavespeed.api.models import MODEL, ReduxRequest
+from prefect_wavespeed.errors import PredictionFailedError
+from prefect_wavespeed.job import Job, NsfwPolicy, RunInfo
+
+
+class SourceInfo(BaseModel):
+    """The source, as the side-car tells it."""
+
+    uri: str
+    identity: str
+    sha256: str | None = None
+
+
+class PredictionInfo(BaseModel):
+    """The prediction, as the side-car tells it."""
+
+    id: str
+    created_at: datetime | None = None
+    inference_ms: float | None = None
+    has_nsfw_contents: list[bool] = Field(default_factory=list)
+
+
+class OutputInfo(BaseModel):
+    """One output. A dropped one (``nsfw="drop"``) has no key and nothing that is told by its bytes."""
+
+    key: str | None = Field(description="Object key below the output's prefix.")
+    sha256: str | None = None
+    bytes: int | None = None
+    content_type: str | None = None
+    width: int | None = Field(default=None, description="Pixels.")
+    height: int | None = Field(default=None, description="Pixels.")
+    nsfw: bool = False
+
+
+class Cost(BaseModel):
+    """What the job cost, and how that is known."""
+
+    usd: float | None = None
+    basis: Literal["quoted", "billed"] | None = None
+
+
+class Attempt(BaseModel):
+    """One attempt at the job, as the ledger saw it."""
+
+    claimed_at: datetime
+    flow_run_id: str | None = Field(default=None, description="The flow run that made it, and paid for it.")
+    prediction_id: str | None = None
+    error: str | None = None
+
+
+class Times(BaseModel):
+    """When things happened. ``claimed`` and ``submitted`` are told by the store's clock."""
+
+    claimed: datetime | None = None
+    submitted: datetime | None = None
+    completed: datetime | None = None
+    stored: datetime
+
+
+class Metadata(BaseModel):
+    """The side-car, ``metadata.json``: it exists, so the job is done."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    job_key: str = Field(pattern=r"^[0-9a-f]{64}$")
+    model: str = MODEL
+    variant: int = Field(ge=0)
+    source: SourceInfo
+    request: ReduxRequest = Field(description="As sent, with its real seed; the URL without its signature.")
+    prediction: PredictionInfo
+    outputs: list[OutputInfo]
+    cost: Cost
+    attempts: list[Attempt]
+    run: RunInfo
+    times: Times
+
+
+class Claim(BaseModel):
+    """Attempt *n* at a job belongs to the runner that holds ``nonce``."""
+
+    nonce: str
+    flow_run_id: str | None
+    claimed_at: datetime = Field(description="By the runner's clock: to read, never to decide by.")
+    lease_seconds: float = Field(description="How long its owner may rely on it; others wait as long.")
+    base_url: str = Field(description="The API that it is submitted to.")
+    request: ReduxRequest = Field(description="As it will be sent; the URL without its signature.")
+    job: Job = Field(description="What `settle` finishes when its runner is gone; no signature in it either.")
+    nsfw: NsfwPolicy = Field(description="What its runner was told to do with flagged outputs.")
+
+
+class Record(BaseModel):
+    """Attempt *n* at a job is this prediction."""
+
+    prediction_id: str
+    submitted_at: datetime | None = Field(description="By the API's clock.")
+    quoted_usd: float | None
+    base_url: str = Field(description="The API that knows it.")
+
+
+class Failure(BaseModel):
+    """Why a job failed for good."""
+
+    type: str
+    message: str
+    code: int = 0
+    status: str = "failed"
+    prediction_id: str | None = None
+
+
+class DeadLetter(BaseModel):
+    """``failed/{key}.json``. It keeps the last attempt's number, so that none is ever used twice."""
+
+    job_key: str
+    last_attempt: int = Field(
+        description="0: given up before any attempt. Such a letter stops nobody who has begun one."
+    )
+    error: Failure
+    flow_run_id: str | None = Field(description="The run that gave it up.")
+    source: SourceInfo
+    request: ReduxRequest
+    variant: int
+    attempts: list[Attempt]
+    failed_at: datetime
+
+    def as_error(self) -> PredictionFailedError:
+        """The error to raise for it."""
+        return PredictionFailedError(
+            self.error.message,
+            job_key=self.job_key,
+            prediction_id=self.error.prediction_id,
+            code=self.error.code,
+            status=self.error.status,
+        )
+
+
+@dataclass
+class OpenJob:
+    """What the ledger holds of an unfinished job: attempt numbers, and when each was claimed or recorded."""
+
+    claimed: dict[int, datetime] = field(default_factory=dict)
+    recorded: dict[int, datetime] = field(default_factory=dict)
+
+    @property
+    def latest(self) -> int:
+        """The newest attempt; 0 when there is none."""
+        return max((*self.claimed, *self.recorded), default=0)
