@@ -1,4 +1,98 @@
-"""Restyle images with WaveSpeedAI's FLUX.1 Redux [dev], each billed once. Plain Python, without Prefect.
+"""Restyle images with WaveSpeedAI's FLUX.1 Redux [dev] and store them, each one billed once.
 
-``prefect_wavespeed.steps.step_set`` is where to begin: ``make_job``, the three ``StepSet``, and ``run_job``.
+In a Prefect flow, or in a deployment::
+
+    from prefect_wavespeed import ReduxParams, restyle_image
+
+    restyled = await restyle_image("s3://photos/in/coffee.jpg", ReduxParams(num_images=2), output="s3://…")
+
+Without Prefect::
+
+    from prefect_wavespeed import Engine, WaveSpeedClient, open_store
+
+    async with WaveSpeedClient(api_key) as client:
+        restyled = await Engine(client, open_store("pictures")).restyle("coffee.jpg")
+
+Every error is a `RestyleError`; ``prefect_wavespeed.errors`` has one for each thing that can go wrong.
+Names are imported when they are first used, so ``import prefect_wavespeed`` costs next to nothing.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prefect_wavespeed.api.client import WaveSpeedClient
+    from prefect_wavespeed.api.models import ReduxParams
+    from prefect_wavespeed.batch.report import Summary
+    from prefect_wavespeed.batch.run import BatchOptions
+    from prefect_wavespeed.blocks.wavespeed import WaveSpeed
+    from prefect_wavespeed.errors import RestyleError
+    from prefect_wavespeed.flows.restyle_batch import restyle_batch
+    from prefect_wavespeed.flows.restyle_image import restyle_image
+    from prefect_wavespeed.flows.restyle_object import restyle_object
+    from prefect_wavespeed.flows.settle import settle
+    from prefect_wavespeed.job import Job, Restyled, RunInfo
+    from prefect_wavespeed.settings import Settings
+    from prefect_wavespeed.steps.engine import Engine
+    from prefect_wavespeed.steps.step_set import StepSet, make_job, run_job
+    from prefect_wavespeed.storage.store import Store, open_store
+
+__all__ = [
+    "BatchOptions",
+    "Engine",
+    "Job",
+    "ReduxParams",
+    "RestyleError",
+    "Restyled",
+    "RunInfo",
+    "Settings",
+    "StepSet",
+    "Store",
+    "Summary",
+    "WaveSpeed",
+    "WaveSpeedClient",
+    "make_job",
+    "open_store",
+    "restyle_batch",
+    "restyle_image",
+    "restyle_object",
+    "run_job",
+    "settle",
+]
+
+# The same as above, for __getattr__.
+_MODULES = {
+    "BatchOptions": "batch.run",
+    "Engine": "steps.engine",
+    "Job": "job",
+    "ReduxParams": "api.models",
+    "RestyleError": "errors",
+    "Restyled": "job",
+    "RunInfo": "job",
+    "Settings": "settings",
+    "StepSet": "steps.step_set",
+    "Store": "storage.store",
+    "Summary": "batch.report",
+    "WaveSpeed": "blocks.wavespeed",
+    "WaveSpeedClient": "api.client",
+    "make_job": "steps.step_set",
+    "open_store": "storage.store",
+    "restyle_batch": "flows.restyle_batch",
+    "restyle_image": "flows.restyle_image",
+    "restyle_object": "flows.restyle_object",
+    "run_job": "steps.step_set",
+    "settle": "flows.settle",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a name when it is first used (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from functools import cache, lru_cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
@@ -31,6 +30,7 @@ from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.tasks._allowance import Allowance
 from prefect_wavespeed.tasks._events import failed_event, stored_event, submitted_event
 from prefect_wavespeed.tasks._webhooks import Listener
+from prefect_wavespeed.version import package_version
 
 DEFAULT_OUTPUT = "s3-bucket/restyle-output"
 """The block that `restyle setup --out s3://…` makes."""
@@ -236,7 +236,7 @@ def run_info() -> RunInfo:
         deployment=_deployment_of(runtime.flow_run.id),
         task_run_ids=list(task_runs),
         prefect_version=prefect.__version__,
-        package_version=_package_version(),
+        package_version=package_version(),
         git_commit=_git_commit(),
     )
 
@@ -246,14 +246,6 @@ def _deployment_of(flow_run_id: str | None) -> str | None:
     """The run's deployment: Prefect's runtime asks the server each time, and holds up the event loop."""
     name: str | None = runtime.deployment.name
     return name
-
-
-@cache
-def _package_version() -> str:
-    try:
-        return version("prefect-wavespeed")
-    except PackageNotFoundError:  # run from a source tree
-        return "0+unknown"
 
 
 @cache

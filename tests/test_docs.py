@@ -114,6 +114,12 @@ def test_the_reference_has_all_flows_and_tasks(package: ModuleType) -> None:
     assert sorted(told) == sorted(package.__all__)
 
 
+def test_the_reference_has_all_names_of_the_face() -> None:
+    page = (ROOT / "docs" / "reference" / "python.md").read_text()
+    listed = re.findall(r"`(\w+)`", "".join(line for line in page.splitlines() if line.startswith("| `")))
+    assert sorted(listed) == sorted(prefect_wavespeed.__all__)
+
+
 def test_the_receivers_events_are_as_they_are_told() -> None:
     prediction = Prediction.model_validate({"id": "p", "model": "m", "status": "completed"})
     for event in (

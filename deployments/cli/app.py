@@ -10,32 +10,24 @@ import json as jsonlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
 from prefect_wavespeed.deployments.cli import _help
 from prefect_wavespeed.deployments.cli._help import ABOUT, RESTYLE, SERVE, SET_UP, examples
+from prefect_wavespeed.version import package_version
 
 if TYPE_CHECKING:
     from prefect_wavespeed.errors import RestyleError
 
-_DISTRIBUTION = "prefect-wavespeed"
 _Flag = Parameter(negative="")
-
-
-def _version() -> str:
-    try:
-        return version(_DISTRIBUTION)
-    except PackageNotFoundError:  # run from a source tree
-        return "0+unknown"
 
 
 app = App(
     name="restyle",
     help="Restyle images with WaveSpeedAI's FLUX.1 Redux [dev] in Prefect flows, each one billed once.",
-    version=_version,
+    version=package_version,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
@@ -330,7 +322,7 @@ def init(folder: str = ".", /) -> int:
     """
     from prefect_wavespeed.deployments.cli import init as command
 
-    return command.run(folder, _version())
+    return command.run(folder, package_version())
 
 
 @app.command(group=SET_UP, help_epilogue=examples("completion"))

@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -46,16 +45,14 @@ from prefect_wavespeed.errors import (
     redact,
 )
 from prefect_wavespeed.settings import get_settings
+from prefect_wavespeed.version import package_version
 
 MAX_DOWNLOAD = 50 * 1024 * 1024
 _TRANSFER_SECONDS = 300  # for a whole upload or download
 _LOOK_SECONDS = 5  # to see whether an upload is still there
 _REST_SECONDS = 1.0  # after a 429 that does not say how long
 
-try:
-    _USER_AGENT = f"restyle/{version('prefect-wavespeed')}"
-except PackageNotFoundError:  # run from a source tree
-    _USER_AGENT = "restyle"
+_USER_AGENT = f"restyle/{package_version()}"
 
 _HEADERS = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
 
