@@ -1,0 +1,329 @@
+"""The shape of the house, read from its sources: who imports whom, what is private, how long things are.
+
+``python -m tests.support.architecture`` prints every offender.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import TypeAlias
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "prefect_wavespeed"
+LINKED = ("blocks", "deployments", "emulator", "flows", "tasks")
+"""Folders at the top of the repository that the package reaches by links."""
+
+MAX_FILE_LINES = 450
+MAX_FUNCTION_LINES = 70
+MAX_FOLDER_FILES = 16
+SOURCES = (".py", ".html", ".yaml")
+
+_BASE = frozenset({"concurrency", "errors", "metrics", "retry", "settings", "version", "words"})
+_API = _BASE | {"api"}
+_JOB = _API | {"job"}
+_STORED = _JOB | {"storage", "quality"}
+_STEPS = _STORED | {"ledger", "sources"}
+_BATCH = _STEPS | {"steps"}
+_INSPECT = _BATCH | {"batch"}
+_ENGINE = _INSPECT | {"inspect"}
+_TASKS = _ENGINE | {"blocks"}
+_FLOWS = _TASKS | {"tasks"}
+_DEPLOYMENTS = _FLOWS | {"flows"}
+
+# The drawing in docs/architecture.md. A room may also import from itself.
+MAY_IMPORT: Mapping[str, frozenset[str]] = {
+    "face": _DEPLOYMENTS | {"deployments"},
+    "deployments": _DEPLOYMENTS | {"emulator"},
+    "flows": _FLOWS,
+    "tasks": _TASKS,
+    "blocks": _ENGINE,
+    "inspect": _INSPECT,
+    "batch": _BATCH,
+    "steps": _STEPS,
+    "ledger": _JOB | {"storage"},
+    "sources": _STORED,
+    "quality": _JOB,
+    "storage": _JOB,
+    "job": _API,
+    "api": _BASE,
+    "emulator": _API,
+    "retry": frozenset({"concurrency", "errors", "metrics", "words"}),
+    "concurrency": frozenset({"errors", "words"}),
+    "settings": frozenset({"errors", "words"}),
+    "errors": frozenset({"words"}),
+    "metrics": frozenset(),
+    "version": frozenset(),
+    "words": frozenset(),
+}
+
+Graph: TypeAlias = Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True)
+class Use:
+    """Something of this repository that a module names.
+
+    Attributes:
+        module: the module that is imported.
+        name: what is taken from it; empty for the module itself.
+        line: where.
+    """
+
+    module: str
+    name: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Module:
+    """A Python file.
+
+    Attributes:
+        name: its dotted name.
+        path: its file, relative to the repository.
+        uses: every import, also inside functions and under ``TYPE_CHECKING``.
+    """
+
+    name: str
+    path: Path
+    tree: ast.Module = field(repr=False)
+    uses: tuple[Use, ...] = field(repr=False, default=())
+
+    @property
+    def folder(self) -> str:
+        """The dotted name of its folder."""
+        return self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
+
+
+def modules(*folders: str) -> dict[str, Module]:
+    """All modules of some folders of the repository by name, with what they use of one another.
+
+    Args:
+        folders: ``prefect_wavespeed`` with what it links to, ``tests``, ``benchmarks``.
+    """
+    return parsed(
+        {path: (ROOT / path).read_text() for folder in folders for path in _files(folder, (".py",))}
+    )
+
+
+def parsed(sources: Mapping[Path, str]) -> dict[str, Module]:
+    """Modules by name, from their texts by path relative to the repository."""
+    bare = [Module(_name(path), path, ast.parse(text)) for path, text in sources.items()]
+    found = {module.name: module for module in bare}
+    return {module.name: replace(module, uses=tuple(_uses(module, found))) for module in bare}
+
+
+def upward(found: Mapping[str, Module]) -> list[str]:
+    """Imports from a room that may not be imported from."""
+    offenders = []
+    for module in found.values():
+        if not module.name.startswith(PACKAGE):
+            continue
+        room = room_of(module.name)
+        allowed = MAY_IMPORT.get(room, frozenset()) | {room}
+        offenders += [
+            f"{module.path}:{use.line}: {room} may not import {room_of(use.module)} ({_shown(use)})"
+            for use in module.uses
+            if room_of(use.module) not in allowed
+        ]
+    return offenders
+
+
+def face_used(found: Mapping[str, Module], users: Iterable[str]) -> list[str]:
+    """Imports from the public face by others than ``users``."""
+    return [
+        f"{module.path}:{use.line}: imports {_shown(use)}: name the module that defines it"
+        for module in found.values()
+        if module.name not in users
+        for use in module.uses
+        if use.module == PACKAGE
+    ]
+
+
+def circles(graph: Graph) -> list[str]:
+    """Circles of imports, the first that is found in each knot."""
+    offenders = []
+    left = dict(graph)
+    while True:
+        try:
+            TopologicalSorter(left).prepare()
+        except CycleError as error:
+            circle: list[str] = error.args[1][::-1]
+            offenders.append(" → ".join(circle))
+            # take out one arrow, and look for the next circle
+            left[circle[0]] = left[circle[0]] - {circle[1]}
+        else:
+            return offenders
+
+
+def module_graph(found: Mapping[str, Module]) -> Graph:
+    """Which module imports which."""
+    return {
+        name: frozenset(use.module for use in module.uses if use.module in found and use.module != name)
+        for name, module in found.items()
+    }
+
+
+def private_used(found: Mapping[str, Module], allowed: Mapping[str, str]) -> list[str]:
+    """Private modules and names that another folder uses.
+
+    Args:
+        found: all modules, tests among them.
+        allowed: path of a test to the private module that it is a test of.
+    """
+    offenders = []
+    for module in found.values():
+        for use in module.uses:
+            parts = use.module.split(".")
+            private = next((n for n, part in enumerate(parts) if _is_private(part)), None)
+            if private is not None:
+                home = ".".join(parts[:private])
+            elif _is_private(use.name):
+                home = found[use.module].folder
+            else:
+                continue
+            inside = module.folder == home or (private is not None and module.folder.startswith(f"{home}."))
+            if not inside and allowed.get(str(module.path)) != use.module:
+                offenders.append(f"{module.path}:{use.line}: {_shown(use)} is private to {home}")
+    return offenders
+
+
+def long_files() -> list[str]:
+    """Files of the product with too many lines."""
+    lengths = {path: len((ROOT / path).read_text().splitlines()) for path in _files(PACKAGE, SOURCES)}
+    return [f"{path}: {lines} lines" for path, lines in lengths.items() if lines > MAX_FILE_LINES]
+
+
+def long_functions(found: Mapping[str, Module]) -> list[str]:
+    """Functions of the product with too many lines, without their decorators."""
+    offenders = []
+    for module in found.values():
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
+                lines = node.end_lineno - node.lineno + 1
+                if lines > MAX_FUNCTION_LINES:
+                    offenders.append(f"{module.path}:{node.lineno}: {node.name}: {lines} lines")
+    return offenders
+
+
+def full_folders() -> list[str]:
+    """Folders of the product with too many files."""
+    counts: dict[Path, int] = {}
+    for path in _files(PACKAGE):
+        counts[path.parent] = counts.get(path.parent, 0) + 1
+    return [f"{folder}: {count} files" for folder, count in counts.items() if count > MAX_FOLDER_FILES]
+
+
+def room_of(module: str) -> str:
+    """The room of a module: ``prefect_wavespeed.api.client`` is in ``api``."""
+    room = module.removeprefix(PACKAGE).lstrip(".").partition(".")[0]
+    return "face" if room in ("", "__main__") else room
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+def _shown(use: Use) -> str:
+    return f"{use.module}.{use.name}" if use.name else use.module
+
+
+def _files(folder: str, suffixes: tuple[str, ...] = ()) -> Iterator[Path]:
+    """The files of a folder, relative to the repository; those of the package at their real places."""
+    folders = [folder, *LINKED] if folder == PACKAGE else [folder]
+    for top in folders:
+        for path in (ROOT / top).rglob("*"):  # rglob does not follow links
+            if (
+                path.is_file()
+                and "__pycache__" not in path.parts
+                and (not suffixes or path.suffix in suffixes)
+            ):
+                yield path.relative_to(ROOT)
+
+
+def _name(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    if parts[-1] == "__init__":
+        parts = parts[:-1]
+    return ".".join((PACKAGE, *parts) if parts[0] in LINKED else parts)
+
+
+def _uses(module: Module, found: Mapping[str, Module]) -> Iterator[Use]:
+    """What a module uses of the others."""
+    aliases: dict[str, str] = {}  # local name → the module that it stands for
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name in found:
+                    yield Use(alias.name, "", node.lineno)
+                    aliases[alias.asname or alias.name] = alias.name
+        elif isinstance(node, ast.ImportFrom):
+            parent = _parent(module, node)
+            for alias in node.names:
+                child = f"{parent}.{alias.name}"
+                if child in found:
+                    aliases[alias.asname or alias.name] = child
+                    yield Use(child, "", node.lineno)
+                if parent in found and (child not in found or alias.name in _bound(found[parent])):
+                    yield Use(parent, alias.name, node.lineno)
+        elif isinstance(node, ast.Call) and _called(node) == "import_module":
+            for argument in node.args:
+                if isinstance(argument, ast.Constant) and argument.value in found:
+                    yield Use(str(argument.value), "", node.lineno)
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Attribute) and _is_private(node.attr):
+            of = aliases.get(ast.unparse(node.value))
+            if of:
+                yield Use(of, node.attr, node.lineno)
+
+
+def _called(call: ast.Call) -> str:
+    function = call.func
+    return getattr(function, "attr", "") or getattr(function, "id", "")
+
+
+def _parent(module: Module, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    above = module.folder.split(".")[: len(module.folder.split(".")) - node.level + 1]
+    return ".".join([*above, *([node.module] if node.module else [])])
+
+
+def _bound(package: Module) -> set[str]:
+    """Names that a package's ``__init__`` imports: they hide its modules of the same name."""
+    imports = [node for node in package.tree.body if isinstance(node, ast.ImportFrom)]
+    return {alias.asname or alias.name for node in imports for alias in node.names}
+
+
+def report() -> dict[str, list[str]]:
+    """All offenders, by what they offend against."""
+    everything = modules(PACKAGE, "tests", "benchmarks")
+    product = {name: module for name, module in everything.items() if name.startswith(PACKAGE)}
+    return {
+        "imports upward": upward(product),
+        "imports from the face": face_used(everything, users=FACE_USERS),
+        "circles": circles(module_graph(product)),
+        "private things used elsewhere": private_used(everything, TESTS_OF_PRIVATE),
+        f"files over {MAX_FILE_LINES} lines": long_files(),
+        f"functions over {MAX_FUNCTION_LINES} lines": long_functions(product),
+        f"folders with over {MAX_FOLDER_FILES} files": full_folders(),
+    }
+
+
+FACE_USERS = frozenset({"tests.test_face", "tests.test_docs"})
+"""Who imports from the face: tests of what users do."""
+
+TESTS_OF_PRIVATE: Mapping[str, str] = {}
+"""Tests of a private module that nothing public shows: path of the test to the module."""
+
+
+if __name__ == "__main__":
+    offenders = report()
+    for offence, lines in offenders.items():
+        print(f"## {offence}: {len(lines)}", *lines, "", sep="\n")
+    sys.exit(any(offenders.values()))
