@@ -12,6 +12,7 @@ from prefect.exceptions import ObjectNotFound
 from pydantic import Field, HttpUrl, SecretStr, ValidationError
 
 from prefect_wavespeed.api.client import WaveSpeedClient, is_loopback
+from prefect_wavespeed.blocks.names import WAVESPEED_BLOCK
 from prefect_wavespeed.errors import ConfigurationError, redact
 from prefect_wavespeed.settings import get_settings
 
@@ -129,7 +130,7 @@ class OtherApiError(ConfigurationError):
     """The environment and a saved block name two APIs: whoever means the one that is free must not pay."""
 
 
-async def load_wavespeed(name: str = "default") -> WaveSpeed:
+async def load_wavespeed(name: str = WAVESPEED_BLOCK) -> WaveSpeed:
     """The saved `WaveSpeed` block of this name.
 
     Where no block ``default`` is saved, WAVESPEED_API_KEY and WAVESPEED_BASE_URL serve.
@@ -156,7 +157,7 @@ async def load_wavespeed(name: str = "default") -> WaveSpeed:
     except (ValueError, RuntimeError) as error:
         if not isinstance(error.__cause__, ObjectNotFound):
             raise ConfigurationError(f"block wavespeed/{name} cannot be loaded: {redact(error)}") from None
-    if name != "default":
+    if name != WAVESPEED_BLOCK:
         raise ConfigurationError(
             f"no block wavespeed/{name} is saved: make it in Prefect's UI, or name another with --wavespeed"
         )

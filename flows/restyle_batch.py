@@ -26,6 +26,7 @@ from prefect_wavespeed.batch.run import (
     account_folder,
 )
 from prefect_wavespeed.batch.shards import Shard
+from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._batch_artifacts import show_account
 from prefect_wavespeed.flows._progress import ProgressArtifact, moving, watcher
@@ -35,7 +36,6 @@ from prefect_wavespeed.job import Job, NsfwPolicy
 from prefect_wavespeed.steps.step_set import Submitted
 from prefect_wavespeed.tasks import download, poll, submit
 from prefect_wavespeed.tasks._runtime import (
-    DEFAULT_OUTPUT,
     Runtime,
     batch_under_way,
     note_task_runs,
@@ -73,7 +73,7 @@ async def restyle_batch(
     manifest: Annotated[str, Field(min_length=1, examples=["s3://my-bucket/in/"])]
     | Annotated[list[str], Field(min_length=1)],
     params: ReduxParams = _DEFAULT,
-    wavespeed: str = "default",
+    wavespeed: str = WAVESPEED_BLOCK,
     output: str = DEFAULT_OUTPUT,
     concurrency: Annotated[int, Field(ge=1, le=10_000)] = DEFAULT_CONCURRENCY,
     max_cost_usd: Annotated[float, Field(gt=0)] | None = None,

@@ -11,12 +11,13 @@ from prefect import flow, runtime
 from pydantic import Field
 
 from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.flows._hooks import leave_the_truth
 from prefect_wavespeed.flows._one import restyle_one
 from prefect_wavespeed.flows._retries import retried_where_it_helps
 from prefect_wavespeed.job import NsfwPolicy, Restyled
 from prefect_wavespeed.steps.step_set import make_job
-from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT, opened
+from prefect_wavespeed.tasks._runtime import opened
 
 _DEFAULT = ReduxParams()
 
@@ -40,7 +41,7 @@ async def restyle_image(
     image: Annotated[str, Field(min_length=1, examples=["https://example.com/photo.jpg"])],
     params: ReduxParams = _DEFAULT,
     variant: Annotated[int, Field(ge=0)] = 0,
-    wavespeed: str = "default",
+    wavespeed: str = WAVESPEED_BLOCK,
     output: str = DEFAULT_OUTPUT,
     max_cost_usd: Annotated[float, Field(gt=0)] | None = None,
     nsfw: NsfwPolicy = "keep",

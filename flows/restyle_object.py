@@ -9,13 +9,14 @@ from pydantic import Field
 
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.created_object import Handled, MetadataParam, ObjectCreated
+from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.errors import RunLimitError, SourceError
 from prefect_wavespeed.flows._hooks import leave_the_truth
 from prefect_wavespeed.flows._one import restyle_one
 from prefect_wavespeed.flows._retries import retried_where_it_helps
 from prefect_wavespeed.job import NsfwPolicy
 from prefect_wavespeed.tasks import find
-from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT, opened
+from prefect_wavespeed.tasks._runtime import opened
 
 MOST_RUNS = 5
 """A run whose process vanished is started again, so often at the most: its object may be what kills it."""
@@ -42,7 +43,7 @@ async def restyle_object(
     watched: Annotated[str, Field(min_length=1, examples=["s3://bucket/in/"])],
     params: ReduxParams = _DEFAULT,
     metadata_params: tuple[MetadataParam, ...] = (),
-    wavespeed: str = "default",
+    wavespeed: str = WAVESPEED_BLOCK,
     output: str = DEFAULT_OUTPUT,
     max_cost_usd: Annotated[float, Field(gt=0)] | None = None,
     nsfw: NsfwPolicy = "keep",

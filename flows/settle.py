@@ -8,11 +8,12 @@ import re
 from prefect import flow, get_run_logger, runtime
 from prefect.artifacts import acreate_markdown_artifact
 
+from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._artifacts import cell
 from prefect_wavespeed.flows._retries import retried_where_it_helps
 from prefect_wavespeed.steps.settle import Problem, Settled
-from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT, task_runs_noted
+from prefect_wavespeed.tasks._runtime import task_runs_noted
 from prefect_wavespeed.tasks.settle_open import settle_open
 
 _ROWS = 100  # of the artifact: what is wider or longer, nobody reads
@@ -23,7 +24,7 @@ def _run_name() -> str:
 
 
 @flow(flow_run_name=_run_name, retries=2, retry_delay_seconds=30, persist_result=False)
-async def settle(wavespeed: str = "default", output: str = DEFAULT_OUTPUT) -> Settled:
+async def settle(wavespeed: str = WAVESPEED_BLOCK, output: str = DEFAULT_OUTPUT) -> Settled:
     """Bring every open job of an output forward, whoever submitted it, and bill nothing.
 
     What has a prediction is polled and stored; what a runner that is gone may have submitted is looked up

@@ -32,9 +32,6 @@ from prefect_wavespeed.tasks._events import failed_event, stored_event, submitte
 from prefect_wavespeed.tasks._webhooks import Listener
 from prefect_wavespeed.version import package_version
 
-DEFAULT_OUTPUT = "s3-bucket/restyle-output"
-"""The block that `restyle setup --out s3://…` makes."""
-
 _T = TypeVar("_T")
 
 # The task runs of the flow run under way, for the side-car.

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from prefect import task
 
+from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.job import Job, NsfwPolicy, Restyled
 from prefect_wavespeed.steps.step_set import Submitted
-from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened
+from prefect_wavespeed.tasks._runtime import TASK_OPTIONS, opened
 
 
 @task(task_run_name="download {job.label}", **TASK_OPTIONS)
 async def download(
     job: Job,
     submitted: Submitted,
-    wavespeed: str = "default",
+    wavespeed: str = WAVESPEED_BLOCK,
     output: str = DEFAULT_OUTPUT,
     *,
     nsfw: NsfwPolicy = "keep",

@@ -7,8 +7,9 @@ from prefect import task
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch import created_object as objects
 from prefect_wavespeed.batch.created_object import Found, MetadataParam, ObjectCreated, give_up
+from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.tasks._events import failed_event
-from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened, run_info
+from prefect_wavespeed.tasks._runtime import TASK_OPTIONS, opened, run_info
 
 
 @task(task_run_name="find {created.key}", **TASK_OPTIONS)
@@ -17,7 +18,7 @@ async def find(
     watched: str,
     params: ReduxParams,
     metadata_params: tuple[MetadataParam, ...] = (),
-    wavespeed: str = "default",
+    wavespeed: str = WAVESPEED_BLOCK,
     output: str = DEFAULT_OUTPUT,
 ) -> Found:
     """Find out what is to be done about an object, and write the dead letter of one that cannot be restyled.

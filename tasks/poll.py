@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from prefect import task
 
+from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.steps.step_set import Polled, Submitted
-from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened, run_info
+from prefect_wavespeed.tasks._runtime import TASK_OPTIONS, opened, run_info
 
 
 @task(task_run_name="poll {job.label}", **TASK_OPTIONS)
 async def poll(
-    job: Job, submitted: Submitted, wavespeed: str = "default", output: str = DEFAULT_OUTPUT
+    job: Job, submitted: Submitted, wavespeed: str = WAVESPEED_BLOCK, output: str = DEFAULT_OUTPUT
 ) -> Polled:
     """Wait until a prediction is ready.
 

@@ -6,14 +6,15 @@ from contextlib import suppress
 
 from prefect import task
 
+from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.errors import PredictionFailedError
 from prefect_wavespeed.steps.settle import Settled, SettleOutcome, settle
 from prefect_wavespeed.tasks._events import failed_event, stored_event
-from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened, run_info
+from prefect_wavespeed.tasks._runtime import TASK_OPTIONS, opened, run_info
 
 
 @task(task_run_name="settle {output}", **TASK_OPTIONS)
-async def settle_open(wavespeed: str = "default", output: str = DEFAULT_OUTPUT) -> Settled:
+async def settle_open(wavespeed: str = WAVESPEED_BLOCK, output: str = DEFAULT_OUTPUT) -> Settled:
     """Bring every open job of an output forward; nothing is ever submitted, so nothing is billed.
 
     Args:

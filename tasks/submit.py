@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from prefect import task
 
+from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.job import Job, NsfwPolicy
 from prefect_wavespeed.steps.step_set import Submitted
-from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT, TASK_OPTIONS, opened
+from prefect_wavespeed.tasks._runtime import TASK_OPTIONS, opened
 
 
 @task(task_run_name="submit {job.label}", **TASK_OPTIONS)
 async def submit(
     job: Job,
-    wavespeed: str = "default",
+    wavespeed: str = WAVESPEED_BLOCK,
     output: str = DEFAULT_OUTPUT,
     *,
     max_cost_usd: float | None = None,

@@ -18,6 +18,7 @@ from prefect.blocks.system import Secret
 from prefect.concurrency.asyncio import concurrency
 from pydantic import SecretStr
 
+from prefect_wavespeed.blocks.names import IN_FLIGHT_LIMIT, WAVESPEED_BLOCK
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.tasks._allowance import Allowance
@@ -27,7 +28,6 @@ from tests.support.prefect_server import PrefectServer, wait_until
 pytestmark = pytest.mark.e2e  # processes and servers by the dozen
 
 KEY = "key-that-nobody-may-see"
-LIMIT = "wavespeed-in-flight"
 
 
 @dataclass
@@ -255,14 +255,14 @@ class Setup:
         (found,) = [
             document
             for document in self.prefect.call("POST", "/block_documents/filter", {})
-            if (document["block_type"]["slug"], document["name"]) == ("wavespeed", "default")
+            if (document["block_type"]["slug"], document["name"]) == ("wavespeed", WAVESPEED_BLOCK)
         ]
         data: dict[str, Any] = found["data"]
         return data
 
     def limit(self, new: int | None = None) -> int:
         """The limit, after it was changed by somebody."""
-        path = f"/v2/concurrency_limits/{LIMIT}"
+        path = f"/v2/concurrency_limits/{IN_FLIGHT_LIMIT}"
         if new:
             self.prefect.call("PATCH", path, {"limit": new})
         limit: int = self.prefect.call("GET", path)["limit"]
@@ -276,14 +276,14 @@ def setup(prefect: PrefectServer, emulator: Emulator) -> Iterator[Setup]:
 
 
 def test_a_tier_sets_the_block_and_the_limit_and_may_be_changed(setup: Setup) -> None:
-    limit, block = f"global-concurrency-limit/{LIMIT}", "wavespeed/default"
+    limit, block = f"global-concurrency-limit/{IN_FLIGHT_LIMIT}", "wavespeed/default"
     made = setup.run("--tier", "silver")
     assert made[limit] == "made: 100 predictions in flight for all runs together"
     assert made[block].startswith("made:")
     assert "500 a minute, 100 in flight" in made[block]
     assert setup.limit() == 100
     assert setup.block["requests_per_minute"] == 500
-    assert (setup.block["max_in_flight"], setup.block["concurrency_limit"]) == (100, LIMIT)
+    assert (setup.block["max_in_flight"], setup.block["concurrency_limit"]) == (100, IN_FLIGHT_LIMIT)
 
     again = setup.run("--tier", "silver")
     assert [again[limit].split(":")[0], again[block].split(":")[0]] == ["found", "found"]
@@ -304,11 +304,13 @@ def test_a_block_whose_limit_is_gone_is_refused_before_anything_is_billed(
     setup: Setup, tmp_path: Any
 ) -> None:
     setup.run("--tier", "bronze")
-    setup.prefect.call("DELETE", f"/v2/concurrency_limits/{LIMIT}")
+    setup.prefect.call("DELETE", f"/v2/concurrency_limits/{IN_FLIGHT_LIMIT}")
     (tmp_path / "m.csv").write_text("image\nhttps://example.com/1.jpg\n")
     ended = setup.prefect.restyle("batch", str(tmp_path / "m.csv"), "--out", str(tmp_path / "out"))
     assert (ended.status, ended.stdout) == (1, "")
-    assert ended.stderr.startswith(f"error: WaveSpeed block: concurrency_limit {LIMIT} does not exist")
+    assert ended.stderr.startswith(
+        f"error: WaveSpeed block: concurrency_limit {IN_FLIGHT_LIMIT} does not exist"
+    )
     assert ended.stderr.count("\n") == 1
     assert setup.emulator.ledger()["calls"]["submit"] == 0
     setup.run("--tier", "bronze")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+import yaml  # type: ignore[import-untyped]  # Prefect's own
 from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
 from prefect.filesystems import LocalFileSystem
@@ -16,12 +19,14 @@ from prefect_aws import AwsClientParameters, AwsCredentials
 from prefect_aws.s3 import S3Bucket
 from pydantic import SecretStr
 
+from prefect_wavespeed.blocks import names
 from prefect_wavespeed.blocks.output import open_output
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed, load_wavespeed
 from prefect_wavespeed.errors import ConfigurationError
 from tests.support.prefect_server import PrefectServer
 from tests.support.s3_servers import S3Server
 
+ROOT = Path(__file__).resolve().parents[1]
 KEY = "key-that-nobody-may-see"
 
 
@@ -203,3 +208,23 @@ def test_a_bucket_block_opens_its_prefix_with_its_credentials(saving: PrefectSer
 def test_an_unknown_output_block_is_told_by_its_name(saving: PrefectServer, output: str) -> None:
     with pytest.raises(ConfigurationError, match=output):
         asyncio.run(open_output(output))
+
+
+def test_prefect_yaml_uses_the_names_of_the_code() -> None:
+    text = (ROOT / "deployments" / "prefect.yaml").read_text()
+    declared = yaml.safe_load(text)
+    deployments = {each["name"]: each for each in declared["deployments"]}
+    assert tuple(deployments) == names.DEPLOYMENTS
+    assert all(each["tags"] == [names.TAG] for each in deployments.values())
+    assert deployments[names.OBJECT_DEPLOYMENT]["work_pool"]["work_queue_name"] == names.OBJECT_QUEUE
+    used = set(re.findall(r"\{\{ prefect\.variables\.(\w+) \}\}", text))
+    assert used == {names.variable(setting) for setting in get_args(names.Setting)}
+    assert {f"prefect.tag.{names.TAG}"} == set(re.findall(r"prefect\.tag\.\w+", text))
+    assert f'"!{names.SETTLE_DEPLOYMENT}"' in text
+
+
+def test_every_deployment_has_the_name_of_its_flow() -> None:
+    declared = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
+    for each in declared["deployments"]:
+        module, _, function = each["entrypoint"].rpartition(".")
+        assert getattr(import_module(module), function).name == each["name"]

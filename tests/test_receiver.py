@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from prefect_wavespeed.api.webhooks import unseal
 from prefect_wavespeed.batch.created_object import ObjectCreated
+from prefect_wavespeed.blocks.names import RECEIVER_TOKEN_SECRET, WEBHOOK_SECRET
 from prefect_wavespeed.emulator.webhooks import secret_of, sign
 from tests.support.emulator_process import Emulator
 from tests.support.notifications import ETAG, KEY, aws, ceph, configured, eventbridge, minio, record, sns
@@ -139,7 +140,7 @@ def test_the_webhook_secret_is_kept_and_fetched_anew_when_it_has_changed(
 ) -> None:
     with prefect.used_here():
         stale: Secret[Any] = Secret(value=SecretStr("whsec_of-last-year"))
-        stale.save("wavespeed-webhook-secret", overwrite=True)
+        stale.save(WEBHOOK_SECRET, overwrite=True)
     env = {"WAVESPEED_API_KEY": API_KEY, "WAVESPEED_BASE_URL": emulator.url}
     with receiving(prefect, env=env) as receiver:
         for secret, status in (("whsec_of-last-year", 200), (SECRET, 200), ("whsec_of-last-year", 401)):
@@ -149,13 +150,13 @@ def test_the_webhook_secret_is_kept_and_fetched_anew_when_it_has_changed(
         # neither a valid one nor the forged ones make it ask again
         assert emulator.ledger()["calls"]["secret"] == 1
     with prefect.used_here():
-        kept: Secret[Any] = asyncio.run(Secret.aload("wavespeed-webhook-secret"))
+        kept: Secret[Any] = asyncio.run(Secret.aload(WEBHOOK_SECRET))
         assert kept.value.get_secret_value() == SECRET
 
 
 def test_webhooks_wait_for_a_secret_that_cannot_be_had(prefect: PrefectServer) -> None:
     with prefect.used_here():
-        Secret.delete("wavespeed-webhook-secret")
+        Secret.delete(WEBHOOK_SECRET)
     env = {"WAVESPEED_API_KEY": API_KEY, "WAVESPEED_BASE_URL": f"http://127.0.0.1:{free_port()}"}
     with receiving(prefect, env=env) as receiver:
         body = webhook()
@@ -351,14 +352,14 @@ def test_told_to_stop_it_answers_what_is_under_way_and_ends_well(
 def test_the_token_may_lie_in_a_block(prefect: PrefectServer) -> None:
     with prefect.used_here():
         token: Secret[Any] = Secret(value=SecretStr("a-token-in-a-block"))
-        token.save("restyle-receiver-token", overwrite=True)
+        token.save(RECEIVER_TOKEN_SECRET, overwrite=True)
     try:
         with receiving(prefect, env={"RESTYLE_RECEIVER_TOKEN": ""}) as receiver:
             assert receiver.tell(configured(), token="a-token-in-a-block").status_code == 200
             assert receiver.tell(configured()).status_code == 401
     finally:
         with prefect.used_here():
-            Secret.delete("restyle-receiver-token")
+            Secret.delete(RECEIVER_TOKEN_SECRET)
 
 
 def test_what_is_missing_is_told_in_a_line(prefect: PrefectServer, moto: S3Server) -> None:

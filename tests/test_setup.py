@@ -89,7 +89,7 @@ def test_setup_makes_what_is_missing_and_leaves_the_rest_alone(team: Team, tmp_p
     out = str(tmp_path / "out")
     made = team.setup("--out", out, "--watch", WATCH, "--tier", "silver")
     assert set(made.values()) == {"made", "now"}
-    assert made["run  prefect --no-prompt deploy --prefect-file deployments/prefect.yaml --all"] == "now"
+    assert made["run  prefect --no-prompt deploy --all"] == "now"
     assert {
         "secret/wavespeed-api-key", "wavespeed/default", "global-concurrency-limit/wavespeed-in-flight",
         "local-file-system/restyle-output", "secret/restyle-receiver-token", "work-pool/restyle",

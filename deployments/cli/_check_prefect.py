@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import Worker, WorkerStatus
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
+from prefect_wavespeed.blocks.names import BUCKET_OUTPUT, DIRECTORY_OUTPUT, WORK_POOL, variable
 from prefect_wavespeed.blocks.output import open_output
 from prefect_wavespeed.blocks.wavespeed import OtherApiError, WaveSpeed, load_wavespeed
 from prefect_wavespeed.deployments.cli._errors import prefect_trouble, without_login
@@ -26,9 +27,6 @@ from prefect_wavespeed.storage.store import S3_BUCKET, Store
 from prefect_wavespeed.words import counted
 
 API, BLOCK, LIMIT, POOL = "Prefect API", "WaveSpeed block", "concurrency limit", "work pool"
-
-DEFAULT_POOL = "restyle"
-DEFAULT_OUTPUTS = ("s3-bucket/restyle-output", "local-file-system/restyle-output")
 
 _FAR_ABOVE = 3  # WaveSpeedAI's own pages differ by that much on what a level allows
 _SECONDS = 5.0
@@ -146,12 +144,12 @@ def _level(block: WaveSpeed) -> tuple[str, int] | None:
 async def check_pool() -> Check:
     """The work pool that deployments wait in, and whether somebody works it off."""
     async with _impatient() as client:
-        variable = await client.read_variable_by_name("restyle_work_pool")
-        name = str(variable.value) if variable else DEFAULT_POOL
+        saved = await client.read_variable_by_name(variable("work_pool"))
+        name = str(saved.value) if saved else WORK_POOL
         try:
             pool = await client.read_work_pool(name)
         except ObjectNotFound:
-            if variable is None:
+            if saved is None:
                 remedy = f"nothing to do, unless flows are to be deployed: then {_SETUP}"
                 return warning(POOL, "none: nothing is set up to be deployed", remedy)
             return error(POOL, f"{name} does not exist: deployed flows never run", _SETUP)
@@ -175,9 +173,9 @@ def _seen(workers: list[Worker]) -> list[datetime]:
 async def find_output() -> str | None:
     """The output that deployments use; None where none is saved."""
     async with _impatient() as client:
-        if variable := await client.read_variable_by_name("restyle_output"):
-            return str(variable.value)
-        for output in DEFAULT_OUTPUTS:
+        if saved := await client.read_variable_by_name(variable("output")):
+            return str(saved.value)
+        for output in (BUCKET_OUTPUT, DIRECTORY_OUTPUT):
             slug, _, name = output.partition("/")
             try:
                 await client.read_block_document_by_name(name, slug)

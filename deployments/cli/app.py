@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
+from prefect_wavespeed.blocks.names import WAVESPEED_BLOCK
 from prefect_wavespeed.deployments.cli import _help
 from prefect_wavespeed.deployments.cli._help import ABOUT, RESTYLE, SERVE, SET_UP, examples
 from prefect_wavespeed.version import package_version
@@ -77,7 +78,7 @@ def image(
     max_cost_usd: float | None = None,
     nsfw: Literal["keep", "quarantine", "drop"] = "keep",
     retry_failed: Annotated[bool, _Flag] = False,
-    wavespeed: str = "default",
+    wavespeed: str = WAVESPEED_BLOCK,
     json: Annotated[bool, _Flag] = False,
 ) -> int:
     """Restyle one image. Run again, the same command returns what is stored and bills nothing.
@@ -123,7 +124,7 @@ def batch(
     retry_failed: Annotated[bool, _Flag] = False,
     wait: Annotated[bool, Parameter(negative="--no-wait")] = True,
     dry_run: Annotated[bool, _Flag] = False,
-    wavespeed: str = "default",
+    wavespeed: str = WAVESPEED_BLOCK,
     json: Annotated[bool, _Flag] = False,
 ) -> int:
     """Restyle all images of a manifest, each billed once; the account of every row lies under runs/.
@@ -169,7 +170,7 @@ def batch(
 def settle(
     *,
     out: str,
-    wavespeed: str = "default",
+    wavespeed: str = WAVESPEED_BLOCK,
     json: Annotated[bool, _Flag] = False,
 ) -> int:
     """Finish what is open in an output, whoever submitted it: store what is ready. It never bills anything.
@@ -189,7 +190,7 @@ def costs(
     *,
     out: str,
     since: str | None = None,
-    wavespeed: str = "default",
+    wavespeed: str = WAVESPEED_BLOCK,
     json: Annotated[bool, _Flag] = False,
 ) -> int:
     """Add up what an output has cost by day and by run, and compare it with what WaveSpeedAI billed.
@@ -273,7 +274,7 @@ def receiver(
     host: str = "127.0.0.1",
     port: int = 8080,
     sqs: str | None = None,
-    wavespeed: str = "default",
+    wavespeed: str = WAVESPEED_BLOCK,
 ) -> int:
     """Receive S3 event notifications and WaveSpeedAI's webhooks, and hand them to Prefect as events.
 
@@ -295,7 +296,7 @@ def receiver(
 def doctor(
     *,
     out: str | None = None,
-    wavespeed: str = "default",
+    wavespeed: str = WAVESPEED_BLOCK,
     json: Annotated[bool, _Flag] = False,
 ) -> int:
     """Check what a run needs: key, balance, clocks, Prefect, storage; and say what to do about it.

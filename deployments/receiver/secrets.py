@@ -18,12 +18,11 @@ from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 from starlette.requests import Request
 
+from prefect_wavespeed.blocks.names import RECEIVER_TOKEN_SECRET, WEBHOOK_SECRET
 from prefect_wavespeed.blocks.wavespeed import load_wavespeed
 from prefect_wavespeed.errors import ConfigurationError, RestyleError, UnavailableError, redact
 
-TOKEN = "restyle-receiver-token"  # noqa: S105
 TOKEN_VARIABLE = "RESTYLE_RECEIVER_TOKEN"  # noqa: S105
-WEBHOOK_SECRET = "wavespeed-webhook-secret"  # noqa: S105
 
 _FETCH_SECONDS = 60.0  # least time between two fetches
 
@@ -39,11 +38,11 @@ async def load_token() -> str | None:
     if token := os.environ.get(TOKEN_VARIABLE, "").strip():
         return token
     try:
-        return await _load(TOKEN)
+        return await _load(RECEIVER_TOKEN_SECRET)
     except httpx.HTTPError as error:
         raise ConfigurationError(
-            f"Prefect cannot be asked for the block secret/{TOKEN} ({redact(error)}): check PREFECT_API_URL, "
-            f"PREFECT_API_AUTH_STRING and PREFECT_API_KEY, or set {TOKEN_VARIABLE}"
+            f"Prefect cannot be asked for the block secret/{RECEIVER_TOKEN_SECRET} ({redact(error)}): check "
+            f"PREFECT_API_URL, PREFECT_API_AUTH_STRING and PREFECT_API_KEY, or set {TOKEN_VARIABLE}"
         ) from None
 
 

@@ -21,10 +21,11 @@ import uvicorn  # noqa: E402
 from prefect.client.orchestration import get_client  # noqa: E402
 from prefect.settings import get_current_settings  # noqa: E402
 
+from prefect_wavespeed.blocks.names import RECEIVER_TOKEN_SECRET  # noqa: E402
 from prefect_wavespeed.deployments.receiver.app import Receiver  # noqa: E402
 from prefect_wavespeed.deployments.receiver.prefect_api import PrefectApi  # noqa: E402
 from prefect_wavespeed.deployments.receiver.queue import Queue  # noqa: E402
-from prefect_wavespeed.deployments.receiver.secrets import TOKEN, TOKEN_VARIABLE, WebhookSecret, load_token  # noqa: E402
+from prefect_wavespeed.deployments.receiver.secrets import TOKEN_VARIABLE, WebhookSecret, load_token  # noqa: E402
 from prefect_wavespeed.deployments.receiver.sns import Fetch, Sns  # noqa: E402
 from prefect_wavespeed.errors import ConfigurationError, UnavailableError  # noqa: E402
 
@@ -59,7 +60,8 @@ async def _receive(host: str, port: int, sqs: str | None, wavespeed: str) -> Non
     token = await load_token()
     if token is None and sqs is None:
         raise ConfigurationError(
-            f"no token that senders must bear: set {TOKEN_VARIABLE}, or save it as the block secret/{TOKEN}"
+            f"no token that senders must bear: set {TOKEN_VARIABLE}, or save it as the block "
+            f"secret/{RECEIVER_TOKEN_SECRET}"
         )
     async with (
         get_client() as client,

@@ -11,10 +11,11 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
+from prefect_wavespeed.blocks.names import OBJECT_DEPLOYMENT, TAG
 from prefect_wavespeed.deployments.setup._report import say
 
-_OURS: Any = {"prefect.resource.role": "tag", "prefect.resource.id": "prefect.tag.restyle"}
-_OBJECTS: Any = {"prefect.resource.role": "flow", "prefect.resource.name": "restyle-object"}
+_OURS: Any = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
+_OBJECTS: Any = {"prefect.resource.role": "flow", "prefect.resource.name": OBJECT_DEPLOYMENT}
 
 
 def _states(*names: str) -> set[str]:

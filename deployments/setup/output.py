@@ -9,11 +9,10 @@ from pathlib import Path
 
 from prefect.filesystems import LocalFileSystem
 
+from prefect_wavespeed.blocks.names import BUCKET_OUTPUT, DIRECTORY_OUTPUT, OUTPUT_BLOCK
 from prefect_wavespeed.deployments.setup._load import load
 from prefect_wavespeed.deployments.setup._report import say
 from prefect_wavespeed.errors import ConfigurationError
-
-NAME = "restyle-output"
 
 
 def output_block(out: str) -> str:
@@ -27,10 +26,10 @@ def output_block(out: str) -> str:
             raise ConfigurationError(f"--out {out}: the bucket's name is missing: s3://bucket/prefix")
         if find_spec("prefect_aws") is None:
             raise ConfigurationError(f"--out {out}: needs prefect-aws: pip install 'prefect-wavespeed[aws]'")
-        return f"s3-bucket/{NAME}"
+        return BUCKET_OUTPUT
     if "://" in out:
         raise ConfigurationError(f"--out {out}: name s3://bucket/prefix or a directory")
-    return f"local-file-system/{NAME}"
+    return DIRECTORY_OUTPUT
 
 
 async def set_up_output(out: str | None) -> None:
@@ -51,36 +50,40 @@ async def _bucket(out: str) -> None:
     folder = folder.strip("/")
     await AwsCredentials.register_type_and_schema()
     await S3Bucket.register_type_and_schema()
-    there = await load(S3Bucket, NAME)
+    there = await load(S3Bucket, OUTPUT_BLOCK)
     if there and (there.bucket_name, there.bucket_folder.strip("/")) == (name, folder):
-        say("found", f"s3-bucket/{NAME}", f"for {out}, left alone")
+        say("found", BUCKET_OUTPUT, f"for {out}, left alone")
         return
     if there:
         there.bucket_name, there.bucket_folder = name, folder
-        await there.save(NAME, overwrite=True)
-        say("updated", f"s3-bucket/{NAME}", f"for {out}, credentials left alone")
+        await there.save(OUTPUT_BLOCK, overwrite=True)
+        say("updated", BUCKET_OUTPUT, f"for {out}, credentials left alone")
         return
-    credentials = await load(AwsCredentials, NAME)
+    credentials = await load(AwsCredentials, OUTPUT_BLOCK)
     if credentials:
-        say("found", f"aws-credentials/{NAME}", "left alone")
+        say("found", f"aws-credentials/{OUTPUT_BLOCK}", "left alone")
     else:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         await AwsCredentials(
             region_name=region, aws_client_parameters=AwsClientParameters(endpoint_url=endpoint)
-        ).save(NAME)
-        credentials = await AwsCredentials.aload(NAME)
-        say("made", f"aws-credentials/{NAME}", "no keys in it: each machine goes by its own AWS identity")
-    await S3Bucket(bucket_name=name, bucket_folder=folder, credentials=credentials).save(NAME)
-    say("made", f"s3-bucket/{NAME}", f"for {out}")
+        ).save(OUTPUT_BLOCK)
+        credentials = await AwsCredentials.aload(OUTPUT_BLOCK)
+        say(
+            "made",
+            f"aws-credentials/{OUTPUT_BLOCK}",
+            "no keys in it: each machine goes by its own AWS identity",
+        )
+    await S3Bucket(bucket_name=name, bucket_folder=folder, credentials=credentials).save(OUTPUT_BLOCK)
+    say("made", BUCKET_OUTPUT, f"for {out}")
 
 
 async def _directory(out: str) -> None:
     path = await asyncio.to_thread(lambda: str(Path(out).expanduser().absolute()))
     await LocalFileSystem.register_type_and_schema()
-    there = await load(LocalFileSystem, NAME)
+    there = await load(LocalFileSystem, OUTPUT_BLOCK)
     if there and there.basepath == path:
-        say("found", f"local-file-system/{NAME}", f"for {path}, left alone")
+        say("found", DIRECTORY_OUTPUT, f"for {path}, left alone")
         return
-    await LocalFileSystem(basepath=path).save(NAME, overwrite=True)
-    say("updated" if there else "made", f"local-file-system/{NAME}", f"for {path}")
+    await LocalFileSystem(basepath=path).save(OUTPUT_BLOCK, overwrite=True)
+    say("updated" if there else "made", DIRECTORY_OUTPUT, f"for {path}")

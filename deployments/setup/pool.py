@@ -9,10 +9,10 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
+from prefect_wavespeed.blocks.names import OBJECT_QUEUE
 from prefect_wavespeed.deployments.setup._report import say
 from prefect_wavespeed.errors import ConfigurationError
 
-QUEUE = "restyle-object"
 RUNS = 4
 """`restyle-object` runs at once: a process each, which mostly waits."""
 
@@ -61,11 +61,11 @@ async def _pool(client: PrefectClient, name: str) -> None:
 
 
 async def _queue(client: PrefectClient, pool: str, runs: int | None) -> None:
-    name = f"work-queue/{pool}/{QUEUE}"
+    name = f"work-queue/{pool}/{OBJECT_QUEUE}"
     try:
-        there = await client.read_work_queue_by_name(QUEUE, work_pool_name=pool)
+        there = await client.read_work_queue_by_name(OBJECT_QUEUE, work_pool_name=pool)
     except ObjectNotFound:
-        made = await client.create_work_queue(QUEUE, work_pool_name=pool)
+        made = await client.create_work_queue(OBJECT_QUEUE, work_pool_name=pool)
         await client.update_work_queue(made.id, concurrency_limit=runs or RUNS)
         say("made", name, f"{runs or RUNS} objects at once")
         return

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.client.schemas.schedules import CronSchedule
 from pydantic import ValidationError
 
+from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, TAG, WORK_POOL, Setting, variable
 from prefect_wavespeed.deployments.setup._report import say
 from prefect_wavespeed.deployments.setup.output import output_block
 from prefect_wavespeed.errors import ConfigurationError
-from prefect_wavespeed.tasks._runtime import DEFAULT_OUTPUT
 
 NOTHING = "none"
 """Stands where no bucket is watched: nothing begins like it, where an empty prefix would match everything."""
@@ -57,7 +57,7 @@ async def wanted_settings(watch: str | None, out: str | None) -> Settings:
     """
     saved = {name: str(value) for name, value in (await _saved()).items()}
 
-    def setting(name: str, default: str) -> str:
+    def setting(name: Setting, default: str) -> str:
         return os.environ.get(f"RESTYLE_{name.upper()}") or saved.get(name) or default
 
     if watch is None:
@@ -74,7 +74,7 @@ async def wanted_settings(watch: str | None, out: str | None) -> Settings:
             f"RESTYLE_SCHEDULE {schedule}: not a cron expression, such as '0 2 * * *'"
         ) from None
     return Settings(
-        work_pool=setting("work_pool", "restyle"),
+        work_pool=setting("work_pool", WORK_POOL),
         image=setting("image", "prefect-wavespeed:latest"),
         watch=watch,
         watching=watch != NOTHING,
@@ -98,10 +98,9 @@ def _watched(watch: str) -> str:
 
 
 async def _saved() -> dict[str, Any]:
-    names = Settings.__dataclass_fields__
     async with get_client() as client:
-        found = {name: await client.read_variable_by_name(f"restyle_{name}") for name in names}
-    return {name: variable.value for name, variable in found.items() if variable}
+        found = {name: await client.read_variable_by_name(variable(name)) for name in get_args(Setting)}
+    return {name: held.value for name, held in found.items() if held}
 
 
 async def save_settings(settings: Settings) -> bool:
@@ -112,16 +111,16 @@ async def save_settings(settings: Settings) -> bool:
     """
     saved = await _saved()
     async with get_client() as client:
-        for name, value in vars(settings).items():
-            variable = f"restyle_{name}"
+        for name in get_args(Setting):
+            value, name_in_prefect = getattr(settings, name), variable(name)
             if name not in saved:
-                await client.create_variable(VariableCreate(name=variable, value=value, tags=["restyle"]))
-                say("made", f"variable/{variable}", _told(value))
+                await client.create_variable(VariableCreate(name=name_in_prefect, value=value, tags=[TAG]))
+                say("made", f"variable/{name_in_prefect}", _told(value))
             elif saved[name] != value:
-                await client.update_variable(VariableUpdate(name=variable, value=value))
-                say("updated", f"variable/{variable}", f"{_told(value)}, was {_told(saved[name])}")
+                await client.update_variable(VariableUpdate(name=name_in_prefect, value=value))
+                say("updated", f"variable/{name_in_prefect}", f"{_told(value)}, was {_told(saved[name])}")
             else:
-                say("found", f"variable/{variable}", f"{_told(value)}, left alone")
+                say("found", f"variable/{name_in_prefect}", f"{_told(value)}, left alone")
     return saved != vars(settings)
 
 

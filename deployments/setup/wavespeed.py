@@ -11,14 +11,11 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalC
 from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
+from prefect_wavespeed.blocks.names import API_KEY_SECRET, IN_FLIGHT_LIMIT, WAVESPEED_BLOCK
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 from prefect_wavespeed.deployments.setup._load import load
 from prefect_wavespeed.deployments.setup._report import say
 from prefect_wavespeed.errors import ConfigurationError
-
-SECRET = "wavespeed-api-key"  # noqa: S105
-NAME = "default"
-LIMIT = "wavespeed-in-flight"
 
 Tier = Literal["bronze", "silver", "gold", "ultra"]
 
@@ -43,7 +40,7 @@ async def set_up_wavespeed(tier: Tier | None) -> None:
             RESTYLE_WEBHOOK_URL none for webhooks.
     """
     await WaveSpeed.register_type_and_schema()
-    there, saved = await load(WaveSpeed, NAME), await load(Secret, SECRET)
+    there, saved = await load(WaveSpeed, WAVESPEED_BLOCK), await load(Secret, API_KEY_SECRET)
     secret, changes = _secret(saved), _changes(tier)
     for block in (WaveSpeed(api_key=secret), _changed(there, secret, changes)):
         await block.get_client().aclose()  # refuses what cannot be used before anything is saved
@@ -86,7 +83,7 @@ def _changes(tier: Tier | None) -> dict[str, Any]:
         changes |= {
             "requests_per_minute": per_minute,
             "max_in_flight": in_flight,
-            "concurrency_limit": LIMIT,
+            "concurrency_limit": IN_FLIGHT_LIMIT,
         }
     return changes
 
@@ -94,29 +91,31 @@ def _changes(tier: Tier | None) -> dict[str, Any]:
 async def _save_secret(secret: Secret, saved: Secret | None) -> Secret:  # type: ignore[type-arg]
     if secret is saved:
         told = "holds this key, left alone" if _key() else "left alone: WAVESPEED_API_KEY is not set"
-        say("found", f"secret/{SECRET}", told)
+        say("found", f"secret/{API_KEY_SECRET}", told)
         return secret
-    await secret.save(SECRET, overwrite=True)
-    say("updated" if saved else "made", f"secret/{SECRET}", "from WAVESPEED_API_KEY")
-    return await Secret.aload(SECRET)
+    await secret.save(API_KEY_SECRET, overwrite=True)
+    say("updated" if saved else "made", f"secret/{API_KEY_SECRET}", "from WAVESPEED_API_KEY")
+    return await Secret.aload(API_KEY_SECRET)
 
 
 async def _limit(tier: Tier) -> None:
     _, in_flight = TIERS[tier]
-    name = f"global-concurrency-limit/{LIMIT}"
+    name = f"global-concurrency-limit/{IN_FLIGHT_LIMIT}"
     async with get_client() as client:
         try:
-            there = await client.read_global_concurrency_limit_by_name(LIMIT)
+            there = await client.read_global_concurrency_limit_by_name(IN_FLIGHT_LIMIT)
         except ObjectNotFound:
             await client.create_global_concurrency_limit(
-                GlobalConcurrencyLimitCreate(name=LIMIT, limit=in_flight)
+                GlobalConcurrencyLimitCreate(name=IN_FLIGHT_LIMIT, limit=in_flight)
             )
             say("made", name, f"{in_flight:,} predictions in flight for all runs together")
             return
         if there.limit == in_flight:
             say("found", name, f"{in_flight:,} in flight, left alone")
             return
-        await client.update_global_concurrency_limit(LIMIT, GlobalConcurrencyLimitUpdate(limit=in_flight))
+        await client.update_global_concurrency_limit(
+            IN_FLIGHT_LIMIT, GlobalConcurrencyLimitUpdate(limit=in_flight)
+        )
         say("updated", name, f"{in_flight:,} in flight, was {there.limit:,}")
 
 
@@ -127,7 +126,11 @@ async def _save_block(block: WaveSpeed, there: WaveSpeed | None) -> None:
     if block.webhook_url:
         about += ", with webhooks"
     if there and all(getattr(there, name) == value for name, value in block):
-        say("found", f"wavespeed/{NAME}", f"{about}, left alone")
+        say("found", f"wavespeed/{WAVESPEED_BLOCK}", f"{about}, left alone")
         return
-    await block.save(NAME, overwrite=True)
-    say("updated" if there else "made", f"wavespeed/{NAME}", f"{about}, key in secret/{SECRET}")
+    await block.save(WAVESPEED_BLOCK, overwrite=True)
+    say(
+        "updated" if there else "made",
+        f"wavespeed/{WAVESPEED_BLOCK}",
+        f"{about}, key in secret/{API_KEY_SECRET}",
+    )

@@ -15,6 +15,7 @@ from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
 from prefect_wavespeed.blocks import WaveSpeed
+from prefect_wavespeed.blocks.names import API_KEY_SECRET, IN_FLIGHT_LIMIT, variable
 from tests.support.ceph import CephGateway
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import Command, Ended, PrefectServer, wait_until
@@ -22,7 +23,6 @@ from tests.support.s3_servers import Mischief, S3Server, proxy
 
 KEY = "key-that-nobody-may-see"
 POOL = "restyle"
-LIMIT = "wavespeed-in-flight"
 
 
 @dataclass
@@ -69,12 +69,12 @@ class Clinic:
             assert "\n" not in check["found"] + check["remedy"]
         return Told(ended.status, {check["name"]: check for check in told["checks"]})
 
-    def block(self, name: str, url: str = "", secret: str = "wavespeed-api-key", **fields: Any) -> str:
+    def block(self, name: str, url: str = "", secret: str = API_KEY_SECRET, **fields: Any) -> str:
         """Save another WaveSpeed block, and return its name."""
         with self.prefect.used_here():
             key = Secret.load(secret)
             assert isinstance(key, Secret)
-            terms = {"max_in_flight": 100, "concurrency_limit": LIMIT, **fields}
+            terms = {"max_in_flight": 100, "concurrency_limit": IN_FLIGHT_LIMIT, **fields}
             WaveSpeed(api_key=key, base_url=url or self.emulator.url, **terms).save(name, overwrite=True)
         return name
 
@@ -326,19 +326,19 @@ def test_a_secret_block_that_is_missing(clinic: Clinic) -> None:
 
 
 def test_a_pool_without_a_worker_and_no_pool(clinic: Clinic) -> None:
-    variable = "/variables/name/restyle_work_pool"
+    path = f"/variables/name/{variable('work_pool')}"
     clinic.prefect.call("POST", "/work_pools/", {"name": "idle", "type": "process"})
-    clinic.prefect.call("PATCH", variable, {"value": "idle"})
+    clinic.prefect.call("PATCH", path, {"value": "idle"})
     try:
         told = clinic.ask()
         assert (told.status, told.errors()) == (1, {"work pool"})
         assert told.checks["work pool"]["remedy"].endswith("prefect worker start --pool idle")
         clinic.prefect.call("PATCH", "/work_pools/idle", {"is_paused": True})
         assert "prefect work-pool resume idle" in clinic.ask().checks["work pool"]["remedy"]
-        clinic.prefect.call("PATCH", variable, {"value": "gone"})
+        clinic.prefect.call("PATCH", path, {"value": "gone"})
         assert "does not exist" in clinic.ask().checks["work pool"]["found"]
     finally:
-        clinic.prefect.call("PATCH", variable, {"value": POOL})
+        clinic.prefect.call("PATCH", path, {"value": POOL})
 
 
 def test_settings_at_odds(clinic: Clinic) -> None:

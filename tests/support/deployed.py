@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from prefect_wavespeed.blocks.names import OBJECT_DEPLOYMENT, RECEIVER_TOKEN_SECRET, WORK_POOL
 from tests.support.backends import behind_prefect, postgresql, redis
 from tests.support.ceph import CephGateway
 from tests.support.emulator_process import Emulator
@@ -28,7 +29,7 @@ RUNS = 3
 
 _FILE = str(Path(__file__).resolve().parents[2] / "deployments" / "prefect.yaml")
 _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-_READ_TOKEN = "from prefect.blocks.system import Secret; print(Secret.load('restyle-receiver-token').get())"
+_READ_TOKEN = f"from prefect.blocks.system import Secret; print(Secret.load({RECEIVER_TOKEN_SECRET!r}).get())"
 
 
 @dataclass
@@ -99,7 +100,7 @@ class Deployed:
     def start_worker(self) -> None:
         with (self.elsewhere / "worker.log").open("ab") as log:
             self.worker = subprocess.Popen(
-                ["prefect", "worker", "start", "--pool", "restyle"],
+                ["prefect", "worker", "start", "--pool", WORK_POOL],
                 env=self.env,
                 cwd=self.elsewhere,
                 stdin=subprocess.DEVNULL,
@@ -193,7 +194,7 @@ class Deployed:
 
     def runs_of(self, key: str) -> list[dict[str, Any]]:
         """The runs that an event of this object started."""
-        runs = self.runs("restyle-object")
+        runs = self.runs(OBJECT_DEPLOYMENT)
         return [run for run in runs if run["parameters"].get("created", {}).get("key") == key]
 
 

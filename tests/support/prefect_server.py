@@ -19,17 +19,19 @@ from typing import Any
 
 import httpx
 
+from prefect_wavespeed.blocks.names import (
+    API_KEY_SECRET,
+    IN_FLIGHT_LIMIT,
+    OUTPUT_BLOCK,
+    RECEIVER_TOKEN_SECRET,
+    WAVESPEED_BLOCK,
+    WEBHOOK_SECRET,
+)
+
 _ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 300.0  # a fresh database takes ten where nothing else runs
 _PAGE = 200
-_USERS_NAMES = {  # of blocks
-    "default",
-    "wavespeed-api-key",
-    "restyle-output",
-    "restyle-receiver-token",
-    "wavespeed-webhook-secret",
-}
-_USERS_LIMIT = "wavespeed-in-flight"
+_USERS_BLOCKS = {WAVESPEED_BLOCK, API_KEY_SECRET, OUTPUT_BLOCK, RECEIVER_TOKEN_SECRET, WEBHOOK_SECRET}
 # What the user of this machine has set up is no part of a test.
 _NOT_PASSED_ON = ("PREFECT_", "RESTYLE_", "WAVESPEED_", "AWS_")
 # On a busy machine SQLite is locked for longer than Prefect's ten seconds: it would answer 503.
@@ -226,10 +228,10 @@ class PrefectServer:
     def clean(self) -> None:
         """Forget what ``restyle setup`` and ``prefect deploy`` have made: other tests mean other places."""
         for document in self.call("POST", "/block_documents/filter", {}):
-            if document["name"] in _USERS_NAMES:
+            if document["name"] in _USERS_BLOCKS:
                 self.call("DELETE", f"/block_documents/{document['id']}")
         for limit in self.all("v2/concurrency_limits"):
-            if limit["name"] == _USERS_LIMIT:
+            if limit["name"] == IN_FLIGHT_LIMIT:
                 self.call("DELETE", f"/v2/concurrency_limits/{limit['id']}")
         for kind in ("deployments", "automations", "variables"):
             for thing in self.all(kind):
