@@ -13,7 +13,7 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.batch.run import Batch, BatchOptions, Carrier
 from prefect_wavespeed.job import Job, RunInfo
 from prefect_wavespeed.steps.step_set import StepSet
-from prefect_wavespeed.storage.store import open_store
+from prefect_wavespeed.storage.open_store import open_store
 
 
 async def _restyle_all(work: Work, manifest: str) -> float:

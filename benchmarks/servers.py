@@ -11,7 +11,7 @@ from shutil import which
 from tempfile import TemporaryDirectory
 
 from benchmarks.facts import LATENCY
-from prefect_wavespeed.storage.store import open_store
+from prefect_wavespeed.storage.open_store import open_store
 from tests.support.ceph import PROGRAMS, ceph_gateway
 from tests.support.emulator_process import Emulator
 

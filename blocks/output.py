@@ -11,7 +11,14 @@ from prefect.filesystems import LocalFileSystem
 from pydantic import ValidationError
 
 from prefect_wavespeed.errors import ConfigurationError, redact
-from prefect_wavespeed.storage.store import LOCAL, Store, directory_store, is_block, open_store, s3_store
+from prefect_wavespeed.storage.open_store import (
+    LOCAL_BLOCK_PREFIX,
+    directory_store,
+    is_block,
+    open_store,
+    s3_store,
+)
+from prefect_wavespeed.storage.store import Store
 
 _B = TypeVar("_B", bound=Block)
 
@@ -29,7 +36,7 @@ async def open_output(output: str) -> Store:
     if not is_block(output):
         return open_store(output)
     name = output.partition("/")[2]
-    if output.startswith(LOCAL):
+    if output.startswith(LOCAL_BLOCK_PREFIX):
         folder = await _load(LocalFileSystem, output, name)
         return directory_store(Path(folder.basepath or "."))
     try:

@@ -30,7 +30,8 @@ from prefect_wavespeed.batch.report import (
 )
 from prefect_wavespeed.inspect.schemas import schema
 from prefect_wavespeed.quality.pictures import thumbnail
-from prefect_wavespeed.storage.store import Store, directory_store, s3_store
+from prefect_wavespeed.storage.open_store import directory_store, s3_store
+from prefect_wavespeed.storage.store import Store
 from tests.support.engine import PHOTO
 from tests.support.s3_servers import S3Server
 from tests.support.schemas import check

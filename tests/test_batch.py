@@ -22,7 +22,7 @@ from prefect_wavespeed.job import RunInfo
 from prefect_wavespeed.ledger.ledger import now
 from prefect_wavespeed.ledger.records import Metadata
 from prefect_wavespeed.settings import Settings
-from prefect_wavespeed.storage.store import open_store
+from prefect_wavespeed.storage.open_store import open_store
 from tests.support.batches import PLACE, pictures, restyle_all, write_manifest
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO

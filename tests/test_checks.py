@@ -23,7 +23,8 @@ from prefect_wavespeed.inspect.check_store import (
 )
 from prefect_wavespeed.inspect.checks import CLOCK, STORE_CLOCK, Check, check_clocks, check_settings
 from prefect_wavespeed.settings import get_settings
-from prefect_wavespeed.storage.store import Store, directory_store, s3_store
+from prefect_wavespeed.storage.open_store import directory_store, s3_store
+from prefect_wavespeed.storage.store import Store
 from tests.support.emulator_process import Emulator
 from tests.support.s3_servers import Mischief, Proxy, S3Server, proxy
 

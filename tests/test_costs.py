@@ -21,7 +21,8 @@ from prefect_wavespeed.errors import ConfigurationError, PredictionFailedError, 
 from prefect_wavespeed.inspect.costs import Costs, costs
 from prefect_wavespeed.ledger.records import Metadata
 from prefect_wavespeed.steps.step_set import StepSet, make_job
-from prefect_wavespeed.storage.store import Store, directory_store, s3_store
+from prefect_wavespeed.storage.open_store import directory_store, s3_store
+from prefect_wavespeed.storage.store import Store
 from tests.support import settler
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO, QUICK, SMALL, restyle

@@ -36,7 +36,7 @@ from prefect_wavespeed.flows import restyle_image
 from prefect_wavespeed.flows._hooks import leave_the_truth
 from prefect_wavespeed.job import Job, Restyled, RunInfo
 from prefect_wavespeed.steps.step_set import StepSet, make_job
-from prefect_wavespeed.storage.store import open_store
+from prefect_wavespeed.storage.open_store import open_store
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
 from tests.support.prefect_server import PrefectServer, wait_until

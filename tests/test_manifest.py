@@ -19,7 +19,8 @@ import pytest
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.manifest import BadRow, Row, read_manifest, shown
 from prefect_wavespeed.errors import ConfigurationError, ManifestError, RestyleError
-from prefect_wavespeed.storage.store import Store, directory_store, s3_store
+from prefect_wavespeed.storage.open_store import directory_store, s3_store
+from prefect_wavespeed.storage.store import Store
 from tests.support.raw_server import RawServer, cut, http
 from tests.support.s3_servers import S3Server, proxy
 

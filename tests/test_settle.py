@@ -18,7 +18,8 @@ from prefect_wavespeed.errors import AuthenticationError, PredictionFailedError,
 from prefect_wavespeed.ledger.records import Metadata
 from prefect_wavespeed.settings import Settings
 from prefect_wavespeed.steps.settle import Settled, settle
-from prefect_wavespeed.storage.store import Store, directory_store, s3_store
+from prefect_wavespeed.storage.open_store import directory_store, s3_store
+from prefect_wavespeed.storage.store import Store
 from tests.support import settler
 from tests.support.emulator_process import Emulator
 from tests.support.engine import restyle

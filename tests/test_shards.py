@@ -29,7 +29,8 @@ from prefect_wavespeed.flows import restyle_batch
 from prefect_wavespeed.job import RunInfo
 from prefect_wavespeed.ledger.records import Metadata
 from prefect_wavespeed.steps.step_set import StepSet
-from prefect_wavespeed.storage.store import Store, open_store
+from prefect_wavespeed.storage.open_store import open_store
+from prefect_wavespeed.storage.store import Store
 from tests.support.batches import PLACE, pictures, write_manifest
 from tests.support.emulator_process import Emulator
 from tests.support.engine import QUICK

@@ -15,7 +15,9 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.errors import PredictionFailedError, SourceError
 from prefect_wavespeed.job import Job, Source
 from prefect_wavespeed.sources.identify import Publisher, identify, without_signature
-from prefect_wavespeed.storage.store import S3Access, Store, directory_store, s3_store
+from prefect_wavespeed.storage.open_store import directory_store, s3_store
+from prefect_wavespeed.storage.s3 import S3Access
+from prefect_wavespeed.storage.store import Store
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO, SMALL, restyle
 from tests.support.runners import running

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from prefect_wavespeed.errors import ConfigurationError, StoreError
-from prefect_wavespeed.storage.store import Store, directory_store, open_store, s3_store
+from prefect_wavespeed.errors import ConfigurationError, StoreError, UnsafeStoreError
+from prefect_wavespeed.storage.open_store import directory_store, open_store, s3_store
+from prefect_wavespeed.storage.store import Store
 from tests.support.s3_servers import Mischief, S3Server, proxy
 
 
@@ -92,6 +93,31 @@ async def test_a_store_is_probed_once_a_process(moto: S3Server) -> None:
         await asyncio.gather(*(store.ensure_conditional_put() for _ in range(5)))
         probes = [request for request in way.seen if "/.probe/" in request]
         assert sorted(request.split()[0] for request in probes) == ["HEAD", "PUT", "PUT"]
+
+
+async def test_a_second_server_with_the_same_bucket_is_probed_and_its_ages_go_by_its_own_clock(
+    moto: S3Server,
+) -> None:
+    with proxy(moto) as (_, first), proxy(moto) as (ahead, second), proxy(moto) as (unsafe, third):
+        ahead.ahead = 600
+        unsafe.ignore_conditions = True
+        one, other, ignoring = (
+            s3_store(server.bucket, "same", server.session(), endpoint_url=server.endpoint)
+            for server in (first, second, third)
+        )
+        await one.ensure_conditional_put()
+        await other.ensure_conditional_put()
+        assert timedelta(seconds=590) < other.now() - one.now() < timedelta(seconds=610)
+        with pytest.raises(UnsafeStoreError, match="ignores create-if-absent"):
+            await ignoring.ensure_conditional_put()
+
+
+async def test_another_prefix_of_a_probed_bucket_is_not_probed_again(moto: S3Server) -> None:
+    with proxy(moto) as (way, seen):
+        for prefix in ("one", "other"):
+            store = s3_store(seen.bucket, prefix, seen.session(), endpoint_url=seen.endpoint)
+            await store.ensure_conditional_put()
+        assert len([request for request in way.seen if "/.probe/" in request]) == 3
 
 
 async def test_objects_on_s3_bear_their_type_and_metadata(moto: S3Server) -> None:

@@ -23,7 +23,8 @@ from prefect_wavespeed.deployments.cli._errors import prefect_trouble, without_l
 from prefect_wavespeed.deployments.setup.wavespeed import TIERS
 from prefect_wavespeed.errors import ConfigurationError, RestyleError, redact
 from prefect_wavespeed.inspect.checks import Check, error, ok, warning
-from prefect_wavespeed.storage.store import S3_BUCKET, Store
+from prefect_wavespeed.storage.open_store import S3_BLOCK_PREFIX
+from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.words import counted
 
 API, BLOCK, LIMIT, POOL = "Prefect API", "WaveSpeed block", "concurrency limit", "work pool"
@@ -192,5 +193,5 @@ async def open_block(output: str) -> Store:
     except RestyleError:
         raise
     except Exception as problem:
-        kind = "credentials" if output.startswith(S3_BUCKET) else "folder"
+        kind = "credentials" if output.startswith(S3_BLOCK_PREFIX) else "folder"
         raise ConfigurationError(f"output {output}: its {kind} cannot be loaded: {redact(problem)}") from None

@@ -22,7 +22,8 @@ from prefect_wavespeed.deployments.cli._prefect import quiet_run
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.job import RunInfo
 from prefect_wavespeed.settings import get_settings
-from prefect_wavespeed.storage.store import Store, is_block, open_store
+from prefect_wavespeed.storage.open_store import is_block, open_store
+from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.words import counted
 
 _LINE_SECONDS = 10.0  # between lines where there is no terminal

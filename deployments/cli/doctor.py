@@ -27,7 +27,7 @@ from prefect_wavespeed.inspect.checks import (
     skipped,
     warning,
 )
-from prefect_wavespeed.storage.store import is_block, open_store
+from prefect_wavespeed.storage.open_store import is_block, open_store
 
 if TYPE_CHECKING:
     from prefect_wavespeed.blocks.wavespeed import WaveSpeed

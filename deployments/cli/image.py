@@ -72,7 +72,7 @@ async def _check(options: Options, params: ReduxParams) -> None:
         raise ConfigurationError(f"--max-cost-usd {limit:g}: give an amount above 0, in USD")
     from prefect_wavespeed.sources.identify import read_file
     from prefect_wavespeed.steps.step_set import make_job
-    from prefect_wavespeed.storage.store import is_block, open_store
+    from prefect_wavespeed.storage.open_store import is_block, open_store
 
     if is_block(options.out):  # a block: the flow asks Prefect for it
         if source and "://" not in source:

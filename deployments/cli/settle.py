@@ -50,7 +50,7 @@ async def known_store(out: str) -> Store | None:
     Raises:
         ConfigurationError: there is no such directory, or it is no name of an output.
     """
-    from prefect_wavespeed.storage.store import is_block, open_store
+    from prefect_wavespeed.storage.open_store import is_block, open_store
 
     if is_block(out):
         return None

@@ -21,7 +21,8 @@ from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.inspect.advice import next_step
 from prefect_wavespeed.inspect.jobs import JobView, files, find
 from prefect_wavespeed.ledger.records import Attempt
-from prefect_wavespeed.storage.store import Entry, Store
+from prefect_wavespeed.storage.backend import Entry
+from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.words import counted
 
 _SHOWN = 20  # jobs that may be meant

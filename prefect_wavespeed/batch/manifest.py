@@ -20,7 +20,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
-import boto3
 import httpx
 
 from prefect_wavespeed.api.client import is_loopback
@@ -28,7 +27,9 @@ from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.rows import COLUMNS, KINDS, BadRow, Kind, Row, RowReader, show, unknown
 from prefect_wavespeed.errors import ManifestError, SourceError, redact
 from prefect_wavespeed.sources.identify import find_object, without_signature
-from prefect_wavespeed.storage.store import Entry, S3Access, Store
+from prefect_wavespeed.storage.backend import Entry
+from prefect_wavespeed.storage.open_store import bucket_store, s3_access
+from prefect_wavespeed.storage.store import Store
 
 __all__ = ["BadRow", "Row", "read_manifest", "shown"]
 
@@ -171,8 +172,7 @@ async def _is_ours(image: str, store: Store) -> bool:
 
 
 def _bucket(name: str, store: Store) -> Store:
-    access = store.access or S3Access(boto3.Session())
-    return Store(access.bucket(name), f"s3://{name}", access)
+    return bucket_store(s3_access(store), name)
 
 
 # --- a file, wherever it is ---

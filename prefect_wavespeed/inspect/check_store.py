@@ -22,7 +22,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from prefect_wavespeed.errors import RestyleError, StoreError, UnsafeStoreError, redact
 from prefect_wavespeed.inspect.checks import Check, error, ok, skipped, warning
-from prefect_wavespeed.storage.store import Entry, S3Access, Store
+from prefect_wavespeed.storage.backend import Entry
+from prefect_wavespeed.storage.s3 import S3Access
+from prefect_wavespeed.storage.store import Store
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -60,7 +60,7 @@ class Ledger:
 
     async def look(self, job: Job) -> tuple[Metadata | None, DeadLetter | None, OpenJob]:
         """All that there is of a job: ``done``, ``dead`` and ``open``, read at once."""
-        if self.store.at_hand:
+        if self.store.is_immediate:
             return await self.done(job), await self.dead(job.key), await self.open(job.key)
         return await asyncio.gather(self.done(job), self.dead(job.key), self.open(job.key))
 

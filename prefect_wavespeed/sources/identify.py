@@ -15,7 +15,6 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-import boto3
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
@@ -24,7 +23,9 @@ from prefect_wavespeed.api.client import WaveSpeedClient, is_loopback
 from prefect_wavespeed.errors import SourceDeniedError, SourceError, StoreError, redact
 from prefect_wavespeed.job import Source
 from prefect_wavespeed.quality.pictures import SOURCE_LIMIT, verify_source
-from prefect_wavespeed.storage.store import S3Access, Store, told
+from prefect_wavespeed.storage.errors import translate
+from prefect_wavespeed.storage.open_store import s3_access
+from prefect_wavespeed.storage.store import Store
 
 PRESIGNED_FOR = timedelta(hours=1)
 # WaveSpeedAI keeps uploads for 7 days; an hour is left for it to fetch the picture.
@@ -274,7 +275,7 @@ class Publisher:
             return await self._uploaded(await asyncio.to_thread(read_file, source.location), source)
         if scheme.lower() != "s3":
             return source.location
-        if _access(self._store).is_aws:
+        if s3_access(self._store).is_aws:
             bucket, key = _located(source.location, self._store)
             return str(await obstore.sign_async(bucket, "GET", key, PRESIGNED_FOR))
         found = await find_object(source.location, self._store)
@@ -345,16 +346,12 @@ async def read_source(source: Source, store: Store) -> bytes | None:
     return await (await find_object(source.location, store)).read()
 
 
-def _access(store: Store) -> S3Access:
-    return store.access or S3Access(boto3.Session())
-
-
 def _located(image: str, store: Store) -> tuple[S3Store, str]:
     """The bucket and the key of ``s3://bucket/key``."""
     bucket, _, key = image[len("s3://") :].partition("/")
     if not {"", ".", ".."}.isdisjoint(key.split("/")):  # obstore would refuse it, or read another object
         raise SourceError(f"image {image}: a key with an empty part, '.' or '..' in it cannot be read")
-    return _access(store).bucket(bucket), key
+    return s3_access(store).bucket(bucket), key
 
 
 def _unreadable(image: str, error: Exception) -> SourceError | StoreError:
@@ -363,7 +360,7 @@ def _unreadable(image: str, error: Exception) -> SourceError | StoreError:
         return SourceError(f"image {image}: no such object")
     if "Metadata value for" in str(error):  # some servers take what S3 does not allow, and obstore reads none
         return SourceError(f"image {image}: its metadata is not ASCII: put it anew with metadata that is")
-    problem = told(error, f"image {image} cannot be read")
+    problem = translate(error, f"image {image} cannot be read")
     forbidden = isinstance(error, PermissionDeniedError | UnauthenticatedError)
     kind = SourceDeniedError if forbidden or not problem.retryable else StoreError
     return kind(problem.message)

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from prefect_wavespeed.errors import StoreError
-from prefect_wavespeed.storage.store import s3_store
+from prefect_wavespeed.storage.open_store import s3_store
 from tests.support import notifications
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer, wait_until

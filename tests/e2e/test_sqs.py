@@ -22,7 +22,7 @@ from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.created_object import ObjectCreated, find
 from prefect_wavespeed.job import Restyled, RunInfo
 from prefect_wavespeed.steps.step_set import StepSet, run_job
-from prefect_wavespeed.storage.store import s3_store
+from prefect_wavespeed.storage.open_store import s3_store
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
 from tests.support.notifications import aws, configured, eventbridge, sns

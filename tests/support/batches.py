@@ -18,7 +18,8 @@ from prefect_wavespeed.errors import RestyleError
 from prefect_wavespeed.job import RunInfo
 from prefect_wavespeed.settings import Settings
 from prefect_wavespeed.steps.step_set import StepSet
-from prefect_wavespeed.storage.store import Store, open_store
+from prefect_wavespeed.storage.open_store import open_store
+from prefect_wavespeed.storage.store import Store
 from tests.support.engine import QUICK
 
 PLACE = "https://example.com"

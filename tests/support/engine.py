@@ -13,7 +13,8 @@ from prefect_wavespeed.job import NsfwPolicy, Restyled, RunInfo
 from prefect_wavespeed.settings import Settings
 from prefect_wavespeed.steps.step_set import StepSet, make_job, run_job
 from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
-from prefect_wavespeed.storage.store import Store, open_store
+from prefect_wavespeed.storage.open_store import open_store
+from prefect_wavespeed.storage.store import Store
 
 PHOTO = Path(__file__).resolve().parents[2] / "examples" / "astronaut.jpg"
 SMALL = ReduxParams(size="256*256")

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from prefect_wavespeed.ledger.records import Metadata
-from prefect_wavespeed.storage.store import S3Access, Store, directory_store
+from prefect_wavespeed.storage.open_store import bucket_store, directory_store
+from prefect_wavespeed.storage.s3 import S3Access
+from prefect_wavespeed.storage.store import Store
 from tests.support.emulator_process import Emulator
 from tests.support.runners import Ended, Runners
 from tests.support.s3_servers import Mischief, Proxy, S3Server, proxy
@@ -260,8 +262,7 @@ class World:
         if server.endpoint not in self.accesses:  # a boto3 client takes its time
             self.accesses[server.endpoint] = S3Access(server.session(), endpoint_url=server.endpoint)
         access = self.accesses[server.endpoint]
-        store = Store(access.bucket(server.bucket, name), f"s3://{server.bucket}/{name}", access)
-        return Place(store, server.env)
+        return Place(bucket_store(access, server.bucket, name), server.env)
 
     async def run(self, place: Place, seed: int, run: Run | None = None, images: int = 1) -> Ended:
         """Let one runner run."""

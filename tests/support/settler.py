@@ -22,7 +22,8 @@ from prefect_wavespeed.job import RunInfo
 from prefect_wavespeed.settings import get_settings
 from prefect_wavespeed.steps.settle import settle
 from prefect_wavespeed.steps.step_set import StepSet, make_job
-from prefect_wavespeed.storage.store import Store, open_store
+from prefect_wavespeed.storage.open_store import open_store
+from prefect_wavespeed.storage.store import Store
 from tests.support.engine import PHOTO, SMALL, restyle
 from tests.support.prefect_server import Command
 from tests.support.runner import arrange

@@ -1,0 +1,99 @@
+"""Stores by name: a bucket's prefix or a directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import boto3
+from botocore.exceptions import BotoCoreError
+
+from prefect_wavespeed.errors import ConfigurationError, redact
+from prefect_wavespeed.storage.directory import DirectoryBackend
+from prefect_wavespeed.storage.s3 import S3Access, S3Backend, split_s3_uri
+from prefect_wavespeed.storage.store import Store
+
+S3_BLOCK_PREFIX = "s3-bucket/"
+LOCAL_BLOCK_PREFIX = "local-file-system/"
+
+
+def is_block(output: str) -> bool:
+    """Whether an output names a block saved in Prefect: ``blocks.output`` opens those."""
+    return output.startswith((S3_BLOCK_PREFIX, LOCAL_BLOCK_PREFIX))
+
+
+def open_store(output: str) -> Store:
+    """A store by its name.
+
+    Args:
+        output: ``s3://bucket/prefix`` (by boto3's own credential chain) or a directory.
+
+    Raises:
+        ConfigurationError: the name is neither, or no credentials are found.
+    """
+    if not output:
+        raise ConfigurationError("output is empty: name a directory or s3://bucket/prefix")
+    scheme, separator, _ = output.partition("://")
+    if not separator:
+        return directory_store(Path(output))
+    if scheme != "s3":
+        raise ConfigurationError(
+            f"output {output}: {scheme}:// is not supported: name a directory or s3://bucket/prefix"
+        )
+    bucket, prefix = split_s3_uri(output)
+    if not bucket:
+        raise ConfigurationError(f"output {output}: the bucket's name is missing: s3://bucket/prefix")
+    try:
+        session = boto3.Session()
+    except BotoCoreError as error:
+        raise ConfigurationError(f"output {output}: {redact(error)}") from None
+    return s3_store(bucket, prefix, session)
+
+
+def s3_store(
+    bucket: str, prefix: str, session: boto3.Session, *, endpoint_url: str | None = None, verify: bool = True
+) -> Store:
+    """A prefix of a bucket, by a boto3 session.
+
+    Args:
+        bucket: the bucket's name.
+        prefix: slashes at its ends do not matter; empty for the whole bucket.
+        session: region and credentials.
+        endpoint_url: a server other than the session's configuration names.
+        verify: False accepts a certificate that cannot be verified.
+
+    Raises:
+        ConfigurationError: no credentials, or an endpoint that is no URL.
+    """
+    return bucket_store(S3Access(session, endpoint_url=endpoint_url, verify=verify), bucket, prefix)
+
+
+def bucket_store(access: S3Access, bucket: str, prefix: str = "") -> Store:
+    """A prefix of a bucket, or all of it, on a server that is known already.
+
+    Raises:
+        ConfigurationError: no credentials, or a name that is not valid.
+    """
+    prefix = prefix.strip("/")
+    uri = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
+    return Store(S3Backend(access, bucket, prefix), uri, access)
+
+
+def directory_store(path: Path) -> Store:
+    """A directory, made if it is missing.
+
+    Raises:
+        ConfigurationError: it cannot be made, or is a file.
+    """
+    path = path.expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"output {path}: {error.strerror}: name a directory that can be written"
+        ) from None
+    return Store(DirectoryBackend(path), str(path))
+
+
+def s3_access(store: Store) -> S3Access:
+    """The server on which ``s3://`` sources and manifests are: the store's, else the environment's."""
+    return store.access or S3Access(boto3.Session())

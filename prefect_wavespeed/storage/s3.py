@@ -1,0 +1,167 @@
+"""A bucket's prefix as a store.
+
+obstore moves the bytes; boto3 says who we are (its credential chain, profiles, assumed roles) and where the
+endpoint is.
+"""
+
+from __future__ import annotations
+
+import atexit
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from functools import cache, cached_property
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import obstore
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError
+from obstore.auth.boto3 import Boto3CredentialProvider
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
+from prefect_wavespeed.errors import ConfigurationError, redact
+from prefect_wavespeed.storage.backend import Backend, Entry, PutMode, entry
+
+_RETRIES: Any = {
+    "max_retries": 4,
+    "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=3), "base": 2},
+    "retry_timeout": timedelta(seconds=30),
+}
+_NO_RETRIES: Any = {**_RETRIES, "max_retries": 0}
+
+
+@cache
+def _wait_at_exit() -> None:
+    """Let obstore's threads finish: one that hands over an answer while Python ends aborts the process.
+
+    https://github.com/PyO3/pyo3-async-runtimes/issues/40: without it, one in four processes that end right
+    after a call dies by SIGABRT.
+    """
+    atexit.register(time.sleep, 0.1)
+
+
+class S3Access:
+    """Who we are on an S3 server and where it is.
+
+    Args:
+        session: boto3 session: region and credentials.
+        endpoint_url: a server other than the session's configuration names.
+        verify: False accepts a certificate that cannot be verified.
+
+    Raises:
+        ConfigurationError: the endpoint or the session's configuration cannot be used.
+    """
+
+    def __init__(
+        self, session: boto3.Session, *, endpoint_url: str | None = None, verify: bool = True
+    ) -> None:
+        self.session = session
+        self.verify = verify
+        try:
+            config = Config(s3={"addressing_style": "path"})
+            client = session.client("s3", endpoint_url=endpoint_url, config=config)
+        except (BotoCoreError, ValueError) as error:
+            raise ConfigurationError(f"S3: {redact(error)}") from None
+        self.endpoint_url: str = client.meta.endpoint_url
+        self.region: str = client.meta.region_name or "us-east-1"
+
+    @property
+    def is_aws(self) -> bool:
+        """Whether the server is Amazon's: WaveSpeedAI can reach that, and so fetch by a presigned URL."""
+        host = urlsplit(self.endpoint_url).hostname or ""
+        return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+    def bucket(self, name: str, prefix: str = "", retries: Any = _RETRIES) -> S3Store:
+        """An obstore handle on a bucket.
+
+        Raises:
+            ConfigurationError: no credentials are found, or a name is not valid.
+        """
+        _wait_at_exit()
+        try:
+            return S3Store(
+                name,
+                prefix=prefix or None,
+                endpoint=self.endpoint_url,
+                region=self.region,
+                virtual_hosted_style_request=False,
+                credential_provider=Boto3CredentialProvider(self.session),
+                client_options={
+                    "allow_http": True,
+                    "allow_invalid_certificates": not self.verify,
+                    "connect_timeout": "5s",
+                    "timeout": "120s",
+                },
+                retry_config=retries,
+            )
+        except ValueError as error:
+            if "get_credentials" not in str(error):
+                raise ConfigurationError(f"s3://{name}: {redact(error)}") from None
+            raise ConfigurationError(
+                f"s3://{name}: no AWS credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                "AWS_PROFILE, or run where a role is attached"
+            ) from None
+        except (BaseError, BotoCoreError) as error:
+            raise ConfigurationError(f"s3://{name}: {redact(error)}") from None
+
+
+class S3Backend(Backend):
+    """Calls on a bucket's prefix; they are retried for up to half a minute.
+
+    Args:
+        access: the server.
+        bucket: the bucket's name.
+        prefix: without a slash at either end.
+    """
+
+    lists_by_name = True
+
+    def __init__(self, access: S3Access, bucket: str, prefix: str) -> None:
+        super().__init__(access.bucket(bucket, prefix), (access.endpoint_url, bucket))
+        self._location = access, bucket, prefix
+
+    @property
+    def is_immediate(self) -> bool:
+        """False: a call is a round trip."""
+        return False
+
+    @cached_property
+    def _without_retries(self) -> S3Store:
+        access, bucket, prefix = self._location
+        return access.bucket(bucket, prefix, _NO_RETRIES)
+
+    def attributes(self, content_type: str, metadata: Mapping[str, str]) -> Any:
+        """The object's headers."""
+        return {"Content-Type": content_type, **metadata}
+
+    async def put(
+        self, path: str, data: bytes, content_type: str, metadata: Mapping[str, str], mode: PutMode
+    ) -> None:
+        """Put an object by one request."""
+        attributes = self.attributes(content_type, metadata)
+        await obstore.put_async(
+            self.handle, path, data, mode=mode, attributes=attributes, use_multipart=False
+        )
+
+    async def get(self, path: str) -> bytes:
+        """Read an object."""
+        result = await obstore.get_async(self.handle, path)
+        return bytes(await result.bytes_async())
+
+    async def list(self, prefix: str) -> list[Entry]:
+        """All objects below a prefix, by name."""
+        # one step from Python to obstore and back, not one for each page
+        return [entry(meta) for meta in await obstore.list(self.handle, prefix=prefix).collect_async()]
+
+    async def delete(self, paths: Sequence[str], *, once: bool) -> None:
+        """Remove objects; ``once``: without a retry if the answer is lost."""
+        await obstore.delete_async(self._without_retries if once else self.handle, paths)
+
+
+def split_s3_uri(uri: str) -> tuple[str, str]:
+    """Bucket and key, or prefix, of ``s3://bucket/key``; what is missing is an empty string."""
+    bucket, _, key = uri[len("s3://") :].partition("/")
+    return bucket, key
