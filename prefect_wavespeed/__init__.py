@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from prefect_wavespeed.settings import Settings
     from prefect_wavespeed.steps.engine import Engine
     from prefect_wavespeed.steps.step_set import StepSet, make_job, run_job
-    from prefect_wavespeed.storage.store import Store, open_store
+    from prefect_wavespeed.storage.open_store import open_store
+    from prefect_wavespeed.storage.store import Store
 
 __all__ = [
     "BatchOptions",
