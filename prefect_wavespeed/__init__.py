@@ -77,7 +77,7 @@ _MODULES = {
     "WaveSpeed": "blocks.wavespeed",
     "WaveSpeedClient": "api.client",
     "make_job": "steps.step_set",
-    "open_store": "storage.store",
+    "open_store": "storage.open_store",
     "restyle_batch": "flows.restyle_batch",
     "restyle_image": "flows.restyle_image",
     "restyle_object": "flows.restyle_object",
