@@ -55,7 +55,9 @@ def test_what_is_copied_is_enough_to_install_the_flows_and_the_command(tmp_path:
     source.mkdir()
     for name in _copied():
         if (_ROOT / name).is_dir():
-            shutil.copytree(_ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+            # links stay links, as in a Docker build
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(_ROOT / name, source / name, symlinks=True, ignore=ignored)
         else:
             shutil.copy(_ROOT / name, source)
     (install,) = [line for line in LINES if "pip install" in line]
@@ -64,12 +66,12 @@ def test_what_is_copied_is_enough_to_install_the_flows_and_the_command(tmp_path:
     command = [sys.executable, "-m", "pip", "install", *options[:-1], "--no-deps", "--target", str(target)]
     constraints = {"PIP_CONSTRAINT": str(source / "constraints.txt")}
     subprocess.run([*command, "."], cwd=source, env={**os.environ, **constraints}, check=True)
-    assert list(target.glob("flows/__pycache__/restyle_batch.*.pyc"))  # bytecode, compiled
+    assert list(target.glob("prefect_wavespeed/flows/__pycache__/restyle_batch.*.pyc"))  # bytecode, compiled
     told = subprocess.run(
         [
             sys.executable,
             "-c",
-            "import flows, prefect_wavespeed.deployments.cli.app; print(flows.__file__, *vars(flows))",
+            "from prefect_wavespeed import deployments, flows; print(flows.__file__, *vars(flows))",
         ],
         cwd=tmp_path,
         env={"PYTHONPATH": str(target), "PATH": ""},
@@ -78,6 +80,7 @@ def test_what_is_copied_is_enough_to_install_the_flows_and_the_command(tmp_path:
         check=True,
     ).stdout.split()
     assert told[0].startswith(str(target))
-    deployed = re.findall(r"entrypoint: flows\.(\w+)", (target / "deployments" / "prefect.yaml").read_text())
+    described = (target / "prefect_wavespeed" / "deployments" / "prefect.yaml").read_text()
+    deployed = re.findall(r"entrypoint: prefect_wavespeed\.flows\.(\w+)", described)
     assert len(deployed) == 4
     assert set(deployed) < set(told)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -104,11 +103,3 @@ def test_the_deployments_are_those_of_this_package(name: str, tmp_path: Path) ->
     made = yaml.safe_load((tmp_path / name / "prefect.yaml").read_text())
     ours = yaml.safe_load((_ROOT / "deployments" / "prefect.yaml").read_text())
     assert made == {**ours, "name": name}
-
-
-def test_what_it_is_made_of_is_part_of_the_package() -> None:
-    settings = tomllib.loads((_ROOT / "pyproject.toml").read_text())
-    packed = settings["tool"]["setuptools"]["package-data"]["deployments"]
-    folder = _ROOT / "deployments"
-    for path in [folder / "prefect.yaml", *(folder / "template").iterdir()]:
-        assert any(path.match(str(folder / pattern)) for pattern in packed), path

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ from prefect_wavespeed.errors import ConfigurationError, RestyleError
 if TYPE_CHECKING:
     from prefect_wavespeed.job import Restyled
 
-_EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+_EXAMPLES = Path(str(files("prefect_wavespeed"))) / "examples"
 _PREFECT = ".prefect"  # kept from one demo to the next: a fresh database takes Prefect ten seconds
 _MARKER = ".restyle-demo"
 _START_SECONDS = 120.0
@@ -64,7 +65,7 @@ def run() -> int:
         The exit status: 0.
 
     Raises:
-        RestyleError: the photographs are not there, ./demo is something else, or a server did not start.
+        RestyleError: ./demo is something else, or a server did not start.
     """
     try:
         return _run()
@@ -79,10 +80,6 @@ def run() -> int:
 
 def _run() -> int:
     pictures = sorted(_EXAMPLES.glob("*.jpg"))
-    if not pictures:
-        raise ConfigurationError(
-            f"no photographs in {_EXAMPLES}: run the demo from a clone of the repository"
-        )
     console = Console(highlight=False)
     signal.signal(signal.SIGTERM, _as_interrupt)
     started, since = time.monotonic(), datetime.now(UTC)
@@ -236,7 +233,7 @@ def _process(name: str, arguments: Sequence[str], home: Path) -> Iterator[subpro
             stdin=subprocess.DEVNULL,
             text=True,
             start_new_session=True,
-            cwd=_EXAMPLES.parent,
+            cwd=home,  # `python -m` puts it first on the path: not the user's folder, not this package's
         )
         try:
             yield process

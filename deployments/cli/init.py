@@ -9,13 +9,13 @@ from pathlib import Path
 
 from prefect_wavespeed.errors import ConfigurationError
 
-# What is written, and of what in template/ it is made.
+# Each file of a project, and the file of this package that it is made from.
 _FILES = {
-    "README.md": "README.md",
-    "manifest.jsonl": "manifest.jsonl",
-    "photos/coffee.jpg": "coffee.jpg",
-    ".env.example": "env.example",
-    ".gitignore": "gitignore",
+    "README.md": "deployments/template/README.md",
+    "manifest.jsonl": "deployments/template/manifest.jsonl",
+    "photos/coffee.jpg": "examples/coffee.jpg",
+    ".env.example": "deployments/template/env.example",
+    ".gitignore": "deployments/template/gitignore",
 }
 _HEADER = """\
 # What runs by itself, and when:  prefect --no-prompt deploy --all
@@ -65,12 +65,12 @@ def _refuse_what_is_in_the_way(root: Path) -> None:
 
 
 def _contents(name: str, version: str) -> dict[str, bytes]:
-    package = resources.files("deployments")
-    made = {path: (package / "template" / template).read_bytes() for path, template in _FILES.items()}
+    package = resources.files("prefect_wavespeed")
+    made = {path: (package / template).read_bytes() for path, template in _FILES.items()}
     readme = made["README.md"].decode()
     made["README.md"] = readme.replace("{name}", name).replace("{version}", version).encode()
     # the deployments are this package's own: there is one description of them
-    described = (package / "prefect.yaml").read_text()
+    described = (package / "deployments" / "prefect.yaml").read_text()
     _, _, body = re.split(r"^(name: .*\n)", described, maxsplit=1, flags=re.MULTILINE)
     made["prefect.yaml"] = (_HEADER.format(name=dumps(name)) + body).encode()
     return made
