@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from prefect_wavespeed.api.webhooks import ENDED, WebhookError, unseal
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 from prefect_wavespeed.errors import redact
-from prefect_wavespeed.steps.poll_schedule import backoff
+from prefect_wavespeed.retry import backoff
 from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
 
 _PATIENCE = 10.0  # seconds that a submission waits for the subscription

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from prefect_wavespeed.steps.poll_schedule import MAX_INTERVAL, PollSchedule, backoff
+from prefect_wavespeed.retry import backoff
+from prefect_wavespeed.steps.poll_schedule import MAX_INTERVAL, PollSchedule
 
 PATIENCE = 900.0
 

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from prefect_wavespeed.concurrency import map_all
 from prefect_wavespeed.deployments.cli._prefect import flush, interrupted, quieten
 from prefect_wavespeed.errors import ConfigurationError, RestyleError
 
@@ -134,17 +135,15 @@ def _run() -> int:
 
 
 async def _restyle_all(pictures: Sequence[Path], folder: Path) -> list[_Row]:
-    at_once = asyncio.Semaphore(_AT_ONCE)
-    return list(await asyncio.gather(*(_restyle(picture, folder, at_once) for picture in pictures)))
+    return await map_all(lambda picture: _restyle(picture, folder), pictures, _AT_ONCE)
 
 
-async def _restyle(picture: Path, folder: Path, at_once: asyncio.Semaphore) -> _Row:
+async def _restyle(picture: Path, folder: Path) -> _Row:
     from prefect_wavespeed.flows import restyle_image
 
-    async with at_once:
-        started = time.monotonic()
-        restyled = await restyle_image(str(picture), output=str(folder))
-        return _Row(picture.name, restyled, time.monotonic() - started)
+    started = time.monotonic()
+    restyled = await restyle_image(str(picture), output=str(folder))
+    return _Row(picture.name, restyled, time.monotonic() - started)
 
 
 def _table(rows: Sequence[_Row]) -> Table:

@@ -25,6 +25,7 @@ import httpx
 from prefect_wavespeed.api.client import is_loopback
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.rows import COLUMNS, KINDS, BadRow, Kind, Row, RowReader, show, unknown
+from prefect_wavespeed.concurrency import map_all
 from prefect_wavespeed.errors import ManifestError, SourceError, redact
 from prefect_wavespeed.sources.identify import find_object, without_signature
 from prefect_wavespeed.storage.backend import Entry
@@ -157,10 +158,8 @@ async def _sources(images: list[str], root: str, store: Store) -> list[str]:
     Whoever names the folder ``images/`` itself means what is stored there.
     """
     looks_stored = [image for image in images if _STORED.search(image.removeprefix(root))]
-    found: set[str] = set()
-    for some in (looks_stored[n : n + _AT_ONCE] for n in range(0, len(looks_stored), _AT_ONCE)):
-        ours = await asyncio.gather(*(_is_ours(image, store) for image in some))
-        found.update(image for image, is_ours in zip(some, ours, strict=True) if is_ours)
+    ours = await map_all(lambda image: _is_ours(image, store), looks_stored, _AT_ONCE)
+    found = {image for image, is_ours in zip(looks_stored, ours, strict=True) if is_ours}
     return [image for image in images if image not in found]
 
 

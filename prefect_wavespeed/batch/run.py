@@ -16,7 +16,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -29,7 +29,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from itertools import islice
-from typing import Any, Literal, ParamSpec, Self, TypeVar
+from typing import Any, Literal, Self
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ENDED_BADLY, ReduxParams
@@ -39,6 +39,7 @@ from prefect_wavespeed.batch.manifest import BadRow, Row, read_manifest, shown
 from prefect_wavespeed.batch.report import Status, Summary, write_account
 from prefect_wavespeed.batch.report_parts import Parts
 from prefect_wavespeed.batch.shards import Share
+from prefect_wavespeed.concurrency import for_each, map_all
 from prefect_wavespeed.errors import (
     AmbiguousSubmissionError,
     AuthenticationError,
@@ -60,9 +61,9 @@ from prefect_wavespeed.job import Job, NsfwPolicy, Restyled, RunInfo
 from prefect_wavespeed.ledger.ledger import Ledger, now
 from prefect_wavespeed.ledger.records import DeadLetter, Metadata, OpenJob
 from prefect_wavespeed.quality.pictures import thumbnail
+from prefect_wavespeed.retry import retrying
 from prefect_wavespeed.sources.identify import read_source
 from prefect_wavespeed.steps.collect_outputs import restyled_from
-from prefect_wavespeed.steps.poll_schedule import backoff
 from prefect_wavespeed.steps.prices import PriceCache
 from prefect_wavespeed.steps.step_set import (
     DownloadStep,
@@ -95,9 +96,7 @@ _UNBILLED = (
 
 _log = logging.getLogger(__name__)
 
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-_Item = TypeVar("_Item")
+_patiently = partial(retrying, tries=_TRIES, first=2, most=20)
 
 
 @dataclass(frozen=True)
@@ -193,9 +192,9 @@ class Carrier:
         """The same, each step tried again after an error that may pass, where Prefect does not do so."""
         return replace(
             self,
-            submit=_patient(self.submit),
-            poll=_patient(self.poll),
-            download=_patient(self.download),
+            submit=_patiently(self.submit),
+            poll=_patiently(self.poll),
+            download=_patiently(self.download),
         )
 
 
@@ -290,7 +289,7 @@ class Batch:
         await self.store.ensure_conditional_put()
         async with aclosing(read_manifest(manifest, self.options.params, self.store)) as batches:
             async for rows in batches:
-                for row, job in await _side_by_side(self._identified, self._mine(rows)):
+                for row, job in await map_all(self._identified, self._mine(rows), _AT_ONCE):
                     if isinstance(row, Row) and job and (self._share is None or self._share.holds(job)):
                         self.table.add(row, job)
                     elif isinstance(row, BadRow) and self._share is None:
@@ -309,7 +308,7 @@ class Batch:
         if isinstance(row, BadRow):
             return row, None
         try:
-            return row, await _patient(make_job)(row.image, row.params, row.variant, self.store)
+            return row, await _patiently(make_job)(row.image, row.params, row.variant, self.store)
         except SourceError as error:
             return BadRow(row.number, error.message, row.id, row.shown, type(error).__name__), None
         except InvalidRequestError as error:
@@ -378,7 +377,7 @@ class Batch:
         """Find out, job by job, what is stored, under way or given up already, and who has paid for it."""
         jobs = self.table.between(1, self.table.jobs)
         while some := list(islice(jobs, 500)):
-            await _side_by_side(_patient(self._look), some)
+            await map_all(_patiently(self._look), some, _AT_ONCE)
             if self._begun:
                 await self._parts.flush_if_due()
 
@@ -429,13 +428,14 @@ class Batch:
             fed: set when the last of them has begun, so that those after them may begin, too.
         """
         if carrier.look:  # is never a task, that Prefect would try again
-            carrier = replace(carrier, look=_patient(carrier.look))
-        async with asyncio.TaskGroup() as group:
-            for job in self.table.between(first, last or self.table.jobs):
-                await self._room.acquire()
-                group.create_task(self._carry(job, carrier))
+            carrier = replace(carrier, look=_patiently(carrier.look))
+
+        def jobs() -> Iterator[Job]:
+            yield from self.table.between(first, last or self.table.jobs)
             if fed:
                 fed.set()
+
+        await for_each(lambda job: self._carry(job, carrier), jobs(), self._room)
 
     async def admit(self, job: Job, attempt: int) -> None:
         """Let an attempt be submitted, within the budget, unless submitting has stopped.
@@ -463,7 +463,6 @@ class Batch:
             self._tell(job, self._came_to_nothing(flight, failure, "failed"))
         finally:
             self.budget.close(job)
-            self._room.release()
 
     async def _outcome(self, job: Job, carrier: Carrier, flight: _Flight) -> JobOutcome:
         """Take a job as far as it goes."""
@@ -630,7 +629,7 @@ class Batch:
         """
         jobs = self.table.between(1, self.table.jobs)
         while some := list(islice(jobs, 500)):
-            for job, found in zip(some, await _side_by_side(_patient(self._find), some), strict=True):
+            for job, found in zip(some, await map_all(_patiently(self._find), some, _AT_ONCE), strict=True):
                 self._tell(job, await self._standing(job, found, why(job)))
 
     async def _standing(self, job: Job, found: _Found, why: RestyleError) -> JobOutcome:
@@ -655,8 +654,8 @@ class Batch:
         made = [
             (job, place, uri) for job, uris in self.table.made(_MADE_SHOWN) for place, uri in enumerate(uris)
         ]
-        await _side_by_side(self._show_output, made)
-        await _side_by_side(self._show_source, list({job.key: job for job, _, _ in made}.values()))
+        await for_each(self._show_output, made, _AT_ONCE)
+        await for_each(self._show_source, {job.key: job for job, _, _ in made}.values(), _AT_ONCE)
 
     async def _show_output(self, made: tuple[Job, int, str]) -> None:
         job, place, uri = made
@@ -769,33 +768,6 @@ async def _hold(place: AsyncExitStack, poll: PollStep, job: Job, submitted: Subm
     async with place:
         with suppress(RestyleError):  # settle will meet it, too
             await poll(job, submitted)
-
-
-def _patient(step: Callable[_P, Awaitable[_T]]) -> Callable[_P, Awaitable[_T]]:
-    """The step, tried again after an error that may pass."""
-
-    async def tried(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-        for wait in islice(backoff(first=2, most=20), _TRIES - 1):
-            try:
-                return await step(*args, **kwargs)
-            except RestyleError as error:
-                if not worth_retrying(error):
-                    raise
-            await asyncio.sleep(wait)
-        return await step(*args, **kwargs)
-
-    return tried
-
-
-async def _side_by_side(work: Callable[[_Item], Awaitable[_T]], items: Iterable[_Item]) -> list[_T]:
-    """The work on each of some items, a bounded number at once; answers in their options."""
-    places = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(item: _Item) -> _T:
-        async with places:
-            return await work(item)
-
-    return await asyncio.gather(*(one(item) for item in items))
 
 
 def refusal(bad: Sequence[BadRow], count: int, rows: str, *, can_be_skipped: bool) -> ManifestError:

@@ -21,7 +21,7 @@ from prefect_wavespeed.api.models import Billing
 from prefect_wavespeed.inspect.jobs import MARGIN, contents, young
 from prefect_wavespeed.ledger.ledger import now
 from prefect_wavespeed.ledger.records import DeadLetter, Metadata, Record
-from prefect_wavespeed.steps.poll_schedule import persist
+from prefect_wavespeed.retry import retry
 from prefect_wavespeed.storage.store import Store
 
 TOLD = 1_000
@@ -236,7 +236,7 @@ class _Accountant:
 
     async def _page(self, page: int, start: datetime) -> list[Billing]:
         ask = partial(self._client.billings, page=page, page_size=_PAGE, start_time=start)
-        return (await persist(ask, tries=5)).items
+        return (await retry(ask, tries=5)).items
 
     # -- both -----------------------------------------------------------------------------------
 

@@ -6,18 +6,19 @@ its way, and one that is met twice is where it was met last.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import ValidationError
 
+from prefect_wavespeed.concurrency import map_stream
 from prefect_wavespeed.errors import StoreError
 from prefect_wavespeed.job import slug
 from prefect_wavespeed.ledger.ledger import Ledger, metadata_path
@@ -130,9 +131,8 @@ async def young(
 
 async def contents(store: Store, entries: Sequence[Entry]) -> AsyncIterator[bytes]:
     """What is in objects, a number of them read at once; one that has moved on meanwhile is left out."""
-    for first in range(0, len(entries), AT_ONCE):
-        some = entries[first : first + AT_ONCE]
-        for data in await asyncio.gather(*(store.get(entry.path) for entry in some)):
+    async with aclosing(map_stream(store.get, (entry.path for entry in entries), AT_ONCE)) as found:
+        async for data in found:
             if data is not None:
                 yield data
 
@@ -294,18 +294,10 @@ def _done(entries: Iterable[Entry]) -> Iterator[Place]:
 
 async def _read(store: Store, places: AsyncIterator[Place]) -> AsyncIterator[JobView]:
     """The facts of jobs, a number of them read at once, in their order."""
-    ledger = Ledger(store)
-    some: list[Place] = []
-    async for place in places:
-        some.append(place)
-        if len(some) == AT_ONCE:
-            for facts in await asyncio.gather(*(_facts(ledger, one) for one in some)):
-                if facts:
-                    yield facts
-            some = []
-    for facts in await asyncio.gather(*(_facts(ledger, one) for one in some)):
-        if facts:
-            yield facts
+    async with aclosing(map_stream(partial(_facts, Ledger(store)), places, AT_ONCE)) as views:
+        async for facts in views:
+            if facts:
+                yield facts
 
 
 async def _facts(ledger: Ledger, place: Place) -> JobView | None:

@@ -15,8 +15,8 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ENDED_BADLY, MODEL, Prediction, ReduxRequest
 from prefect_wavespeed.errors import UnavailableError
 from prefect_wavespeed.job import picture_params
+from prefect_wavespeed.retry import retry
 from prefect_wavespeed.sources.identify import without_signature
-from prefect_wavespeed.steps.poll_schedule import persist
 
 # The API's clock and the store's may differ; what is looked for is told by its request, not by its time.
 MARGIN = timedelta(hours=1)
@@ -129,7 +129,7 @@ class History:
             created_after=since,
             include_inputs=True,
         )
-        return (await persist(ask, tries=5)).items
+        return (await retry(ask, tries=5)).items
 
 
 def _may_be_it(prediction: Prediction, since: datetime) -> bool:

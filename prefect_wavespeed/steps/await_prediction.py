@@ -9,8 +9,9 @@ from prefect_wavespeed.api.models import Prediction
 from prefect_wavespeed.errors import NotFoundError, PredictionTimeoutError, RateLimitedError, UnavailableError
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.ledger.records import Failure
+from prefect_wavespeed.retry import backoff
 from prefect_wavespeed.steps.attempts import Polled, Shared, Submitted, ending
-from prefect_wavespeed.steps.poll_schedule import backoff, poll_schedule
+from prefect_wavespeed.steps.poll_schedule import poll_schedule
 
 # An API may for a moment not know a prediction, or know it without its outputs: so many answers in a row,
 # over RESTYLE_RECONCILE_SECONDS at least, before that is believed.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import Prediction
@@ -14,7 +16,7 @@ from prefect_wavespeed.errors import NotFoundError, OutputError
 from prefect_wavespeed.job import Job, NsfwPolicy, RunInfo
 from prefect_wavespeed.ledger.records import OutputInfo
 from prefect_wavespeed.quality.pictures import examine_output
-from prefect_wavespeed.steps.poll_schedule import backoff
+from prefect_wavespeed.retry import retry
 from prefect_wavespeed.storage.store import Store
 
 TRIES = 5
@@ -77,24 +79,25 @@ class Collector:
 
     async def _fetch(self, index: int) -> tuple[bytes, OutputInfo, bytes | None]:
         """One output, whole and verified; a URL that has expired is asked for anew."""
-        waits = backoff()
-        for left in reversed(range(TRIES)):
-            try:
-                output = self.prediction.outputs[index]
-                data = self.prediction.inline(output) or await self.client.download(output)
-                return data, *(await self._examined(data))
-            except NotFoundError as error:
-                problem = OutputError(error.message)
-            except OutputError as error:
-                problem = error
-            problem.job_key, problem.prediction_id = self.job.key, self.prediction.id
-            if not left or not problem.retryable:
-                raise problem
-            await asyncio.sleep(next(waits))
+        return await retry(
+            partial(self._try_fetch, index, count()), tries=TRIES, when=_may_be_whole_next_time
+        )
+
+    async def _try_fetch(self, index: int, tries: Iterator[int]) -> tuple[bytes, OutputInfo, bytes | None]:
+        if next(tries):
             fresh = await self.client.result(self.prediction.id)
             if len(fresh.outputs) > index:
                 self.prediction = fresh
-        raise AssertionError("unreachable")
+        try:
+            output = self.prediction.outputs[index]
+            data = self.prediction.inline(output) or await self.client.download(output)
+            return data, *(await self._examined(data))
+        except NotFoundError as error:
+            problem = OutputError(error.message)
+        except OutputError as error:
+            problem = error
+        problem.job_key, problem.prediction_id = self.job.key, self.prediction.id
+        raise problem
 
     async def _examined(self, data: bytes) -> tuple[OutputInfo, bytes | None]:
         wanted, small = self.job.params.output_format, self.on_thumbnail is not None
@@ -108,6 +111,10 @@ class Collector:
         # From an earlier run of the same job: the same picture, unless that was another prediction's.
         if await self.store.get(path) != data:
             await self.store.put(path, data, content_type, self.object_metadata)
+
+
+def _may_be_whole_next_time(error: BaseException) -> bool:
+    return isinstance(error, OutputError) and error.retryable
 
 
 def _examine(data: bytes, expected_format: str, *, with_thumbnail: bool) -> tuple[OutputInfo, bytes | None]:

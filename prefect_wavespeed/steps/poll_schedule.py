@@ -14,12 +14,9 @@ import asyncio
 import random
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
-from itertools import islice
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
-from prefect_wavespeed.errors import RateLimitedError, UnavailableError
 from prefect_wavespeed.steps.webhook_inbox import GRACE, Notice, WebhookInbox
 
 MAX_INTERVAL = 10.0
@@ -29,8 +26,6 @@ MIN_INTERVAL = 0.1
 _STEPS = 7.0
 _SCOUTS = 8  # are asked often while nothing is known; the others wait for what they tell
 _RENEWED = 0.2  # seconds that an estimate is used for
-
-_T = TypeVar("_T")
 
 
 class PollSchedule:
@@ -203,32 +198,6 @@ class Flight:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def backoff(first: float = 0.5, most: float = MAX_INTERVAL) -> Iterator[float]:
-    """Seconds to wait before each further try: doubling, with full jitter on the upper half."""
-    interval = first
-    while True:
-        yield interval * random.uniform(0.5, 1.0)
-        interval = min(interval * 2, most)
-
-
-async def persist(ask: Callable[[], Awaitable[_T]], tries: int) -> _T:
-    """Ask the API again while it is away or wants a rest; for what bills nothing.
-
-    Args:
-        ask: what to ask.
-        tries: how often, in all.
-
-    Raises:
-        RestyleError: any other error, or the last of these.
-    """
-    for wait in islice(backoff(), tries - 1):
-        try:
-            return await ask()
-        except (UnavailableError, RateLimitedError) as error:
-            await asyncio.sleep(max(wait, error.retry_after or 0))
-    return await ask()
 
 
 poll_schedule = PollSchedule()

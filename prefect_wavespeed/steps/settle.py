@@ -27,6 +27,7 @@ from pydantic import BaseModel, Field
 from prefect_wavespeed import metrics
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import Prediction
+from prefect_wavespeed.concurrency import for_each
 from prefect_wavespeed.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -39,10 +40,10 @@ from prefect_wavespeed.errors import (
 from prefect_wavespeed.inspect.jobs import open_keys
 from prefect_wavespeed.job import Job, Restyled, RunInfo
 from prefect_wavespeed.ledger.records import Claim, DeadLetter, Failure, OpenJob, Record
+from prefect_wavespeed.retry import retry
 from prefect_wavespeed.settings import Settings, get_settings
 from prefect_wavespeed.steps.attempts import Shared
 from prefect_wavespeed.steps.collect_outputs import restyled_from
-from prefect_wavespeed.steps.poll_schedule import persist
 from prefect_wavespeed.steps.step_set import CLOCK_GRAIN, MAX_ATTEMPTS, StepSet, Submitted
 from prefect_wavespeed.storage.store import Store
 
@@ -221,7 +222,7 @@ class _Settling:
 
     async def _reach_api(self) -> None:
         """Find out at once, not job by job, that the API is away or refuses the key."""
-        await persist(self._client.balance, tries=3)
+        await retry(self._client.balance, tries=3)
 
     async def _each(
         self,
@@ -230,21 +231,7 @@ class _Settling:
         work: Callable[[SettleOutcome], Awaitable[None]],
     ) -> None:
         """Do something for each job, a number of them at once."""
-        places = asyncio.Semaphore(at_once)
-
-        async def one(key: str) -> None:
-            try:
-                await self._tell(SettleOutcome(key), work)
-            finally:
-                places.release()
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                async for key in _stream(keys):
-                    await places.acquire()
-                    group.create_task(one(key))
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+        await for_each(lambda key: self._tell(SettleOutcome(key), work), keys, at_once)
 
     async def _tell(self, outcome: SettleOutcome, work: Callable[[SettleOutcome], Awaitable[None]]) -> None:
         """Do the work for one job, count it and tell it. Only what would stop all the others is raised."""
@@ -440,12 +427,3 @@ def _newest(claims: dict[int, Claim]) -> Claim:
 
 def _lease(claim: Claim) -> timedelta:
     return timedelta(seconds=claim.lease_seconds) + CLOCK_GRAIN
-
-
-async def _stream(keys: AsyncIterable[str] | Iterable[str]) -> AsyncIterator[str]:
-    if isinstance(keys, AsyncIterable):
-        async for key in keys:
-            yield key
-    else:
-        for key in keys:
-            yield key
