@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Iterator
 
@@ -12,6 +13,9 @@ from prefect_wavespeed.deployments.cli._prefect import flush
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
 from tests.support.s3_servers import S3Server, moto_server
+
+# Without bytecode every start of Prefect takes three times as long, and tests start hundreds of processes.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session")
