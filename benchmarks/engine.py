@@ -10,7 +10,8 @@ from pathlib import Path
 
 from benchmarks.contender import IMAGE, Work, contend, now
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.batch.run import Batch, BatchOptions, Carrier
+from prefect_wavespeed.batch.options import BatchOptions
+from prefect_wavespeed.batch.run import Batch, Carrier
 from prefect_wavespeed.job import Job, RunInfo
 from prefect_wavespeed.steps.step_set import StepSet
 from prefect_wavespeed.storage.open_store import open_store

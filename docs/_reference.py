@@ -67,6 +67,12 @@ def _params() -> str:
     return _table(ReduxParams.model_json_schema())
 
 
+def _batch_options() -> str:
+    from prefect_wavespeed.batch.options import BatchOptions
+
+    return _table(BatchOptions.model_json_schema())
+
+
 def _file(name: str) -> str:
     schema = json.loads((_DOCS / f"{name}.schema.json").read_text())
     parts = [_told(schema), _table(schema, home=name)]
@@ -120,6 +126,7 @@ MADE: dict[str, Callable[[], str]] = {
     "settings": _settings,
     "wavespeed": _wavespeed,
     "params": _params,
+    "batch-options": _batch_options,
     "metadata": lambda: _file("metadata"),
     "account": lambda: _file("account"),
     "summary": lambda: _file("summary"),

@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 
 from prefect_wavespeed.api.models import ReduxParams
-from prefect_wavespeed.batch.run import BatchOptions
+from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.settings import Settings
 from tests.support.batches import restyle_all
 from tests.support.browser import Page, chromium

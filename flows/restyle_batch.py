@@ -8,23 +8,16 @@ from datetime import UTC, datetime
 from functools import partial
 from math import ceil
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 from prefect import flow, get_run_logger, runtime
 from pydantic import Field
 
-from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.report import Summary
-from prefect_wavespeed.batch.run import (
-    DEFAULT_CONCURRENCY,
-    Batch,
-    BatchOptions,
-    Carrier,
-    Progress,
-    account_folder,
-)
+from prefect_wavespeed.batch.run import Batch, Carrier, Progress, account_folder
 from prefect_wavespeed.batch.shards import Shard
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.errors import redact
@@ -32,7 +25,7 @@ from prefect_wavespeed.flows._batch_artifacts import show_account
 from prefect_wavespeed.flows._progress import ProgressArtifact, moving, watcher
 from prefect_wavespeed.flows._retries import retried_where_it_helps
 from prefect_wavespeed.flows._shards import cancel_shards, carry_out_in_shards, refuse_what_cannot_start
-from prefect_wavespeed.job import Job, NsfwPolicy
+from prefect_wavespeed.job import Job
 from prefect_wavespeed.steps.step_set import Submitted
 from prefect_wavespeed.tasks import download, poll, submit
 from prefect_wavespeed.tasks._runtime import (
@@ -49,7 +42,7 @@ WATCHED = 50
 CHUNKS = 200
 """Above that, about so many task runs: Prefect's server on SQLite records some 30 a second."""
 
-_DEFAULT = ReduxParams()
+_DEFAULT = BatchOptions()
 
 
 def _run_name() -> str:
@@ -72,16 +65,9 @@ def _run_name() -> str:
 async def restyle_batch(
     manifest: Annotated[str, Field(min_length=1, examples=["s3://my-bucket/in/"])]
     | Annotated[list[str], Field(min_length=1)],
-    params: ReduxParams = _DEFAULT,
+    options: BatchOptions = _DEFAULT,
     wavespeed: str = WAVESPEED_BLOCK,
     output: str = DEFAULT_OUTPUT,
-    concurrency: Annotated[int, Field(ge=1, le=10_000)] = DEFAULT_CONCURRENCY,
-    max_cost_usd: Annotated[float, Field(gt=0)] | None = None,
-    max_failed: Annotated[float, Field(ge=0, le=1)] = 0.0,
-    on_bad_row: Literal["fail", "skip"] = "fail",
-    nsfw: NsfwPolicy = "keep",
-    retry_failed: bool = False,
-    wait: bool = True,
     shards: Annotated[int, Field(ge=1, le=100)] = 1,
     shard: Shard | None = None,
 ) -> Summary:
@@ -94,20 +80,10 @@ async def restyle_batch(
         manifest: What to restyle: a JSONL, CSV or Parquet file (a path, s3://bucket/key or an https URL) with
             a column image and, optionally, id, variant and any parameter; s3://bucket/prefix/ for every
             image below it; or a list of images.
-        params: How to restyle them, where a row says nothing else.
+        options: How to restyle them, what it may cost, and when the run counts as failed.
         wavespeed: Name of the WaveSpeed block that holds the API key.
         output: Where the pictures go: s3-bucket/NAME or local-file-system/NAME (saved blocks),
             s3://bucket/prefix, or a directory.
-        concurrency: Most predictions that this run has in flight, within what the block allows.
-        max_cost_usd: Most that this run may spend, in USD. Refused when it would cost more; when prices or
-            further attempts differ, submitting stops before the limit. None for no limit.
-        max_failed: Share of the rows that may fail before the run counts as failed, 0 to 1. A skipped row
-            has failed if its image cannot be used; it has not if it says nothing that can be done.
-        on_bad_row: Refuse the whole manifest for a row that cannot be used, or skip the row.
-        nsfw: What to do with pictures that WaveSpeedAI flags as unsafe for work: keep them (flagged in the
-            record), put them under quarantine/, or drop them (recorded, not stored).
-        retry_failed: Go again where a job has failed for good earlier. That may be billed.
-        wait: Wait for the pictures. Otherwise the images are submitted and the flow settle stores them.
         shards: Runs that share the work: child runs of this one's deployment, on its work pool, while this
             one waits for them and writes one account. 1: this run does it all.
         shard: Set by a run that starts its shards. Leave it None.
@@ -119,16 +95,6 @@ async def restyle_batch(
         RestyleError: one of `prefect_wavespeed.errors`: ManifestError before anything is spent,
             BatchFailedError when more rows failed than max_failed allows, after everything else is stored.
     """
-    options = BatchOptions(
-        params=params,
-        concurrency=concurrency,
-        max_cost_usd=max_cost_usd,
-        max_failed=max_failed,
-        on_bad_row=on_bad_row,
-        nsfw=nsfw,
-        retry_failed=retry_failed,
-        wait=wait,
-    )
     async with retried_where_it_helps():
         if shard:
             return await _restyle_all(manifest, shard.options(options), wavespeed, output, shard=shard)

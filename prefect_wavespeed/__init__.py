@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from prefect_wavespeed.api.client import WaveSpeedClient
     from prefect_wavespeed.api.models import ReduxParams
+    from prefect_wavespeed.batch.options import BatchOptions
     from prefect_wavespeed.batch.report import Summary
-    from prefect_wavespeed.batch.run import BatchOptions
     from prefect_wavespeed.blocks.wavespeed import WaveSpeed
     from prefect_wavespeed.errors import RestyleError
     from prefect_wavespeed.flows.restyle_batch import restyle_batch
@@ -63,7 +63,7 @@ __all__ = [
 
 # The same as above, for __getattr__.
 _MODULES = {
-    "BatchOptions": "batch.run",
+    "BatchOptions": "batch.options",
     "Engine": "steps.engine",
     "Job": "job",
     "ReduxParams": "api.models",

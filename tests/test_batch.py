@@ -11,7 +11,8 @@ import pytest
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxParams
-from prefect_wavespeed.batch.run import Batch, BatchOptions, Progress, account_folder
+from prefect_wavespeed.batch.options import BatchOptions
+from prefect_wavespeed.batch.run import Batch, Progress, account_folder
 from prefect_wavespeed.errors import (
     BatchFailedError,
     BudgetExceededError,

@@ -17,6 +17,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 
 from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
 from prefect_wavespeed.errors import BatchFailedError, UnavailableError
 from prefect_wavespeed.flows import restyle_batch
@@ -46,11 +47,11 @@ class World:
         """Where the pictures go."""
         return self.folder / "out"
 
-    def restyle(self, manifest: str | Sequence[str], flow: Any = restyle_batch, **parameters: Any) -> Summary:
-        """Run the flow."""
-        arguments = {"params": SMALL, "output": str(self.output), **parameters}
+    def restyle(self, manifest: str | Sequence[str], flow: Any = restyle_batch, **options: Any) -> Summary:
+        """Run the flow with these options."""
+        asked = BatchOptions(params=SMALL, **options)
         with self.prefect.used_here():
-            summary: Summary = asyncio.run(flow(manifest, **arguments))
+            summary: Summary = asyncio.run(flow(manifest, asked, output=str(self.output)))
         return summary
 
     @property

@@ -58,7 +58,7 @@ MISTAKES = [
     Mistake("size that is none", ("--size big", "1024*1024"), ("--size", "big")),
     Mistake("too many steps", ("--steps 51: must be 1 to 50",), ("--steps", "51")),
     Mistake("steps that are no number", ("--steps", "many"), ("--steps", "many")),
-    Mistake("too much guidance", ("--guidance 21.0: must be 1 to 20",), ("--guidance", "21")),
+    Mistake("too much guidance", ("--guidance 21: must be 1 to 20",), ("--guidance", "21")),
     Mistake("no images", ("--num-images 0: must be 1 to 4",), ("--num-images", "0")),
     Mistake("seed out of range", ("--seed 2147483648: must be -1 to 2147483647",), ("--seed", "2147483648")),
     Mistake("unknown format", ("--format", "gif", "jpeg"), ("--format", "gif")),

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ import pytest
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
-from prefect_wavespeed.batch.run import Batch, BatchOptions, Carrier
+from prefect_wavespeed.batch.run import Batch, Carrier
 from prefect_wavespeed.batch.sharded_batch import ShardedBatch
 from prefect_wavespeed.batch.shards import Shard, lot
 from prefect_wavespeed.errors import (
@@ -272,7 +273,7 @@ class TestCap:
         async with (
             WaveSpeedClient("test-key", quick.url) as client,
             Batch(
-                client, open_store(str(out)), WHOLE, FOLDER, BatchOptions(SMALL, max_cost_usd=cap)
+                client, open_store(str(out)), WHOLE, FOLDER, BatchOptions(params=SMALL, max_cost_usd=cap)
             ) as whole,
         ):
             await whole.read(manifest)
@@ -356,9 +357,7 @@ async def test_a_shard_that_nobody_has_begun_says_what_to_do(quick: Emulator, tm
 def test_a_shard_has_its_part_of_the_places() -> None:
     shard = Shard(number=1, of=3, run_id="x", folder="y", max_cost_usd=0.5)
     options = shard.options(BatchOptions(concurrency=10, max_cost_usd=1.5, max_failed=0.1, retry_failed=True))
-    assert options == replace(
-        BatchOptions(), concurrency=4, max_cost_usd=0.5, max_failed=1.0, retry_failed=True
-    )
+    assert options == BatchOptions(concurrency=4, max_cost_usd=0.5, max_failed=1.0, retry_failed=True)
 
 
 def test_a_run_without_a_deployment_is_refused_before_anything_is_spent(

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, ValidationError
 
 from prefect_wavespeed.blocks.names import WAVESPEED_BLOCK
 from prefect_wavespeed.deployments.cli import _help
@@ -35,135 +34,22 @@ app = App(
 app["--help"].group = app["--version"].group = (ABOUT,)
 
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class _Picture:
-    """How to restyle.
-
-    Attributes:
-        size: Width*height in pixels, each from 256 to 1536.
-        steps: Denoising steps, 1 to 50: more is finer and slower.
-        guidance: How closely the pictures follow the source, 1 to 20.
-        num_images: Variations, 1 to 4.
-        format: File format of the pictures.
-    """
-
-    size: str = "1024*1024"
-    steps: int = 28
-    guidance: float = 3.5
-    num_images: int = 1
-    format: Literal["jpeg", "png", "webp"] = "jpeg"
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """Fields of ``prefect_wavespeed.api.models.ReduxParams``."""
-        return {
-            "size": self.size,
-            "num_inference_steps": self.steps,
-            "guidance_scale": self.guidance,
-            "num_images": self.num_images,
-            "output_format": self.format,
-        }
-
-
-@app.command(group=RESTYLE, help_epilogue=examples("image"))
-def image(
-    source: str,
-    /,
-    *,
-    out: str,
-    picture: _Picture = _Picture(),
-    seed: int = -1,
-    variant: int = 0,
-    max_cost_usd: float | None = None,
-    nsfw: Literal["keep", "quarantine", "drop"] = "keep",
-    retry_failed: Annotated[bool, _Flag] = False,
-    wavespeed: str = WAVESPEED_BLOCK,
-    json: Annotated[bool, _Flag] = False,
-) -> int:
-    """Restyle one image. Run again, the same command returns what is stored and bills nothing.
-
-    Args:
-        source: https URL, s3://bucket/key, or the path of a picture.
-        out: s3://bucket/prefix, a directory, s3-bucket/NAME or local-file-system/NAME (saved blocks).
-        seed: Seed, 0 to 2147483647; -1 derives one from the job.
-        variant: Another picture of the same source: 0, 1, 2 and so on.
-        max_cost_usd: Refuse when the price is higher, in USD.
-        nsfw: What to do with pictures that are flagged as unsafe for work.
-        retry_failed: Go again where the job has failed for good earlier.
-        wavespeed: WaveSpeed block with the API key. Without a block "default", WAVESPEED_API_KEY serves.
-        json: Print one JSON object on stdout.
-    """
-    from prefect_wavespeed.deployments.cli import image as command
-
-    options = command.Options(
-        source=source,
-        out=out,
-        variant=variant,
-        max_cost_usd=max_cost_usd,
-        nsfw=nsfw,
-        retry_failed=retry_failed,
-        wavespeed=wavespeed,
-        params={**picture.params, "seed": seed},
-    )
-    return command.run(options, as_json=json)
-
-
-@app.command(group=RESTYLE, help_epilogue=examples("batch"))
-def batch(
-    manifest: str,
-    /,
-    *,
-    out: str,
-    picture: _Picture = _Picture(),
-    concurrency: int = 32,
-    max_cost_usd: float | None = None,
-    max_failed: float = 0.0,
-    on_bad_row: Literal["fail", "skip"] = "fail",
-    nsfw: Literal["keep", "quarantine", "drop"] = "keep",
-    retry_failed: Annotated[bool, _Flag] = False,
-    wait: Annotated[bool, Parameter(negative="--no-wait")] = True,
-    dry_run: Annotated[bool, _Flag] = False,
-    wavespeed: str = WAVESPEED_BLOCK,
-    json: Annotated[bool, _Flag] = False,
-) -> int:
-    """Restyle all images of a manifest, each billed once; the account of every row lies under runs/.
-
-    Run again, the same command goes on where it was, whatever ended it.
-
-    Args:
-        manifest: JSONL, CSV or Parquet (a path, s3://bucket/key or an https URL) with a column image and,
-            optionally, id, variant and any parameter; or s3://bucket/prefix/ for every image below it, but
-            those that this project stored there.
-        out: s3://bucket/prefix, a directory, s3-bucket/NAME or local-file-system/NAME (saved blocks).
-        concurrency: Most predictions in flight, within what the WaveSpeed block allows.
-        max_cost_usd: Most to spend, in USD: refused when it would cost more, and kept while it runs.
-        max_failed: Share of the rows that may fail before the command fails, 0 to 1. A skipped row has
-            failed if its image cannot be used; it has not if it says nothing that can be done.
-        on_bad_row: Refuse the whole manifest for a row that cannot be used, or skip the row.
-        nsfw: What to do with pictures that are flagged as unsafe for work.
-        retry_failed: Go again where a job has failed for good earlier.
-        wait: Wait for the pictures; with --no-wait, `restyle settle` stores them later.
-        dry_run: Tell what is done already, what would be billed and what it would cost. Spends nothing.
-        wavespeed: WaveSpeed block with the API key. Without a block "default", WAVESPEED_API_KEY serves.
-        json: Print one JSON object on stdout.
-    """
-    from prefect_wavespeed.api.models import ReduxParams
-    from prefect_wavespeed.batch.run import BatchOptions
-    from prefect_wavespeed.deployments.cli import batch as command
-
-    order = BatchOptions(
-        params=ReduxParams(**picture.params),
-        concurrency=concurrency,
-        max_cost_usd=max_cost_usd,
-        max_failed=max_failed,
-        on_bad_row=on_bad_row,
-        nsfw=nsfw,
-        retry_failed=retry_failed,
-        wait=wait,
-    )
-    options = command.Options(manifest=manifest, out=out, wavespeed=wavespeed, order=order)
-    return command.run(options, dry_run=dry_run, as_json=json)
+# Imported when one of them is called or asked for help
+app.command(
+    f"{__package__}._restyle:image",
+    name="image",
+    group=RESTYLE,
+    help="Restyle one image. Run again, the same command returns what is stored and bills nothing.",
+    help_epilogue=examples("image"),
+)
+app.command(
+    f"{__package__}._restyle:batch",
+    name="batch",
+    group=RESTYLE,
+    help="Restyle all images of a manifest, each billed once; the account of every row lies under runs/.\n\n"
+    "Run again, the same command goes on where it was, whatever ended it.",
+    help_epilogue=examples("batch"),
+)
 
 
 @app.command(group=RESTYLE, help_epilogue=examples("settle"))
@@ -373,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from prefect_wavespeed.errors import InvalidRequestError
 
         command = [name for name in arguments[:1] if name in app]
-        said = _help.mistake(problem, app[command[0]] if command else app)
+        said = _mistake(problem, app[command[0]] if command else app)
         error: RestyleError = InvalidRequestError(f"{said} See `{' '.join(['restyle', *command])} --help`.")
     except Exception as problem:
         from prefect_wavespeed.deployments.cli._errors import as_told
@@ -389,6 +275,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     tell(error, as_json="--json" in arguments)
     return 1
+
+
+def _mistake(problem: CycloptsError, command: App) -> str:
+    if not isinstance(problem, ValidationError):
+        return _help.mistake(problem, command)
+    from prefect_wavespeed.deployments.cli._flags import refused_flag
+
+    return refused_flag(problem)
 
 
 def tell(error: RestyleError, *, as_json: bool) -> None:

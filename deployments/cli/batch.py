@@ -9,17 +9,16 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from json import dumps
-from math import isfinite
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prefect_wavespeed.batch.manifest import BadRow, read_manifest
+from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.report import Summary
-from prefect_wavespeed.batch.run import Batch, BatchOptions, BatchQuote, account_folder, refusal
+from prefect_wavespeed.batch.run import Batch, BatchQuote, account_folder, refusal
 from prefect_wavespeed.batch.run import Progress as Standing
 from prefect_wavespeed.deployments.cli._prefect import quiet_run
-from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.job import RunInfo
 from prefect_wavespeed.settings import get_settings
 from prefect_wavespeed.storage.open_store import is_block, open_store
@@ -30,107 +29,87 @@ _LINE_SECONDS = 10.0  # between lines where there is no terminal
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the command was told."""
+class Command:
+    """What the command was given."""
 
     manifest: str
     out: str
     wavespeed: str
-    order: BatchOptions
+    options: BatchOptions
 
 
-def run(options: Options, *, dry_run: bool, as_json: bool) -> int:
-    """Restyle the images, or tell what that would cost, and print what came of it.
+def run(asked: Command, *, dry_run: bool, as_json: bool) -> int:
+    """Restyle the images, or report what that would cost, and print the outcome.
 
     Returns:
         The exit status: 0.
 
     Raises:
-        BaseException: what went wrong, to be told by the caller.
+        BaseException: what went wrong, to be reported by the caller.
     """
     with quiet_run(
         "run the same command again to go on where it is, nothing is billed twice; "
         "or let `restyle settle` finish what was submitted"
     ):
-        asyncio.run(_check(options))
+        asyncio.run(_check(asked))
         if dry_run:
-            quote = asyncio.run(_quote(options))
+            quote = asyncio.run(_quote(asked))
         else:
-            summary = _restyle(options, Console(stderr=True))
+            summary = _restyle(asked, Console(stderr=True))
     if dry_run:
-        print(dumps(asdict(quote)) if as_json else _quoted(quote, options.order))
+        print(dumps(asdict(quote)) if as_json else _quoted(quote, asked.options))
     else:
         print(summary.model_dump_json() if as_json else _told(summary))
     return 0
 
 
-async def _check(options: Options) -> None:
+async def _check(asked: Command) -> None:
     """Refuse what cannot work before Prefect is started, which takes seconds."""
     get_settings()
-    order = options.order
-    if not 1 <= order.concurrency <= 10_000:
-        raise ConfigurationError(f"--concurrency {order.concurrency}: give 1 to 10000 predictions in flight")
-    if order.max_cost_usd is not None and not (isfinite(order.max_cost_usd) and order.max_cost_usd > 0):
-        raise ConfigurationError(f"--max-cost-usd {order.max_cost_usd:g}: give an amount above 0, in USD")
-    if not 0 <= order.max_failed <= 1:
-        raise ConfigurationError(
-            f"--max-failed {order.max_failed:g}: give a share of the rows from 0 to 1, such as 0.05"
-        )
-    if is_block(options.out):  # a block: the flow asks Prefect for it
+    if is_block(asked.out):  # a block: the flow asks Prefect for it
         return
-    store = open_store(options.out)
-    await _look_into(options.manifest, order, store)
+    store = open_store(asked.out)
+    await _look_into(asked.manifest, asked.options, store)
     await store.ensure_conditional_put()
 
 
-async def _look_into(manifest: str, order: BatchOptions, store: Store) -> None:
+async def _look_into(manifest: str, options: BatchOptions, store: Store) -> None:
     """Read the first rows: what is wrong with a manifest is mostly wrong there already."""
-    async with aclosing(read_manifest(manifest, order.params, store)) as batches:
+    async with aclosing(read_manifest(manifest, options.params, store)) as batches:
         rows = await anext(batches)
         bad = [row for row in rows if isinstance(row, BadRow)]
-        if bad and order.on_bad_row == "fail":
+        if bad and options.on_bad_row == "fail":
             there_are_more = await anext(batches, None) is not None
             told = f"{'the first ' if there_are_more else ''}{len(rows):,}"
             raise refusal(bad, len(bad), told, can_be_skipped=len(bad) < len(rows))
 
 
-async def _quote(options: Options) -> BatchQuote:
+async def _quote(asked: Command) -> BatchQuote:
     from prefect_wavespeed.blocks.output import open_output
     from prefect_wavespeed.blocks.wavespeed import load_wavespeed
 
-    store = await open_output(options.out)
-    block = await load_wavespeed(options.wavespeed)
+    store = await open_output(asked.out)
+    block = await load_wavespeed(asked.wavespeed)
     run = RunInfo(package_version="")
     async with (
         block.get_client() as client,
-        Batch(client, store, run, account_folder(datetime.now(UTC), "dry-run"), options.order) as batch,
+        Batch(client, store, run, account_folder(datetime.now(UTC), "dry-run"), asked.options) as batch,
     ):
-        await batch.read(options.manifest)
+        await batch.read(asked.manifest)
         return await batch.quote(count_done=True)
 
 
-def _restyle(options: Options, console: Console) -> Summary:
+def _restyle(asked: Command, console: Console) -> Summary:
     from prefect_wavespeed.flows import restyle_batch
     from prefect_wavespeed.flows._progress import watcher
 
-    order = options.order
     with _Bar(console) as bar:
         token = watcher.set(bar.changed)
         try:
             # whoever sits at the terminal decides whether to go again
             return asyncio.run(
                 restyle_batch.with_options(retries=0)(
-                    options.manifest,
-                    order.params,
-                    wavespeed=options.wavespeed,
-                    output=options.out,
-                    concurrency=order.concurrency,
-                    max_cost_usd=order.max_cost_usd,
-                    max_failed=order.max_failed,
-                    on_bad_row=order.on_bad_row,
-                    nsfw=order.nsfw,
-                    retry_failed=order.retry_failed,
-                    wait=order.wait,
+                    asked.manifest, asked.options, wavespeed=asked.wavespeed, output=asked.out
                 )
             )
         finally:
@@ -201,8 +180,8 @@ def _are(count: int) -> str:
     return f"{count:,} {'is' if count == 1 else 'are'}"
 
 
-def _quoted(quote: BatchQuote, order: BatchOptions) -> str:
-    bad, cap = quote.invalid + quote.unusable, order.max_cost_usd
+def _quoted(quote: BatchQuote, options: BatchOptions) -> str:
+    bad, cap = quote.invalid + quote.unusable, options.max_cost_usd
     skipped = f", {counted(bad, 'bad row')} skipped" if bad else ""
     hopeless = quote.unusable + (quote.failed or 0)
     lines = [
@@ -215,7 +194,7 @@ def _quoted(quote: BatchQuote, order: BatchOptions) -> str:
     ]
     if cap is not None:
         lines.append(f"--max-cost-usd: {cap:g} USD" + ("" if quote.usd <= cap else ": not enough"))
-    if hopeless > order.max_failed * quote.rows:
+    if hopeless > options.max_failed * quote.rows:
         cannot = f"at least {counted(hopeless, 'row')} cannot be restyled"
-        lines.append(f"{cannot}: more than --max-failed {order.max_failed:g} allows, so it would fail")
+        lines.append(f"{cannot}: more than --max-failed {options.max_failed:g} allows, so it would fail")
     return "\n".join([*lines, "nothing was spent"])

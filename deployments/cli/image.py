@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
 
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.deployments.cli._prefect import quiet_run
@@ -16,11 +15,11 @@ from prefect_wavespeed.settings import get_settings
 
 @dataclass(frozen=True)
 class Options:
-    """What the command was told; ``params`` are the fields of `ReduxParams`."""
+    """What the command was given."""
 
     source: str
     out: str
-    params: dict[str, Any]
+    params: ReduxParams
     variant: int
     max_cost_usd: float | None
     nsfw: NsfwPolicy
@@ -46,14 +45,13 @@ def run(options: Options, *, as_json: bool) -> int:
 
 
 async def _restyle(options: Options) -> Restyled:
-    params = ReduxParams(**options.params)
-    await _check(options, params)
+    await _check(options)
     from prefect_wavespeed.flows import restyle_image
 
     # whoever sits at the terminal decides whether to go again
     return await restyle_image.with_options(retries=0)(
         options.source,
-        params,
+        options.params,
         variant=options.variant,
         wavespeed=options.wavespeed,
         output=options.out,
@@ -63,7 +61,7 @@ async def _restyle(options: Options) -> Restyled:
     )
 
 
-async def _check(options: Options, params: ReduxParams) -> None:
+async def _check(options: Options) -> None:
     """Refuse what cannot work before Prefect is started, which takes seconds."""
     source = options.source
     get_settings()
@@ -80,7 +78,7 @@ async def _check(options: Options, params: ReduxParams) -> None:
         return
 
     store = open_store(options.out)
-    await make_job(source, params, options.variant, store)
+    await make_job(source, options.params, options.variant, store)
     await store.ensure_conditional_put()
 
 

@@ -29,13 +29,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from itertools import islice
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.api.models import ENDED_BADLY, ReduxParams
+from prefect_wavespeed.api.models import ENDED_BADLY
 from prefect_wavespeed.batch.budget import Budget
 from prefect_wavespeed.batch.job_table import JobOutcome, JobTable
 from prefect_wavespeed.batch.manifest import BadRow, Row, read_manifest, shown
+from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.report import Status, Summary, write_account
 from prefect_wavespeed.batch.report_parts import Parts
 from prefect_wavespeed.batch.shards import Share
@@ -57,7 +58,7 @@ from prefect_wavespeed.errors import (
     redact,
     worth_retrying,
 )
-from prefect_wavespeed.job import Job, NsfwPolicy, Restyled, RunInfo
+from prefect_wavespeed.job import Job, Restyled, RunInfo
 from prefect_wavespeed.ledger.ledger import Ledger, now
 from prefect_wavespeed.ledger.records import DeadLetter, Metadata, OpenJob
 from prefect_wavespeed.quality.pictures import thumbnail
@@ -76,7 +77,6 @@ from prefect_wavespeed.steps.step_set import (
 )
 from prefect_wavespeed.storage.store import Store
 
-DEFAULT_CONCURRENCY = 32
 _AT_ONCE = 32  # rows, or jobs, that are looked at in the store at once
 _TRIES = 6  # of a step, over a minute or less: a server may restart meanwhile
 _NAMED = 5  # bad rows that an error names
@@ -97,32 +97,6 @@ _UNBILLED = (
 _log = logging.getLogger(__name__)
 
 _patiently = partial(retrying, tries=_TRIES, first=2, most=20)
-
-
-@dataclass(frozen=True)
-class BatchOptions:
-    """What a batch is told.
-
-    Attributes:
-        params: of all rows, where a row says nothing else.
-        concurrency: most predictions that this run has in flight.
-        max_cost_usd: most that this run may spend; None for no cap.
-        max_failed: the share of rows that may come to nothing before the run counts as failed, 0 to 1.
-            Among them are skipped rows whose image cannot be used: missing, no image, too big, not allowed.
-        on_bad_row: refuse the whole manifest for a bad row, or skip the row.
-        nsfw: what to do with flagged outputs.
-        retry_failed: go again where a job has failed for good earlier.
-        wait: False submits, and leaves the rest to ``settle``.
-    """
-
-    params: ReduxParams = field(default_factory=ReduxParams)
-    concurrency: int = DEFAULT_CONCURRENCY
-    max_cost_usd: float | None = None
-    max_failed: float = 0.0
-    on_bad_row: Literal["fail", "skip"] = "fail"
-    nsfw: NsfwPolicy = "keep"
-    retry_failed: bool = False
-    wait: bool = True
 
 
 @dataclass(frozen=True)

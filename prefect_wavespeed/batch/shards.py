@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from prefect_wavespeed.batch.options import BatchOptions
+from prefect_wavespeed.batch.rows import Row
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.job import Job, RunInfo
 from prefect_wavespeed.storage.store import Store
-
-if TYPE_CHECKING:  # a batch knows its share
-    from prefect_wavespeed.batch.rows import Row
-    from prefect_wavespeed.batch.run import BatchOptions
 
 
 def lot(image: str) -> int:
@@ -49,12 +46,12 @@ class Shard(BaseModel):
 
     def options(self, whole: BatchOptions) -> BatchOptions:
         """What it is to do of what the whole run is told. How much may fail, the whole run says."""
-        return replace(
-            whole,
-            concurrency=ceil(whole.concurrency / self.of),
-            max_cost_usd=self.max_cost_usd,
-            max_failed=1.0,
-        )
+        part = {
+            "concurrency": ceil(whole.concurrency / self.of),
+            "max_cost_usd": self.max_cost_usd,  # 0 for a shard whose jobs cost nothing
+            "max_failed": 1.0,
+        }
+        return whole.model_copy(update=part)
 
     def run(self, here: RunInfo) -> RunInfo:
         """Who submits: the whole run. So it finds what was paid for, whichever of its shards did that."""

@@ -146,7 +146,7 @@ def test_objects_whose_worker_was_killed_are_all_restyled_and_no_run_hangs(team:
 def test_webhooks_that_no_run_waits_for_start_settle(team: Deployed) -> None:
     uris = [team.put(f"other/{number}.jpg", PICTURE) for number in range(3)]
     began = len(_settles(team))
-    run = team.ended(team.start("restyle-batch", manifest=uris, wait=False))
+    run = team.ended(team.start("restyle-batch", manifest=uris, options={"wait": False}))
     assert run["state_type"] == "COMPLETED"
     took = seconds_until(lambda: team.stored("other/").keys() >= set(uris), 120)
     print(f"\nwhat was submitted without waiting is stored {took:.0f} s after the run")

@@ -69,17 +69,14 @@ class World:
                 said = command.ended(timeout=30)
                 print(f"--- {name}", said.stdout[-3000:], said.stderr[-6000:], file=sys.stderr)
 
-    def start(self, manifest: str, out: Path, shards: int, **parameters: Any) -> str:
+    def start(self, manifest: str, out: Path, shards: int, **options: Any) -> str:
         """Create a run of the deployment, and return its id."""
         deployment = self.prefect.call("GET", "/deployments/name/restyle-batch/restyle-batch")
         given = {
             "manifest": manifest,
-            "params": {"size": "256*256"},
+            "options": {"params": {"size": "256*256"}, **options},
             "output": str(out),
             "shards": shards,
-            "max_failed": 0,
-            "on_bad_row": "fail",
-            **parameters,
         }
         body = {"parameters": given, "state": {"type": "SCHEDULED"}}
         run = self.prefect.call("POST", f"/deployments/{deployment['id']}/create_flow_run", body)

@@ -12,8 +12,9 @@ from typing import Any
 from uuid import uuid4
 
 from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
-from prefect_wavespeed.batch.run import Batch, BatchOptions, Carrier, Progress, account_folder
+from prefect_wavespeed.batch.run import Batch, Carrier, Progress, account_folder
 from prefect_wavespeed.errors import RestyleError
 from prefect_wavespeed.job import RunInfo
 from prefect_wavespeed.settings import Settings

@@ -101,10 +101,11 @@ def _name(metric: str, labels: dict[str, str]) -> str:
 def main(manifest: str, output: str) -> None:
     """Carry the batch out, and wait."""
     from prefect_wavespeed.api.models import ReduxParams
+    from prefect_wavespeed.batch.options import BatchOptions
     from prefect_wavespeed.flows import restyle_batch
 
-    small = ReduxParams(size="256*256")
-    summary = asyncio.run(restyle_batch(manifest, small, output=output, max_failed=1.0))
+    options = BatchOptions(params=ReduxParams(size="256*256"), max_failed=1.0)
+    summary = asyncio.run(restyle_batch(manifest, options, output=output))
     print(summary.model_dump_json(), flush=True)
     sys.stdin.read()
 

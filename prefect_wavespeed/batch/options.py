@@ -1,0 +1,72 @@
+"""The options of a batch, spelled once.
+
+The flow takes them as one parameter, deployments set them, the command ``restyle batch`` makes its flags of
+the fields, and every shard gets them from the run that started it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.job import NsfwPolicy
+
+
+def _for_form(schema: dict[str, Any]) -> None:
+    """Name and number the fields for Prefect's form: its database does not keep the order of keys."""
+    schema["description"] = "How to restyle, what it may cost, and when the batch counts as failed."
+    for position, (name, field) in enumerate(schema["properties"].items()):
+        field |= {"title": name, "position": position}
+
+
+class BatchOptions(BaseModel):
+    """How a batch is carried out.
+
+    Raises:
+        pydantic.ValidationError: a field is unknown, of the wrong type or out of its range.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_for_form)
+
+    params: ReduxParams = Field(
+        default=ReduxParams(), description="How to restyle, where a row does not say otherwise."
+    )
+    concurrency: int = Field(
+        default=32,
+        ge=1,
+        le=10_000,
+        description="Maximum predictions in flight, within what the WaveSpeed block allows.",
+    )
+    max_cost_usd: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Spending cap in USD; none by default. A batch whose quote is higher is refused; if "
+        "prices rise or attempts are repeated, submitting stops before the cap is exceeded.",
+    )
+    max_failed: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of the rows that may fail before the batch counts as failed, 0 to 1. A skipped "
+        "row counts if its image cannot be used, but not if the row itself is invalid.",
+    )
+    on_bad_row: Literal["fail", "skip"] = Field(
+        default="fail",
+        description="Refuse the whole manifest for a row that cannot be used, or skip the row.",
+    )
+    nsfw: NsfwPolicy = Field(
+        default="keep",
+        description="What to do with pictures that WaveSpeedAI flags as unsafe for work: keep them (flagged "
+        "in the record), put them under quarantine/, or drop them (recorded, not stored).",
+    )
+    retry_failed: bool = Field(
+        default=False, description="Also submit jobs that have failed for good before. That may be billed."
+    )
+    wait: bool = Field(
+        default=True,
+        description="Wait for the pictures. Otherwise the batch ends once everything is submitted, and "
+        "settle stores the pictures later.",
+    )
