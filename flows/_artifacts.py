@@ -15,7 +15,7 @@ from prefect_wavespeed.errors import redact
 from prefect_wavespeed.job import Job, Restyled
 from prefect_wavespeed.ledger.ledger import Ledger
 from prefect_wavespeed.ledger.records import Metadata, OutputInfo
-from prefect_wavespeed.quality.pictures import thumbnail
+from prefect_wavespeed.quality.thumbnails import thumbnail
 from prefect_wavespeed.sources.identify import read_source
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.words import counted

@@ -72,6 +72,14 @@ class ConfigurationError(RestyleError):
     """A setting, a block or a name is missing or wrong."""
 
 
+class BucketNotFoundError(ConfigurationError):
+    """The bucket of an output or of a source does not exist."""
+
+
+class StoreDeniedError(ConfigurationError):
+    """The credentials, or this machine's user, may not do this in the store."""
+
+
 class SourceError(RestyleError):
     """The source picture is missing, cannot be read, is no image, or is too big."""
 

@@ -29,7 +29,7 @@ from prefect_wavespeed.batch.report import (
     write_account,
 )
 from prefect_wavespeed.inspect.schemas import schema
-from prefect_wavespeed.quality.pictures import thumbnail
+from prefect_wavespeed.quality.thumbnails import thumbnail
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
 from prefect_wavespeed.storage.store import Store
 from tests.support.engine import PHOTO

@@ -117,7 +117,7 @@ async def test_bad_rows_are_told_before_anything_is_spent(api: Emulator, tmp_pat
         await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
     assert "2 of 8 rows cannot be used" in caught.value.message
     assert "row 7: size" in caught.value.message
-    assert f"row 8: image {tmp_path / 'none.jpg'}: no such file" in caught.value.message
+    assert f"row 8: no such file: image {tmp_path / 'none.jpg'}" in caught.value.message
     assert api.ledger()["calls"]["submit"] == 0
 
 
@@ -146,7 +146,7 @@ async def test_a_skipped_row_counts_as_failed_where_its_image_is_missing_and_not
         accounted = await restyle_all(api.url, out, manifest, options)
         assert accounted.statuses[2:] == ["failed", "failed", "invalid"]
         assert [row.error_type for row in accounted.rows[2:]] == ["SourceError", "SourceError", "BadRow"]
-        assert f"{gone}: no such file" in (accounted.rows[2].error_message or "")
+        assert f"no such file: image {gone}" in (accounted.rows[2].error_message or "")
         assert accounted.rows[3].id == "page"
         assert accounted.summary.errors == {"SourceError": 2}
         assert {"failed": 2, "invalid": 1}.items() <= accounted.summary.counts.items()

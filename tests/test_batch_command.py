@@ -147,7 +147,7 @@ def test_pictures_that_are_missing_are_told_with_their_rows(shell: Shell, skip: 
     gone = str(shell.folder / "gone.jpg")
     manifest = shell.manifest([{"image": gone, "id": "gone"}, {"image": gone, "variant": 1}])
     said = one_line(shell.batch(manifest, *(["--on-bad-row", "skip"] if skip else [])))
-    assert f"2 of 2 rows cannot be used: row 1: image {gone}: no such file" in said
+    assert f"2 of 2 rows cannot be used: row 1: no such file: image {gone}" in said
     assert "mend them; nothing was submitted" in said
     assert shell.emulator.ledger()["calls"]["submit"] == 0
 

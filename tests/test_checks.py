@@ -246,7 +246,7 @@ async def test_what_cannot_be_removed_again_is_told_with_where_it_is(moto: S3Ser
 async def test_a_bucket_that_does_not_exist_is_an_error(moto: S3Server) -> None:
     store = s3_store("nowhere", "x", moto.session(), endpoint_url=moto.endpoint)
     told = by_name((await check_store(store))[0])
-    assert "the bucket does not exist" in told[OUTPUT].found
+    assert "bucket does not exist" in told[OUTPUT].found
     assert "create the bucket" in told[OUTPUT].remedy
 
 

@@ -67,8 +67,8 @@ MISTAKES = [
     Mistake("unknown option", ("--sized",), ("--sized", "256*256")),
     Mistake("missing file", ("gone.jpg", "no such file"), source="gone.jpg"),
     Mistake("not an image", ("pyproject.toml", "not an image"), source=str(_ROOT / "pyproject.toml")),
-    Mistake("source of another kind", ("ftp://", "not supported"), source="ftp://example.com/a.jpg"),
-    Mistake("output of another kind", ("gs://bucket", "not supported"), out="gs://bucket/a"),
+    Mistake("source of another kind", ("ftp://", "unsupported scheme"), source="ftp://example.com/a.jpg"),
+    Mistake("output of another kind", ("gs://bucket", "unsupported scheme"), out="gs://bucket/a"),
     Mistake("output that is a file", ("pyproject.toml",), out=str(_ROOT / "pyproject.toml")),
     Mistake(
         "unreachable bucket",

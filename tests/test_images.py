@@ -11,14 +11,12 @@ import pytest
 from PIL import Image
 
 from prefect_wavespeed.errors import OutputError, SourceError
-from prefect_wavespeed.quality.pictures import (
-    CONTENT_TYPES,
-    SOURCE_LIMIT,
+from prefect_wavespeed.quality.formats import CONTENT_TYPES, ImageInfo, sniff
+from prefect_wavespeed.quality.thumbnails import thumbnail
+from prefect_wavespeed.quality.verify import (
+    MAX_SOURCE_BYTES,
     THUMBNAIL_EDGE,
-    ImageInfo,
     examine_output,
-    sniff,
-    thumbnail,
     verify_output,
     verify_source,
 )
@@ -123,9 +121,9 @@ def test_a_source_is_described_from_its_header(kind: str) -> None:
 
 
 def test_a_source_over_20_mb_is_refused() -> None:
-    fits = picture("jpeg").ljust(SOURCE_LIMIT, b"\0")
+    fits = picture("jpeg").ljust(MAX_SOURCE_BYTES, b"\0")
     assert verify_source(fits, "cat.jpg").format == "jpeg"
-    with pytest.raises(SourceError, match=r"cat.jpg is 20.0 MB.* up to 20 MB"):
+    with pytest.raises(SourceError, match=r"too big \(20\.0 MB\): cat\.jpg: .* up to 20 MB"):
         verify_source(fits + b"\0", "cat.jpg")
 
 

@@ -156,7 +156,7 @@ async def test_a_list_of_images_is_numbered_from_1(store: Store) -> None:
     assert facts(rows) == [(image, None, 0, DEFAULTS) for image in IMAGES]
     assert rows[3] == BadRow(
         4,
-        "image ftp://example.com/d.jpg: ftp:// is not supported: give https://, s3:// or a path",
+        "unsupported scheme ftp://: image ftp://example.com/d.jpg: use https://, s3:// or a file path",
         image="ftp://example.com/d.jpg",
     )
 
@@ -255,14 +255,17 @@ async def test_a_prefix_is_listed_page_by_page(moto: S3Server) -> None:
 # --- rows that are wrong ---
 
 REASONS = [
-    ({}, "image is empty: give an https URL, s3://bucket/key, or the path of a picture"),
-    ({"image": None}, "image is empty: give an https URL, s3://bucket/key, or the path of a picture"),
-    ({"image": "  "}, "image is empty: give an https URL, s3://bucket/key, or the path of a picture"),
+    ({}, "image is empty: use an https URL, s3://bucket/key, or the path of a picture"),
+    ({"image": None}, "image is empty: use an https URL, s3://bucket/key, or the path of a picture"),
+    ({"image": "  "}, "image is empty: use an https URL, s3://bucket/key, or the path of a picture"),
     ({"image": 7}, "image 7: give text"),
-    ({"image": "https://"}, "image https://: the URL names no host"),
-    ({"image": "http://example.com/a.jpg"}, "image http://example.com/a.jpg: WaveSpeedAI wants https://"),
-    ({"image": "s3://bucket/"}, "image s3://bucket/: give s3://bucket/key"),
-    ({"image": "a\x00.jpg"}, "image 'a\\x00.jpg' holds a character that no path and no URL has"),
+    ({"image": "https://"}, "no host in the URL: image https://"),
+    (
+        {"image": "http://example.com/a.jpg"},
+        "unencrypted URL: image http://example.com/a.jpg: WaveSpeedAI fetches from https:// only",
+    ),
+    ({"image": "s3://bucket/"}, "no key: image s3://bucket/: use s3://bucket/key"),
+    ({"image": "a\x00.jpg"}, "control character: image 'a\\x00.jpg': no path and no URL has one"),
     ({"imgae": "a.jpg"}, "column \"imgae\" is not known: did you mean 'image'?"),
     ({"image": "a", "prompt": "x"}, f'column "prompt" is not known: {KNOWN}'),
     ({"image": "a", "num_images": 9}, "num_images 9: must be 1 to 4"),
@@ -329,7 +332,7 @@ async def test_what_is_no_json_is_a_bad_row_and_no_more(line: str, store: Store,
         ("a.jpg,,two,", 'num_images "two": give a whole number'),
         ("a.jpg,,2.5,", 'num_images "2.5": give a whole number'),
         ("a.jpg,,,maybe", 'enable_sync_mode "maybe": give true or false'),
-        (",x,,", "image is empty: give an https URL, s3://bucket/key, or the path of a picture"),
+        (",x,,", "image is empty: use an https URL, s3://bucket/key, or the path of a picture"),
         ("a.jpg,x", "2 cells where the header has 4"),
         ("a.jpg,x,1,true,5", "5 cells where the header has 4"),
     ],
@@ -354,7 +357,7 @@ async def test_a_row_of_a_csv_file_that_cannot_be_used_is_told(
 async def test_a_row_of_a_parquet_file_that_cannot_be_used_is_told(store: Store, tmp_path: Path) -> None:
     columns = {"image": ["a", None, "c"], "num_images": [2.0, 1.0, 1.5], "id": [1, 2, 3]}
     (tmp_path / "a.parquet").write_bytes(parquet(columns))
-    empty = "image is empty: give an https URL, s3://bucket/key, or the path of a picture"
+    empty = "image is empty: use an https URL, s3://bucket/key, or the path of a picture"
     assert await bad(tmp_path / "a.parquet", store) == [
         (2, empty),
         (3, "num_images 1.5: give a whole number"),
@@ -470,7 +473,7 @@ async def test_a_list_on_s3_that_is_not_there_is_told(on_s3: Store, moto: S3Serv
     assert await refused("s3://", on_s3) == (
         "manifest s3://: the bucket's name is missing: give s3://bucket/prefix/"
     )
-    with pytest.raises(ConfigurationError, match=r"s3://nowhere/in/: the bucket does not exist"):
+    with pytest.raises(ConfigurationError, match=r"bucket does not exist: cannot list s3://nowhere/in/"):
         await read("s3://nowhere/in/", on_s3)
 
 

@@ -138,11 +138,11 @@ def test_an_object_is_restyled_once_and_its_lineage_told_once_though_it_is_deliv
 def test_what_is_no_image_fails_the_run_with_its_reason_at_once_and_is_told_once(world: World) -> None:
     created = world.put("text.jpg", b"not a picture")
     for _ in range(2):
-        with pytest.raises(PredictionFailedError, match="is not an image"):
+        with pytest.raises(PredictionFailedError, match="not an image"):
             world.deliver(created)
     assert [run["state_type"] for run in world.runs] == ["FAILED"] * 2
     assert [run["run_count"] for run in world.runs] == [1, 1], "not retried"
-    assert "text.jpg is not an image" in world.runs[0]["state"]["message"]
+    assert "not an image: image s3://" in world.runs[0]["state"]["message"]
     assert [key.partition("/")[0] for key in world.stored()] == ["failed"]
     assert len(world.events("wavespeed.job.failed", world.folder, 1)) == 1
     assert not world.emulator.ledger()["predictions"]

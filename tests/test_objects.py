@@ -88,10 +88,10 @@ async def test_our_own_pictures_folders_and_what_is_not_watched_are_ignored(worl
 
 TRUNCATED = PHOTO.read_bytes()[:20]
 REFUSED = [
-    ("text.jpg", b"not a picture at all", "is not an image"),
-    ("big.jpg", PHOTO.read_bytes() + bytes(30 * 2**20), "has 30.1 MB: WaveSpeedAI takes up to 20 MB"),
-    ("empty.jpg", b"", "is not an image"),
-    ("corrupt.jpg", TRUNCATED, "is not a whole jpeg image"),
+    ("text.jpg", b"not a picture at all", "not an image"),
+    ("big.jpg", PHOTO.read_bytes() + bytes(30 * 2**20), "too big (30.1 MB)"),
+    ("empty.jpg", b"", "not an image"),
+    ("corrupt.jpg", TRUNCATED, "damaged jpeg image"),
 ]
 
 
@@ -119,7 +119,7 @@ async def test_a_vanished_object_is_a_dead_letter_once(world: World) -> None:
     created = world.put("gone.jpg", PHOTO.read_bytes())
     world.delete(created)
     for _ in range(2):
-        with pytest.raises(PredictionFailedError, match=r"gone\.jpg: no such object"):
+        with pytest.raises(PredictionFailedError, match=r"no such object: image .*gone\.jpg"):
             await world.deliver(created)
     assert world.letter()["source"]["identity"] == f"{created.uri}#etag={created.etag}"
     assert world.submitted == 0
@@ -174,7 +174,7 @@ async def test_a_person_meets_the_same_dead_letter_and_going_again_sends_nothing
     with pytest.raises(PredictionFailedError) as again:
         await restyle(world.emulator.url, world.store, created.uri)
     assert again.value.message == caught.value.message
-    with pytest.raises(SourceError, match="is not an image"):
+    with pytest.raises(SourceError, match="not an image"):
         await restyle(world.emulator.url, world.store, created.uri, retry_failed=True)
     assert world.submitted == 0
     assert not world.below("open/")
@@ -193,7 +193,7 @@ async def test_settle_leaves_such_letters_alone(world: World) -> None:
 
 async def test_keys_that_would_be_read_as_another_object_are_refused(world: World) -> None:
     created = world.put("a//b.jpg", PHOTO.read_bytes())
-    with pytest.raises(PredictionFailedError, match="a key with an empty part"):
+    with pytest.raises(PredictionFailedError, match="empty part"):
         await world.deliver(created)
     assert "a//b.jpg" in world.letter()["source"]["uri"]
 
@@ -237,7 +237,7 @@ async def test_a_bucket_that_is_not_there_is_no_dead_letter(world: World) -> Non
     """It is the set-up's fault: another endpoint or account, say."""
     elsewhere = replace(world, sources="no-such-bucket")
     created = world.put("a.jpg", PHOTO.read_bytes()).model_copy(update={"bucket": "no-such-bucket"})
-    with pytest.raises(SourceDeniedError, match="the bucket does not exist"):
+    with pytest.raises(SourceDeniedError, match="bucket does not exist"):
         await elsewhere.deliver(created)
     assert not world.below("failed/")
 

@@ -14,10 +14,12 @@ import pytest
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.errors import PredictionFailedError, SourceError
 from prefect_wavespeed.job import Job, Source
-from prefect_wavespeed.sources.identify import Publisher, identify, without_signature
+from prefect_wavespeed.sources.identify import identify
+from prefect_wavespeed.sources.publish import Publisher
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
 from prefect_wavespeed.storage.s3 import S3Access
 from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.urls import without_signature
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO, SMALL, restyle
 from tests.support.runners import running
@@ -265,7 +267,7 @@ def test_which_endpoints_are_amazons(endpoint: str | None, is_aws: bool, moto: S
         (b"GIF8 but not really", "image"),
         (b"", "image"),
         (b"<html>not a picture</html>", "image"),
-        (PHOTO.read_bytes() + b"\0" * 20 * 1024 * 1024, r"\d+\.\d MB: WaveSpeedAI takes up to 2\d MB"),
+        (PHOTO.read_bytes() + b"\0" * 20 * 1024 * 1024, r"too big \(\d+\.\d MB\): .* up to 20 MB"),
     ],
     ids=["a damaged one", "an empty one", "a page", "one over 20 MB"],
 )
@@ -301,11 +303,11 @@ async def test_what_is_no_picture_or_too_big_is_refused_with_nothing_billed(
         ("/nowhere/a.jpg", "no such file"),
         ("/", "irectory"),
         ("s3://restyle/nothing.jpg", "no such object"),
-        ("s3://restyle", "give s3://bucket/key"),
-        ("http://example.com/a.jpg", "WaveSpeedAI wants https://"),
-        ("ftp://example.com/a.jpg", "ftp:// is not supported"),
-        ("https:///a.jpg", "names no host"),
-        ("https://user:secret@example.com/a.jpg", "a URL with a password"),
+        ("s3://restyle", "use s3://bucket/key"),
+        ("http://example.com/a.jpg", "unencrypted URL"),
+        ("ftp://example.com/a.jpg", "unsupported scheme ftp://"),
+        ("https:///a.jpg", "no host in the URL"),
+        ("https://user:secret@example.com/a.jpg", "password in the URL"),
     ],
 )
 async def test_a_source_that_cannot_be_used_is_told_in_one_line(image: str, says: str, on_s3: Store) -> None:
@@ -325,6 +327,6 @@ async def test_a_file_that_changes_while_it_is_used_is_not_submitted(
     image.write_bytes(OTHER_PHOTO.read_bytes())
     await store.ensure_conditional_put()
     async with WaveSpeedClient("key", emulator.url) as client:
-        with pytest.raises(SourceError, match="changed while it was being used"):
+        with pytest.raises(SourceError, match="changed while it was in use"):
             await Publisher(client, store).url(source)
     assert calls(emulator) == 0

@@ -108,7 +108,7 @@ async def test_a_second_server_with_the_same_bucket_is_probed_and_its_ages_go_by
         await one.ensure_conditional_put()
         await other.ensure_conditional_put()
         assert timedelta(seconds=590) < other.now() - one.now() < timedelta(seconds=610)
-        with pytest.raises(UnsafeStoreError, match="ignores create-if-absent"):
+        with pytest.raises(UnsafeStoreError, match=r"create-if-absent .* is ignored"):
             await ignoring.ensure_conditional_put()
 
 
@@ -148,7 +148,7 @@ async def test_a_store_that_cannot_be_reached_says_so_soon_and_may_be_tried_agai
         store = s3_store("restyle", "", moto.session(), endpoint_url=endpoint)
         start = time.monotonic()
         with pytest.raises(
-            StoreError, match=rf"cannot write s3://restyle/a\.json: connection refused by {endpoint}$"
+            StoreError, match=rf"connection refused by {endpoint}: cannot write s3://restyle/a\.json$"
         ) as caught:
             await store.create("a.json", b"1")
     assert caught.value.retryable
@@ -160,7 +160,7 @@ async def test_a_host_that_is_none_is_told_with_the_variable_that_names_it(
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://user:secret@s3.invalid:9000")
     store = s3_store("restyle", "", moto.session())
-    said = r": the host name of http://s3\.invalid:9000 \(AWS_ENDPOINT_URL_S3\) cannot be resolved$"
+    said = r"^unknown host http://s3\.invalid:9000 \(AWS_ENDPOINT_URL_S3\): cannot (read|list) "
     for action in (store.get("a.json"), store.list("a/")):
         with pytest.raises(StoreError, match=said):
             await action
@@ -174,13 +174,13 @@ async def test_a_bucket_that_does_not_exist_is_told_by_name(moto: S3Server) -> N
         store.list("a/"),
         store.put("a", b"1", "text/plain"),
     ):
-        with pytest.raises(ConfigurationError, match=r"s3://nowhere/x/.*the bucket does not exist"):
+        with pytest.raises(ConfigurationError, match=r"bucket does not exist: cannot .* s3://nowhere/x/"):
             await action
 
 
 async def test_a_directory_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigurationError, match="name a directory that can be written"):
+    with pytest.raises(ConfigurationError, match="use a directory that can be written"):
         open_store(str(tmp_path / "file" / "out"))
 
 
@@ -188,10 +188,10 @@ async def test_a_directory_that_is_a_file_is_told(tmp_path: Path) -> None:
     ("output", "says"),
     [
         ("", "output is empty"),
-        ("s3://", "the bucket's name is missing"),
-        ("s3:///prefix", "the bucket's name is missing"),
-        ("gs://bucket/prefix", "gs:// is not supported"),
-        ("https://bucket.s3.amazonaws.com", "https:// is not supported"),
+        ("s3://", "no bucket"),
+        ("s3:///prefix", "no bucket"),
+        ("gs://bucket/prefix", "unsupported scheme gs://"),
+        ("https://bucket.s3.amazonaws.com", "unsupported scheme https://"),
     ],
 )
 def test_a_name_that_is_none_is_told(output: str, says: str) -> None:
@@ -205,7 +205,7 @@ def test_no_credentials_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    with pytest.raises(ConfigurationError, match="no AWS credentials found: set AWS_ACCESS_KEY_ID"):
+    with pytest.raises(ConfigurationError, match=r"no AWS credentials found: .* set AWS_ACCESS_KEY_ID"):
         open_store("s3://bucket/prefix")
 
 

@@ -68,7 +68,7 @@ async def _check(options: Options) -> None:
     limit = options.max_cost_usd
     if limit is not None and not (isfinite(limit) and limit > 0):
         raise ConfigurationError(f"--max-cost-usd {limit:g}: give an amount above 0, in USD")
-    from prefect_wavespeed.sources.identify import read_file
+    from prefect_wavespeed.sources.files import read_file
     from prefect_wavespeed.steps.step_set import make_job
     from prefect_wavespeed.storage.open_store import is_block, open_store
 

@@ -17,8 +17,8 @@ from prefect_wavespeed.errors import ConfigurationError, PredictionFailedError, 
 from prefect_wavespeed.job import Job, Restyled, RunInfo, Source
 from prefect_wavespeed.ledger.ledger import Ledger, now
 from prefect_wavespeed.ledger.records import DeadLetter, Failure
-from prefect_wavespeed.quality.pictures import verify_source
-from prefect_wavespeed.sources.identify import find_object, object_source
+from prefect_wavespeed.quality.verify import verify_source
+from prefect_wavespeed.sources.objects import find_object, object_source
 from prefect_wavespeed.steps.attempts import source_facts
 from prefect_wavespeed.storage.store import Store
 
@@ -129,7 +129,7 @@ async def find(
     except SourceError as error:  # what the event tells is all that is left of it
         source = object_source(created.uri, created.version, created.etag)
         return Found(job=Job(source=source, params=params), refused=error.message)
-    if there.ours:
+    if there.is_output:
         return Found(ignored=f"{created.uri} is one of our own pictures (prediction-id in its metadata)")
 
     job = _job(there.source, params, set(from_metadata), there.metadata)

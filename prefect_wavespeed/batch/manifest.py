@@ -27,10 +27,11 @@ from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.rows import COLUMNS, KINDS, BadRow, Kind, Row, RowReader, show, unknown
 from prefect_wavespeed.concurrency import map_all
 from prefect_wavespeed.errors import ManifestError, SourceError, redact
-from prefect_wavespeed.sources.identify import find_object, without_signature
+from prefect_wavespeed.sources.objects import find_object
 from prefect_wavespeed.storage.backend import Entry
 from prefect_wavespeed.storage.open_store import bucket_store, s3_access
 from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.urls import without_signature
 
 __all__ = ["BadRow", "Row", "read_manifest", "shown"]
 
@@ -165,7 +166,7 @@ async def _sources(images: list[str], root: str, store: Store) -> list[str]:
 
 async def _is_ours(image: str, store: Store) -> bool:
     try:
-        return (await find_object(image, store, with_bytes=False)).ours
+        return (await find_object(image, store, with_bytes=False)).is_output
     except SourceError:  # its row will tell
         return False
 

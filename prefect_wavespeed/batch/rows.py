@@ -14,7 +14,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from prefect_wavespeed.api.models import MAX_SEED, ReduxParams, wanted
 from prefect_wavespeed.errors import SourceError, redact
-from prefect_wavespeed.sources.identify import check_name, without_signature
+from prefect_wavespeed.sources.identify import check_image
+from prefect_wavespeed.urls import without_signature
 
 _PARAMS: dict[str, Any] = {name: field.annotation for name, field in ReduxParams.model_fields.items()}
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")  # JSON can say one, UTF-8 cannot
@@ -119,7 +120,7 @@ class RowReader:
         if wrong:
             raise _RefusedError("; ".join(wrong))
         image, row_id = given.get("image", ""), _as_text(given.get("id"))
-        check_name(image)
+        check_image(image)
         if row_id and _LONE_SURROGATE.search(row_id):
             raise _RefusedError(f"id {show(row_id)} holds half a character")
         own = {name: value for name, value in given.items() if name in _PARAMS}

@@ -61,7 +61,7 @@ from prefect_wavespeed.errors import (
 from prefect_wavespeed.job import Job, Restyled, RunInfo
 from prefect_wavespeed.ledger.ledger import Ledger, now
 from prefect_wavespeed.ledger.records import DeadLetter, Metadata, OpenJob
-from prefect_wavespeed.quality.pictures import thumbnail
+from prefect_wavespeed.quality.thumbnails import thumbnail
 from prefect_wavespeed.retry import retrying
 from prefect_wavespeed.sources.identify import read_source
 from prefect_wavespeed.steps.collect_outputs import restyled_from

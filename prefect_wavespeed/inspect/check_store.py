@@ -6,7 +6,6 @@ import asyncio
 import base64
 import hashlib
 import os
-import re
 import shutil
 import uuid
 from contextlib import suppress
@@ -20,7 +19,14 @@ import obstore
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from prefect_wavespeed.errors import RestyleError, StoreError, UnsafeStoreError, redact
+from prefect_wavespeed.errors import (
+    BucketNotFoundError,
+    RestyleError,
+    StoreDeniedError,
+    StoreError,
+    UnsafeStoreError,
+    redact,
+)
 from prefect_wavespeed.inspect.checks import Check, error, ok, skipped, warning
 from prefect_wavespeed.storage.backend import Entry
 from prefect_wavespeed.storage.s3 import S3Access
@@ -40,7 +46,6 @@ OUTPUT, CREATE, PRESIGN, CHECKSUMS, NOTIFICATIONS = (
 _SECONDS = 20.0  # for all of it: a store that needs longer is away
 _CLEANING_SECONDS = 10.0
 _RACERS = 8
-_DENIED = re.compile(r"denied|privileges")  # a HEAD's refusal has no code, only obstore's own words
 _ELSEWHERE = "use AWS S3, Ceph, MinIO, R2 or a directory"
 _NOBODY = "nothing to do: pictures are checked by the SHA-256 in their side-cars"
 _SCHEDULE = "restyle new objects by schedule instead of by event"
@@ -253,12 +258,12 @@ class _Probe:
 
 def _output_error(problem: RestyleError, needs: str) -> Check:
     """Why the store cannot be used, and what to do about it."""
-    if _DENIED.search(problem.message):
+    if isinstance(problem, StoreDeniedError):
         on_s3 = "s3://" in problem.message
         remedy = (
             f"allow {needs} to these credentials" if on_s3 else "make the directory writable for this user"
         )
-    elif "bucket does not exist" in problem.message:
+    elif isinstance(problem, BucketNotFoundError):
         remedy = "create the bucket, or name another one"
     elif problem.retryable:
         remedy = _AWAY

@@ -23,9 +23,9 @@ from prefect_wavespeed.errors import StoreError
 from prefect_wavespeed.job import slug
 from prefect_wavespeed.ledger.ledger import Ledger, metadata_path
 from prefect_wavespeed.ledger.records import Claim, DeadLetter, Metadata, OpenJob, Record
-from prefect_wavespeed.sources.identify import without_signature
 from prefect_wavespeed.storage.backend import Entry
 from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.urls import without_signature
 
 AT_ONCE = 64
 """Objects that are read at once."""

@@ -16,7 +16,7 @@ from prefect_wavespeed.api.models import ENDED_BADLY, MODEL, Prediction, ReduxRe
 from prefect_wavespeed.errors import UnavailableError
 from prefect_wavespeed.job import picture_params
 from prefect_wavespeed.retry import retry
-from prefect_wavespeed.sources.identify import without_signature
+from prefect_wavespeed.urls import without_signature
 
 # The API's clock and the store's may differ; what is looked for is told by its request, not by its time.
 MARGIN = timedelta(hours=1)

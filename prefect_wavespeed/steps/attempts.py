@@ -17,10 +17,11 @@ from prefect_wavespeed.ledger.history import History
 from prefect_wavespeed.ledger.ledger import Ledger, now
 from prefect_wavespeed.ledger.records import Attempt, Claim, DeadLetter, Failure, OpenJob, Record, SourceInfo
 from prefect_wavespeed.settings import Settings
-from prefect_wavespeed.sources.identify import Publisher, without_signature
+from prefect_wavespeed.sources.publish import Publisher
 from prefect_wavespeed.steps.prices import PriceCache
 from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
 from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.urls import without_signature
 
 MAX_ATTEMPTS = 3
 # Jobs whose facts are kept in memory from step to step; of more, those of the oldest are read again.

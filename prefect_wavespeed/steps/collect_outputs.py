@@ -9,10 +9,10 @@ from prefect_wavespeed.errors import NotFoundError, OutputError
 from prefect_wavespeed.job import Job, NsfwPolicy, Output, Restyled, RunInfo
 from prefect_wavespeed.ledger.ledger import metadata_path, now
 from prefect_wavespeed.ledger.records import Attempt, Cost, Metadata, OpenJob, PredictionInfo, Times
-from prefect_wavespeed.sources.identify import without_signature
 from prefect_wavespeed.steps.attempts import Mine, Shared, Submitted, source_facts
 from prefect_wavespeed.steps.outputs import Collector, OnThumbnail
 from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.urls import without_signature
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from prefect_wavespeed.api.models import Prediction
 from prefect_wavespeed.errors import NotFoundError, OutputError
 from prefect_wavespeed.job import Job, NsfwPolicy, RunInfo
 from prefect_wavespeed.ledger.records import OutputInfo
-from prefect_wavespeed.quality.pictures import examine_output
+from prefect_wavespeed.quality.verify import examine_output
 from prefect_wavespeed.retry import retry
 from prefect_wavespeed.storage.store import Store
 

@@ -24,9 +24,9 @@ from prefect_wavespeed.job import Job, NsfwPolicy, RunInfo
 from prefect_wavespeed.ledger.ledger import now
 from prefect_wavespeed.ledger.records import Claim, DeadLetter, Failure, Metadata, OpenJob, Record
 from prefect_wavespeed.retry import backoff
-from prefect_wavespeed.sources.identify import without_signature
 from prefect_wavespeed.steps.attempts import MAX_ATTEMPTS, Admit, Mine, Shared, Submitted
 from prefect_wavespeed.steps.collect_outputs import restyled_from
+from prefect_wavespeed.urls import without_signature
 
 # S3 tells whole seconds, so an age told by its clock may be this much too high.
 CLOCK_GRAIN = timedelta(seconds=1)

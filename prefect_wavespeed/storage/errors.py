@@ -1,4 +1,4 @@
-"""Errors of obstore, boto3 and the system, told as ours: the telling part, and whether it may pass."""
+"""Errors of obstore, boto3 and the system as ours: the reason in a long chain, and whether it may pass."""
 
 from __future__ import annotations
 
@@ -6,27 +6,45 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from botocore.exceptions import BotoCoreError
-from obstore.exceptions import BaseError, NotSupportedError
+from obstore.exceptions import BaseError, NotSupportedError, PermissionDeniedError, UnauthenticatedError
 
-from prefect_wavespeed.errors import ConfigurationError, StoreError, UnsafeStoreError, redact
+from prefect_wavespeed.errors import (
+    BucketNotFoundError,
+    ConfigurationError,
+    StoreDeniedError,
+    StoreError,
+    UnsafeStoreError,
+    redact,
+)
 
 SAFE_STORES = "use AWS S3, Ceph, MinIO, R2 or a directory"
 
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _REQUEST = re.compile(r"Error performing \w+ (https?://)(?:[^/\s@]*@)?([^/\s?]+)")
 
-# What the server or the system says, what it means, and whether it may pass.
-_SIGNS: tuple[tuple[str, str, type[StoreError | ConfigurationError]], ...] = (
-    ("NoSuchBucket", "the bucket does not exist: create it or mend its name", ConfigurationError),
-    ("InvalidAccessKeyId", "the server does not know this access key", ConfigurationError),
-    ("SignatureDoesNotMatch", "the secret access key is wrong", ConfigurationError),
-    ("AccessDenied", "access denied: these credentials may not do this", ConfigurationError),
-    ("Permission denied", "permission denied", ConfigurationError),
-    ("dns error", "the host name of {server} cannot be resolved", StoreError),
-    ("Connection refused", "connection refused by {server}", StoreError),
-    ("No space left", "no space left", StoreError),
+
+class _Reason(NamedTuple):
+    """What a server's code or the system's words mean, what to do, and the error to raise."""
+
+    sign: str
+    reason: str
+    advice: str
+    kind: type[StoreError | ConfigurationError]
+
+
+_DENIED = _Reason("AccessDenied", "access denied", "allow it to these credentials", StoreDeniedError)
+_REASONS = (
+    _Reason("NoSuchBucket", "bucket does not exist", "create it or correct its name", BucketNotFoundError),
+    _Reason("InvalidAccessKeyId", "unknown access key", "check the credentials", ConfigurationError),
+    _Reason("SignatureDoesNotMatch", "wrong secret access key", "check the credentials", ConfigurationError),
+    _DENIED,
+    _Reason("Permission denied", "permission denied", "allow it to this user", StoreDeniedError),
+    _Reason("dns error", "unknown host {server}", "", StoreError),
+    _Reason("Connection refused", "connection refused by {server}", "", StoreError),
+    _Reason("No space left", "no space left", "", StoreError),
 )
 
 
@@ -41,9 +59,7 @@ def translated(verb: str, uri: str) -> Iterator[None]:
     try:
         yield
     except (NotSupportedError, NotImplementedError) as error:
-        raise UnsafeStoreError(
-            f"{uri}: this store refuses a conditional put ({redact(error)}): {SAFE_STORES}"
-        ) from None
+        raise UnsafeStoreError(f"conditional put refused: {uri}: {SAFE_STORES} ({redact(error)})") from None
     except (BaseError, BotoCoreError, OSError) as error:
         raise translate(error, f"cannot {verb} {uri}") from None
 
@@ -56,10 +72,18 @@ def translate(error: Exception, action: str) -> StoreError | ConfigurationError:
         action: what failed, for the message: ``cannot read s3://bucket/key``.
     """
     text = str(error)
-    for sign, meaning, kind in _SIGNS:
-        if sign in text:
-            return kind(f"{action}: {meaning.format(server=_server(text))}")
-    return StoreError(f"{action}: {redact(text.split('Debug source:')[0])}")
+    reason = next((known for known in _REASONS if known.sign in text), None)
+    if reason is None and isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        reason = _DENIED if "<Code>" not in text else None  # the answer to a HEAD has no code
+    if reason is None:
+        return StoreError(f"{action}: {redact(text.split('Debug source:')[0])}")
+    advice = f": {reason.advice}" if reason.advice else ""
+    return reason.kind(f"{reason.reason.format(server=_server(text))}: {action}{advice}")
+
+
+def bucket_is_missing(error: Exception) -> bool:
+    """Whether a FileNotFoundError says that there is no such bucket, not only no such object."""
+    return "NoSuchBucket" in str(error)
 
 
 def _server(text: str) -> str:

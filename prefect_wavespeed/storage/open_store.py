@@ -31,21 +31,21 @@ def open_store(output: str) -> Store:
         ConfigurationError: the name is neither, or no credentials are found.
     """
     if not output:
-        raise ConfigurationError("output is empty: name a directory or s3://bucket/prefix")
+        raise ConfigurationError("output is empty: use a directory or s3://bucket/prefix")
     scheme, separator, _ = output.partition("://")
     if not separator:
         return directory_store(Path(output))
     if scheme != "s3":
         raise ConfigurationError(
-            f"output {output}: {scheme}:// is not supported: name a directory or s3://bucket/prefix"
+            f"unsupported scheme {scheme}://: output {output}: use a directory or s3://bucket/prefix"
         )
     bucket, prefix = split_s3_uri(output)
     if not bucket:
-        raise ConfigurationError(f"output {output}: the bucket's name is missing: s3://bucket/prefix")
+        raise ConfigurationError(f"no bucket: output {output}: use s3://bucket/prefix")
     try:
         session = boto3.Session()
     except BotoCoreError as error:
-        raise ConfigurationError(f"output {output}: {redact(error)}") from None
+        raise ConfigurationError(f"{redact(error)}: output {output}") from None
     return s3_store(bucket, prefix, session)
 
 
@@ -89,7 +89,7 @@ def directory_store(path: Path) -> Store:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(
-            f"output {path}: {error.strerror}: name a directory that can be written"
+            f"{error.strerror}: output {path}: use a directory that can be written"
         ) from None
     return Store(DirectoryBackend(path), str(path))
 

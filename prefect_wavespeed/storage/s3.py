@@ -64,7 +64,7 @@ class S3Access:
             config = Config(s3={"addressing_style": "path"})
             client = session.client("s3", endpoint_url=endpoint_url, config=config)
         except (BotoCoreError, ValueError) as error:
-            raise ConfigurationError(f"S3: {redact(error)}") from None
+            raise ConfigurationError(f"invalid S3 configuration: {redact(error)}") from None
         self.endpoint_url: str = client.meta.endpoint_url
         self.region: str = client.meta.region_name or "us-east-1"
 
@@ -99,13 +99,13 @@ class S3Access:
             )
         except ValueError as error:
             if "get_credentials" not in str(error):
-                raise ConfigurationError(f"s3://{name}: {redact(error)}") from None
+                raise ConfigurationError(f"{redact(error)}: bucket s3://{name}") from None
             raise ConfigurationError(
-                f"s3://{name}: no AWS credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-                "AWS_PROFILE, or run where a role is attached"
+                f"no AWS credentials found: bucket s3://{name}: set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, set AWS_PROFILE, or run where a role is attached"
             ) from None
         except (BaseError, BotoCoreError) as error:
-            raise ConfigurationError(f"s3://{name}: {redact(error)}") from None
+            raise ConfigurationError(f"{redact(error)}: bucket s3://{name}") from None
 
 
 class S3Backend(Backend):

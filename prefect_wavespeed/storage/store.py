@@ -159,9 +159,9 @@ class Store:
         await self.delete([probe])
         if overwritten:
             raise UnsafeStoreError(
-                f"{self.uri}: this store ignores create-if-absent (If-None-Match: *), so two runs "
-                f"could both bill one image: {SAFE_STORES}"
+                f"create-if-absent (If-None-Match: *) is ignored: output {self.uri}: two runs could both "
+                f"bill one image: {SAFE_STORES}"
             )
         if entry is None:
-            raise StoreError(f"{self.uri}: an object that was just written is not there")
+            raise StoreError(f"missing right after it was written: {self.uri_of(probe)}")
         return StoreClock(entry.last_modified, read_at)

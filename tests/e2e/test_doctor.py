@@ -193,7 +193,7 @@ def test_a_wrong_secret_key_of_a_real_gateway(clinic: Clinic, ceph: CephGateway)
     on_ceph = replace(clinic, server=ceph, prefix=uuid4().hex, env=ceph.env)
     told = on_ceph.ask("--out", on_ceph.out, env={"AWS_SECRET_ACCESS_KEY": "wrong"})
     assert (told.status, told.errors()) == (1, {"output"})
-    assert "the secret access key is wrong" in told.checks["output"]["found"]
+    assert "wrong secret access key" in told.checks["output"]["found"]
 
 
 def test_a_wrong_key(clinic: Clinic) -> None:

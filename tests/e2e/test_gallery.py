@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from prefect_wavespeed.batch.report import AccountRow, Rows, Status, Summary, Thumbs, write_account
-from prefect_wavespeed.quality.pictures import thumbnail
+from prefect_wavespeed.quality.thumbnails import thumbnail
 from prefect_wavespeed.storage.open_store import directory_store
 from tests.support.browser import Page, chromium
 from tests.support.engine import PHOTO

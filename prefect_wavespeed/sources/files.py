@@ -1,0 +1,66 @@
+"""Sources on this machine: a file, identified by its bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from prefect_wavespeed.errors import SourceError, redact
+from prefect_wavespeed.job import Source
+from prefect_wavespeed.quality.verify import check_source_size, verify_source
+from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.store import Store
+
+
+def read_file(image: str) -> bytes:
+    """The bytes of a local picture.
+
+    Raises:
+        SourceError: it is missing, cannot be read, or is too big.
+    """
+    path = Path(image).expanduser()
+    try:
+        check_source_size(path.stat().st_size, f"image {image}")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise SourceError(f"no such file: image {image}") from None
+    except IsADirectoryError:
+        raise SourceError(f"directory instead of a picture: image {image}: use a file in it") from None
+    except (OSError, ValueError) as error:
+        reason = redact(getattr(error, "strerror", None) or error)
+        raise SourceError(f"{reason}: image {image} cannot be read") from None
+
+
+async def file_source(image: str, store: Store) -> Source:
+    """The picture in a file, identified by the SHA-256 of its bytes.
+
+    Args:
+        image: its path.
+        store: keeps the file's name: the same bytes are the same job under any name, so the first one holds
+            for good.
+
+    Raises:
+        SourceError: it is missing, cannot be read, is no image, or is too big.
+        StoreError: the store cannot be used now.
+    """
+    data = await asyncio.to_thread(read_file, image)
+    verify_source(data, f"image {image}")
+    sha256 = hashlib.sha256(data).hexdigest()
+    path = Path(os.path.abspath(os.path.expanduser(image)))  # noqa: ASYNC240, PTH100, PTH111 - no I/O
+    name = await _first_name(sha256, path.name, store)
+    return Source(
+        uri=path.as_uri(), identity=f"sha256:{sha256}", name=name, location=str(path), sha256=sha256
+    )
+
+
+async def _first_name(sha256: str, name: str, store: Store) -> str:
+    path = layout.source_name(sha256)
+    data = await store.get(path)
+    if data is None:
+        if await store.create(path, json.dumps({"name": name}).encode()):
+            return name
+        data = await store.get(path)
+    return str(json.loads(data)["name"]) if data else name

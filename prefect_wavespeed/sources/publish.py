@@ -1,0 +1,101 @@
+"""How WaveSpeedAI gets to see a source: by the source's own URL, a presigned one, or an upload."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from datetime import timedelta
+from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
+
+import obstore
+from cachetools import LRUCache
+
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.errors import SourceError
+from prefect_wavespeed.job import Source
+from prefect_wavespeed.quality.verify import verify_source
+from prefect_wavespeed.sources.files import read_file
+from prefect_wavespeed.sources.objects import find_object, handle_and_key
+from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.open_store import s3_access
+from prefect_wavespeed.storage.store import Store
+
+PRESIGNED_FOR = timedelta(hours=1)
+# WaveSpeedAI keeps uploads for 7 days; an hour is left for it to fetch the picture.
+UPLOAD_KEPT_FOR = timedelta(days=7) - timedelta(hours=1)
+_VERIFIED_UPLOADS = 10_000
+
+
+class Publisher:
+    """Gives a source a URL that WaveSpeedAI can fetch, as late as possible.
+
+    Args:
+        client: uploads go through it.
+        store: uploads are recorded in it, so that the same bytes are sent once a week, unless WaveSpeedAI
+            loses them.
+    """
+
+    def __init__(self, client: WaveSpeedClient, store: Store) -> None:
+        self._client = client
+        self._store = store
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # Uploads that were seen to exist: many jobs of one source ask once.
+        self._verified: LRUCache[str, bool] = LRUCache(_VERIFIED_UPLOADS)
+
+    async def url(self, source: Source) -> str:
+        """The URL to submit. It may be signed: a secret.
+
+        Raises:
+            SourceError: the source changed since it was identified, or is no image.
+            RestyleError: the upload failed, as WaveSpeedClient.upload says.
+        """
+        scheme, separator, _ = source.location.partition("://")
+        if not separator:
+            return await self._uploaded(await asyncio.to_thread(read_file, source.location), source)
+        if scheme.lower() != "s3":
+            return source.location
+        if s3_access(self._store).is_aws:
+            bucket, key = handle_and_key(source.location, self._store)
+            return str(await obstore.sign_async(bucket, "GET", key, PRESIGNED_FOR))
+        found = await find_object(source.location, self._store)
+        if found.source.identity != source.identity:
+            raise _changed(source)
+        return await self._uploaded(await found.read(), source)
+
+    async def _uploaded(self, data: bytes, source: Source) -> str:
+        info = verify_source(data, f"image {source.uri}")
+        sha256 = hashlib.sha256(data).hexdigest()
+        if source.sha256 not in (None, sha256):
+            raise _changed(source)
+        host = urlsplit(self._client.base_url).netloc
+        lock = self._locks.setdefault(sha256, asyncio.Lock())  # gone with the last one that waits for it
+        async with lock:
+            if url := await self._recorded_upload(sha256, host):
+                return url
+            url = await self._client.upload(source.name, data, info.content_type)
+            self._verified[url] = True
+            path = layout.upload(sha256, host, self._store.now())
+            await self._store.create(path, json.dumps({"url": url}).encode())
+            return url
+
+    async def _recorded_upload(self, sha256: str, host: str) -> str | None:
+        """The URL of the newest upload, unless it is too old or WaveSpeedAI has lost it."""
+        entries = await self._store.list(layout.uploads(sha256, host))
+        newest = max(entries, key=lambda entry: (entry.last_modified, entry.path), default=None)
+        if newest is None or self._store.now() - newest.last_modified >= UPLOAD_KEPT_FOR:
+            return None
+        data = await self._store.get(newest.path)
+        if data is None:
+            return None
+        url = str(json.loads(data)["url"])
+        if url not in self._verified:
+            if await self._client.is_gone(url):
+                return None
+            self._verified[url] = True
+        return url
+
+
+def _changed(source: Source) -> SourceError:
+    return SourceError(f"changed while it was in use: image {source.uri}: run it again")

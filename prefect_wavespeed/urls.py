@@ -1,0 +1,57 @@
+"""URLs without what must not be shown."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+# Query parameters by which stores sign a URL or let its bearer in: they change, the object stays the same.
+_SIGNATURE_PARAMETERS = re.compile(
+    r"(?i)x-(amz|goog)-.*|awsaccesskeyid|googleaccessid|ossaccesskeyid|signature|key-pair-id|policy"
+    r"|x-(oss|tos|obs|cos|bce)-.*|q-(sign-algorithm|ak|sign-time|key-time|header-list|url-param-list|signature)"
+    r"|accesskeyid|authorization|security-token|(access_|auth_?)?token|sig"
+)
+# Parameters with common names, which belong to a signature only beside the one that holds it.
+_BESIDE_SIGNATURE = {
+    "signature": frozenset({"expires"}),  # S3 version 2, CloudFront, OSS
+    "sig": frozenset(
+        [
+            "sv",
+            "ss",
+            "srt",
+            "sp",
+            "st",
+            "se",
+            "spr",
+            "sr",
+            "sip",
+            "skoid",
+            "sktid",
+            "skt",
+            "ske",
+            "sks",
+            "skv",
+        ]
+    ),  # Azure
+}
+
+
+def without_signature(url: str) -> str:
+    """A URL without its signature, credentials and fragment, scheme and host in lower case.
+
+    Two signed URLs of one object are the same without their signatures, which makes this an identity.
+
+    Raises:
+        ValueError: it is not a URL.
+    """
+    parts = urlsplit(url)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    names = {name.lower() for name, _ in query}
+    dropped = frozenset[str]().union(*(also for holder, also in _BESIDE_SIGNATURE.items() if holder in names))
+    kept = [
+        (name, value)
+        for name, value in query
+        if not _SIGNATURE_PARAMETERS.fullmatch(name) and name.lower() not in dropped
+    ]
+    host = parts.netloc.rpartition("@")[2].lower()
+    return urlunsplit((parts.scheme.lower(), host, parts.path, urlencode(kept), ""))
