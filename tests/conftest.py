@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from prefect_wavespeed.deployments.cli._prefect import flush
+from prefect_wavespeed.deployments.prefect_runtime import flush
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
 from tests.support.s3_servers import S3Server, moto_server

@@ -141,7 +141,7 @@ def test_events_that_are_left_at_the_end_are_all_sent_and_nothing_is_said_of_the
     prefect: PrefectServer,
 ) -> None:
     script = (
-        "from prefect_wavespeed.deployments.cli._prefect import quiet_run\n"
+        "from prefect_wavespeed.deployments.prefect_runtime import quiet_run\n"
         "with quiet_run():\n"
         "    from prefect.events import emit_event\n"
         "    for n in range(20):\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_wavespeed.deployments.cli._help import EXAMPLES
+from prefect_wavespeed.deployments.cli.shared.examples import EXAMPLES
 from tests.support.terminal import environment, on_terminal
 
 e2e = pytest.mark.e2e  # bash is everywhere; the others are Debian's packages

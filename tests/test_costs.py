@@ -16,7 +16,7 @@ import pytest
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import Billing, ReduxRequest
-from prefect_wavespeed.deployments.cli.costs import since_when
+from prefect_wavespeed.deployments.cli.shared.since import parse_since
 from prefect_wavespeed.errors import ConfigurationError, PredictionFailedError, StoreError
 from prefect_wavespeed.inspect.costs import Costs, costs
 from prefect_wavespeed.ledger.records import Metadata
@@ -320,7 +320,7 @@ NOW = datetime(2026, 3, 2, 15, 30, tzinfo=UTC)
     ],
 )
 def test_since_is_the_start_of_a_day(since: str, start: datetime) -> None:
-    assert since_when(since, NOW) == start
+    assert parse_since(since, NOW) == start
 
 
 @pytest.mark.parametrize(
@@ -328,13 +328,13 @@ def test_since_is_the_start_of_a_day(since: str, start: datetime) -> None:
 )
 def test_a_since_that_is_none_is_refused(since: str) -> None:
     with pytest.raises(ConfigurationError, match="--since"):
-        since_when(since, NOW)
+        parse_since(since, NOW)
 
 
 def test_more_days_than_the_calendar_has_are_refused() -> None:
-    assert since_when("99999d", NOW).year > 1700
+    assert parse_since("99999d", NOW).year > 1700
     with pytest.raises(ConfigurationError, match="--since 99999d"):
-        since_when("99999d", datetime(200, 1, 1, tzinfo=UTC))
+        parse_since("99999d", datetime(200, 1, 1, tzinfo=UTC))
 
 
 # As a command

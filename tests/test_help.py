@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from prefect_wavespeed.deployments.cli._help import EXAMPLES
 from prefect_wavespeed.deployments.cli.app import app, main
+from prefect_wavespeed.deployments.cli.shared.examples import EXAMPLES
 from tests.support import terminal
 from tests.support.batches import restyle_all
 from tests.support.emulator_process import Emulator

@@ -16,7 +16,7 @@ from prefect.states import Crashed, Running
 
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.created_object import Handled, ObjectCreated
-from prefect_wavespeed.deployments.cli._prefect import flush
+from prefect_wavespeed.deployments.prefect_runtime import flush
 from prefect_wavespeed.errors import ConfigurationError, PredictionFailedError, RunLimitError
 from prefect_wavespeed.flows import restyle_image, restyle_object
 from prefect_wavespeed.flows._hooks import leave_the_truth

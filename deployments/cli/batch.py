@@ -9,46 +9,70 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from json import dumps
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from prefect_wavespeed.batch.manifest import BadRow, read_manifest
 from prefect_wavespeed.batch.options import BatchOptions
-from prefect_wavespeed.batch.report import Summary
-from prefect_wavespeed.batch.run import Batch, BatchQuote, account_folder, refusal
-from prefect_wavespeed.batch.run import Progress as Standing
-from prefect_wavespeed.deployments.cli._prefect import quiet_run
-from prefect_wavespeed.job import RunInfo
-from prefect_wavespeed.settings import get_settings
-from prefect_wavespeed.storage.open_store import is_block, open_store
-from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.blocks.names import WAVESPEED_BLOCK
+from prefect_wavespeed.deployments.cli.shared.flags import (
+    INLINE,
+    NO_FLAG,
+    SWITCH,
+    PictureFlags,
+    with_flags,
+)
+from prefect_wavespeed.deployments.cli.shared.options import AsJson, Out, WaveSpeedBlock
+from prefect_wavespeed.deployments.prefect_runtime import quiet_run
 from prefect_wavespeed.words import counted
+
+if TYPE_CHECKING:
+    from prefect_wavespeed.batch.report import Summary
+    from prefect_wavespeed.batch.run import BatchQuote
+    from prefect_wavespeed.batch.run import Progress as Standing
+    from prefect_wavespeed.storage.store import Store
 
 _LINE_SECONDS = 10.0  # between lines where there is no terminal
 
 
-@dataclass(frozen=True)
-class Command:
-    """What the command was given."""
-
-    manifest: str
-    out: str
-    wavespeed: str
-    options: BatchOptions
+@with_flags(seed=NO_FLAG)
+class _PictureFlags(PictureFlags):
+    """Parameters of the model as flags; in a manifest, each image may have a seed."""
 
 
-def run(asked: Command, *, dry_run: bool, as_json: bool) -> int:
+@with_flags(params=INLINE, retry_failed=SWITCH)
+class _BatchFlags(BatchOptions):
+    """The options of a batch as flags."""
+
+    params: _PictureFlags = _PictureFlags()
+
+
+_OPTIONS = _BatchFlags()
+
+
+def batch(
+    manifest: str,
+    /,
+    *,
+    out: Out,
+    options: Annotated[_BatchFlags, INLINE] = _OPTIONS,
+    dry_run: Annotated[bool, SWITCH] = False,
+    wavespeed: WaveSpeedBlock = WAVESPEED_BLOCK,
+    as_json: AsJson = False,
+) -> int:
     """Restyle the images, or report what that would cost, and print the outcome.
 
-    Returns:
-        The exit status: 0.
-
-    Raises:
-        BaseException: what went wrong, to be reported by the caller.
+    Args:
+        manifest: JSONL, CSV or Parquet (a path, s3://bucket/key or an https URL) with a column image and,
+            optionally, id, variant and any parameter; or s3://bucket/prefix/ for every image below it, except
+            those that this project stored there.
+        options: How to restyle them, what it may cost, and when the batch counts as failed.
+        dry_run: Report what is done already, what would be billed and what it would cost. Spends nothing.
     """
+    asked = _Command(manifest, out, wavespeed, BatchOptions(**options.model_dump()))
     with quiet_run(
-        "run the same command again to go on where it is, nothing is billed twice; "
+        "run the same command again to continue, nothing is billed twice; "
         "or let `restyle settle` finish what was submitted"
     ):
         asyncio.run(_check(asked))
@@ -63,8 +87,21 @@ def run(asked: Command, *, dry_run: bool, as_json: bool) -> int:
     return 0
 
 
-async def _check(asked: Command) -> None:
+@dataclass(frozen=True)
+class _Command:
+    """What the command was given."""
+
+    manifest: str
+    out: str
+    wavespeed: str
+    options: BatchOptions
+
+
+async def _check(asked: _Command) -> None:
     """Refuse what cannot work before Prefect is started, which takes seconds."""
+    from prefect_wavespeed.settings import get_settings
+    from prefect_wavespeed.storage.open_store import is_block, open_store
+
     get_settings()
     if is_block(asked.out):  # a block: the flow asks Prefect for it
         return
@@ -75,6 +112,9 @@ async def _check(asked: Command) -> None:
 
 async def _look_into(manifest: str, options: BatchOptions, store: Store) -> None:
     """Read the first rows: what is wrong with a manifest is mostly wrong there already."""
+    from prefect_wavespeed.batch.manifest import BadRow, read_manifest
+    from prefect_wavespeed.batch.run import refusal
+
     async with aclosing(read_manifest(manifest, options.params, store)) as batches:
         rows = await anext(batches)
         bad = [row for row in rows if isinstance(row, BadRow)]
@@ -84,9 +124,11 @@ async def _look_into(manifest: str, options: BatchOptions, store: Store) -> None
             raise refusal(bad, len(bad), told, can_be_skipped=len(bad) < len(rows))
 
 
-async def _quote(asked: Command) -> BatchQuote:
+async def _quote(asked: _Command) -> BatchQuote:
+    from prefect_wavespeed.batch.run import Batch, account_folder
     from prefect_wavespeed.blocks.output import open_output
     from prefect_wavespeed.blocks.wavespeed import load_wavespeed
+    from prefect_wavespeed.job import RunInfo
 
     store = await open_output(asked.out)
     block = await load_wavespeed(asked.wavespeed)
@@ -99,7 +141,7 @@ async def _quote(asked: Command) -> BatchQuote:
         return await batch.quote(count_done=True)
 
 
-def _restyle(asked: Command, console: Console) -> Summary:
+def _restyle(asked: _Command, console: Console) -> Summary:
     from prefect_wavespeed.flows import restyle_batch
     from prefect_wavespeed.flows._progress import watcher
 

@@ -1,88 +1,93 @@
-"""`restyle image`: one image through the flow, told in a few lines or as JSON."""
+"""`restyle image`: one image through the flow."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from math import isfinite
+from typing import Annotated
 
 from prefect_wavespeed.api.models import ReduxParams
-from prefect_wavespeed.deployments.cli._prefect import quiet_run
+from prefect_wavespeed.blocks.names import WAVESPEED_BLOCK
+from prefect_wavespeed.deployments.cli.shared.flags import INLINE, SWITCH, PictureFlags
+from prefect_wavespeed.deployments.cli.shared.options import AsJson, Out, WaveSpeedBlock
+from prefect_wavespeed.deployments.prefect_runtime import quiet_run
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.job import NsfwPolicy, Restyled
-from prefect_wavespeed.settings import get_settings
+
+_PICTURE = PictureFlags()
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the command was given."""
+def image(
+    source: str,
+    /,
+    *,
+    out: Out,
+    picture: Annotated[PictureFlags, INLINE] = _PICTURE,
+    variant: int = 0,
+    max_cost_usd: float | None = None,
+    nsfw: NsfwPolicy = "keep",
+    retry_failed: Annotated[bool, SWITCH] = False,
+    wavespeed: WaveSpeedBlock = WAVESPEED_BLOCK,
+    as_json: AsJson = False,
+) -> int:
+    """Restyle one image. Run again, the same command returns the stored pictures and bills nothing.
 
-    source: str
-    out: str
-    params: ReduxParams
-    variant: int
-    max_cost_usd: float | None
-    nsfw: NsfwPolicy
-    retry_failed: bool
-    wavespeed: str
-
-
-def run(options: Options, *, as_json: bool) -> int:
-    """Restyle the image and print what came of it.
-
-    Returns:
-        The exit status: 0.
-
-    Raises:
-        BaseException: what went wrong, to be told by the caller.
+    Args:
+        source: https URL, s3://bucket/key, or the path of a picture.
+        picture: Parameters of the model.
+        variant: Another picture of the same source: 0, 1, 2 and so on.
+        max_cost_usd: Refuse when the price is higher, in USD.
+        nsfw: What to do with pictures that are flagged as unsafe for work.
+        retry_failed: Try again even if the job has failed for good.
     """
-    with quiet_run(
-        "the job stays open; run the same command again to take it up where it is, nothing is billed twice"
-    ):
-        restyled = asyncio.run(_restyle(options))
-    print(restyled.model_dump_json() if as_json else _lines(restyled))
+
+    async def restyle() -> Restyled:
+        params = ReduxParams(**picture.model_dump())
+        _check_max_cost(max_cost_usd)
+        await _check(source, params, variant, out)
+        from prefect_wavespeed.flows import restyle_image
+
+        # at a terminal the user decides whether to try again
+        return await restyle_image.with_options(retries=0)(
+            source,
+            params,
+            variant=variant,
+            wavespeed=wavespeed,
+            output=out,
+            max_cost_usd=max_cost_usd,
+            nsfw=nsfw,
+            retry_failed=retry_failed,
+        )
+
+    with quiet_run("the job stays open; run the same command again to continue it, nothing is billed twice"):
+        restyled = asyncio.run(restyle())
+    print(restyled.model_dump_json() if as_json else _summary(restyled))
     return 0
 
 
-async def _restyle(options: Options) -> Restyled:
-    await _check(options)
-    from prefect_wavespeed.flows import restyle_image
-
-    # whoever sits at the terminal decides whether to go again
-    return await restyle_image.with_options(retries=0)(
-        options.source,
-        options.params,
-        variant=options.variant,
-        wavespeed=options.wavespeed,
-        output=options.out,
-        max_cost_usd=options.max_cost_usd,
-        nsfw=options.nsfw,
-        retry_failed=options.retry_failed,
-    )
-
-
-async def _check(options: Options) -> None:
-    """Refuse what cannot work before Prefect is started, which takes seconds."""
-    source = options.source
-    get_settings()
-    limit = options.max_cost_usd
+def _check_max_cost(limit: float | None) -> None:
     if limit is not None and not (isfinite(limit) and limit > 0):
         raise ConfigurationError(f"--max-cost-usd {limit:g}: give an amount above 0, in USD")
+
+
+async def _check(source: str, params: ReduxParams, variant: int, out: str) -> None:
+    """Refuse what cannot work before Prefect is started, which takes seconds."""
+    from prefect_wavespeed.settings import get_settings
     from prefect_wavespeed.sources.files import read_file
     from prefect_wavespeed.steps.step_set import make_job
     from prefect_wavespeed.storage.open_store import is_block, open_store
 
-    if is_block(options.out):  # a block: the flow asks Prefect for it
+    get_settings()
+    if is_block(out):  # only the flow can resolve it, with Prefect
         if source and "://" not in source:
             await asyncio.to_thread(read_file, source)
         return
-
-    store = open_store(options.out)
-    await make_job(source, options.params, options.variant, store)
+    store = open_store(out)
+    await make_job(source, params, variant, store)
     await store.ensure_conditional_put()
 
 
-def _lines(restyled: Restyled) -> str:
+def _summary(restyled: Restyled) -> str:
     pictures = [
         f"{output.uri}  {output.width}×{output.height}, {(output.bytes or 0) / 1000:.0f} kB"
         + (", flagged as unsafe for work" if output.nsfw else "")
@@ -90,8 +95,8 @@ def _lines(restyled: Restyled) -> str:
         else "dropped: flagged as unsafe for work"
         for output in restyled.outputs
     ]
-    cost = "cost not known" if restyled.cost_usd is None else f"{restyled.cost_usd:g} USD"
+    cost = "cost unknown" if restyled.cost_usd is None else f"{restyled.cost_usd:g} USD"
     if restyled.cached:
         cost = "nothing billed: stored by an earlier run"
-    facts = f"{cost}, seed {restyled.seed}, prediction {restyled.prediction_id}"
-    return "\n".join([*pictures, facts, f"record: {restyled.metadata_uri}"])
+    details = f"{cost}, seed {restyled.seed}, prediction {restyled.prediction_id}"
+    return "\n".join([*pictures, details, f"record: {restyled.metadata_uri}"])

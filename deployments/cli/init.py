@@ -1,4 +1,4 @@
-"""`restyle init`: a small project that a team keeps as its own."""
+"""`restyle init`: a small project for a team to keep as its own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from json import dumps
 from pathlib import Path
 
 from prefect_wavespeed.errors import ConfigurationError
+from prefect_wavespeed.version import package_version
 
-# Each file of a project, and the file of this package that it is made from.
+# Each file of the project, and the file of this package that it is made from.
 _FILES = {
     "README.md": "deployments/template/README.md",
     "manifest.jsonl": "deployments/template/manifest.jsonl",
@@ -18,76 +19,73 @@ _FILES = {
     ".gitignore": "deployments/template/gitignore",
 }
 _HEADER = """\
-# What runs by itself, and when:  prefect --no-prompt deploy --all
+# Deployments and their schedules:  prefect --no-prompt deploy --all
 #
-# Change it as you like. The settings are Prefect variables, which `restyle setup` writes from the environment
-# (.env.example). The flows are an installed package, so there is nothing to build, push or pull.
+# Change them as you like. The settings are Prefect variables, which `restyle setup` writes from the
+# environment (.env.example). The flows are an installed package, so there is nothing to build, push or pull.
 name: {name}
 """
-_TOLD = 5  # names of what is in the way
+_MAX_NAMES = 5  # of files in a folder that is not empty
 
 
-def run(folder: str, version: str) -> int:
+def init(folder: str = ".", /) -> int:
     """Write the project, whole or not at all, and print what comes next.
 
     Args:
-        folder: an empty one, or one that is to be made.
-        version: of this package.
-
-    Returns:
-        The exit status: 0.
+        folder: An empty folder, or one to create; by default the current one.
 
     Raises:
         ConfigurationError: the folder is not empty, or cannot be written.
     """
     root = Path(folder).expanduser()
     try:
-        _refuse_what_is_in_the_way(root)
-        contents = _contents(root.resolve().name, version)
+        _require_empty(root)
+        contents = _contents(root.resolve().name)
         _write(root, contents)
     except OSError as error:
         raise ConfigurationError(
-            f"{folder}: {error.strerror or error}: name a folder that can be written"
+            f"{folder}: {error.strerror or error}: choose a folder that can be written"
         ) from None
-    print(f"made {', '.join(contents)}\nnow read {root / 'README.md'}")
+    print(f"created {', '.join(contents)}\nnow read {root / 'README.md'}")
     return 0
 
 
-def _refuse_what_is_in_the_way(root: Path) -> None:
+def _require_empty(root: Path) -> None:
     if not root.exists():
         return
-    there = sorted(path.name for path in root.iterdir() if path.name != ".git")
-    if there:
-        more = f" and {len(there) - _TOLD} more" if len(there) > _TOLD else ""
+    names = sorted(path.name for path in root.iterdir() if path.name != ".git")
+    if names:
+        more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
         raise ConfigurationError(
-            f"{root} is not empty: {', '.join(there[:_TOLD])}{more}: name an empty or a new folder"
+            f"{root} is not empty: {', '.join(names[:_MAX_NAMES])}{more}: choose an empty or a new folder"
         )
 
 
-def _contents(name: str, version: str) -> dict[str, bytes]:
+def _contents(name: str) -> dict[str, bytes]:
     package = resources.files("prefect_wavespeed")
-    made = {path: (package / template).read_bytes() for path, template in _FILES.items()}
-    readme = made["README.md"].decode()
-    made["README.md"] = readme.replace("{name}", name).replace("{version}", version).encode()
-    # the deployments are this package's own: there is one description of them
-    described = (package / "deployments" / "prefect.yaml").read_text()
-    _, _, body = re.split(r"^(name: .*\n)", described, maxsplit=1, flags=re.MULTILINE)
-    made["prefect.yaml"] = (_HEADER.format(name=dumps(name)) + body).encode()
-    return made
+    contents = {path: (package / file).read_bytes() for path, file in _FILES.items()}
+    readme = contents["README.md"].decode()
+    readme = readme.replace("{name}", name).replace("{version}", package_version())
+    contents["README.md"] = readme.encode()
+    # the same deployments as this package's own, under another header
+    ours = (package / "deployments" / "prefect.yaml").read_text()
+    _, _, body = re.split(r"^(name: .*\n)", ours, maxsplit=1, flags=re.MULTILINE)
+    contents["prefect.yaml"] = (_HEADER.format(name=dumps(name)) + body).encode()
+    return contents
 
 
 def _write(root: Path, contents: dict[str, bytes]) -> None:
-    made: list[Path] = []
+    created: list[Path] = []
     try:
         for path in [root / name for name in contents]:
             for folder in reversed(path.parents):
                 if not folder.exists():
                     folder.mkdir()
-                    made.append(folder)
+                    created.append(folder)
             with path.open("xb") as file:
-                made.append(path)
+                created.append(path)
                 file.write(contents[str(path.relative_to(root))])
     except BaseException:
-        for path in reversed(made):
+        for path in reversed(created):
             path.rmdir() if path.is_dir() else path.unlink()
         raise

@@ -1,71 +1,45 @@
-"""`restyle settle`: every open job of an output brought forward, told in a line a group or as JSON."""
+"""`restyle settle`: finish the open jobs of an output."""
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefect_wavespeed.deployments.cli._prefect import quiet_run
-from prefect_wavespeed.errors import ConfigurationError
-from prefect_wavespeed.settings import get_settings
+from prefect_wavespeed.blocks.names import WAVESPEED_BLOCK
+from prefect_wavespeed.deployments.cli.shared.options import AsJson, Out, WaveSpeedBlock
+from prefect_wavespeed.deployments.prefect_runtime import quiet_run
 
 if TYPE_CHECKING:
     from prefect_wavespeed.steps.settle import Settled
-    from prefect_wavespeed.storage.store import Store
 
-_SHOWN = 20  # problems; `--json` tells more
+_MAX_PROBLEMS = 20  # `--json` prints more
 
 
-def run(out: str, wavespeed: str, *, as_json: bool) -> int:
-    """Settle the output and print what was done.
-
-    Returns:
-        The exit status: 0, also where jobs stay open or have failed.
-
-    Raises:
-        BaseException: what went wrong, to be told by the caller.
-    """
-    with quiet_run("what is stored is stored; run the same command again for the rest"):
+def settle(*, out: Out, wavespeed: WaveSpeedBlock = WAVESPEED_BLOCK, as_json: AsJson = False) -> int:
+    """Settle the output and print how many jobs had which outcome."""
+    with quiet_run("what is stored stays stored; run the same command again for the rest"):
         settled = asyncio.run(_settle(out, wavespeed))
-    print(settled.model_dump_json() if as_json else _lines(settled))
+    print(settled.model_dump_json() if as_json else _summary(settled))
     return 0
 
 
 async def _settle(out: str, wavespeed: str) -> Settled:
+    from prefect_wavespeed.deployments.cli.shared.outputs import open_without_prefect
+    from prefect_wavespeed.settings import get_settings
+
+    # What cannot work is refused before Prefect is started, which takes seconds.
     get_settings()
-    if store := await known_store(out):
+    if store := await open_without_prefect(out):
         await store.ensure_conditional_put()
     from prefect_wavespeed.flows import settle
 
-    # whoever sits at the terminal decides whether to go again
+    # at a terminal the user decides whether to try again
     return await settle.with_options(retries=0)(wavespeed=wavespeed, output=out)
 
 
-async def known_store(out: str) -> Store | None:
-    """The store of an output that has been written to; None for a block: only Prefect knows what it names.
-
-    To find out what cannot work before Prefect is started, which takes seconds.
-
-    Raises:
-        ConfigurationError: there is no such directory, or it is no name of an output.
-    """
-    from prefect_wavespeed.storage.open_store import is_block, open_store
-
-    if is_block(out):
-        return None
-    if "://" not in out and not await asyncio.to_thread(_is_directory, out):
-        raise ConfigurationError(f"--out {out}: no such directory: name the one that the pictures went to")
-    return open_store(out)
-
-
-def _is_directory(path: str) -> bool:
-    return Path(path).expanduser().is_dir()
-
-
-def _lines(settled: Settled) -> str:
+def _summary(settled: Settled) -> str:
     groups = [f"{count:7}  {what}" for what, count in settled.groups() if count]
-    shown = [f"{p.standing}: {p.source or p.job_key}: {p.message}" for p in settled.problems[:_SHOWN]]
+    shown = [f"{p.standing}: {p.source or p.job_key}: {p.message}" for p in settled.problems[:_MAX_PROBLEMS]]
     if more := len(settled.problems) + settled.problems_left_out - len(shown):
-        shown.append(f"… and {more} more: --json tells them")
+        shown.append(f"… and {more} more: use --json")
     return "\n".join([*groups, *shown]) or "nothing is open"

@@ -10,7 +10,7 @@ import socket
 import sys
 from types import FrameType
 
-from prefect_wavespeed.deployments.cli._prefect import quieten
+from prefect_wavespeed.deployments.prefect_runtime import quieten
 
 quieten()
 # The sender tries again; meanwhile its request is not kept waiting by tries of our own.

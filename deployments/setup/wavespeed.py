@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Literal
+from typing import Any
 
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
@@ -15,18 +15,8 @@ from prefect_wavespeed.blocks.names import API_KEY_SECRET, IN_FLIGHT_LIMIT, WAVE
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 from prefect_wavespeed.deployments.setup._load import load
 from prefect_wavespeed.deployments.setup._report import say
+from prefect_wavespeed.deployments.setup.tiers import TIERS, Tier
 from prefect_wavespeed.errors import ConfigurationError
-
-Tier = Literal["bronze", "silver", "gold", "ultra"]
-
-# Submissions a minute and predictions in flight by account level. WaveSpeedAI's pages differ and change:
-# presets, to be changed in the block and the limit.
-TIERS: dict[Tier, tuple[int, int]] = {
-    "bronze": (10, 3),
-    "silver": (500, 100),
-    "gold": (3_000, 3_000),
-    "ultra": (5_000, 10_000),
-}
 
 
 async def set_up_wavespeed(tier: Tier | None) -> None:

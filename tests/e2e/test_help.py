@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_wavespeed.deployments.cli._help import EXAMPLES
+from prefect_wavespeed.deployments.cli.shared.examples import EXAMPLES
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
 from tests.support.prefect_server import PrefectServer

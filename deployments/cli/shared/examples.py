@@ -1,16 +1,6 @@
-"""What help says beyond the options: how commands are grouped, and examples to copy."""
+"""Commands to copy, shown at the end of a command's help. Tests run them."""
 
 from __future__ import annotations
-
-import re
-from typing import Literal
-
-from cyclopts import App, CycloptsError, Group, MissingArgumentError
-
-RESTYLE = Group.create_ordered("Restyle")
-SET_UP = Group.create_ordered("Set up and check")
-SERVE = Group.create_ordered("Serve")
-ABOUT = Group.create_ordered("Help")
 
 EXAMPLES = {
     "image": """
@@ -71,45 +61,12 @@ mkdir -p ~/.config/fish/completions
 restyle completion fish > ~/.config/fish/completions/restyle.fish
 """,
 }
-"""What to copy, by command."""
 
 
-def examples(command: str) -> str:
-    """The examples of a command, as Markdown for the end of its help."""
+def epilogue(command: str) -> str | None:
+    """The examples of a command as Markdown; None for a command without any."""
+    if command not in EXAMPLES:
+        return None
     lines = EXAMPLES[command].strip().split("\n")
     shown = [line if line.startswith(("#", " ")) else f"$ {line}" for line in lines]
     return "\n".join(["Examples:", "```console", *shown, "```"])
-
-
-def mistake(problem: CycloptsError, command: App) -> str:
-    """What is wrong with a command line; of what is missing also what it is."""
-    said, argument = str(problem), problem.argument
-    if isinstance(problem, MissingArgumentError) and argument:
-        described = command.assemble_argument_collection(parse_docstring=True)
-        help_of = {one.name: one.parameter.help for one in described}
-        missing = "needs a value" if problem.keyword else "is missing"
-        _, near, name = said.partition(" Did you mean ")
-        said = f"{argument.name} {missing}: {help_of[argument.name]}{near}{name}"
-    return " ".join(said.split())
-
-
-def completion(app: App, shell: Literal["bash", "zsh", "fish"]) -> str:
-    """The script by which a shell completes the command.
-
-    Where it knows nothing better it offers names of files, as sources and manifests are.
-    """
-    script = app.generate_completion(shell=shell)
-    if shell == "bash":
-        return script.replace("complete -F", "complete -o default -F")
-    if shell == "zsh":
-        return _ZSH_VALUE.sub(r"\1:_files\2", script.replace("_cyclopts_restyle", "_restyle")) + _ZSH_BEGIN
-    return script  # fish does so by itself
-
-
-_ZSH_VALUE = re.compile(r"^( +'(?:\d+:(?! )|\*--).*)(' \\)$", re.MULTILINE)
-"""What `_arguments` is told of an argument, or of an option's value, that is none of some choices."""
-
-_ZSH_BEGIN = """\
-# found in $fpath by its name, and called; or sourced
-if [[ $funcstack[1] == _restyle ]]; then _restyle "$@"; else compdef _restyle restyle; fi
-"""

@@ -19,8 +19,8 @@ from prefect.settings import get_current_settings
 from prefect_wavespeed.blocks.names import BUCKET_OUTPUT, DIRECTORY_OUTPUT, WORK_POOL, variable
 from prefect_wavespeed.blocks.output import open_output
 from prefect_wavespeed.blocks.wavespeed import OtherApiError, WaveSpeed, load_wavespeed
-from prefect_wavespeed.deployments.cli._errors import prefect_trouble, without_login
-from prefect_wavespeed.deployments.setup.wavespeed import TIERS
+from prefect_wavespeed.deployments.prefect_errors import describe_api_error, without_credentials
+from prefect_wavespeed.deployments.setup.tiers import TIERS
 from prefect_wavespeed.errors import ConfigurationError, RestyleError, redact
 from prefect_wavespeed.inspect.checks import Check, error, ok, warning
 from prefect_wavespeed.storage.open_store import S3_BLOCK_PREFIX
@@ -41,7 +41,7 @@ async def _impatient() -> AsyncIterator[PrefectClient]:
         yield client
 
 
-async def check_prefect() -> Check:
+async def check_api() -> Check:
     """Whether Prefect's API can be reached, and whether it understands this version."""
     url = get_current_settings().api.url
     try:
@@ -53,7 +53,7 @@ async def check_prefect() -> Check:
     except Exception as problem:
         if not url:
             return error(API, f"no PREFECT_API_URL is set: {redact(problem)}", _set_url())
-        return error(API, *prefect_trouble(url, problem))
+        return error(API, *describe_api_error(url, problem))
     if not url:
         found = f"no PREFECT_API_URL is set: every command starts a temporary server ({server}) of its own"
         return warning(API, found, f"fine to try things out; for deployments, {_set_url()}")
@@ -65,7 +65,7 @@ def _set_url() -> str:
 
 
 def _versions(url: str, server: str) -> Check:
-    found = f"{without_login(url)}, server {server}, client {prefect.__version__}"
+    found = f"{without_credentials(url)}, server {server}, client {prefect.__version__}"
     there, here = Version(server), Version(prefect.__version__)
     if there.major != here.major:
         return error(API, found, "install the same major version of Prefect on both sides")

@@ -1,0 +1,18 @@
+"""`restyle emulator`: the emulator's own command line."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+def emulator(*options: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
+    """Run the emulator until it is stopped.
+
+    Args:
+        options: Options of the emulator.
+    """
+    from prefect_wavespeed.emulator import main
+
+    return main(options, prog="restyle emulator")

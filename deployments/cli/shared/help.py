@@ -1,0 +1,61 @@
+"""Groups of commands in the help, and what is printed about wrong command lines and other errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from difflib import get_close_matches
+
+from cyclopts import App, CycloptsError, Group, MissingArgumentError, UnknownCommandError, ValidationError
+
+from prefect_wavespeed.errors import RestyleError
+
+RESTYLE = Group.create_ordered("Restyle")
+SET_UP = Group.create_ordered("Set up and check")
+SERVE = Group.create_ordered("Serve")
+ABOUT = Group.create_ordered("Help")
+
+
+def describe_usage_error(error: CycloptsError, command: App) -> str:
+    """Describe what is wrong with a command line; for a missing argument include its help.
+
+    Args:
+        error: cyclopts's error.
+        command: the command that was called; the whole app where none was.
+    """
+    if isinstance(error, UnknownCommandError):  # its text would import the modules of all commands
+        return _describe_unknown_command((error.unused_tokens or [""])[0], command)
+    if isinstance(error, ValidationError):
+        from prefect_wavespeed.deployments.cli.shared.flags import describe_refused_flag
+
+        return describe_refused_flag(error)
+    message, argument = str(error), error.argument
+    if isinstance(error, MissingArgumentError) and argument:
+        arguments = command.assemble_argument_collection(parse_docstring=True)
+        help_of = {one.name: one.parameter.help for one in arguments}
+        problem = "needs a value" if error.keyword else "is missing"
+        _, hint, suggestion = message.partition(" Did you mean ")
+        message = f"{argument.name} {problem}: {help_of[argument.name]}{hint}{suggestion}"
+    return " ".join(message.split())
+
+
+def _describe_unknown_command(name: str, app: App) -> str:
+    names = [known for known in app if not known.startswith("-")]
+    similar = get_close_matches(name, names, n=1)
+    hint = f"did you mean {similar[0]}?" if similar else f"the commands are {', '.join(sorted(names))}."
+    return f"There is no command {name}: {hint}"
+
+
+def print_error(error: RestyleError, *, as_json: bool) -> None:
+    """Print an error: one line on stderr, or one JSON object on stdout."""
+    if not as_json:
+        print(f"error: {error.message}", file=sys.stderr)
+        return
+    details = {
+        "type": type(error).__name__,
+        "message": error.message,
+        "retryable": error.retryable,
+        "job_key": error.job_key,
+        "prediction_id": error.prediction_id,
+    }
+    print(json.dumps({"error": details}))

@@ -1,0 +1,33 @@
+"""Options that several commands take, each described once. Imports nothing that is slow."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+Flag = Parameter(negative="")
+"""A flag without a ``--no-…`` counterpart."""
+
+Out = Annotated[
+    str,
+    Parameter(
+        help="s3://bucket/prefix, a directory, s3-bucket/NAME or local-file-system/NAME (saved blocks)."
+    ),
+]
+WaveSpeedBlock = Annotated[
+    str,
+    Parameter(
+        name="--wavespeed",
+        help='WaveSpeed block with the API key. Without a block "default", WAVESPEED_API_KEY is used.',
+    ),
+]
+AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object on stdout.")]
+Since = Annotated[
+    str | None,
+    Parameter(help="Only from this day on (UTC): YYYY-MM-DD, or 7d for seven days ago."),
+]
+Nsfw = Annotated[
+    Literal["keep", "quarantine", "drop"],
+    Parameter(help="What to do with pictures that are flagged as unsafe for work."),
+]

@@ -1,0 +1,70 @@
+"""A job in one line, and as JSON."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from prefect_wavespeed.inspect.advice import reason
+from prefect_wavespeed.inspect.jobs import JobView, Status
+
+COLOURS: dict[Status, str] = {"done": "green", "failed": "red", "open": "yellow"}
+
+
+def print_job(job: JobView, console: Console) -> None:
+    """Print a line that fits the terminal; where there is none, one with tabs, for scripts."""
+    if console.is_terminal:
+        console.print(_line(job, console.width), soft_wrap=True)
+    else:
+        print(_tabbed(job), file=console.file)
+
+
+def as_dict(job: JobView) -> dict[str, Any]:
+    """A job as JSON shows it."""
+    return {
+        "job_key": job.key,
+        "status": job.status,
+        "at": job.at.astimezone(UTC).isoformat(),
+        "source": job.source,
+        "usd": job.metadata.cost.usd if job.metadata else None,
+        "pictures": len(job.metadata.outputs) if job.metadata else 0,
+        "prediction_ids": sorted(job.prediction_ids),
+        "reason": reason(job),
+    }
+
+
+def _tabbed(job: JobView) -> str:
+    """Time, status, source, key, and cost or reason."""
+    cells = [_time(job, "%Y-%m-%dT%H:%M:%SZ"), job.status, job.source or "", job.key, _outcome(job)]
+    return "\t".join(map(_one_line, cells))
+
+
+def _line(job: JobView, width: int) -> Text:
+    """The same, shortened: the end of the source, which says most, and the beginning of the key."""
+    text = Text()
+    text.append(_time(job, "%Y-%m-%d %H:%M"), "dim")
+    text.append(f"  {job.status:6}  ", COLOURS[job.status])
+    room = max(24, width - len(text) - 12) // 2
+    source, outcome = _one_line(job.source or "?"), _one_line(_outcome(job))
+    source = source if len(source) <= room else f"…{source[1 - room :]}"
+    outcome = outcome if len(outcome) <= room else f"{outcome[: room - 1]}…"
+    return text.append(f"{source.ljust(room)}  {job.key[:8]}  {outcome}")
+
+
+def _time(job: JobView, form: str) -> str:
+    return job.at.astimezone(UTC).strftime(form)
+
+
+def _outcome(job: JobView) -> str:
+    """What the job cost, or why it is not done."""
+    if job.metadata is None:
+        return reason(job)
+    usd = job.metadata.cost.usd
+    return "cost unknown" if usd is None else f"{usd:.4f} USD"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""The checks of `restyle doctor` that need Prefect, and running them together with those of the engine."""

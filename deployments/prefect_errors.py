@@ -1,0 +1,57 @@
+"""What is wrong when Prefect cannot be used, and what to do about it."""
+
+from __future__ import annotations
+
+import httpx
+
+from prefect_wavespeed.errors import ConfigurationError, RestyleError, redact
+
+
+def as_restyle_error(error: Exception) -> RestyleError:
+    """Convert an exception, Prefect's among them, to an error that can be shown in one line."""
+    match error:
+        case RestyleError():
+            return error
+        # from Prefect's client: our own client raises errors of its own
+        case httpx.ConnectError():
+            return _unavailable(error)
+        case httpx.HTTPStatusError() if error.response.status_code in (401, 403, 404):
+            return _unavailable(error)
+        # Prefect raises a bare RuntimeError here: only its text tells it from others
+        case RuntimeError() if "Failed to reach API" in str(error):
+            return _unavailable(error.__cause__ or error)
+    return RestyleError(f"unexpected {type(error).__name__}: {redact(error)}")
+
+
+def _unavailable(error: BaseException) -> ConfigurationError:
+    from prefect.settings import get_current_settings
+
+    if url := get_current_settings().api.url:
+        return ConfigurationError(f"Prefect's API at {': '.join(describe_api_error(url, error))}")
+    return ConfigurationError(
+        "Prefect's temporary server stopped: run the command again, or start a server with `prefect server "
+        "start` and set PREFECT_API_URL"
+    )
+
+
+def describe_api_error(url: str, error: BaseException) -> tuple[str, str]:
+    """Describe why Prefect's API at a URL cannot be used.
+
+    Returns:
+        The problem, which begins with the address, and the remedy.
+    """
+    address = without_credentials(url)
+    match error:
+        case httpx.HTTPStatusError() if (status := error.response.status_code) in (401, 403):
+            remedy = "set PREFECT_API_AUTH_STRING (own server) or PREFECT_API_KEY (Cloud) to what it expects"
+            return f"{address} refuses access (HTTP {status})", remedy
+        case httpx.HTTPStatusError():
+            problem = f"{address} answers HTTP {error.response.status_code}"
+            return problem, "check that PREFECT_API_URL ends with /api"
+    remedy = "start it with `prefect server start`, or correct or unset PREFECT_API_URL"
+    return f"{address} cannot be reached ({type(error).__name__})", remedy
+
+
+def without_credentials(url: str) -> str:
+    """Return a URL that is safe to show: no user, no password, no query."""
+    return redact(httpx.URL(url).copy_with(userinfo=b""))
