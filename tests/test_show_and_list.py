@@ -310,10 +310,10 @@ def test_several_jobs_that_may_be_meant_are_listed(any_world: World) -> None:
     assert ended.status == 1
     assert {line.split("\t")[3] for line in ended.stdout.splitlines()} == keys
     assert ended.stderr.count("\n") == 1
-    assert "means 3 jobs: name one by its key" in ended.stderr
+    assert "matches 3 jobs: give the key of one" in ended.stderr
     as_json = any_world.restyle("show", PHOTO.name, "--json")
     assert as_json.status == 1
-    assert "means 3 jobs" in json.loads(as_json.stdout)["error"]["message"]
+    assert "matches 3 jobs" in json.loads(as_json.stdout)["error"]["message"]
 
 
 @pytest.mark.parametrize("what", ["nothing.jpg", "0123456789abcdef", "s3://bucket/nothing.jpg"])
@@ -331,7 +331,7 @@ def test_nothing_found_is_one_line(any_world: World, what: str) -> None:
         (["show", "x", "--out", "nowhere/at/all"], "no such directory"),
         (["list", "--out", ".", "--status", "lost"], "--status"),
         (["list", "--out", ".", "--since", "1w"], "--since 1w"),
-        (["show", " ", "--out", "."], "name a job"),
+        (["show", " ", "--out", "."], "the job is empty"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], says: str) -> None:
