@@ -11,7 +11,8 @@ from prefect.blocks.system import Secret
 from prefect.exceptions import ObjectNotFound
 from pydantic import Field, HttpUrl, SecretStr, ValidationError
 
-from prefect_wavespeed.api.client import WaveSpeedClient, is_loopback
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.api.urls import is_loopback
 from prefect_wavespeed.blocks.names import WAVESPEED_BLOCK
 from prefect_wavespeed.errors import ConfigurationError, redact
 from prefect_wavespeed.settings import get_settings

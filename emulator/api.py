@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NaiveDatetime, ValidationError
 
-from prefect_wavespeed.api.models import MODEL, ReduxRequest, Status
+from prefect_wavespeed.api.models import MODEL, ReduxRequest
+from prefect_wavespeed.api.predictions import Status
 from prefect_wavespeed.emulator import answers, webhooks
 from prefect_wavespeed.emulator.faults import Rule
 from prefect_wavespeed.emulator.predictions import NoCreditsError, Record

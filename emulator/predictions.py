@@ -21,7 +21,8 @@ from typing import Any
 
 import aiohttp
 
-from prefect_wavespeed.api.models import MODEL, TERMINAL, ReduxRequest
+from prefect_wavespeed.api.models import MODEL, ReduxRequest
+from prefect_wavespeed.api.predictions import TERMINAL
 from prefect_wavespeed.emulator import pictures, webhooks
 from prefect_wavespeed.emulator.faults import Rule, Script
 from prefect_wavespeed.emulator.options import Options

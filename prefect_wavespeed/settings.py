@@ -7,8 +7,8 @@ from functools import cache
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from prefect_wavespeed.api.models import wanted
 from prefect_wavespeed.errors import ConfigurationError
+from prefect_wavespeed.words import requirement
 
 
 class Settings(BaseSettings):
@@ -63,4 +63,4 @@ def get_settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "".join(f"RESTYLE_{part}".upper() for part in first["loc"])
-        raise ConfigurationError(f"{name}: {wanted(first)}".lstrip(": ")) from None
+        raise ConfigurationError(f"{name}: {requirement(first)}".lstrip(": ")) from None

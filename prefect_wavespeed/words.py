@@ -1,8 +1,50 @@
-"""Words for people."""
+"""Wording of messages."""
 
 from __future__ import annotations
 
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # importing pydantic takes a while, and the command's help needs only ``counted``
+    from pydantic import BaseModel
+    from pydantic_core import ErrorDetails
+
+# By the types of pydantic's errors, whose own words name Python's types.
+_KINDS = {
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+}
+
 
 def counted(count: int, noun: str) -> str:
-    """A count with its noun: ``1 row``, ``2,000 rows``."""
+    """Return a count with its noun: ``1 row``, ``2,000 rows``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def requirement(problem: ErrorDetails, model: type[BaseModel] | None = None) -> str:
+    """Return what a value that pydantic refused must be, such as ``must be 1 to 4``.
+
+    Args:
+        problem: one of a ValidationError's ``errors()``.
+        model: where given, the model of the field: a number out of range is told its whole range.
+    """
+    name, kind = ".".join(map(str, problem["loc"])), problem["type"]
+    if kind in ("greater_than_equal", "less_than_equal"):
+        schema = _properties(model).get(name, {}) if model else {}
+        if "minimum" in schema and "maximum" in schema:
+            return f"must be {schema['minimum']} to {schema['maximum']}"
+        (bound,) = problem["ctx"].values()
+        return f"must be at {'least' if kind == 'greater_than_equal' else 'most'} {bound}"
+    if kind in _KINDS:
+        return f"must be {_KINDS[kind]}"
+    return problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be", 1)
+
+
+@cache  # it takes a millisecond, and every row of a manifest may be wrong
+def _properties(model: type[BaseModel]) -> dict[str, Any]:
+    return dict(model.model_json_schema()["properties"])

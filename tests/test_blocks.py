@@ -24,6 +24,7 @@ from prefect_wavespeed.blocks.output import open_output
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed, load_wavespeed
 from prefect_wavespeed.errors import ConfigurationError
 from tests.support.prefect_server import PrefectServer
+from tests.support.raw_server import RawServer, answer
 from tests.support.s3_servers import S3Server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,9 +53,14 @@ def save(name: str, key: str = KEY, **fields: Any) -> None:
 
 
 def key_of(block: WaveSpeed) -> str:
+    """The key that the block's client sends."""
+
     async def ask() -> str:
-        async with block.get_client() as client:
-            return client._auth.key
+        async with RawServer(answer({"balance": 1.0})) as server:
+            async with block.model_copy(update={"base_url": server.url}).get_client() as client:
+                await client.balance()
+            (header,) = re.findall(rb"(?im)^authorization: Bearer (\S+)", server.requests[0])
+            return str(header.decode())
 
     return asyncio.run(ask())
 

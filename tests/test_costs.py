@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from prefect_wavespeed.api.billing import Billing
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.api.models import Billing, ReduxRequest
+from prefect_wavespeed.api.models import ReduxRequest
 from prefect_wavespeed.deployments.cli.shared.since import parse_since
 from prefect_wavespeed.errors import ConfigurationError, PredictionFailedError, StoreError
 from prefect_wavespeed.inspect.costs import Costs, costs

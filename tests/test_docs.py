@@ -13,7 +13,7 @@ import yaml  # type: ignore[import-untyped]  # Prefect's own
 
 import prefect_wavespeed.flows
 import prefect_wavespeed.tasks
-from prefect_wavespeed.api.models import Prediction
+from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.batch.created_object import ObjectCreated
 from prefect_wavespeed.deployments.receiver.events import object_created, prediction_ended
 from tests.support.doc_pages import DEPLOYED, PAGES, ROOT, RUN, Block, blocks, make_targets, told_events

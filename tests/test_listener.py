@@ -17,7 +17,7 @@ from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
-from prefect_wavespeed.api.models import Prediction
+from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.api.webhooks import ENDED, seal
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 from prefect_wavespeed.tasks._webhooks import Listener

@@ -13,17 +13,9 @@ import pytest
 from pydantic import ValidationError
 
 from prefect_wavespeed import errors
-from prefect_wavespeed.api.models import (
-    MAX_SEED,
-    MODEL,
-    TERMINAL,
-    HistoryPage,
-    Prediction,
-    Quote,
-    ReduxParams,
-    ReduxRequest,
-    Status,
-)
+from prefect_wavespeed.api.billing import Quote
+from prefect_wavespeed.api.models import MAX_SEED, MODEL, ReduxParams, ReduxRequest
+from prefect_wavespeed.api.predictions import TERMINAL, HistoryPage, Prediction, Status
 
 # Requests: field, what is taken, what is refused
 FIELDS: dict[str, tuple[list[Any], list[Any]]] = {

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.api.models import Prediction
+from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.api.webhooks import seal, unseal, verify_webhook
 from prefect_wavespeed.errors import PredictionFailedError
 from prefect_wavespeed.steps.poll_schedule import MAX_INTERVAL, PollSchedule

@@ -14,7 +14,8 @@ import pytest
 import time_machine
 from pydantic import SecretStr
 
-from prefect_wavespeed.api.models import MODEL, Prediction
+from prefect_wavespeed.api.models import MODEL
+from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.api.webhooks import (
     BadPayloadError,
     BadSealError,
@@ -152,7 +153,7 @@ def test_base64_outputs_are_decoded() -> None:
     body = json.dumps(payload).encode()
     prediction = verify_webhook(signed(body), body, SECRET, now=NOW)
     assert prediction.outputs == ["inline:0", "https://example.com/2.jpeg"]
-    assert prediction._inline == {"inline:0": picture}
+    assert prediction.inline("inline:0") == picture
 
 
 ENDED = Prediction.model_validate(

@@ -12,7 +12,7 @@ from prefect_wavespeed.deployments.prefect_runtime import quiet_run
 from prefect_wavespeed.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from prefect_wavespeed.api.models import Prediction
+    from prefect_wavespeed.api.predictions import Prediction
     from prefect_wavespeed.inspect.jobs import JobView
 
 _MAX_MATCHES = 20

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from prefect_wavespeed.api.models import Prediction
+from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.api.webhooks import BadSignatureError, WebhookError, verify_webhook
 from prefect_wavespeed.deployments.receiver import metrics, notifications, sns
 from prefect_wavespeed.deployments.receiver.events import object_created, prediction_ended

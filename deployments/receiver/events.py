@@ -6,7 +6,7 @@ from uuid import UUID, uuid4, uuid5
 
 from prefect.events.schemas.events import Event, Resource
 
-from prefect_wavespeed.api.models import Prediction
+from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.api.webhooks import ENDED, seal
 from prefect_wavespeed.batch.created_object import ObjectCreated
 from prefect_wavespeed.deployments.receiver import metrics

@@ -22,8 +22,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from prefect_wavespeed.api.client import is_loopback
 from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.api.urls import is_loopback
 from prefect_wavespeed.batch.rows import COLUMNS, KINDS, BadRow, Kind, Row, RowReader, show, unknown
 from prefect_wavespeed.concurrency import map_all
 from prefect_wavespeed.errors import ManifestError, SourceError, redact

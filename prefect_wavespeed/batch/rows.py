@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from prefect_wavespeed.api.models import MAX_SEED, ReduxParams, wanted
+from prefect_wavespeed.api.models import MAX_SEED, ReduxParams
 from prefect_wavespeed.errors import SourceError, redact
 from prefect_wavespeed.sources.identify import check_image
 from prefect_wavespeed.urls import without_signature
+from prefect_wavespeed.words import requirement
 
 _PARAMS: dict[str, Any] = {name: field.annotation for name, field in ReduxParams.model_fields.items()}
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")  # JSON can say one, UTF-8 cannot
@@ -206,6 +207,6 @@ def _told(error: ValidationError) -> str:
         name = str(problem["loc"][0]) if problem["loc"] else "variant"
         # where it is no number, its column's kind says more than pydantic does
         no_kind = problem["type"].endswith(("_parsing", "_type", "_from_float", "_parsing_size"))
-        wish = f"give {KINDS[name]}" if no_kind else wanted(problem)
+        wish = f"give {KINDS[name]}" if no_kind else requirement(problem, ReduxParams)
         wrong.append(f"{name} {show(problem['input'])}: {wish}")
     return "; ".join(wrong)

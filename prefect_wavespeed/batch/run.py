@@ -32,7 +32,7 @@ from itertools import islice
 from typing import Any, Self
 
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.api.models import ENDED_BADLY
+from prefect_wavespeed.api.predictions import ENDED_BADLY
 from prefect_wavespeed.batch.budget import Budget
 from prefect_wavespeed.batch.job_table import JobOutcome, JobTable
 from prefect_wavespeed.batch.manifest import BadRow, Row, read_manifest, shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from datetime import UTC, datetime, timedelta
 
-from prefect_wavespeed.api.models import ENDED_BADLY, Prediction
+from prefect_wavespeed.api.predictions import ENDED_BADLY, Prediction
 from prefect_wavespeed.inspect.jobs import JobView
 from prefect_wavespeed.ledger.records import Failure
 

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from prefect_wavespeed.api.billing import Quote
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.api.models import Quote, ReduxRequest
+from prefect_wavespeed.api.models import ReduxRequest
 from prefect_wavespeed.errors import AuthenticationError, InsufficientCreditsError, RestyleError
 from prefect_wavespeed.inspect.checks import Check, error, ok, skipped, warning
 

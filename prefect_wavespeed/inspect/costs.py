@@ -16,8 +16,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from prefect_wavespeed.api.billing import Billing
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.api.models import Billing
 from prefect_wavespeed.inspect.jobs import MARGIN, contents, young
 from prefect_wavespeed.ledger.ledger import now
 from prefect_wavespeed.ledger.records import DeadLetter, Metadata, Record

@@ -12,7 +12,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.api.models import ENDED_BADLY, MODEL, Prediction, ReduxRequest
+from prefect_wavespeed.api.models import MODEL, ReduxRequest
+from prefect_wavespeed.api.predictions import ENDED_BADLY, Prediction
 from prefect_wavespeed.errors import UnavailableError
 from prefect_wavespeed.job import picture_params
 from prefect_wavespeed.retry import retry

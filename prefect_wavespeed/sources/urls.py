@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import unquote, urlsplit
 
-from prefect_wavespeed.api.client import is_loopback
+from prefect_wavespeed.api.urls import is_loopback
 from prefect_wavespeed.errors import SourceError, redact
 from prefect_wavespeed.job import Source
 from prefect_wavespeed.urls import without_signature

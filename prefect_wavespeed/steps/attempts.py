@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.api.models import Prediction
+from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.errors import PredictionFailedError, RestyleError, redact
 from prefect_wavespeed.job import Job, Restyled
 from prefect_wavespeed.ledger.history import History

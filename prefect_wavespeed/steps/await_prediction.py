@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from prefect_wavespeed import metrics
-from prefect_wavespeed.api.models import Prediction
+from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.errors import NotFoundError, PredictionTimeoutError, RateLimitedError, UnavailableError
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.ledger.records import Failure

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import count
 
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.api.models import Prediction
+from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.errors import NotFoundError, OutputError
 from prefect_wavespeed.job import Job, NsfwPolicy, RunInfo
 from prefect_wavespeed.ledger.records import OutputInfo

@@ -26,7 +26,7 @@ from pydantic import BaseModel, Field
 
 from prefect_wavespeed import metrics
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.api.models import Prediction
+from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.concurrency import for_each
 from prefect_wavespeed.errors import (
     AuthenticationError,

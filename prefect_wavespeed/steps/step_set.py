@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.api.models import ReduxParams, wanted
+from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.errors import ConfigurationError, InvalidRequestError
 from prefect_wavespeed.job import Job, NsfwPolicy, Restyled, RunInfo
 from prefect_wavespeed.settings import Settings, get_settings
@@ -31,6 +31,7 @@ from prefect_wavespeed.steps.outputs import OnThumbnail
 from prefect_wavespeed.steps.submit_job import CLOCK_GRAIN, Submitter
 from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
 from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.words import requirement
 
 __all__ = [
     "CLOCK_GRAIN",
@@ -94,7 +95,7 @@ async def make_job(image: str, params: ReduxParams, variant: int, store: Store) 
     try:
         return Job(source=source, params=params, variant=variant)
     except ValidationError as error:
-        said = wanted(error.errors()[0])
+        said = requirement(error.errors()[0])
         raise InvalidRequestError(f"variant {variant}: {said}", field="variant") from None
 
 

@@ -10,7 +10,8 @@ from datetime import timedelta
 from functools import partial
 
 from prefect_wavespeed import metrics
-from prefect_wavespeed.api.models import ENDED_BADLY, Prediction, ReduxRequest
+from prefect_wavespeed.api.models import ReduxRequest
+from prefect_wavespeed.api.predictions import ENDED_BADLY, Prediction
 from prefect_wavespeed.errors import (
     AmbiguousSubmissionError,
     BudgetExceededError,

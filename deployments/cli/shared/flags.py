@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from copy import copy
 from typing import Annotated, Any, TypeVar, cast
@@ -11,9 +10,10 @@ import cyclopts
 from cyclopts import Parameter
 from pydantic import BaseModel, ValidationError, create_model
 
-from prefect_wavespeed.api.models import ReduxParams, wanted
+from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.deployments.cli.shared.options import Flag
 from prefect_wavespeed.errors import redact
+from prefect_wavespeed.words import requirement
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -25,9 +25,6 @@ SWITCH = Flag
 
 _FLAG_NAMES = {"num_inference_steps": "--steps", "guidance_scale": "--guidance", "output_format": "--format"}
 """Fields whose flags have shorter names."""
-
-_WRONG_TYPE = re.compile(r"must be a valid \w+, unable to parse string as an? (\w+)")
-_TYPES = {"integer": "a whole number", "number": "a number"}
 
 
 def with_flags(**flags: Parameter) -> Callable[[type[_Model]], type[_Model]]:
@@ -72,7 +69,5 @@ def describe_refused_field(error: ValidationError) -> str:
     """Describe the first field that a model refused, by its flag."""
     problem = error.errors(include_url=False)[0]
     field = str(problem["loc"][-1]) if problem["loc"] else ""
-    requirement = wanted({**problem, "loc": (field,)} if field else problem)
-    if match := _WRONG_TYPE.fullmatch(requirement):
-        requirement = f"must be {_TYPES[match[1]]}"
-    return f"{flag_of(field) if field else 'the options'} {redact(problem['input'])}: {requirement}"
+    wish = requirement({**problem, "loc": (field,)} if field else problem, ReduxParams)
+    return f"{flag_of(field) if field else 'the options'} {redact(problem['input'])}: {wish}"

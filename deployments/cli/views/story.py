@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from prefect_wavespeed.api.models import Prediction
+from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.deployments.cli.views.jobs import as_dict
 from prefect_wavespeed.inspect.jobs import JobView
 from prefect_wavespeed.ledger.records import Attempt

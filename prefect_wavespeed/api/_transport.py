@@ -1,0 +1,275 @@
+"""Bytes to and from the API and its CDN.
+
+The key is put on requests to ``base_url``, one at a time, and redirects are not followed there; downloads
+carry no key. No error of httpx leaves this file: it would hold the request, and with it the key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from io import BytesIO
+from typing import Any
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
+from pydantic import SecretStr
+
+from prefect_wavespeed import metrics
+from prefect_wavespeed.api.base64_stream import LONG, Sieve
+from prefect_wavespeed.api.urls import checked_base_url, is_loopback, proxy_for, without_query
+from prefect_wavespeed.errors import ConfigurationError, NotFoundError, OutputError, redact
+from prefect_wavespeed.version import package_version
+
+_USER_AGENT = f"restyle/{package_version()}"
+_HEADERS = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
+
+# httpx-aiohttp lets some of aiohttp's own errors through, and the sieve raises ValueError for garbage.
+_FAILURES = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
+# Raised before a connection is established. httpx's classes cannot be used for this: httpx-aiohttp raises
+# ConnectTimeout also for a connection that was dropped after the request.
+_NEVER_CONNECTED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,
+)
+
+
+@dataclass
+class Reply:
+    """What came back from one request to the API.
+
+    Attributes:
+        status: the HTTP status; None where there was no answer.
+        retry_after: seconds to wait, as the answer says; None where it does not.
+        body: the decoded JSON document.
+        pictures: base64 pictures of the document, by the marks that stand for them in it.
+        failure: why there is no answer, or none that is whole and readable; redacted.
+        sent: False when no connection was established, so that nothing can have reached the API.
+    """
+
+    status: int | None = None
+    retry_after: float | None = None
+    body: Any = None
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    failure: str | None = None
+    sent: bool = True
+
+
+class Transport:
+    """One pool of connections to the API and its CDN, for one event loop, and the only holder of the key.
+
+    Args:
+        api_key: the WaveSpeedAI key.
+        base_url: where the API is: https, or http on loopback.
+        max_connections: most connections open at once.
+
+    Raises:
+        ConfigurationError: the key is malformed, or the URL is not a safe place to send it.
+    """
+
+    def __init__(self, api_key: str | SecretStr, base_url: str, max_connections: int) -> None:
+        key = (api_key.get_secret_value() if isinstance(api_key, SecretStr) else api_key).strip()
+        if not key or not key.isascii() or not key.isprintable() or " " in key:
+            raise ConfigurationError("the WaveSpeed API key is empty or malformed")
+        self._key = SecretStr(key)
+        self._server_date: tuple[str, float] | None = None  # an answer's Date header, and our time then
+        self.base_url, host = checked_base_url(base_url)
+        limits = httpx.Limits(max_connections=max_connections)
+        # Calls go to one host with one key, and need no redirects, cookies or mounts. A whole client
+        # would take as long for those as for the request itself.
+        self._api = AiohttpTransport(limits=limits, proxy=proxy_for(self.base_url, host))
+        self._cdn = HttpxAiohttpClient(
+            headers={"User-Agent": _USER_AGENT},
+            limits=limits,
+            event_hooks={"request": [_without_body]},
+            # A proxy from the environment must not get what is meant for loopback, in the clear.
+            mounts={f"all://[{host}]" if ":" in host else f"all://{host}": None}
+            if is_loopback(host)
+            else None,
+        )
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._api.aclose()
+        await self._cdn.aclose()
+
+    def redact(self, text: object) -> str:
+        """Return a text that is safe to show: without the key, signatures and line breaks."""
+        return redact(text, self._key.get_secret_value())
+
+    @property
+    def clock_skew(self) -> timedelta | None:
+        """How far the API's clock is ahead of ours, by its last answer; None where it had no Date."""
+        if self._server_date is None:
+            return None
+        date, received = self._server_date
+        try:
+            return parsedate_to_datetime(date) - datetime.fromtimestamp(received, UTC)
+        except (ValueError, TypeError):  # TypeError: it has no time zone
+            return None
+
+    async def exchange(self, method: str, path: str, *, seconds: float, **request: Any) -> Reply:
+        """Send one request with the key and read the whole answer. Failures are returned, not raised.
+
+        Args:
+            method, path: what to call below ``base_url``.
+            seconds: how long all of it may take.
+            request: further arguments of ``httpx.Request``.
+        """
+        reply = Reply()
+        try:
+            async with asyncio.timeout(seconds):  # httpx has no timeout for the whole of a request
+                response = await self._api.handle_async_request(
+                    httpx.Request(
+                        method,
+                        self.base_url + path,
+                        headers={**_HEADERS, "Authorization": f"Bearer {self._key.get_secret_value()}"},
+                        extensions={"timeout": _timeouts(seconds).as_dict()},
+                        **request,
+                    )
+                )
+                try:
+                    reply.status, reply.retry_after = response.status_code, _retry_after(response.headers)
+                    if date := response.headers.get("Date"):
+                        self._server_date = date, time.time()
+                    reply.body, reply.pictures = await _document(response)
+                finally:
+                    await response.aclose()
+        except _FAILURES as error:
+            reply.failure = self.redact(_described(error))
+            reply.sent = not isinstance(error.__cause__ or error, _NEVER_CONNECTED)
+        metrics.ANSWERS.labels(reply.status or "none").inc()
+        return reply
+
+    async def download(self, url: str, *, limit: int, seconds: float, stall_seconds: float) -> bytes:
+        """Download a file without the key.
+
+        Args:
+            url: where it is; redirects are followed.
+            limit: most bytes that it may have.
+            seconds: how long all of it may take.
+            stall_seconds: how long connecting, or the wait for the next bytes, may take.
+
+        Raises:
+            NotFoundError: the answer is 403, 404 or 410.
+            OutputError: it could not be downloaded whole; not retryable when it is over the limit.
+        """
+        status: int | None = None
+        try:
+            async with asyncio.timeout(seconds), self._get(url, stall_seconds) as response:
+                status = response.status_code
+                if response.is_success:
+                    return await _bounded(response, limit)
+                problem = f"HTTP {status}"
+        except _FAILURES as error:
+            problem = _described(error)
+        if status in (403, 404, 410):
+            raise NotFoundError(
+                f"the output's URL has expired or does not exist (HTTP {status}): {without_query(url)}"
+            )
+        raise OutputError(self.redact(f"download failed: {problem}: {without_query(url)}"))
+
+    async def status_of(self, url: str, *, seconds: float) -> int | None:
+        """Return the status of a HEAD request without the key; None where there is no answer."""
+        try:
+            async with asyncio.timeout(seconds):
+                response = await self._cdn.head(url, follow_redirects=True, timeout=_timeouts(seconds))
+        except _FAILURES:
+            return None
+        return response.status_code
+
+    @asynccontextmanager
+    async def _get(self, url: str, stall_seconds: float) -> AsyncIterator[httpx.Response]:
+        async with self._cdn.stream(
+            "GET",
+            url,
+            headers={"Accept-Encoding": "identity"},
+            follow_redirects=True,
+            timeout=_timeouts(stall_seconds),
+        ) as response:
+            yield response
+
+
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds to wait: ``Retry-After`` as seconds, or as a date by the server's own clock."""
+    value = headers.get("Retry-After", "").strip()
+    if not value:
+        return None
+    try:
+        if value.isdecimal():
+            return float(value)
+        then = parsedate_to_datetime(value)
+        now = parsedate_to_datetime(headers["Date"]) if "Date" in headers else datetime.now(UTC)
+        return max(0.0, (then - now).total_seconds())
+    except (ValueError, TypeError):  # TypeError: one of the dates has no time zone
+        return None
+
+
+async def _document(response: httpx.Response) -> tuple[Any, Mapping[str, bytes]]:
+    """A JSON answer, and the pictures that were in it.
+
+    Raises:
+        ValueError: it is not JSON, or absurdly long.
+    """
+    length = response.headers.get("Content-Length", "")
+    if length.isdecimal() and int(length) <= LONG and "Content-Encoding" not in response.headers:
+        body = await response.aread()  # too short to hold a picture that must be kept out of the text
+        return json.loads(body.decode("utf-8-sig", "replace")), {}
+    sieve = Sieve()
+    async for chunk in response.aiter_bytes():
+        sieve.feed(chunk)
+    return sieve.close()
+
+
+async def _bounded(response: httpx.Response, limit: int) -> bytes:
+    """The whole body, checked against its announced length and the limit."""
+    announced = response.headers.get("Content-Length", "")
+    length = int(announced) if announced.isdecimal() else None
+    buffer = BytesIO()
+    async for chunk in response.aiter_bytes():
+        if max(buffer.tell() + len(chunk), length or 0) > limit:
+            raise OutputError(f"the output is larger than {limit / 1024 / 1024:g} MB", retryable=False)
+        buffer.write(chunk)
+    if length is not None and response.num_bytes_downloaded != length:
+        raise ValueError(f"received {response.num_bytes_downloaded} of {length} bytes")
+    return buffer.getvalue()
+
+
+@lru_cache(16)
+def _timeouts(seconds: float) -> httpx.Timeout:
+    return httpx.Timeout(seconds, connect=min(10, seconds / 2), pool=seconds / 2)
+
+
+async def _without_body(request: httpx.Request) -> None:
+    """Keep httpx-aiohttp from sending an empty body after a redirect: some servers refuse that."""
+    await request.aread()
+
+
+def _described(error: BaseException) -> str:
+    """An error of the libraries below, in one line."""
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    error = error.__cause__ or error  # aiohttp's own names say more than what httpx-aiohttp makes of them
+    return "timed out" if isinstance(error, TimeoutError) else f"{type(error).__name__} {error}".strip()
+
+
+class _NoQueries(logging.Filter):
+    """Removes queries from the request lines that httpx logs: they hold signatures of URLs."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(redact(a) if isinstance(a, httpx.URL) else a for a in record.args)
+        return True
+
+
+logging.getLogger("httpx").addFilter(_NoQueries())
