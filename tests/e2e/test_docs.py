@@ -78,7 +78,8 @@ class Reader:
         clone = self.folder / "clone"
         clone.mkdir()
         for entry in ROOT.iterdir():
-            if entry.is_dir() and entry.name not in (".git", ".venv", "demo", "pictures"):
+            shown = entry.is_dir() or entry.name == "prefect.yaml"
+            if shown and entry.name not in (".git", ".venv", "demo", "pictures"):
                 (clone / entry.name).symlink_to(entry)
         (clone / ".venv").symlink_to(sys.prefix)
         ours, theirs = open_terminal(200)  # what asks questions does so on terminals only
