@@ -72,7 +72,7 @@ class Listener:
             try:
                 secret = secret or await self._secret()
                 async with _subscription() as events:
-                    self.inbox.expect()
+                    self.inbox.start()
                     self._tried.set()
                     self._told.discard("away")
                     waits = backoff(first=1.0, most=30.0)
@@ -81,7 +81,7 @@ class Listener:
                 problem = "it was closed"
             except Exception as error:
                 problem = redact(error) or type(error).__name__
-            self.inbox.doubt()
+            self.inbox.stop()
             self._tried.set()
             self._warn("away", f"webhooks: Prefect's event feed cannot be listened to ({problem}): polling")
             await asyncio.sleep(next(waits))
@@ -97,7 +97,7 @@ class Listener:
         except WebhookError as error:
             self._warn("unsealed", f"webhooks: an event {ENDED} in Prefect is left alone: {error}")
         else:
-            self.inbox.tell(prediction)
+            self.inbox.deliver(prediction)
 
     def _warn(self, kind: str, message: str) -> None:
         """Say it, once a kind."""

@@ -91,13 +91,13 @@ async def test_what_the_receiver_puts_into_the_feed_is_told_and_what_others_put_
         assert await listener.webhook(wait=True) == HOOK
         assert await listener.webhook(wait=False) == f"{HOOK}&wait=no"
         assert listener.inbox.listening
-        with listener.inbox.of("p1") as wanted, listener.inbox.of("f1") as wronged:
+        with listener.inbox.watch("p1") as wanted, listener.inbox.watch("f1") as wronged:
             for sealed in forged:
                 put(server, "f1", sealed)
             # its name outside is not what counts
             put(server, "f1", seal(completed("p1"), secret))
             async with asyncio.timeout(30):
-                await wanted.sleep(30)
+                await wanted.wait(30)
             told = wanted.read()
             assert told
             assert told.outputs == ["https://cdn.example.com/p1.jpeg"]
@@ -149,13 +149,13 @@ async def test_a_connection_that_breaks_is_made_again_and_meanwhile_nothing_is_r
             async with Listener.open(block(emulator)) as listener:
                 await listener.webhook(wait=True)
                 assert listener.inbox.listening
-                with listener.inbox.of("p2") as wanted:
+                with listener.inbox.watch("p2") as wanted:
                     cut()
                     await until(lambda: not listener.inbox.listening)
                     await until(lambda: listener.inbox.listening)
                     put(server, "p2", seal(completed("p2"), secret))
                     async with asyncio.timeout(30):
-                        await wanted.sleep(30)
+                        await wanted.wait(30)
                     assert wanted.read()
     assert [warning for warning in warnings() if "cannot be listened to" in warning] == warnings()[:1]
 

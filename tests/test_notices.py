@@ -49,7 +49,7 @@ class World:
 
     def __init__(self, sent: Sent) -> None:
         self.pace, self.inbox = PollSchedule(), WebhookInbox()
-        self.inbox.expect()
+        self.inbox.start()
         self.sent = sent
         self._names = iter(range(10**9))
 
@@ -68,8 +68,8 @@ class World:
         loop = asyncio.get_running_loop()
         start, polls = loop.time(), 0
         for late in self.sent():
-            loop.call_later(took + late, self.inbox.tell, ended(name))
-        with self.inbox.of(name) as notice, self.pace.flight(fresh=True, notice=notice) as flight:
+            loop.call_later(took + late, self.inbox.deliver, ended(name))
+        with self.inbox.watch(name) as notice, self.pace.flight(fresh=True, notice=notice) as flight:
             while True:
                 await flight.wait(0, PATIENCE)
                 if notice.read():
@@ -77,7 +77,7 @@ class World:
                 polls += 1
                 if loop.time() - start >= took:
                     break
-                flight.not_yet()
+                flight.not_ready()
             flight.ready(took)
         seen.polls.append(polls)
         seen.delays.append(loop.time() - start - took)
@@ -123,7 +123,7 @@ def test_where_no_webhook_ever_comes_polling_goes_on_as_if_there_were_none(in_fl
         world = World(never)
         first = await world.fly(evenly(2, 4, in_flight), in_flight)
         assert max(first.delays) <= MAX_INTERVAL + 1
-        assert not world.inbox.relied_on
+        assert not world.inbox.reliable
         seen = await world.fly(evenly(2, 4, 300), in_flight)
         assert median(seen.delays) < 0.25
         assert 2 < seen.polls_each < 5.2
@@ -185,7 +185,7 @@ def test_doubled_webhooks_are_as_good_as_one() -> None:
 def test_what_was_told_before_anybody_waited_is_known() -> None:
     async def main() -> None:
         world = World(never)
-        world.inbox.tell(ended("0"))
+        world.inbox.deliver(ended("0"))
         seen = await world.fly(iter([0.0]), 1)
         assert (seen.polls, seen.delays) == ([0], [0.0])
 
@@ -196,8 +196,8 @@ def test_what_nobody_waits_for_is_forgotten_before_it_fills_the_memory() -> None
     async def main() -> None:
         inbox = WebhookInbox()
         for number in range(20_000):
-            inbox.tell(ended(str(number)))
-        with inbox.of("19999") as newest, inbox.of("0") as oldest:
+            inbox.deliver(ended(str(number)))
+        with inbox.watch("19999") as newest, inbox.watch("0") as oldest:
             assert newest.read()
             assert oldest.read() is None
 
@@ -207,8 +207,8 @@ def test_what_nobody_waits_for_is_forgotten_before_it_fills_the_memory() -> None
 def test_all_that_wait_for_one_prediction_are_told() -> None:
     async def main() -> None:
         inbox = WebhookInbox()
-        with inbox.of("p") as first, inbox.of("p") as second:
-            inbox.tell(ended("p"))
+        with inbox.watch("p") as first, inbox.watch("p") as second:
+            inbox.deliver(ended("p"))
             assert first.read()
             assert first.read() is None
             assert second.read()
@@ -220,7 +220,7 @@ def test_when_nothing_is_listened_for_any_more_polls_are_as_without_webhooks() -
     async def main() -> None:
         world = World(soon)
         await world.fly(evenly(2, 4, 200), 50)
-        world.inbox.doubt()
+        world.inbox.stop()
         world.sent = never
         seen = await world.fly(evenly(2, 4, 300), 50)
         assert median(seen.delays) < 0.2
@@ -233,13 +233,13 @@ def test_when_nothing_is_listened_for_any_more_polls_are_as_without_webhooks() -
 async def told(emulator: Emulator) -> AsyncIterator[dict[str, Any]]:
     """Where webhooks come in, are verified, sealed, unsealed and told; what to restyle with."""
     inbox = WebhookInbox()
-    inbox.expect()
+    inbox.start()
     async with WaveSpeedClient("test-key", emulator.url) as client:
         secret = await client.webhook_secret()
 
     async def take(request: web.Request) -> web.Response:
         prediction = verify_webhook(request.headers, await request.read(), secret)
-        inbox.tell(unseal(seal(prediction, secret), secret))
+        inbox.deliver(unseal(seal(prediction, secret), secret))
         return web.Response()
 
     app = web.Application(client_max_size=1 << 25)
@@ -309,12 +309,12 @@ async def test_a_notice_without_pictures_is_not_believed(
 ) -> None:
     """Polling is the truth: such a notice may be late, or of another time."""
     inbox = WebhookInbox()
-    inbox.expect()
+    inbox.start()
 
     async def tell_of_all() -> None:
         while True:
             for prediction in emulator.ledger()["predictions"]:
-                inbox.tell(Prediction(id=prediction["id"], status=status))
+                inbox.deliver(Prediction(id=prediction["id"], status=status))
             await asyncio.sleep(0.03)
 
     running = asyncio.create_task(tell_of_all())

@@ -71,7 +71,7 @@ async def watch(pace: PollSchedule, took: float, told: float | None, seen: Seen)
             if polls[-1] >= took:
                 flight.ready(told)
                 break
-            flight.not_yet()
+            flight.not_ready()
     seen.took.append(took)
     seen.polls.append(polls)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from prefect_wavespeed.errors import BudgetExceededError
 from prefect_wavespeed.job import Job
-from prefect_wavespeed.steps.prices import Price, PriceCache, price_kind
+from prefect_wavespeed.steps.prices import Price, PriceCache, price_key
 
 _FRESH_SECONDS = 10.0
 _CLOSE = 25  # images: so near the cap, the price is asked before each
@@ -63,7 +63,7 @@ class Budget:
                 f"max_cost_usd {self.cap:g} is reached: {total:g} USD are spent or under way and the "
                 f"next image costs {usd:g} USD: run it again with a higher limit to go on"
             )
-        self._held.setdefault(job.key, attempts)[attempt] = _Held(price_kind(job.params), usd)
+        self._held.setdefault(job.key, attempts)[attempt] = _Held(price_key(job.params), usd)
 
     def unsent(self, job: Job, attempt: int | None = None) -> None:
         """Free what was set aside for an attempt, by default the newest: it was not sent, or refused."""
@@ -82,12 +82,12 @@ class Budget:
         self._spent += usd
 
     async def _price(self, job: Job, cap: float) -> float:
-        kind = price_kind(job.params)
+        kind = price_key(job.params)
         latest = self._latest.get(kind)
         near = latest is not None and cap - self.total < _CLOSE * latest.usd
-        price = await self._prices.price(job.request("-"), fresh=0.0 if near else _FRESH_SECONDS)
+        price = await self._prices.price(job.request("-"), max_age=0.0 if near else _FRESH_SECONDS)
         latest = self._latest.get(kind)
-        if latest is None or price.asked > latest.asked:
+        if latest is None or price.requested_at > latest.requested_at:
             self._reprice(kind, price.usd - latest.usd if latest else 0.0)
             self._latest[kind] = price
             self._since[kind] = 0

@@ -18,7 +18,7 @@ from prefect_wavespeed.batch.manifest import BadRow, Row
 from prefect_wavespeed.batch.report import AccountRow, Status, Thumbs
 from prefect_wavespeed.batch.shards import lot
 from prefect_wavespeed.job import Job
-from prefect_wavespeed.steps.prices import price_kind
+from prefect_wavespeed.steps.prices import price_key
 
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
@@ -88,7 +88,7 @@ class JobTable:
                 (
                     self.jobs,
                     job.key,
-                    str(price_kind(job.params)),
+                    str(price_key(job.params)),
                     job.model_dump_json(),
                     row.number,
                     lot(row.shown),

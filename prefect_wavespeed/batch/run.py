@@ -484,7 +484,7 @@ class Batch:
         return JobOutcome(
             "submitted",
             submitted.prediction_id,
-            cost_usd=self._prices.known(job.params) if flight.paid else 0.0,
+            cost_usd=self._prices.cached(job.params) if flight.paid else 0.0,
             attempts=submitted.attempt,
         )
 
@@ -522,7 +522,7 @@ class Batch:
             return False
         try:
             balance = await self._client.balance()
-            price = await self._prices.price(job.request("-"), fresh=0.0)
+            price = await self._prices.price(job.request("-"), max_age=0.0)
         except AuthenticationError:
             return True
         except RestyleError:

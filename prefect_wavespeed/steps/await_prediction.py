@@ -64,7 +64,7 @@ class Poller:
         resting = start
         since = self._memory.since(submitted)
         with (
-            self._inbox.of(submitted.prediction_id) as notice,
+            self._inbox.watch(submitted.prediction_id) as notice,
             poll_schedule.flight(fresh=submitted.fresh, since=since, notice=notice) as flight,
         ):
             while True:
@@ -104,7 +104,7 @@ class Poller:
                         return prediction
                     else:
                         doubts = 0
-                        flight.not_yet()
+                        flight.not_ready()
 
 
 def _may_go_again(prediction: Prediction) -> bool:

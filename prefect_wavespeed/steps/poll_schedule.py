@@ -1,11 +1,11 @@
-"""When to ask again: often enough to notice early, seldom enough not to be a burden.
+"""When to poll: often enough to notice early, seldom enough not to be a burden.
 
-How long predictions take is learnt from those of this process, the ones under way included: what still flies
-after three seconds takes longer than three. Between the shortest and the longest usual time the polls stand
-at equal distances: where any moment is as likely as any other, no other order inbox as early with as few.
-docs/performance.md has the sums.
+How long predictions take is learnt from those of this process, including those in flight: one that is not
+ready after three seconds takes longer than three. Between the shortest and the longest usual time polls are
+evenly spaced: where a prediction is equally likely to end at any moment, no other order notices as early with
+as few polls. docs/performance.md has the sums.
 
-Where webhooks tell what is ready, and have not failed to lately, polls are for what is overdue.
+Where webhooks report what is ready, and have not failed to lately, only overdue predictions are polled.
 """
 
 from __future__ import annotations
@@ -21,114 +21,122 @@ from prefect_wavespeed.steps.webhook_inbox import GRACE, Notice, WebhookInbox
 
 MAX_INTERVAL = 10.0
 MIN_INTERVAL = 0.1
-# Polls over the usual spread of times. A prediction that may end at any moment of it needs half of them,
-# and half a poll more, on the average.
+# Polls over the usual range of times. A prediction that may end at any moment of it needs half of them on
+# average, and half a poll more.
 _STEPS = 7.0
-_SCOUTS = 8  # are asked often while nothing is known; the others wait for what they tell
-_RENEWED = 0.2  # seconds that an estimate is used for
+_SCOUTS = 8  # polled often while nothing has been learnt; the others wait for what these show
+_ESTIMATE_SECONDS = 0.2  # how long an estimate is used
+_REMEMBERED = 300  # predictions
 
 
 class PollSchedule:
-    """Learns from the predictions of this process how long one takes, and spaces its polls by it."""
+    """Learns from the predictions of this process how long one takes, and spaces their polls accordingly."""
 
     def __init__(self) -> None:
-        self._recent: deque[float] = deque(maxlen=300)  # seconds
-        self._flying: dict[Flight, None] = {}
+        self._durations: deque[float] = deque(maxlen=_REMEMBERED)  # seconds
+        self._flights: dict[Flight, None] = {}
         self._scouts = 0
-        self._learning: dict[Notice, asyncio.AbstractEventLoop] = {}
-        self._usual: tuple[float, float] | None = None
-        self._told = -_RENEWED
+        self._waiting: dict[Notice, asyncio.AbstractEventLoop] = {}  # for the first estimate
+        self._estimate: tuple[float, float] | None = None
+        self._estimated_at = -_ESTIMATE_SECONDS
 
     def flight(self, *, fresh: bool, since: float | None = None, notice: Notice | None = None) -> Flight:
-        """A prediction that is polled from now on.
+        """Return the flight of a prediction that is polled from now on.
 
         Args:
-            fresh: it was submitted just now; otherwise it may be done already, and is asked for at once.
+            fresh: it was submitted just now; otherwise it may be ready already, and is polled at once.
             since: when it was submitted, on the event loop's (monotonic) clock; now by default.
-            notice: what webhooks tell of it; nothing by default.
+            notice: what webhooks report about it; nothing by default.
         """
         notice = notice or Notice(WebhookInbox(), "")
         return Flight(self, fresh, _now() if since is None else since, notice)
 
     def learn(self, seconds: float) -> None:
-        """Remember how long a prediction took, in seconds."""
-        self._recent.append(seconds)
-        while self._learning:
-            notice, loop = self._learning.popitem()
+        """Remember how long a prediction took."""
+        self._durations.append(seconds)
+        while self._waiting:
+            notice, loop = self._waiting.popitem()
             if not loop.is_closed():
                 loop.call_soon_threadsafe(notice.wake)
 
-    def usual(self) -> tuple[float, float] | None:
-        """Between how many seconds nine of ten predictions take; None while nothing is known."""
-        if not self._recent:
+    def usual_range(self) -> tuple[float, float] | None:
+        """Return the range of seconds that nine of ten predictions take; None before the first has ended."""
+        if not self._durations:
             return None
         now = _now()
-        if now - self._told >= _RENEWED or self._usual is None:
-            # Not their ages: one that is ready and not asked for yet would make all look slower, and so
-            # be asked for even later.
-            ages = sorted(flight.not_ready_at for flight in self._flying if flight.fresh)
-            self._usual, self._told = _usual(sorted(self._recent), ages), now
-        return self._usual
+        if now - self._estimated_at >= _ESTIMATE_SECONDS or self._estimate is None:
+            # Not their ages: one that is ready and not polled yet would make all seem slower, and so be
+            # polled even later.
+            pending = sorted(flight.not_ready_at for flight in self._flights if flight.fresh)
+            self._estimate, self._estimated_at = _usual_range(sorted(self._durations), pending), now
+        return self._estimate
 
-    async def learning(self, notice: Notice, seconds: float) -> None:
-        """Wait until something is learnt or told, so many seconds at the most."""
-        self._learning[notice] = asyncio.get_running_loop()
+    async def wait_for_estimate(self, notice: Notice, seconds: float) -> None:
+        """Wait until a prediction has ended or the notice is delivered, for so many seconds at most."""
+        self._waiting[notice] = asyncio.get_running_loop()
         try:
-            await notice.sleep(seconds)
+            await notice.wait(seconds)
         finally:
-            self._learning.pop(notice, None)
+            self._waiting.pop(notice, None)
+
+    def _take_off(self, flight: Flight, *, scout: bool) -> bool:
+        """Count a flight in; return whether it is a scout, which it is only where one is needed."""
+        self._flights[flight] = None
+        scout = scout and self.usual_range() is None and self._scouts < _SCOUTS
+        self._scouts += scout
+        return scout
+
+    def _land(self, flight: Flight, *, scout: bool) -> None:
+        self._flights.pop(flight, None)
+        self._scouts -= scout
 
 
-def _usual(times: list[float], ages: list[float]) -> tuple[float, float]:
+def _usual_range(durations: list[float], pending: list[float]) -> tuple[float, float]:
     """The 5th and the 95th percentile of how long predictions take (the Kaplan-Meier estimate).
 
     Args:
-        times: how long those took that are done, in ascending order.
-        ages: when the others were last seen not to be ready, in ascending order.
+        durations: how long those took that have ended, in ascending order.
+        pending: when the others were last seen not to be ready, in ascending order.
     """
-    low, high, still = times[0], None, 1.0
-    for index, seconds in enumerate(times):
-        at_risk = len(times) - index + len(ages) - bisect_left(ages, seconds)
-        if still > 0.95:
+    low, high, surviving = durations[0], None, 1.0
+    for index, seconds in enumerate(durations):
+        at_risk = len(durations) - index + len(pending) - bisect_left(pending, seconds)
+        if surviving > 0.95:
             low = seconds
-        still *= 1 - 1 / at_risk
-        if still <= 0.05:
+        surviving *= 1 - 1 / at_risk
+        if surviving <= 0.05:
             high = seconds
             break
-    # While the slowest are still to come, the spread is taken to be as long as the shortest time.
-    return low, max(low * 2, times[-1]) if high is None else high
+    # While the slowest have not ended, the range is taken to be as wide as its lower end.
+    return low, max(low * 2, durations[-1]) if high is None else high
 
 
 class Flight:
-    """One prediction on its way, as a context manager around its polls.
+    """One prediction in flight: a context manager around its polls.
 
     Attributes:
         fresh: it was submitted just now.
         since: when, on the event loop's clock.
     """
 
-    def __init__(self, poll_schedule: PollSchedule, fresh: bool, since: float, notice: Notice) -> None:
+    def __init__(self, schedule: PollSchedule, fresh: bool, since: float, notice: Notice) -> None:
         self.fresh = fresh
         self.since = since
-        self._pace = poll_schedule
+        self._schedule = schedule
         self._notice = notice
         self._not_ready_at = 0.0
         self._scout = False
-        self._asked = False
-        self._asked_at = 0.0  # seconds after which it was asked for last
+        self._polled = False
+        self._polled_at = 0.0  # its age at the last poll
 
     def __enter__(self) -> Self:
-        self._pace._flying[self] = None
-        if self.fresh and self._pace.usual() is None and self._pace._scouts < _SCOUTS:
-            self._scout = not self._notice.relied_on
-            self._pace._scouts += self._scout
+        self._scout = self._schedule._take_off(self, scout=self.fresh and not self._notice.reliable)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._pace._flying.pop(self, None)
-        self._pace._scouts -= self._scout
+        self._schedule._land(self, scout=self._scout)
 
     @property
     def age(self) -> float:
@@ -137,60 +145,60 @@ class Flight:
 
     @property
     def not_ready_at(self) -> float:
-        """Seconds after which it was not ready yet."""
-        if self._notice.relied_on:  # it would have been told
+        """Its age when it was last known not to be ready, in seconds."""
+        if self._notice.reliable:  # a notice would have arrived
             return self.age
         return self._not_ready_at
 
-    async def wait(self, least: float, most: float) -> None:
-        """Wait until it is time to ask, or something is told.
+    async def wait(self, at_least: float, at_most: float) -> None:
+        """Wait until it is time to poll, or a notice is delivered.
 
         Args:
-            least: seconds to wait before it may be asked for.
-            most: seconds after which to ask at the latest.
+            at_least: seconds before which it must not be polled.
+            at_most: seconds after which it must be polled.
         """
-        latest = _now() + most
-        if self.fresh and not self._asked and not self._scout and self._pace.usual() is None:
-            await self._pace.learning(self._notice, min(MAX_INTERVAL, most))
-            most = max(latest - _now(), 0)
-        await self._notice.sleep(min(max(least, self._next()), most))
-        self._asked, self._asked_at = True, self.age
+        latest = _now() + at_most
+        if self.fresh and not self._polled and not self._scout and self._schedule.usual_range() is None:
+            await self._schedule.wait_for_estimate(self._notice, min(MAX_INTERVAL, at_most))
+            at_most = max(latest - _now(), 0)
+        await self._notice.wait(min(max(at_least, self._interval()), at_most))
+        self._polled, self._polled_at = True, self.age
 
-    def not_yet(self) -> None:
-        """It was not ready when it was asked for last."""
-        self._not_ready_at = self._asked_at
+    def not_ready(self) -> None:
+        """Note that it was not ready at the last poll."""
+        self._not_ready_at = self._polled_at
 
     def ready(self, seconds: float | None) -> None:
-        """It is ready.
+        """Note that it has completed.
 
         Args:
-            seconds: how long it took, as the API says.
+            seconds: how long it took, as the API says; 0 or None where it does not.
         """
         if self.fresh:
             age = self.age
-            told = seconds or (self._not_ready_at + age) / 2
-            # An API may leave the time in its queue out of account.
-            self._pace.learn(min(max(told, self._not_ready_at), age))
-            if self._notice.missing and (usual := self._pace.usual()):
-                self._notice.expect_within(GRACE - max(age - usual[1], 0))
+            duration = seconds or (self._not_ready_at + age) / 2
+            # The API's figure may leave out the time in its queue.
+            self._schedule.learn(min(max(duration, self._not_ready_at), age))
+            if self._notice.missing and (usual := self._schedule.usual_range()):
+                self._notice.expect(GRACE - max(age - usual[1], 0))
 
-    def _next(self) -> float:
-        """Seconds from now on."""
-        usual, age = self._pace.usual(), self.age
-        if not self.fresh and not self._asked:
+    def _interval(self) -> float:
+        """Seconds from now to the next poll."""
+        usual, age = self._schedule.usual_range(), self.age
+        if not self.fresh and not self._polled:
             return 0.0
         if usual is None and self._scout:
             return max(0.5 - age, 0.25, age * 0.08)
         low, high = usual or (0.0, 0.0)
         step = min(max((high - low) / _STEPS, MIN_INTERVAL), MAX_INTERVAL) if usual else 0.5
-        if self._notice.relied_on:  # ask for what is overdue, and for what takes far longer than the shortest
+        if self._notice.reliable:  # poll what is overdue, and what takes far longer than the shortest
             first = min(high + GRACE, low + MAX_INTERVAL)
             if self.fresh and age < first:
                 return max(first - age, MIN_INTERVAL)
-            return MAX_INTERVAL if self._asked else random.uniform(0, 1)
+            return MAX_INTERVAL if self._polled else random.uniform(0, 1)
         if self.fresh and age < low:
             return low - age + step * random.uniform(0.5, 1)
-        if self.fresh and not self._asked:
+        if self.fresh and not self._polled:
             return step * random.uniform(0, 1)
         overdue = max(age - high, 0) if self.fresh else age
         return min(max(step, overdue / 4) * random.uniform(0.95, 1.05), MAX_INTERVAL)
@@ -201,4 +209,4 @@ def _now() -> float:
 
 
 poll_schedule = PollSchedule()
-"""What this process has learnt."""
+"""The schedule of this process."""

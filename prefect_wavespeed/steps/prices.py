@@ -1,4 +1,4 @@
-"""What requests cost, asked once for each set of parameters, and again where that was too long ago."""
+"""What requests cost: fetched once for each set of parameters, and again where the price must be recent."""
 
 from __future__ import annotations
 
@@ -16,66 +16,72 @@ from prefect_wavespeed.errors import BudgetExceededError, RestyleError
 
 @dataclass(frozen=True)
 class Price:
-    """A price in USD, and when it was asked for (monotonic clock)."""
+    """A price.
+
+    Attributes:
+        usd: of the whole request, discounts included.
+        requested_at: when it was asked for, on the monotonic clock.
+    """
 
     usd: float
-    asked: float
+    requested_at: float
 
 
 class PriceCache:
-    """Prices, each asked for once, also when many want to know it at the same time."""
+    """Prices of one API, each fetched by a single call, also where many need it at the same time."""
 
     def __init__(self, client: WaveSpeedClient) -> None:
         self._client = client
-        self._known: dict[Hashable, Price | None] = {}  # None: it was asked for and not told
-        self._asking: defaultdict[Hashable, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._prices: dict[Hashable, Price | None] = {}  # None: the API would not say
+        self._locks: defaultdict[Hashable, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    def known(self, params: ReduxParams) -> float | None:
-        """The price in USD as it was told last; None where it was not."""
-        price = self._known.get(price_kind(params))
+    def cached(self, params: ReduxParams) -> float | None:
+        """Return the price in USD as it was fetched last; None where it was not."""
+        price = self._prices.get(price_key(params))
         return price.usd if price else None
 
-    async def usd(self, request: ReduxRequest, *, must: bool) -> float | None:
-        """The price in USD; None where it need not be known and is not.
+    async def usd(self, request: ReduxRequest, *, required: bool) -> float | None:
+        """Return the price in USD; None where it is not required and the API does not say.
 
         Raises:
-            BudgetExceededError: it must be known and is told in another currency.
-            RestyleError: it must be known and cannot be asked for.
+            BudgetExceededError: it is required and not in USD.
+            RestyleError: it is required and could not be fetched.
         """
-        kind = price_kind(request)
-        if not must and kind in self._known:
-            return self.known(request)
+        key = price_key(request)
+        if not required and key in self._prices:
+            return self.cached(request)
         try:
             return (await self.price(request)).usd
         except RestyleError:
-            if must:
+            if required:
                 raise
-            self._known.setdefault(kind, None)
+            self._prices.setdefault(key, None)
             return None
 
-    async def price(self, request: ReduxRequest, *, fresh: float = math.inf) -> Price:
-        """The price, asked for so many seconds ago at the most.
+    async def price(self, request: ReduxRequest, *, max_age: float = math.inf) -> Price:
+        """Return the price, requested at most ``max_age`` seconds ago.
 
         Raises:
-            BudgetExceededError: it is told in another currency.
-            RestyleError: it cannot be asked for.
+            BudgetExceededError: it is not in USD.
+            RestyleError: it could not be fetched.
         """
-        kind, called = price_kind(request), time.monotonic()
-        async with self._asking[kind]:
-            known = self._known.get(kind)
-            if known is None or called - known.asked > fresh:
-                asked = time.monotonic()
+        key, called_at = price_key(request), time.monotonic()
+        async with self._locks[key]:
+            price = self._prices.get(key)
+            if price is None or called_at - price.requested_at > max_age:
+                requested_at = time.monotonic()
                 quote = await self._client.price(request)
                 if quote.currency != "USD":
                     raise BudgetExceededError(
-                        f"max_cost_usd cannot be kept: the price is told in {quote.currency}"
+                        f"WaveSpeed quotes the price in {quote.currency}: only a price in USD can be "
+                        "compared with max_cost_usd and the balance"
                     )
-                known = self._known[kind] = Price(quote.usd, asked)
-            return known
+                price = self._prices[key] = Price(quote.usd, requested_at)
+            return price
 
 
-def price_kind(params: ReduxParams) -> Hashable:
-    """All that a price may depend on: everything but the picture and the seed."""
+def price_key(params: ReduxParams) -> Hashable:
+    """Return all that a price may depend on: every parameter but the seed."""
     return (
         params.size,
         params.num_inference_steps,

@@ -364,7 +364,7 @@ class _Settling:
         record = Record(
             prediction_id=found.id,
             submitted_at=found.created_at,
-            quoted_usd=await self._shared.prices.usd(job.request(job.source.location), must=False),
+            quoted_usd=await self._shared.prices.usd(job.request(job.source.location), required=False),
             base_url=self._client.base_url,
         )
         await self._ledger.record(job.key, attempt, record)

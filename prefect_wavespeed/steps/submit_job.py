@@ -138,7 +138,7 @@ class Submitter:
             attempt = max(newest, after) + 1
             request = await self._affordable_request(job, max_cost_usd)
             if self._admit:
-                await self._admit(job, attempt, self._prices.known(request))
+                await self._admit(job, attempt, self._prices.cached(request))
             ours = await self._claim(job, attempt, request, run, nsfw)
             if ours is None:
                 await asyncio.sleep(next(waits))
@@ -178,7 +178,7 @@ class Submitter:
                 raise
             else:
                 answered = time.monotonic()
-                metrics.SPENT.inc(self._prices.known(request) or 0)
+                metrics.SPENT.inc(self._prices.cached(request) or 0)
                 metrics.RETRIES.inc(attempt > 1)
                 submitted = await self._record(
                     job, attempt, prediction, forgiven, run.flow_run_id, fresh=True
@@ -244,7 +244,7 @@ class Submitter:
     async def _affordable_request(self, job: Job, max_cost_usd: float | None) -> ReduxRequest:
         """The request, with a URL that can be fetched, once it is known that it may be paid."""
         draft = job.request(without_signature(job.source.location))
-        price = await self._prices.usd(draft, must=max_cost_usd is not None)
+        price = await self._prices.usd(draft, required=max_cost_usd is not None)
         if max_cost_usd is not None and price is not None:
             if price > max_cost_usd:
                 raise BudgetExceededError(
@@ -344,7 +344,7 @@ class Submitter:
         useless = frozenset({letter.error.prediction_id or ""} if letter else ())
         found = await self._history.search([claim.request for claim in there], min(times), seconds, useless)
         if found:
-            metrics.adopted(self._prices.known(job.params))
+            metrics.adopted(self._prices.cached(job.params))
         return found
 
     async def _record(
@@ -365,7 +365,7 @@ class Submitter:
         return Record(
             prediction_id=prediction.id,
             submitted_at=prediction.created_at,
-            quoted_usd=self._prices.known(job.params),
+            quoted_usd=self._prices.cached(job.params),
             base_url=self._client.base_url,
         )
 
