@@ -1,4 +1,4 @@
-"""The `WaveSpeed` block: an API key, where it may be sent, and how fast."""
+"""The `WaveSpeed` block: an API key, the API that it is for, and the limits of its account."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 
 from prefect.blocks.abstract import CredentialsBlock
 from prefect.blocks.system import Secret
-from prefect.exceptions import ObjectNotFound
-from pydantic import Field, HttpUrl, SecretStr, ValidationError
+from pydantic import Field, HttpUrl, SecretStr
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.urls import is_loopback
+from prefect_wavespeed.blocks.loading import BlockNotFoundError, load_block
 from prefect_wavespeed.blocks.names import WAVESPEED_BLOCK
 from prefect_wavespeed.errors import ConfigurationError, redact
 from prefect_wavespeed.settings import get_settings
@@ -21,10 +21,10 @@ BASE_URL = "https://api.wavespeed.ai"
 
 
 class WaveSpeed(CredentialsBlock):
-    """Access to the WaveSpeedAI API: an API key kept in a Secret block, and the limits to keep to.
+    """Access to the WaveSpeedAI API: an API key kept in a Secret block, and the limits of its account.
 
     Example:
-        Load a stored WaveSpeed block and ask for the balance:
+        Load a saved WaveSpeed block and read the account's balance:
         ```python
         from prefect_wavespeed.blocks import WaveSpeed
 
@@ -37,7 +37,7 @@ class WaveSpeed(CredentialsBlock):
     _block_type_name = "WaveSpeed"
     _block_type_slug = "wavespeed"
     _description = (
-        "Access to the WaveSpeedAI API: an API key kept in a Secret block, and the limits to keep to."
+        "Access to the WaveSpeedAI API: an API key kept in a Secret block, and the limits of its account."
     )
     _documentation_url = HttpUrl("https://wavespeed.ai/docs")
     _logo_url = HttpUrl("https://wavespeed.ai/logo.webp")
@@ -48,45 +48,45 @@ class WaveSpeed(CredentialsBlock):
     base_url: str = Field(
         default=BASE_URL,
         title="Base URL",
-        description="Where the API is: https, or http on this machine. The key is sent nowhere else.",
+        description="URL of the API: https, or http on this machine. The key is sent nowhere else.",
     )
     requests_per_minute: int | None = Field(
         default=None,
         ge=1,
-        description="Most submissions a minute from one process (see your account's level). Empty: no limit.",
+        description="Maximum submissions a minute from one process (see your account's level). Empty: any.",
     )
     max_in_flight: int | None = Field(
         default=None,
         ge=1,
-        description="Most predictions that one process has under way at once. Empty for no limit.",
+        description="Maximum predictions in flight from one process. Empty: any number.",
     )
     concurrency_limit: str | None = Field(
         default=None,
-        description="Prefect global concurrency limit by which all runs on this account share its places in "
-        "flight. Empty: every process has max_in_flight to itself.",
+        description="Prefect global concurrency limit through which all runs on this account share its slots "
+        "in flight. Empty: each process has max_in_flight to itself.",
     )
     submit_timeout: float | None = Field(
         default=None,
         gt=0,
-        description="Seconds that a submission may take. Empty takes RESTYLE_SUBMIT_TIMEOUT_SECONDS (60).",
+        description="Seconds that a submission may take. Empty: RESTYLE_SUBMIT_TIMEOUT_SECONDS (60).",
     )
     timeout: float = Field(
-        default=30, gt=0, description="Seconds that any other call may take, uploads and downloads aside."
+        default=30, gt=0, description="Seconds that any other call may take, except uploads and downloads."
     )
-    # Its query may hold a token, and Prefect tells what a block holds, secrets aside, in an event.
+    # A secret, since its query may hold a token, and Prefect puts all other fields of a block into events.
     webhook_url: SecretStr | None = Field(
         default=None,
         title="Webhook URL",
-        description="Where WaveSpeedAI tells that a prediction has ended: `/wavespeed` of a receiver, "
-        "as it is reached from outside (https, or http on this machine). Empty: predictions are polled.",
+        description="Where WaveSpeedAI reports that a prediction has ended: `/wavespeed` of a receiver, at "
+        "its public URL (https, or http on this machine). Empty: predictions are polled.",
     )
 
     def get_client(self) -> WaveSpeedClient:
-        """A client with this key. Use it in one event loop, and close it with ``async with``.
+        """A client with this key, for one event loop; close it with ``async with``.
 
         Raises:
-            ConfigurationError: the key or a URL cannot be used, or the submit timeout is so long that two
-                runners could submit one job.
+            ConfigurationError: the key or a URL is invalid, or the submit timeout is so long that two runners
+                could submit one job.
         """
         lease = get_settings().lease_seconds
         if self.submit_timeout is not None and self.submit_timeout >= lease / 2:
@@ -94,18 +94,18 @@ class WaveSpeed(CredentialsBlock):
                 f"WaveSpeed block: submit_timeout ({self.submit_timeout:g} s) must be less than half of "
                 f"RESTYLE_LEASE_SECONDS ({lease:g} s): otherwise two runners could submit one job"
             )
-        self.webhook(wait=True)
-        # not Secret.get(): it reads a key that looks like JSON as a number
+        self.webhook_url_for(wait=True)
+        # not Secret.get(): it parses a key that looks like JSON
         key = str(self.api_key.value.get_secret_value())
         return WaveSpeedClient(
             SecretStr(key), self.base_url, submit_timeout=self.submit_timeout, timeout=self.timeout
         )
 
-    def webhook(self, *, wait: bool) -> str | None:
-        """The URL to submit with; None where predictions are polled.
+    def webhook_url_for(self, *, wait: bool) -> str | None:
+        """The webhook URL to submit with; None if predictions are polled.
 
         Args:
-            wait: whether the run waits for the prediction; otherwise the receiver is told so.
+            wait: whether the run waits for the prediction; if not, the URL says so to the receiver.
 
         Raises:
             ConfigurationError: webhook_url is not https, or http on loopback.
@@ -127,44 +127,42 @@ class WaveSpeed(CredentialsBlock):
         return url if wait else f"{url}{'&' if parts.query else '?'}wait=no"
 
 
-class OtherApiError(ConfigurationError):
-    """The environment and a saved block name two APIs: whoever means the one that is free must not pay."""
+class ApiMismatchError(ConfigurationError):
+    """Environment and saved block name different APIs: a run meant for a free one must not be billed."""
 
 
 async def load_wavespeed(name: str = WAVESPEED_BLOCK) -> WaveSpeed:
-    """The saved `WaveSpeed` block of this name.
+    """Load the `WaveSpeed` block of a name.
 
-    Where no block ``default`` is saved, WAVESPEED_API_KEY and WAVESPEED_BASE_URL serve.
+    Where no block ``default`` is saved, WAVESPEED_API_KEY and WAVESPEED_BASE_URL serve instead.
 
     Raises:
-        ConfigurationError: there is no such block, or it cannot be read.
-        OtherApiError: WAVESPEED_BASE_URL names another API than the block.
+        BlockNotFoundError: no such block is saved, and no API key is set.
+        ApiMismatchError: WAVESPEED_BASE_URL is not the URL of the saved block.
+        ConfigurationError: the block cannot be used.
     """
     name = name.removeprefix("wavespeed/")
-    wanted = os.environ.get("WAVESPEED_BASE_URL", "").rstrip("/")
     try:
-        saved: WaveSpeed = await WaveSpeed.aload(name)
-        if wanted and wanted != saved.base_url.rstrip("/"):
-            raise OtherApiError(
-                f"WAVESPEED_BASE_URL names another API than the saved block wavespeed/{name}, which is for "
-                f"{redact(saved.base_url)}: unset the variable, or name another block"
-            )
-        return saved
-    except ValidationError as error:
-        fields = ", ".join(".".join(map(str, problem["loc"])) for problem in error.errors())
-        raise ConfigurationError(
-            f"block wavespeed/{name}: {fields} cannot be used: save the block again"
-        ) from None
-    except (ValueError, RuntimeError) as error:
-        if not isinstance(error.__cause__, ObjectNotFound):
-            raise ConfigurationError(f"block wavespeed/{name} cannot be loaded: {redact(error)}") from None
-    if name != WAVESPEED_BLOCK:
-        raise ConfigurationError(
-            f"no block wavespeed/{name} is saved: make it in Prefect's UI, or name another with --wavespeed"
+        block = await load_block(
+            WaveSpeed, name, if_missing="save it in Prefect's UI, or name another with --wavespeed"
         )
+    except BlockNotFoundError:
+        if name != WAVESPEED_BLOCK:
+            raise
+        return _from_environment()
+    base_url = os.environ.get("WAVESPEED_BASE_URL", "").rstrip("/")
+    if base_url and base_url != block.base_url.rstrip("/"):
+        raise ApiMismatchError(
+            f"WAVESPEED_BASE_URL names another API than the saved block wavespeed/{name}, which is for "
+            f"{redact(block.base_url)}: unset the variable, or name another block"
+        )
+    return block
+
+
+def _from_environment() -> WaveSpeed:
     key = os.environ.get("WAVESPEED_API_KEY", "").strip()
     if not key:
-        raise ConfigurationError(
+        raise BlockNotFoundError(
             "no WaveSpeedAI API key: set WAVESPEED_API_KEY, or save the block with `restyle setup`"
         )
     return WaveSpeed(

@@ -1,8 +1,8 @@
-"""A flow's retries are for what may pass; the rest ends the run at once."""
+"""A flow's retries are for errors that may pass; any other error ends its run at once."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from prefect import get_run_logger
@@ -13,24 +13,24 @@ from prefect_wavespeed.errors import RestyleError, redact, worth_retrying
 
 
 @asynccontextmanager
-async def retried_where_it_helps(*also: type[RestyleError]) -> AsyncIterator[None]:
-    """Let an error end the flow run under way at once, unless it may pass.
+async def retry_only(worth: Callable[[RestyleError], bool] = worth_retrying) -> AsyncIterator[None]:
+    """Retry the current flow run only after errors for which that makes sense.
 
     Args:
-        also: kinds of errors that may pass as well.
+        worth: whether to retry after an error.
     """
     try:
         yield
     except RestyleError as error:
-        if not (worth_retrying(error) or isinstance(error, also)):
-            await no_further_retries()
+        if not worth(error):
+            await _drop_retries()
         raise
 
 
-async def no_further_retries() -> None:
-    """Take from the flow run under way the retries that it has left.
+async def _drop_retries() -> None:
+    """Take away the retries that the current flow run has left.
 
-    Prefect retries a flow after any exception: its retry policy, kept at the server, is the only say.
+    Prefect retries a flow after any exception; only the run's policy, which its server keeps, can stop it.
     """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
@@ -40,5 +40,5 @@ async def no_further_retries() -> None:
             run = await client.read_flow_run(context.flow_run.id)
             policy = run.empirical_policy.model_copy(update={"retries": 0})
             await client.update_flow_run(run.id, empirical_policy=policy)
-    except Exception as error:  # then it is retried in vain, and the ledger bills nothing twice
-        get_run_logger().warning("the run's retries could not be taken back: %s", redact(error))
+    except Exception as error:  # then it is retried in vain, and the ledger still bills nothing twice
+        get_run_logger().warning("this run may be retried in vain: %s", redact(error))

@@ -23,19 +23,21 @@ from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._batch_artifacts import show_account
 from prefect_wavespeed.flows._progress import ProgressArtifact, moving, watcher
-from prefect_wavespeed.flows._retries import retried_where_it_helps
+from prefect_wavespeed.flows._retries import retry_only
 from prefect_wavespeed.flows._shards import cancel_shards, carry_out_in_shards, refuse_what_cannot_start
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.steps.step_set import Submitted
-from prefect_wavespeed.tasks import download, poll, submit
-from prefect_wavespeed.tasks._runtime import (
+from prefect_wavespeed.tasks import (
     Runtime,
-    batch_under_way,
-    note_task_runs,
-    opened,
+    collect_task_runs,
+    current_batch,
+    download,
+    open_runtime,
+    poll,
+    restyle_chunk,
     run_info,
+    submit,
 )
-from prefect_wavespeed.tasks.chunk import restyle_chunk
 
 WATCHED = 50
 """Up to so many images, every step is a task run of its own, so that a person can watch it."""
@@ -95,7 +97,7 @@ async def restyle_batch(
         RestyleError: one of `prefect_wavespeed.errors`: ManifestError before anything is spent,
             BatchFailedError when more rows failed than max_failed allows, after everything else is stored.
     """
-    async with retried_where_it_helps():
+    async with retry_only():
         if shard:
             return await _restyle_all(manifest, shard.options(options), wavespeed, output, shard=shard)
         return await _restyle_all(manifest, options, wavespeed, output, shards)
@@ -113,7 +115,7 @@ async def _restyle_all(
     folder = shard.path if shard else account_folder(started, str(runtime.flow_run.id or uuid4()))
     again = max(runtime.flow_run.run_count or 1, shard.attempt if shard else 1) > 1
     bar, watch = ProgressArtifact(), watcher.get()
-    async with opened(wavespeed, output) as used, moving(bar):
+    async with open_runtime(wavespeed, output) as used, moving(bar):
         if shards > 1:
             await refuse_what_cannot_start(shards)
 
@@ -147,14 +149,14 @@ async def _restyle_all(
 
 
 async def _carry_out(batch: Batch, wavespeed: str, output: str, used: Runtime) -> None:
-    token = batch_under_way.set(batch)
+    token = current_batch.set(batch)
     try:
         if batch.table.jobs <= WATCHED and batch.options.wait:
             await batch.carry_out(_tasks(wavespeed, output, batch.options, used))
         else:
             await _chunks(batch, wavespeed, output)
     finally:
-        batch_under_way.reset(token)
+        current_batch.reset(token)
 
 
 def _tasks(wavespeed: str, output: str, options: BatchOptions, used: Runtime) -> Carrier:
@@ -165,7 +167,7 @@ def _tasks(wavespeed: str, output: str, options: BatchOptions, used: Runtime) ->
 
     async def submit_noted(job: Job, *, after: int) -> Submitted:
         if not after:
-            note_task_runs()
+            collect_task_runs()
         return await go(job, after=after)
 
     return Carrier(

@@ -1,30 +1,31 @@
 """The flow that restyles one image."""
 
-# No `from __future__ import annotations` here: a deployment loads this file by its path, and Prefect 3.8
-# then cannot resolve annotations that are text ("not fully defined"), so every run of it would fail.
+# No `from __future__ import annotations` in files of flows: Prefect 3.8 cannot resolve annotations that are
+# strings ("not fully defined") when a deployment loads the file by its path, and every run would fail.
 
 from pathlib import PurePosixPath
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
-from prefect import flow, runtime
+from prefect import flow
+from prefect.runtime import flow_run
 from pydantic import Field
 
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
-from prefect_wavespeed.flows._hooks import leave_the_truth
-from prefect_wavespeed.flows._one import restyle_one
-from prefect_wavespeed.flows._retries import retried_where_it_helps
+from prefect_wavespeed.flows._interrupted import report_interrupted_job
+from prefect_wavespeed.flows._restyle_job import restyle_job
+from prefect_wavespeed.flows._retries import retry_only
 from prefect_wavespeed.job import NsfwPolicy, Restyled
 from prefect_wavespeed.steps.step_set import make_job
-from prefect_wavespeed.tasks._runtime import opened
+from prefect_wavespeed.tasks import open_runtime
 
 _DEFAULT = ReduxParams()
 
 
 def _run_name() -> str:
-    # of a URL the path alone: its query may be a signature
-    image = str(runtime.flow_run.parameters.get("image", ""))
+    # only the path of a URL: its query may be a signature
+    image = str(flow_run.parameters.get("image", ""))
     path = unquote(urlsplit(image).path) if "://" in image else image
     return f"restyle {PurePosixPath(path).name or 'image'}"
 
@@ -34,8 +35,8 @@ def _run_name() -> str:
     retries=2,
     retry_delay_seconds=30,
     persist_result=False,
-    on_cancellation=[leave_the_truth],
-    on_crashed=[leave_the_truth],
+    on_cancellation=[report_interrupted_job],
+    on_crashed=[report_interrupted_job],
 )
 async def restyle_image(
     image: Annotated[str, Field(min_length=1, examples=["https://example.com/photo.jpg"])],
@@ -47,35 +48,35 @@ async def restyle_image(
     nsfw: NsfwPolicy = "keep",
     retry_failed: bool = False,
 ) -> Restyled:
-    """Restyle an image with FLUX.1 Redux [dev], store the pictures and their record, and bill it once.
+    """Restyle an image with FLUX.1 Redux [dev], store the pictures and their side-car, and bill it once.
 
-    The same image, parameters and variant are the same job: run it again and what is stored comes back
-    at no cost; interrupt it and the next run takes it up where it was.
+    The same image, parameters and variant are the same job. Run it again, and it returns what is stored, at
+    no cost; interrupt it, and the next run continues where it was.
 
     Args:
         image: The source picture: an https URL, s3://bucket/key, or a path on the machine that runs this.
         params: How to restyle it.
-        variant: Another picture of the same source: 0, 1, 2 and so on. Each has its own seed.
+        variant: 0, 1, 2 and so on: each makes another picture of the same source, with its own seed.
         wavespeed: Name of the WaveSpeed block that holds the API key.
         output: Where the pictures go: s3-bucket/NAME or local-file-system/NAME (saved blocks),
             s3://bucket/prefix, or a directory.
-        max_cost_usd: Refuse before anything is sent when the price is higher, in USD. None for no limit.
+        max_cost_usd: Highest price in USD; if it is higher, nothing is submitted. None for no limit.
         nsfw: What to do with pictures that WaveSpeedAI flags as unsafe for work: keep them (flagged in the
-            record), put them under quarantine/, or drop them (recorded, not stored).
-        retry_failed: Go again where this job has failed for good earlier. That may be billed.
+            side-car), put them under quarantine/, or drop them (only the side-car mentions them).
+        retry_failed: Submit the job again if it has failed for good before. That may be billed.
 
     Returns:
         What is stored, where, and what it cost.
 
     Raises:
-        RestyleError: one of `prefect_wavespeed.errors`. Those that trying again cannot mend end the run at
-            once, whatever retries it has left.
+        RestyleError: one of `prefect_wavespeed.errors`. Errors that retrying cannot fix end the run at once,
+            even if it has retries left.
     """
-    async with retried_where_it_helps(), opened(wavespeed, output) as used:
-        job = await make_job(image, params, variant, used.store)
-        return await restyle_one(
+    async with retry_only(), open_runtime(wavespeed, output) as runtime:
+        job = await make_job(image, params, variant, runtime.store)
+        return await restyle_job(
             job,
-            used,
+            runtime,
             wavespeed,
             output,
             max_cost_usd=max_cost_usd,

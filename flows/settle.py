@@ -1,35 +1,34 @@
-"""The flow that finishes what is open."""
+"""The flow that settles open jobs."""
 
-# No `from __future__ import annotations` here: a deployment loads this file by its path, and Prefect 3.8
-# then cannot resolve annotations that are text ("not fully defined"), so every run of it would fail.
+# No `from __future__ import annotations` here: see flows/restyle_image.py.
 
 import re
 
-from prefect import flow, get_run_logger, runtime
+from prefect import flow, get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
+from prefect.runtime import flow_run
 
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._artifacts import cell
-from prefect_wavespeed.flows._retries import retried_where_it_helps
+from prefect_wavespeed.flows._retries import retry_only
 from prefect_wavespeed.steps.settle import Problem, Settled
-from prefect_wavespeed.tasks._runtime import task_runs_noted
-from prefect_wavespeed.tasks.settle_open import settle_open
+from prefect_wavespeed.tasks import collecting_task_runs, settle_open
 
-_ROWS = 100  # of the artifact: what is wider or longer, nobody reads
+_MAX_ROWS = 100  # of the artifact
 
 
 def _run_name() -> str:
-    return f"settle {runtime.flow_run.parameters.get('output', '')}"
+    return f"settle {flow_run.parameters.get('output', '')}"
 
 
 @flow(flow_run_name=_run_name, retries=2, retry_delay_seconds=30, persist_result=False)
 async def settle(wavespeed: str = WAVESPEED_BLOCK, output: str = DEFAULT_OUTPUT) -> Settled:
-    """Bring every open job of an output forward, whoever submitted it, and bill nothing.
+    """Settle the open jobs of an output, whichever run submitted them, and bill nothing.
 
-    What has a prediction is polled and stored; what a runner that is gone may have submitted is looked up
-    in the account's history; what has failed for good gets its dead letter. Nothing is submitted, so jobs
-    that need a new submission stay open and are told. Safe beside runs that are under way, and beside itself.
+    A prediction is polled, and stored once it is ready; one that an interrupted run may have submitted is
+    looked up in the account's history; a job that failed for good gets its dead letter. Jobs that need a new
+    submission stay open and are reported. It may run beside other runs, and beside itself.
 
     Args:
         wavespeed: Name of the WaveSpeed block that holds the API key.
@@ -37,44 +36,44 @@ async def settle(wavespeed: str = WAVESPEED_BLOCK, output: str = DEFAULT_OUTPUT)
             s3://bucket/prefix, or a directory.
 
     Returns:
-        What was done, in numbers, and the jobs that need a look.
+        Counts by outcome, and the jobs that need attention.
 
     Raises:
-        RestyleError: the store or WaveSpeedAI cannot be used now. What goes wrong with single jobs is told
-            and does not fail the run.
+        RestyleError: the store or WaveSpeedAI cannot be used now. Errors of single jobs are reported and do
+            not fail the run.
     """
-    async with retried_where_it_helps():
-        with task_runs_noted():
+    async with retry_only():
+        with collecting_task_runs():
             settled = await settle_open(wavespeed, output)
-    await _show(settled, output)
+    await _publish(settled, output)
     return settled
 
 
-async def _show(settled: Settled, output: str) -> None:
-    """Put up what was done. What goes wrong here is logged and no more."""
+async def _publish(settled: Settled, output: str) -> None:
+    """Publish the outcome. Errors are only logged."""
     try:
         await acreate_markdown_artifact(
             _page(settled, output), key=_artifact_key(output), description=f"Open jobs of {output}, settled"
         )
     except Exception as error:
-        get_run_logger().warning("no artifact could be made: %s", redact(error))
+        get_run_logger().warning("the artifact cannot be created: %s", redact(error))
 
 
 def _artifact_key(output: str) -> str:
-    """One for each output: lowercase letters, digits and dashes, as Prefect wants it."""
+    """The artifact's key for an output. Prefect allows lowercase letters, digits and dashes."""
     return f"settle-{re.sub(r'[^a-z0-9]+', '-', output.lower()).strip('-')}"
 
 
 def _page(settled: Settled, output: str) -> str:
-    done = "\n".join(f"| {count} | {what} |" for what, count in settled.groups() if count)
-    problems = settled.problems[: _ROWS - len(settled.groups())]
+    counts = "\n".join(f"| {count} | {what} |" for what, count in settled.groups() if count)
+    problems = settled.problems[: _MAX_ROWS - len(settled.groups())]
     page = f"# {cell(output)}\n\n"
     if problems:
         rows = "\n".join(_row(problem) for problem in problems)
-        page += f"| job | picture | standing | what | prediction |\n|{' --- |' * 5}\n{rows}\n\n"
+        page += f"| job | source | status | what to do | prediction |\n|{' --- |' * 5}\n{rows}\n\n"
     if more := len(settled.problems) + settled.problems_left_out - len(problems):
         page += f"… and {more} more.\n\n"
-    return page + (f"| jobs | |\n| ---: | --- |\n{done}\n" if done else "Nothing was open.\n")
+    return page + (f"| jobs | |\n| ---: | --- |\n{counts}\n" if counts else "Nothing was open.\n")
 
 
 def _row(problem: Problem) -> str:

@@ -10,7 +10,8 @@ from prefect.cache_policies import NO_CACHE
 
 from prefect_wavespeed.batch.run import Carrier
 from prefect_wavespeed.errors import ConfigurationError
-from prefect_wavespeed.tasks._runtime import batch_under_way, note_task_runs, opened
+from prefect_wavespeed.tasks.context import collect_task_runs, current_batch
+from prefect_wavespeed.tasks.runtime import open_runtime
 
 
 # No tags: a task's start asks the server whether one of them is limited, and a busy server takes its time.
@@ -25,11 +26,11 @@ async def restyle_chunk(first: int, last: int, fed: asyncio.Event, wavespeed: st
         wavespeed: name of the `WaveSpeed` block.
         output: where the outputs go.
     """
-    batch = batch_under_way.get()
+    batch = current_batch.get()
     if batch is None:
         raise ConfigurationError("a chunk is a part of the flow restyle_batch: run that")
-    note_task_runs()
-    async with opened(wavespeed, output) as runtime:
+    collect_task_runs()
+    async with open_runtime(wavespeed, output) as runtime:
         carrier = Carrier(
             partial(runtime.submit, nsfw=batch.options.nsfw, retry_failed=batch.options.retry_failed),
             runtime.poll,

@@ -1,4 +1,4 @@
-"""The task that stores what a prediction made."""
+"""The task that stores a prediction's outputs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from prefect import task
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.job import Job, NsfwPolicy, Restyled
 from prefect_wavespeed.steps.step_set import Submitted
-from prefect_wavespeed.tasks._runtime import TASK_OPTIONS, opened
+from prefect_wavespeed.tasks._options import TASK_OPTIONS
+from prefect_wavespeed.tasks.runtime import open_runtime
 
 
 @task(task_run_name="download {job.label}", **TASK_OPTIONS)
@@ -29,7 +30,7 @@ async def download(
         nsfw: what to do with outputs that WaveSpeedAI flags.
 
     Returns:
-        What is stored, and where; the bytes stay in the store.
+        What is stored, and where; no bytes.
     """
-    async with opened(wavespeed, output) as runtime:
+    async with open_runtime(wavespeed, output) as runtime:
         return await runtime.download(job, submitted, nsfw=nsfw)

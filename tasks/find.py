@@ -1,4 +1,4 @@
-"""The task that finds out what is to be done about an object that was created."""
+"""The task that finds the job of an object that was created."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch import created_object as objects
 from prefect_wavespeed.batch.created_object import Found, MetadataParam, ObjectCreated, give_up
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
-from prefect_wavespeed.tasks._events import failed_event
-from prefect_wavespeed.tasks._runtime import TASK_OPTIONS, opened, run_info
+from prefect_wavespeed.tasks._options import TASK_OPTIONS
+from prefect_wavespeed.tasks.context import run_info
+from prefect_wavespeed.tasks.events import emit_failed
+from prefect_wavespeed.tasks.runtime import open_runtime
 
 
 @task(task_run_name="find {created.key}", **TASK_OPTIONS)
@@ -21,10 +23,10 @@ async def find(
     wavespeed: str = WAVESPEED_BLOCK,
     output: str = DEFAULT_OUTPUT,
 ) -> Found:
-    """Find out what is to be done about an object, and write the dead letter of one that cannot be restyled.
+    """Find the job of an object; if it cannot be restyled, write its dead letter.
 
     Args:
-        created: the event.
+        created: the object, as its event describes it.
         watched: ``s3://bucket/prefix`` whose objects are to be restyled.
         params: how to restyle them.
         metadata_params: parameters that the object's own metadata may give.
@@ -37,10 +39,10 @@ async def find(
     Raises:
         PredictionFailedError: the object cannot be restyled, for good; its dead letter is written.
     """
-    async with opened(wavespeed, output) as runtime:
+    async with open_runtime(wavespeed, output) as runtime:
         found = await objects.find(created, watched, params, metadata_params, runtime.store)
-        if found.job and found.refused:
-            with failed_event(found.job, runtime.store.uri):
-                if error := await give_up(found.job, found.refused, runtime.store, run_info()):
-                    raise error
+        job, store = found.job, runtime.store
+        if job and found.refused and (error := await give_up(job, found.refused, store, run_info())):
+            emit_failed(job, store.uri, error)
+            raise error
         return found

@@ -7,7 +7,8 @@ from prefect import task
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.steps.step_set import Polled, Submitted
-from prefect_wavespeed.tasks._runtime import TASK_OPTIONS, opened, run_info
+from prefect_wavespeed.tasks._options import TASK_OPTIONS
+from prefect_wavespeed.tasks.runtime import open_runtime
 
 
 @task(task_run_name="poll {job.label}", **TASK_OPTIONS)
@@ -23,8 +24,7 @@ async def poll(
         output: where the outputs go, and the ledger is.
 
     Returns:
-        Completed, or failed in a way that a further `submit` may mend.
+        Completed, or failed in a way that another attempt may not.
     """
-    async with opened(wavespeed, output) as runtime:
-        run_info()  # notes this task run for the side-car
+    async with open_runtime(wavespeed, output) as runtime:
         return await runtime.poll(job, submitted)

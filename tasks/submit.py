@@ -7,7 +7,8 @@ from prefect import task
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.job import Job, NsfwPolicy
 from prefect_wavespeed.steps.step_set import Submitted
-from prefect_wavespeed.tasks._runtime import TASK_OPTIONS, opened
+from prefect_wavespeed.tasks._options import TASK_OPTIONS
+from prefect_wavespeed.tasks.runtime import open_runtime
 
 
 @task(task_run_name="submit {job.label}", **TASK_OPTIONS)
@@ -21,21 +22,21 @@ async def submit(
     retry_failed: bool = False,
     after: int = 0,
 ) -> Submitted:
-    """Make sure that a job is submitted, once, however often this task runs.
+    """Submit a job once, however often this task runs.
 
     Args:
-        job: what to do, from `prefect_wavespeed.steps.step_set.make_job`.
+        job: what to do, from `prefect_wavespeed.make_job`.
         wavespeed: name of the `WaveSpeed` block.
         output: block, ``s3://bucket/prefix`` or directory where the outputs go.
-        max_cost_usd: refuse when the price is higher, in USD.
+        max_cost_usd: refuse if the price is higher, in USD.
         nsfw: what will be done with outputs that WaveSpeedAI flags.
-        retry_failed: go again where the job has failed for good earlier.
-        after: the attempt that is known to have failed; 0 for none.
+        retry_failed: submit it again if it has failed for good before.
+        after: number of the attempt that is known to have failed; 0 for none.
 
     Returns:
-        The prediction to poll; or, when the job is done already, what there is.
+        The prediction to poll; or what is stored, if the job is done already.
     """
-    async with opened(wavespeed, output) as runtime:
+    async with open_runtime(wavespeed, output) as runtime:
         return await runtime.submit(
             job, max_cost_usd=max_cost_usd, nsfw=nsfw, retry_failed=retry_failed, after=after
         )

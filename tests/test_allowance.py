@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from prefect_wavespeed.blocks.names import IN_FLIGHT_LIMIT, WAVESPEED_BLOCK
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 from prefect_wavespeed.errors import ConfigurationError
-from prefect_wavespeed.tasks._allowance import Allowance
+from prefect_wavespeed.tasks.allowance import Allowance
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer, wait_until
 
@@ -59,15 +59,6 @@ def _block(**more: Any) -> WaveSpeed:
     return WaveSpeed(api_key=Secret(value=SecretStr(KEY)), **more)
 
 
-@asynccontextmanager
-async def _opened(block: WaveSpeed) -> Any:
-    allowance = await Allowance.open(block)
-    try:
-        yield allowance
-    finally:
-        await allowance.close()
-
-
 @pytest.fixture
 def limit(prefect: PrefectServer) -> Iterator[Limit]:
     made = Limit(prefect, 5)
@@ -100,7 +91,7 @@ def test_runs_that_share_a_limit_never_exceed_it_together(limit: Limit) -> None:
             flying.add(-1)
 
     async def run() -> None:
-        async with _opened(limit.block()) as allowance:
+        async with Allowance.open(limit.block()) as allowance:
             await asyncio.gather(*(fly(allowance) for _ in range(30)))
 
     def in_a_loop_of_its_own(_: int) -> None:
@@ -121,7 +112,7 @@ async def test_a_run_uses_all_places_that_there_are(limit: Limit) -> None:
         async with allowance.slot():
             await at_once.wait()  # none goes on before five have come
 
-    async with _opened(limit.block()) as allowance:
+    async with Allowance.open(limit.block()) as allowance:
         async with asyncio.timeout(60):
             await asyncio.gather(*(fly(allowance) for _ in range(10)))
 
@@ -135,7 +126,7 @@ async def test_a_process_keeps_to_its_own_number_within_the_limit(limit: Limit) 
             await asyncio.sleep(0.05)
             flying.add(-1)
 
-    async with _opened(limit.block(max_in_flight=2)) as allowance:
+    async with Allowance.open(limit.block(max_in_flight=2)) as allowance:
         await asyncio.gather(*(fly(allowance) for _ in range(10)))
         assert limit.taken <= 2
     assert flying.most <= 2
@@ -143,7 +134,7 @@ async def test_a_process_keeps_to_its_own_number_within_the_limit(limit: Limit) 
 
 
 async def test_places_that_nobody_needs_any_more_go_back_while_the_run_goes_on(limit: Limit) -> None:
-    async with _opened(limit.block()) as allowance, allowance.slot():
+    async with Allowance.open(limit.block()) as allowance, allowance.slot():
         async with allowance.slot(), allowance.slot():
             await _until(lambda: limit.taken >= 3)
         await _until(lambda: limit.taken == 1)
@@ -151,7 +142,7 @@ async def test_places_that_nobody_needs_any_more_go_back_while_the_run_goes_on(l
 
 async def test_places_go_back_after_an_error(limit: Limit) -> None:
     with pytest.raises(ZeroDivisionError):
-        async with _opened(limit.block()) as allowance, allowance.slot():
+        async with Allowance.open(limit.block()) as allowance, allowance.slot():
             raise ZeroDivisionError
     assert limit.taken == 0
 
@@ -160,7 +151,7 @@ async def test_places_go_back_when_the_run_is_cancelled(limit: Limit) -> None:
     there = asyncio.Event()
 
     async def run() -> None:
-        async with _opened(limit.block()) as allowance, allowance.slot():
+        async with Allowance.open(limit.block()) as allowance, allowance.slot():
             there.set()
             await asyncio.sleep(600)
 
@@ -174,7 +165,7 @@ async def test_places_go_back_when_the_run_is_cancelled(limit: Limit) -> None:
 
 
 async def test_who_is_cancelled_while_waiting_leaves_the_place_to_others(limit: Limit) -> None:
-    async with _opened(limit.block(max_in_flight=1)) as allowance:
+    async with Allowance.open(limit.block(max_in_flight=1)) as allowance:
 
         async def wait() -> None:
             async with allowance.slot():
@@ -199,25 +190,26 @@ async def test_without_a_limit_every_process_has_its_number_to_itself(prefect: P
             await asyncio.sleep(0.01)
             flying.add(-1)
 
-    async with _opened(_block(max_in_flight=3)) as allowance:
+    async with Allowance.open(_block(max_in_flight=3)) as allowance:
         await asyncio.gather(*(fly(allowance) for _ in range(12)))
     assert flying.most == 3
 
 
 async def test_a_limit_that_does_not_exist_is_told_with_its_remedy(prefect: PrefectServer) -> None:
     with prefect.used_here(), pytest.raises(ConfigurationError) as caught:
-        await Allowance.open(_block(concurrency_limit="nobody-made-it"))
+        async with Allowance.open(_block(concurrency_limit="nobody-made-it")):
+            pass
     assert "concurrency_limit nobody-made-it does not exist" in caught.value.message
     assert "`prefect gcl create nobody-made-it --limit N`" in caught.value.message
     assert "`restyle setup --tier" in caught.value.message
 
 
 async def test_submissions_have_their_turns_at_even_distances() -> None:
-    allowance = Allowance(requests_per_minute=1200, slots=None)  # every 0.05 s
+    allowance = Allowance(requests_per_minute=1200, max_slots=None)  # every 0.05 s
     turns = []
 
     async def submit() -> None:
-        await allowance.turn()
+        await allowance.pace()
         turns.append(time.monotonic())
 
     since = time.monotonic()
@@ -325,7 +317,8 @@ async def test_a_limit_of_nothing_is_refused(prefect: PrefectServer) -> None:
     nothing = Limit(prefect, 0)
     nothing.make()
     with prefect.used_here(), pytest.raises(ConfigurationError, match="nothing may be in flight"):
-        await Allowance.open(nothing.block())
+        async with Allowance.open(nothing.block()):
+            pass
 
 
 async def test_a_lease_that_is_lost_takes_its_places_with_it(
@@ -341,8 +334,8 @@ async def test_a_lease_that_is_lost_takes_its_places_with_it(
                 scopes.append(scope)
                 yield
 
-    monkeypatch.setattr("prefect_wavespeed.tasks._allowance.concurrency", losing)
-    monkeypatch.setattr("prefect_wavespeed.tasks._allowance._AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr("prefect_wavespeed.tasks.allowance.concurrency", losing)
+    monkeypatch.setattr("prefect_wavespeed.tasks.allowance._RETRY_SECONDS", 0.1)
     flying, land = Flying(), asyncio.Event()
 
     async def job(allowance: Allowance) -> None:
@@ -351,7 +344,7 @@ async def test_a_lease_that_is_lost_takes_its_places_with_it(
             await land.wait()
             flying.add(-1)
 
-    async with _opened(limit.block()) as allowance:
+    async with Allowance.open(limit.block()) as allowance:
         jobs = [asyncio.create_task(job(allowance)) for _ in range(15)]
         await _until(lambda: flying.now == 5)
         for scope in scopes:

@@ -151,12 +151,12 @@ def hooked(url: str) -> WaveSpeed:
     ],
 )
 def test_the_webhook_url_tells_whether_anybody_waits_and_keeps_its_query(url: str, unwaited: str) -> None:
-    assert hooked(url).webhook(wait=True) == url
-    assert hooked(url).webhook(wait=False) == unwaited
+    assert hooked(url).webhook_url_for(wait=True) == url
+    assert hooked(url).webhook_url_for(wait=False) == unwaited
 
 
 def test_without_a_webhook_url_there_is_none() -> None:
-    assert hooked("").webhook(wait=False) is None
+    assert hooked("").webhook_url_for(wait=False) is None
 
 
 @pytest.mark.parametrize(

@@ -12,18 +12,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
 from PIL import Image
+from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.states import Cancelled, Crashed
+from pydantic import SecretStr
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 from prefect_wavespeed.errors import (
     AuthenticationError,
+    ConfigurationError,
     PredictionFailedError,
     PredictionTimeoutError,
     RestyleError,
@@ -33,7 +37,6 @@ from prefect_wavespeed.errors import (
     worth_retrying,
 )
 from prefect_wavespeed.flows import restyle_image
-from prefect_wavespeed.flows._hooks import leave_the_truth
 from prefect_wavespeed.job import Job, Restyled, RunInfo
 from prefect_wavespeed.steps.step_set import StepSet, make_job
 from prefect_wavespeed.storage.open_store import open_store
@@ -217,6 +220,26 @@ def test_the_flow_is_retried_after_what_may_pass_alone(
     assert world.runs[0]["run_count"] == 2
 
 
+def test_a_corrected_block_is_used_by_the_next_run_of_the_same_process(world: World, photo: Path) -> None:
+    """As in a notebook, whose event loop lives on."""
+    key: Secret[Any] = Secret(value=SecretStr(KEY))
+    wrong = WaveSpeed(api_key=key, base_url=world.emulator.url, concurrency_limit="nobody-made-it")
+    corrected = wrong.model_copy(update={"concurrency_limit": None})
+
+    async def notebook() -> Restyled:
+        options: dict[str, Any] = {"params": SMALL, "output": str(world.output), "wavespeed": "corrected"}
+        await key.asave("corrected-key")
+        await wrong.asave("corrected")
+        with pytest.raises(ConfigurationError, match="nobody-made-it"):
+            await restyle_image(str(photo), **options)
+        await corrected.asave("corrected", overwrite=True)
+        restyled: Restyled = await restyle_image(str(photo), **options)
+        return restyled
+
+    with world.prefect.used_here():
+        assert asyncio.run(notebook()).outputs
+
+
 @pytest.mark.parametrize(
     ("error", "worth"),
     [
@@ -293,7 +316,8 @@ def test_an_interrupted_run_tells_where_its_job_stands(world: World, photo: Path
     with world.prefect.used_here():
         prediction_id, run = asyncio.run(interrupted())
     (artifact,) = world.prefect.all("artifacts", flow_runs={"id": {"any_": [str(run)]}})
-    assert f"attempt 1: prediction {prediction_id} was submitted" in artifact["data"]
+    submitted = f"Attempt 1 is submitted and goes on at WaveSpeedAI: prediction {prediction_id}."
+    assert submitted in artifact["data"]
     assert "nothing is billed twice" in artifact["data"]
     again = world.restyle(photo)
     assert (again.prediction_id, again.cached) == (prediction_id, False)
@@ -303,7 +327,7 @@ def test_a_run_interrupted_before_it_began_says_so(world: World, photo: Path) ->
     with world.prefect.used_here():
         run = asyncio.run(hook_after(Crashed(), photo, world.output))
     (artifact,) = world.prefect.all("artifacts", flow_runs={"id": {"any_": [str(run)]}})
-    assert "nothing was submitted, nothing is billed" in artifact["data"]
+    assert "Nothing was submitted and nothing is billed" in artifact["data"]
 
 
 def test_nothing_escapes_the_hook(world: World) -> None:
@@ -316,7 +340,8 @@ async def hook_after(state: Any, image: Path, output: Path) -> UUID:
     parameters = {"image": str(image), "params": SMALL.model_dump(), "output": str(output)}
     async with get_client() as client:
         run = await client.create_flow_run(restyle_image, parameters=parameters, state=state)
-    await leave_the_truth(restyle_image, run, state)
+    (hook,) = restyle_image.on_cancellation_hooks
+    await cast("Any", hook)(restyle_image, run, state)
     return run.id
 
 

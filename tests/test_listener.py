@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.api.webhooks import ENDED, seal
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
-from prefect_wavespeed.tasks._webhooks import Listener
+from prefect_wavespeed.tasks.webhook_listener import WebhookListener
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
 
@@ -87,9 +87,9 @@ async def test_what_the_receiver_puts_into_the_feed_is_told_and_what_others_put_
 ) -> None:
     secret, before = await secret_of(emulator), asyncio.all_tasks()
     forged: list[object] = ["", "nonsense", None, 7, {"id": "f0"}, seal(completed("f1"), "whsec_another")]
-    async with Listener.open(block(emulator)) as listener:
-        assert await listener.webhook(wait=True) == HOOK
-        assert await listener.webhook(wait=False) == f"{HOOK}&wait=no"
+    async with WebhookListener.open(block(emulator)) as listener:
+        assert await listener.webhook_url(wait=True) == HOOK
+        assert await listener.webhook_url(wait=False) == f"{HOOK}&wait=no"
         assert listener.inbox.listening
         with listener.inbox.watch("p1") as wanted, listener.inbox.watch("f1") as wronged:
             for sealed in forged:
@@ -106,14 +106,14 @@ async def test_what_the_receiver_puts_into_the_feed_is_told_and_what_others_put_
     assert time.monotonic() - closing < 2
     assert asyncio.all_tasks() == before
     (warning,) = warnings()
-    assert "is left alone" in warning
+    assert "is ignored" in warning
 
 
 async def test_without_a_webhook_url_nothing_is_listened_to(
     server: PrefectServer, emulator: Emulator
 ) -> None:
-    async with Listener.open(block(emulator, None)) as listener:
-        assert await listener.webhook(wait=True) is None
+    async with WebhookListener.open(block(emulator, None)) as listener:
+        assert await listener.webhook_url(wait=True) is None
         assert not listener.inbox.listening
 
 
@@ -121,21 +121,21 @@ async def test_where_the_feed_is_away_that_is_said_once_and_runs_poll(
     emulator: Emulator, warnings: Callable[[], list[str]]
 ) -> None:
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        async with Listener.open(block(emulator)) as listener:
-            assert await listener.webhook(wait=True) == HOOK
+        async with WebhookListener.open(block(emulator)) as listener:
+            assert await listener.webhook_url(wait=True) == HOOK
             assert not listener.inbox.listening
             await asyncio.sleep(3)  # it tries again
     (warning,) = warnings()
-    assert "cannot be listened to" in warning
-    assert warning.endswith("polling")
+    assert "cannot be read" in warning
+    assert "so runs poll" in warning
 
 
 async def test_where_the_secret_cannot_be_had_runs_poll(
     server: PrefectServer, emulator: Emulator, warnings: Callable[[], list[str]]
 ) -> None:
     away = block(emulator).model_copy(update={"base_url": "http://127.0.0.1:9"})
-    async with Listener.open(away) as listener:
-        await listener.webhook(wait=True)
+    async with WebhookListener.open(away) as listener:
+        await listener.webhook_url(wait=True)
         assert not listener.inbox.listening
     assert len(warnings()) == 1
 
@@ -146,8 +146,8 @@ async def test_a_connection_that_breaks_is_made_again_and_meanwhile_nothing_is_r
     secret = await secret_of(emulator)
     async with _between(server) as (url, cut):
         with temporary_settings({PREFECT_API_URL: url}):
-            async with Listener.open(block(emulator)) as listener:
-                await listener.webhook(wait=True)
+            async with WebhookListener.open(block(emulator)) as listener:
+                await listener.webhook_url(wait=True)
                 assert listener.inbox.listening
                 with listener.inbox.watch("p2") as wanted:
                     cut()
@@ -157,7 +157,7 @@ async def test_a_connection_that_breaks_is_made_again_and_meanwhile_nothing_is_r
                     async with asyncio.timeout(30):
                         await wanted.wait(30)
                     assert wanted.read()
-    assert [warning for warning in warnings() if "cannot be listened to" in warning] == warnings()[:1]
+    assert [warning for warning in warnings() if "cannot be read" in warning] == warnings()[:1]
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prefect.assets import Asset
@@ -17,11 +17,16 @@ from prefect.states import Crashed, Running
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.created_object import Handled, ObjectCreated
 from prefect_wavespeed.deployments.prefect_runtime import flush
-from prefect_wavespeed.errors import ConfigurationError, PredictionFailedError, RunLimitError
+from prefect_wavespeed.errors import (
+    ConfigurationError,
+    PredictionFailedError,
+    RunLimitError,
+    SourceDeniedError,
+    SourceError,
+)
 from prefect_wavespeed.flows import restyle_image, restyle_object
-from prefect_wavespeed.flows._hooks import leave_the_truth
-from prefect_wavespeed.flows.restyle_object import MOST_RUNS
-from prefect_wavespeed.tasks._assets import asset_key
+from prefect_wavespeed.flows.restyle_object import MAX_RUNS
+from prefect_wavespeed.tasks.assets import asset_key
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
 from tests.support.prefect_server import PrefectServer, wait_until
@@ -164,6 +169,24 @@ def test_an_output_that_overlaps_the_watched_prefix_is_refused_by_the_run(world:
     assert not world.emulator.ledger()["predictions"]
 
 
+@pytest.mark.parametrize(
+    ("error", "run_count"),
+    [(SourceError("the object has changed"), 3), (SourceDeniedError("these credentials may not"), 1)],
+)
+def test_the_flow_is_retried_after_a_change_of_the_object_but_not_after_a_refusal(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: SourceError, run_count: int
+) -> None:
+    async def failing(*_: object) -> None:
+        raise error
+
+    monkeypatch.setitem(restyle_object.fn.__globals__, "find", failing)
+    created = ObjectCreated(bucket=world.s3.bucket, key=f"{world.folder}/in/a.jpg")
+    flow = restyle_object.with_options(retry_delay_seconds=0)
+    with world.prefect.used_here(), pytest.raises(SourceError):
+        asyncio.run(flow(created, **world.arguments()))
+    assert world.runs[0]["run_count"] == run_count
+
+
 def test_a_run_that_was_started_again_too_often_is_given_up_and_its_job_left_as_it_is(world: World) -> None:
     created = world.put("a.jpg", PHOTO.read_bytes())
 
@@ -172,13 +195,13 @@ def test_a_run_that_was_started_again_too_often_is_given_up_and_its_job_left_as_
             run = await client.create_flow_run(
                 restyle_object, parameters=world.arguments(created=created, params=SMALL)
             )
-            for _ in range(MOST_RUNS):  # each was killed
+            for _ in range(MAX_RUNS):  # each was killed
                 await client.set_flow_run_state(run.id, Running(), force=True)
                 await client.set_flow_run_state(run.id, Crashed(), force=True)
             run = await client.read_flow_run(run.id)
             await run_flow_async(restyle_object, flow_run=run, parameters=world.arguments(created=created))
 
-    with world.prefect.used_here(), pytest.raises(RunLimitError, match="this is run 6 of 5 at the most"):
+    with world.prefect.used_here(), pytest.raises(RunLimitError, match="run 6 of at most 5"):
         asyncio.run(run_again())
     assert world.runs[0]["state_type"] == "FAILED"
     assert not world.stored()
@@ -190,12 +213,13 @@ def test_a_cancelled_run_tells_where_its_job_stands(world: World) -> None:
     async def interrupt() -> None:
         async with get_client() as client:
             run = await client.create_flow_run(restyle_object, parameters=world.arguments(created=created))
-            await leave_the_truth(restyle_object, run, Crashed())
+            (hook,) = restyle_object.on_crashed_hooks
+            await cast("Any", hook)(restyle_object, run, Crashed())
 
     with world.prefect.used_here():
         asyncio.run(interrupt())
     (artifact,) = world.prefect.all("artifacts", flow_runs={"id": {"any_": [world.runs[0]["id"]]}})
-    assert "nothing was submitted, nothing is billed" in artifact["data"]
+    assert "Nothing was submitted and nothing is billed" in artifact["data"]
 
 
 def test_an_automation_hands_the_event_over_as_it_is_whatever_the_key_looks_like(world: World) -> None:

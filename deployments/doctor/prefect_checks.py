@@ -16,9 +16,10 @@ from prefect.client.schemas.objects import Worker, WorkerStatus
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
+from prefect_wavespeed.blocks.loading import BlockNotFoundError
 from prefect_wavespeed.blocks.names import BUCKET_OUTPUT, DIRECTORY_OUTPUT, WORK_POOL, variable
 from prefect_wavespeed.blocks.output import open_output
-from prefect_wavespeed.blocks.wavespeed import OtherApiError, WaveSpeed, load_wavespeed
+from prefect_wavespeed.blocks.wavespeed import ApiMismatchError, WaveSpeed, load_wavespeed
 from prefect_wavespeed.deployments.prefect_errors import describe_api_error, without_credentials
 from prefect_wavespeed.deployments.setup.tiers import TIERS
 from prefect_wavespeed.errors import ConfigurationError, RestyleError, redact
@@ -79,13 +80,13 @@ async def check_block(name: str) -> tuple[Check, WaveSpeed | None]:
     saving = f"{_SETUP} with WAVESPEED_API_KEY set: it saves the block and its key"
     try:
         block = await load_wavespeed(name)
-    except OtherApiError as problem:
+    except ApiMismatchError as problem:
         return error(
             BLOCK, problem.message, "unset WAVESPEED_BASE_URL, or name another block with --wavespeed"
         ), None
-    except Exception as problem:
-        if isinstance(problem, RestyleError) and "cannot be" not in problem.message:  # there is none
-            return error(BLOCK, problem.message, saving), None
+    except BlockNotFoundError as problem:
+        return error(BLOCK, problem.message, saving), None
+    except Exception:
         slug = f"wavespeed/{name.removeprefix('wavespeed/')}"
         found = f"{slug} cannot be loaded: a field is not valid, or its Secret block is gone"
         return error(BLOCK, found, f"`prefect block delete {slug}`, then {saving}"), None

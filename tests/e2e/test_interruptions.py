@@ -95,7 +95,8 @@ class Work:
         mine = {"flow_runs": {"id": {"any_": [run["id"]]}}}
         wait_until(lambda: self.prefect.all("artifacts", **mine))
         (artifact,) = self.prefect.all("artifacts", **mine)
-        assert f"attempt 1: prediction {self.billed()[0]} was submitted" in artifact["data"]
+        submitted = f"Attempt 1 is submitted and goes on at WaveSpeedAI: prediction {self.billed()[0]}."
+        assert submitted in artifact["data"]
         assert "nothing is billed twice" in artifact["data"]
 
 

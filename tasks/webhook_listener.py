@@ -1,6 +1,6 @@
-"""Listening for what webhooks tell: `restyle receiver` puts them, sealed, into Prefect's event feed.
+"""Listens for webhooks, which `restyle receiver` forwards, sealed, as Prefect events.
 
-Nothing here is needed. Where the feed cannot be listened to, that is told once and runs poll.
+Nothing depends on it. Where Prefect's event feed cannot be read, one warning is logged and runs poll.
 """
 
 from __future__ import annotations
@@ -21,97 +21,97 @@ from prefect_wavespeed.errors import redact
 from prefect_wavespeed.retry import backoff
 from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
 
-_PATIENCE = 10.0  # seconds that a submission waits for the subscription
-_FAREWELL = 2.0  # seconds that closing it may take
+_SUBSCRIBE_SECONDS = 10.0  # that a submission waits for the subscription
+_CLOSE_SECONDS = 2.0
 
 
-class Listener:
-    """Listens for all runs of this event loop that use a `WaveSpeed` block, from the first submission on.
+class WebhookListener:
+    """Listens for all runs of an event loop that use a `WaveSpeed` block, from the first submission on.
 
     Attributes:
-        inbox: what was told.
+        inbox: what the webhooks said.
     """
 
     def __init__(self, block: WaveSpeed) -> None:
         self.inbox = WebhookInbox()
         self._block = block
         self._listening: asyncio.Task[None] | None = None
-        self._tried = asyncio.Event()  # whether it listens by now, or has found that it cannot
-        self._told: set[str] = set()
+        self._attempted = asyncio.Event()  # set once it listens, or has found that it cannot
+        self._warned: set[str] = set()
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, block: WaveSpeed) -> AsyncIterator[Listener]:
-        """One that ends with the context."""
+    async def open(cls, block: WaveSpeed) -> AsyncIterator[WebhookListener]:
+        """A listener for a block, until the end of the context."""
         listener = cls(block)
         try:
             yield listener
         finally:
             if task := listener._listening:
                 task.cancel()
-                await asyncio.wait({task}, timeout=_FAREWELL)
+                await asyncio.wait({task}, timeout=_CLOSE_SECONDS)
 
-    async def webhook(self, *, wait: bool) -> str | None:
-        """The URL to submit with, once what it brings is listened for; None where the block has none.
+    async def webhook_url(self, *, wait: bool) -> str | None:
+        """The URL to submit with, once its webhooks are listened for; None if the block has none.
 
         Args:
             wait: whether the run waits for the prediction.
         """
-        if url := self._block.webhook(wait=wait):
+        if url := self._block.webhook_url_for(wait=wait):
             if not self._listening:
                 self._listening = asyncio.create_task(self._listen())
-            if not self._tried.is_set():
+            if not self._attempted.is_set():
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._tried.wait(), _PATIENCE)
+                    await asyncio.wait_for(self._attempted.wait(), _SUBSCRIBE_SECONDS)
         return url
 
     async def _listen(self) -> None:
         secret: SecretStr | None = None
-        waits = backoff(first=1.0, most=30.0)
+        delays = backoff(first=1.0, most=30.0)
         while True:
             try:
-                secret = secret or await self._secret()
+                secret = secret or await self._fetch_secret()
                 async with _subscription() as events:
                     self.inbox.start()
-                    self._tried.set()
-                    self._told.discard("away")
-                    waits = backoff(first=1.0, most=30.0)
+                    self._attempted.set()
+                    self._warned.discard("feed")
+                    delays = backoff(first=1.0, most=30.0)
                     async for event in events:
-                        self._tell(event, secret)
-                problem = "it was closed"
+                        self._deliver(event, secret)
+                problem = "the connection was closed"
             except Exception as error:
                 problem = redact(error) or type(error).__name__
             self.inbox.stop()
-            self._tried.set()
-            self._warn("away", f"webhooks: Prefect's event feed cannot be listened to ({problem}): polling")
-            await asyncio.sleep(next(waits))
+            self._attempted.set()
+            self._warn("feed", f"webhooks: Prefect's event feed cannot be read, so runs poll: {problem}")
+            await asyncio.sleep(next(delays))
 
-    async def _secret(self) -> SecretStr:
+    async def _fetch_secret(self) -> SecretStr:
         async with self._block.get_client() as client:
             return await client.webhook_secret()
 
-    def _tell(self, event: Event, secret: SecretStr) -> None:
-        # quick: the server drops what a subscriber is 256 events late to read
+    def _deliver(self, event: Event, secret: SecretStr) -> None:
+        # must be quick: the server drops events for a subscriber that is 256 behind
         try:
             prediction = unseal(str(event.payload.get("sealed")), secret)
         except WebhookError as error:
-            self._warn("unsealed", f"webhooks: an event {ENDED} in Prefect is left alone: {error}")
+            self._warn("event", f"webhooks: a Prefect event {ENDED} is ignored: {error}")
         else:
             self.inbox.deliver(prediction)
 
     def _warn(self, kind: str, message: str) -> None:
-        """Say it, once a kind."""
-        if kind not in self._told:
-            self._told.add(kind)
+        """Log a warning, once for each kind."""
+        if kind not in self._warned:
+            self._warned.add(kind)
             get_logger("restyle").warning("%s", message)
 
 
 @asynccontextmanager
 async def _subscription() -> AsyncIterator[AsyncIterator[Event]]:
-    """What happens from now on, and what did in the last minute. It ends with the connection."""
+    """Events from a minute ago on, until the connection ends."""
     subscriber = get_events_subscriber(
         EventFilter(event=EventNameFilter(name=[ENDED])), reconnection_attempts=0
     )
     async with AsyncExitStack() as stack:
-        stack.push_async_exit(subscriber)  # also when it connects and is then refused
+        stack.push_async_exit(subscriber)  # also if it connects and is then refused
         yield await subscriber.__aenter__()

@@ -1,7 +1,7 @@
-"""Lineage: each output is a Prefect Asset, its source the asset that it was made from.
+"""Lineage: each output is a Prefect asset, and its source the asset that it was made from.
 
-The events are those that ``@materialize`` emits. A task of ours cannot be one of these: what it makes
-is known only when it is there, and a chunk of a batch makes hundreds.
+The events are those that ``@materialize`` emits. Our tasks cannot use it: which assets they make is known
+only once these are stored, and a chunk of a batch makes hundreds.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 from uuid import UUID, uuid5
 
+from cachetools import LRUCache
 from prefect.assets import Asset
 from prefect.assets.core import AssetProperties
 from prefect.context import AssetContext
@@ -21,19 +22,19 @@ from prefect_wavespeed.api.models import MODEL
 from prefect_wavespeed.job import Job, Output, Restyled, picture_params
 
 _NAMESPACE = UUID("aa2f4c4d-1f2a-4d57-8f5e-0a3d8f2f0d5c")
-_BY = AssetContext.related_materialized_by("prefect-wavespeed")
-# Many pictures may be made of one source, and Prefect's client fails where an event follows upon itself.
-_told: dict[UUID, None] = {}
-_REMEMBERED = 10_000
+_MATERIALIZED_BY = AssetContext.related_materialized_by("prefect-wavespeed")
+# Ids of events that were emitted. Many pictures may be made of one source, and Prefect's client fails when
+# an event follows itself.
+_emitted: LRUCache[UUID, None] = LRUCache(maxsize=10_000)
 _ENCODED = str.maketrans({c: f"={ord(c):02X}" for c in RESTRICTED_ASSET_CHARACTERS})
 
 
-def asset_events(job: Job, output: str, restyled: Restyled) -> None:
-    """Tell Prefect what was made of what. Told again, it is told under the same ids, and so kept once.
+def emit_lineage(job: Job, output: str, restyled: Restyled) -> None:
+    """Emit which assets were made of which. Emitted again, the events have the same ids and are kept once.
 
     Args:
         job: what was asked for.
-        output: the uri of the store.
+        output: URI of the store.
         restyled: what is stored.
     """
     source = _asset(job.source.uri, job.source.name)
@@ -42,17 +43,22 @@ def asset_events(job: Job, output: str, restyled: Restyled) -> None:
     related = [AssetContext.asset_as_related(source)] if source else []
     for number, picture in enumerate(restyled.outputs, 1):
         name = f"{job.name}/{number}.{job.params.output_format}"
-        made = _asset(picture.uri, name) if picture.uri else None  # None: a flagged one that was dropped
-        if made:
-            facts = _facts(job, restyled, picture)
-            about = f"{picture.uri}:{restyled.prediction_id}"
-            _emit("prefect.asset.materialization.succeeded", made, about, [*related, _BY], facts)
+        asset = _asset(picture.uri, name) if picture.uri else None  # a dropped picture has no URI
+        if asset:
+            _emit(
+                "prefect.asset.materialization.succeeded",
+                asset,
+                f"{picture.uri}:{restyled.prediction_id}",
+                [*related, _MATERIALIZED_BY],
+                _metadata(job, restyled, picture),
+            )
 
 
 def asset_key(uri: str) -> str | None:
-    """A uri, or a directory's path, as the key of an asset; None where it cannot be one.
+    """The asset key for a URI or a path; None when it would be too long.
 
-    Characters that Prefect does not allow are written as ``=20``: a key without them is the uri itself.
+    Characters that Prefect does not allow are written as ``=20``; without such characters, the key is the
+    URI itself.
     """
     key = uri if "://" in uri else f"file://{uri}"
     if key.startswith("file://"):
@@ -65,12 +71,12 @@ def _asset(uri: str, name: str) -> Asset | None:
     try:
         key = asset_key(uri)
         return Asset(key=key, properties=AssetProperties(name=name)) if key else None
-    except ValidationError:  # lineage is for people: it stops nothing
+    except ValidationError:  # no reason to fail a job
         return None
 
 
-def _facts(job: Job, restyled: Restyled, picture: Output) -> dict[str, Any]:
-    """What the side-car says of an output. What it cost is known to whoever stored it."""
+def _metadata(job: Job, restyled: Restyled, picture: Output) -> dict[str, Any]:
+    """The side-car's values for an output; the cost only from the run that paid it."""
     cost = {} if restyled.cached else {"cost_usd": restyled.cost_usd}
     return {
         "job_key": job.key,
@@ -89,19 +95,17 @@ def _facts(job: Job, restyled: Restyled, picture: Output) -> dict[str, Any]:
 def _emit(
     event: str,
     asset: Asset,
-    about: str,
+    distinct: str,
     related: list[dict[str, str]],
     payload: dict[str, Any] | None = None,
 ) -> None:
-    name = uuid5(_NAMESPACE, f"{event}:{about}")
-    if name in _told:
+    event_id = uuid5(_NAMESPACE, f"{event}:{distinct}")
+    if event_id in _emitted:
         return
-    _told[name] = None
-    if len(_told) > _REMEMBERED:
-        del _told[next(iter(_told))]
+    _emitted[event_id] = None
     emit_event(
         event=event,
-        id=name,
+        id=event_id,
         resource=AssetContext.asset_as_resource(asset),
         related=related,
         payload=payload,

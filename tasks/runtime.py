@@ -1,0 +1,116 @@
+"""The open client and store that tasks work with, shared by all runs of an event loop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.blocks.output import open_output
+from prefect_wavespeed.blocks.wavespeed import WaveSpeed, load_wavespeed
+from prefect_wavespeed.job import Job, NsfwPolicy, Restyled
+from prefect_wavespeed.steps.step_set import Polled, StepSet, Submitted
+from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.tasks._options import safe_errors
+from prefect_wavespeed.tasks._shared import shared
+from prefect_wavespeed.tasks.allowance import Allowance
+from prefect_wavespeed.tasks.context import current_batch, record_task_run, run_info
+from prefect_wavespeed.tasks.events import emit_stored, emit_submitted, emitting_failure
+from prefect_wavespeed.tasks.webhook_listener import WebhookListener
+
+
+class Runtime:
+    """The engine's steps on an open client and store, by the run that is current, with Prefect's events.
+
+    Attributes:
+        client: the API.
+        store: where outputs go.
+        steps: the engine's steps on both, without events.
+        slot: a slot in flight, as the block allows.
+    """
+
+    def __init__(
+        self, client: WaveSpeedClient, store: Store, allowance: Allowance, listener: WebhookListener
+    ) -> None:
+        self.client = client
+        self.store = store
+        self.steps = StepSet(
+            client, store, admit=self._admit, on_thumbnail=_keep_thumbnail, inbox=listener.inbox
+        )
+        self.slot = allowance.slot
+        self._allowance = allowance
+        self._listener = listener
+
+    async def submit(self, job: Job, **options: Any) -> Submitted:
+        """``StepSet.submit`` with the same options."""
+        with emitting_failure(job, self.store.uri):
+            batch = current_batch.get()
+            webhook_url = await self._listener.webhook_url(wait=batch is None or batch.options.wait)
+            submitted = await self.steps.submit(job, run=run_info(), webhook_url=webhook_url, **options)
+        if submitted.restyled:  # the run that stored it may have been killed before it emitted this
+            emit_stored(job, self.store.uri, submitted.restyled)
+        else:
+            emit_submitted(job, self.store.uri, submitted)
+        return submitted
+
+    async def poll(self, job: Job, submitted: Submitted) -> Polled:
+        """``StepSet.poll``."""
+        record_task_run()
+        with emitting_failure(job, self.store.uri):
+            return await self.steps.poll(job, submitted)
+
+    async def download(self, job: Job, submitted: Submitted, *, nsfw: NsfwPolicy) -> Restyled:
+        """``StepSet.download``."""
+        with emitting_failure(job, self.store.uri):
+            restyled = await self.steps.download(job, submitted, run=run_info(), nsfw=nsfw)
+        emit_stored(job, self.store.uri, restyled)
+        return restyled
+
+    async def _admit(self, job: Job, attempt: int, usd: float | None) -> None:
+        await self._allowance.pace()
+        if batch := current_batch.get():
+            await batch.admit(job, attempt)
+
+
+@asynccontextmanager
+async def open_runtime(wavespeed: str, output: str) -> AsyncIterator[Runtime]:
+    """Open a block and an output, or join the runs that use them. Errors that leave it are safe to store.
+
+    Blocks are loaded for the first user, so one that is saved anew is used as soon as all earlier runs of
+    this block and output have ended.
+
+    Args:
+        wavespeed: name of a `WaveSpeed` block.
+        output: block, ``s3://bucket/prefix`` or directory.
+
+    Raises:
+        ConfigurationError: one of them does not exist or cannot be used.
+    """
+    with safe_errors():
+        async with shared((Runtime, wavespeed, output), partial(_open, wavespeed, output)) as runtime:
+            yield runtime
+
+
+@asynccontextmanager
+async def _open(wavespeed: str, output: str) -> AsyncIterator[Runtime]:
+    store = await open_output(output)
+    block = await load_wavespeed(wavespeed)
+    content = _digest(block)  # not its name: two outputs share the slots of one block, unless it was changed
+    async with (
+        shared((Allowance, content), partial(Allowance.open, block)) as allowance,
+        shared((WebhookListener, content), partial(WebhookListener.open, block)) as listener,
+        block.get_client() as client,
+    ):
+        yield Runtime(client, store, allowance, listener)
+
+
+def _digest(block: WaveSpeed) -> str:
+    return sha256(block.model_dump_json(context={"include_secrets": True}).encode()).hexdigest()
+
+
+def _keep_thumbnail(job_key: str, index: int, jpeg: bytes) -> None:
+    if batch := current_batch.get():
+        batch.table.keep_thumbnail(job_key, index, jpeg)
