@@ -23,7 +23,8 @@ from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.tasks.allowance import Allowance
 from tests.support.emulator_process import Emulator
-from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.e2e  # processes and servers by the dozen
 

@@ -21,7 +21,8 @@ from prefect_wavespeed.batch.report import Summary, decode_part
 from tests.support.batch_shell import Shell, one_line, told
 from tests.support.batches import pictures, write_manifest
 from tests.support.emulator_process import Emulator
-from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import wait_until
 from tests.support.s3_servers import S3Server
 
 pytestmark = pytest.mark.e2e  # processes and servers by the dozen

@@ -24,7 +24,8 @@ from prefect_wavespeed.flows import restyle_batch
 from prefect_wavespeed.ledger.records import Metadata
 from tests.support.batches import PLACE, pictures, write_manifest
 from tests.support.emulator_process import Emulator
-from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import wait_until
 from tests.support.schemas import check
 
 KEY = f"key-{secrets.token_hex(16)}"

@@ -26,7 +26,8 @@ from prefect_wavespeed.settings import get_settings
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
 from prefect_wavespeed.storage.store import Store
 from tests.support.emulator_process import Emulator
-from tests.support.s3_servers import Mischief, Proxy, S3Server, proxy
+from tests.support.s3_proxy import Fault, Proxy, proxy
+from tests.support.s3_servers import S3Server
 
 FOR_EVER = 1_000
 
@@ -205,7 +206,7 @@ async def test_a_store_that_keeps_it_only_one_after_the_other_is_an_error(moto: 
 
 @contextmanager
 def forbidding(moto: S3Server, method: str, path: str = "") -> Iterator[tuple[Proxy, S3Server]]:
-    with proxy(moto, Mischief("forbid", method, path, FOR_EVER)) as both:
+    with proxy(moto, Fault("forbid", method, path, FOR_EVER)) as both:
         yield both
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
-from tests.support.prefect_server import Command, Ended, PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import Command, Ended, wait_until
 
 _ROOT = Path(__file__).resolve().parent.parent
 KEY = "key-that-nobody-may-see"

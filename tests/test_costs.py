@@ -27,7 +27,8 @@ from prefect_wavespeed.storage.store import Store
 from tests.support import settler
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO, QUICK, SMALL, restyle
-from tests.support.prefect_server import Ended, PrefectServer
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import Ended
 from tests.support.raw_server import RawServer, http
 from tests.support.s3_servers import S3Server
 from tests.support.terminal import on_terminal, plain

@@ -11,13 +11,15 @@ from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.errors import UnsafeStoreError
 from tests.support.emulator_process import Emulator
 from tests.support.engine import SMALL, restyle
-from tests.support.interruptions import CASES, SettleOutcome, World, rules, selected
+from tests.support.interruption_cases import CASES
+from tests.support.interruptions import CaseOutcome, World, rules, selected
 from tests.support.runners import running
-from tests.support.s3_servers import S3Server, proxy
+from tests.support.s3_proxy import proxy
+from tests.support.s3_servers import S3Server
 
 KINDS = ("directory", "moto")
 ALL = [
-    (case, kind) for case in CASES for kind in KINDS if (case.on_s3 if kind == "moto" else not case.mischief)
+    (case, kind) for case in CASES for kind in KINDS if (case.on_s3 if kind == "moto" else not case.faults)
 ]
 
 
@@ -29,16 +31,16 @@ def world(emulator_process: Emulator, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest, world: World, moto: S3Server) -> dict[int, SettleOutcome]:
+def outcomes(request: pytest.FixtureRequest, world: World, moto: S3Server) -> dict[int, CaseOutcome]:
     """What came of all that are selected, carried out at once. A case's seed is its number."""
     world.emulator.faults(rules([(case, seed) for seed, (case, _) in enumerate(ALL)]))
 
-    async def one(turn: int, seed: int) -> SettleOutcome:
+    async def one(turn: int, seed: int) -> CaseOutcome:
         await asyncio.sleep(turn * 0.3)  # a process costs some tenths of a second to start
         case, kind = ALL[seed]
         return await world.carry_out(case, f"case-{seed}", moto if kind == "moto" else None, seed)
 
-    async def all_of_them(seeds: list[int]) -> dict[int, SettleOutcome]:
+    async def all_of_them(seeds: list[int]) -> dict[int, CaseOutcome]:
         outcomes = await asyncio.gather(*(one(turn, seed) for turn, seed in enumerate(seeds)))
         return dict(zip(seeds, outcomes, strict=True))
 
@@ -47,7 +49,7 @@ def outcomes(request: pytest.FixtureRequest, world: World, moto: S3Server) -> di
 
 @pytest.mark.parametrize("number", range(len(ALL)), ids=[f"{case.name}, on {kind}" for case, kind in ALL])
 async def test_whatever_happens_to_its_runners_a_job_is_billed_once_and_done(
-    number: int, outcomes: dict[int, SettleOutcome]
+    number: int, outcomes: dict[int, CaseOutcome]
 ) -> None:
     await outcomes[number].prove()
 
@@ -57,9 +59,9 @@ async def test_a_store_that_ignores_create_if_absent_is_refused_before_the_first
 ) -> None:
     with proxy(moto) as (way, seen):
         way.ignore_conditions = True
-        place = world.place("unsafe", seen)
+        output = world.output("unsafe", seen)
         with pytest.raises(UnsafeStoreError, match=r"create-if-absent .* is ignored") as caught:
-            await restyle(emulator.url, place.store)
+            await restyle(emulator.url, output.store)
     assert not caught.value.retryable
     assert emulator.ledger()["calls"]["submit"] == 0
 
@@ -69,7 +71,7 @@ async def test_a_job_made_again_with_the_recorded_seed_is_the_same_picture_byte_
     kind: str, emulator: Emulator, world: World, moto: S3Server
 ) -> None:
     first, again = (
-        world.place(f"{name}-{kind}", moto if kind == "moto" else None) for name in ("first", "again")
+        world.output(f"{name}-{kind}", moto if kind == "moto" else None) for name in ("first", "again")
     )
     params = SMALL.model_copy(update={"num_images": 2, "output_format": "png"})
     await restyle(emulator.url, first.store, params=params)

@@ -42,7 +42,8 @@ from prefect_wavespeed.steps.step_set import StepSet, make_job
 from prefect_wavespeed.storage.open_store import open_store
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
-from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import wait_until
 
 KEY = "key-that-nobody-may-see"
 SMALL = ReduxParams(size="256*256")

@@ -22,7 +22,8 @@ from prefect_wavespeed.errors import ConfigurationError, ManifestError, RestyleE
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
 from prefect_wavespeed.storage.store import Store
 from tests.support.raw_server import RawServer, cut, http
-from tests.support.s3_servers import S3Server, proxy
+from tests.support.s3_proxy import proxy
+from tests.support.s3_servers import S3Server
 
 DEFAULTS = ReduxParams(size="512*512")
 IMAGES = ["https://example.com/a.jpg?X-Amz-Signature=secret", "s3://bucket/b.png", "pictures/c.webp"]

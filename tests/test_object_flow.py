@@ -29,7 +29,8 @@ from prefect_wavespeed.flows.restyle_object import MAX_RUNS
 from prefect_wavespeed.tasks.assets import asset_key
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
-from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import wait_until
 from tests.support.s3_servers import S3Server
 
 pytestmark = pytest.mark.e2e  # a server, and flow runs one after the other

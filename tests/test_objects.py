@@ -24,7 +24,8 @@ from prefect_wavespeed.steps.step_set import StepSet
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO, QUICK, SMALL, restyle
 from tests.support.objects import World
-from tests.support.s3_servers import S3Server, proxy
+from tests.support.s3_proxy import proxy
+from tests.support.s3_servers import S3Server
 
 OTHER_PHOTO = PHOTO.with_name("coffee.jpg")
 ALLOWED: tuple[MetadataParam, ...] = ("num_images", "size", "seed")

@@ -24,9 +24,11 @@ from prefect_wavespeed.blocks.names import RECEIVER_TOKEN_SECRET, WEBHOOK_SECRET
 from prefect_wavespeed.emulator.webhooks import secret_of, sign
 from tests.support.emulator_process import Emulator
 from tests.support.notifications import ETAG, KEY, aws, ceph, configured, eventbridge, minio, record, sns
-from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import wait_until
 from tests.support.receivers import TOKEN, Receiving, free_port, receiving
-from tests.support.s3_servers import Mischief, Proxy, S3Server, proxy
+from tests.support.s3_proxy import Fault, Proxy, proxy
+from tests.support.s3_servers import S3Server
 
 pytestmark = pytest.mark.e2e  # servers and processes
 
@@ -319,7 +321,7 @@ def test_nothing_is_acknowledged_that_prefect_may_not_have_taken(
     before, env = between
     with receiving(prefect, env=env) as receiver:
         message = aws(f"in/{what}.jpg")
-        before.mischief.append(Mischief(what, "POST", "/events"))
+        before.faults.append(Fault(what, "POST", "/events"))
         assert receiver.tell(message).status_code == 503
         assert receiver.tell(message).status_code == 200
         keys = [event["payload"]["key"] for event in known(prefect, receiver, CREATED)]

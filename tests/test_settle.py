@@ -23,9 +23,11 @@ from prefect_wavespeed.storage.store import Store
 from tests.support import settler
 from tests.support.emulator_process import Emulator
 from tests.support.engine import restyle
-from tests.support.prefect_server import Command, Ended, PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import Command, Ended, wait_until
 from tests.support.runners import TIMES
-from tests.support.s3_servers import S3Server, proxy
+from tests.support.s3_proxy import proxy
+from tests.support.s3_servers import S3Server
 from tests.support.schemas import check
 
 _SETTINGS = Settings(

@@ -15,7 +15,8 @@ import pytest
 from prefect_wavespeed.deployments.cli.app import main
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
-from tests.support.prefect_server import Command, Ended, PrefectServer
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import Command, Ended
 
 pytestmark = pytest.mark.e2e  # servers and processes
 

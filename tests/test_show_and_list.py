@@ -28,8 +28,10 @@ from prefect_wavespeed.storage.store import Store
 from tests.support import settler
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO, QUICK, SMALL, restyle
-from tests.support.prefect_server import Command, Ended, PrefectServer
-from tests.support.s3_servers import S3Server, proxy
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import Command, Ended
+from tests.support.s3_proxy import proxy
+from tests.support.s3_servers import S3Server
 from tests.support.terminal import on_terminal, plain
 
 pytestmark = pytest.mark.e2e  # processes by the dozen

@@ -14,7 +14,8 @@ import pytest
 from prefect_wavespeed.errors import ConfigurationError, StoreError, UnsafeStoreError
 from prefect_wavespeed.storage.open_store import directory_store, open_store, s3_store
 from prefect_wavespeed.storage.store import Store
-from tests.support.s3_servers import Mischief, S3Server, proxy
+from tests.support.s3_proxy import Fault, proxy
+from tests.support.s3_servers import S3Server
 
 
 @pytest.fixture(params=["directory", "moto"])
@@ -134,7 +135,7 @@ async def test_objects_on_s3_bear_their_type_and_metadata(moto: S3Server) -> Non
 
 
 async def test_a_put_whose_answer_was_lost_is_sent_again_and_meets_itself(moto: S3Server) -> None:
-    with proxy(moto, Mischief("drop", "PUT", "/a.json")) as (way, seen):
+    with proxy(moto, Fault("drop", "PUT", "/a.json")) as (way, seen):
         store = s3_store(seen.bucket, "lost", seen.session(), endpoint_url=seen.endpoint)
         assert not await store.create("a.json", b"ours")
         assert await store.get("a.json") == b"ours"

@@ -21,7 +21,8 @@ from prefect_wavespeed.ledger.records import DeadLetter, Metadata
 from tests.support.batch_shell import KEY, Shell, one_line, told
 from tests.support.batches import pictures
 from tests.support.emulator_process import Emulator
-from tests.support.prefect_server import Command, PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import Command, wait_until
 
 COUNT = 1000
 PRICE = 0.025

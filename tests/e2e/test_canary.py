@@ -27,7 +27,8 @@ from pydantic import SecretStr
 
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
-from tests.support.prefect_server import Ended, PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import Ended, wait_until
 from tests.support.s3_servers import S3Server
 
 # All that Prefect, HTTP clients and boto3 can be made to say, kept at the server and on the terminal.

@@ -10,7 +10,8 @@ import pytest
 from tests.support.ceph import CephGateway
 from tests.support.emulator_process import Emulator
 from tests.support.engine import restyle
-from tests.support.interruptions import CASES, SettleOutcome, World, rules, selected
+from tests.support.interruption_cases import CASES
+from tests.support.interruptions import CaseOutcome, World, rules, selected
 from tests.support.runners import running
 from tests.support.s3_servers import S3Server
 
@@ -30,15 +31,15 @@ def world(emulator_process: Emulator, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def outcomes(request: pytest.FixtureRequest, world: World, server: S3Server) -> dict[int, SettleOutcome]:
+def outcomes(request: pytest.FixtureRequest, world: World, server: S3Server) -> dict[int, CaseOutcome]:
     """What came of all that are selected, carried out at once. A case's seed is its number."""
     world.emulator.faults(rules([(case, seed) for seed, case in enumerate(SHOWN)]))
 
-    async def one(turn: int, seed: int) -> SettleOutcome:
+    async def one(turn: int, seed: int) -> CaseOutcome:
         await asyncio.sleep(turn * 0.5)
         return await world.carry_out(SHOWN[seed], f"case-{seed}", server, seed)
 
-    async def all_of_them(seeds: list[int]) -> dict[int, SettleOutcome]:
+    async def all_of_them(seeds: list[int]) -> dict[int, CaseOutcome]:
         outcomes = await asyncio.gather(*(one(turn, seed) for turn, seed in enumerate(seeds)))
         return dict(zip(seeds, outcomes, strict=True))
 
@@ -47,7 +48,7 @@ def outcomes(request: pytest.FixtureRequest, world: World, server: S3Server) -> 
 
 @pytest.mark.parametrize("number", range(len(SHOWN)), ids=[case.name for case in SHOWN])
 async def test_whatever_happens_to_its_runners_a_job_is_billed_once_and_done(
-    number: int, outcomes: dict[int, SettleOutcome]
+    number: int, outcomes: dict[int, CaseOutcome]
 ) -> None:
     await outcomes[number].prove()
 
@@ -55,9 +56,9 @@ async def test_whatever_happens_to_its_runners_a_job_is_billed_once_and_done(
 async def test_objects_bear_their_type_and_what_made_them(
     emulator: Emulator, world: World, server: S3Server, ceph: CephGateway
 ) -> None:
-    place = world.place("objects", server)
-    restyled = await restyle(emulator.url, place.store, run_id="run-1")
-    await place.pictures()
+    output = world.output("objects", server)
+    restyled = await restyle(emulator.url, output.store, run_id="run-1")
+    await output.pictures()
     for uri, content_type in (
         (restyled.outputs[0].uri, "image/jpeg"),
         (restyled.metadata_uri, "application/json"),

@@ -21,7 +21,8 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from tests.support.ceph import CephGateway
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
-from tests.support.prefect_server import Ended, PrefectServer
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import Ended
 from tests.support.s3_servers import S3Server
 
 if TYPE_CHECKING:

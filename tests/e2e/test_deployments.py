@@ -21,7 +21,7 @@ from tests.support.ceph import CephGateway
 from tests.support.deployed import RUNS, Deployed, deployed, seconds_until
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
-from tests.support.prefect_server import wait_until
+from tests.support.processes import wait_until
 from tests.support.schemas import check
 
 PICTURE = PHOTO.read_bytes()

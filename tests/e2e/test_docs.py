@@ -24,7 +24,8 @@ import pytest
 
 from tests.support.doc_pages import DEPLOYED, PAGES, ROOT, blocks, script, shown
 from tests.support.emulator_process import Emulator
-from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import wait_until
 from tests.support.receivers import free_port
 from tests.support.s3_servers import S3Server, moto_server
 from tests.support.terminal import open_terminal, plain

@@ -18,8 +18,10 @@ from prefect_wavespeed.blocks import WaveSpeed
 from prefect_wavespeed.blocks.names import API_KEY_SECRET, IN_FLIGHT_LIMIT, variable
 from tests.support.ceph import CephGateway
 from tests.support.emulator_process import Emulator
-from tests.support.prefect_server import Command, Ended, PrefectServer, wait_until
-from tests.support.s3_servers import Mischief, S3Server, proxy
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import Command, Ended, wait_until
+from tests.support.s3_proxy import Fault, proxy
+from tests.support.s3_servers import S3Server
 
 KEY = "key-that-nobody-may-see"
 POOL = "restyle"
@@ -127,9 +129,9 @@ def clinic(all_is_well: PrefectServer, emulator: Emulator, moto: S3Server) -> Cl
 
 
 @contextmanager
-def seen_through_a_proxy(clinic: Clinic, *mischief: Mischief) -> Iterator[tuple[Any, dict[str, str]]]:
+def seen_through_a_proxy(clinic: Clinic, *faults: Fault) -> Iterator[tuple[Any, dict[str, str]]]:
     assert isinstance(clinic.server, S3Server)
-    with proxy(clinic.server, *mischief) as (way, seen):
+    with proxy(clinic.server, *faults) as (way, seen):
         yield way, seen.env
 
 
@@ -273,7 +275,7 @@ def test_a_limit_that_makes_no_sense(clinic: Clinic, name: str, status: str) -> 
 
 
 def test_a_bucket_that_may_only_be_read(clinic: Clinic) -> None:
-    with seen_through_a_proxy(clinic, Mischief("forbid", "PUT", "", 1_000)) as (_, env):
+    with seen_through_a_proxy(clinic, Fault("forbid", "PUT", "", 1_000)) as (_, env):
         told = clinic.ask("--out", clinic.out, env=env)
     assert (told.status, told.errors()) == (1, {"output"})
     assert "s3:PutObject" in told.checks["output"]["remedy"]

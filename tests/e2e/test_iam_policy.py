@@ -20,9 +20,11 @@ from prefect_wavespeed.errors import StoreError
 from prefect_wavespeed.storage.open_store import s3_store
 from tests.support import notifications
 from tests.support.emulator_process import Emulator
-from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import wait_until
 from tests.support.receivers import receiving
-from tests.support.s3_servers import Mischief, Proxy, S3Server, proxy
+from tests.support.s3_proxy import Fault, Proxy, proxy
+from tests.support.s3_servers import S3Server
 
 pytestmark = pytest.mark.e2e
 
@@ -173,7 +175,7 @@ async def in_parts(calls: Proxy, server: S3Server, big: Path) -> None:
     store = s3_store("my-bucket", "restyled", server.session(), endpoint_url=server.endpoint)
     big.write_bytes(b"." * (11 << 20))
     await store.put_file("runs/big/manifest.jsonl", big, "application/jsonl")
-    calls.mischief.append(Mischief("refuse", "PUT", "manifest.jsonl", times=99))
+    calls.faults.append(Fault("refuse", "PUT", "manifest.jsonl", times=99))
     with pytest.raises(StoreError):
         await store.put_file("runs/big/manifest.jsonl", big, "application/jsonl")
 

@@ -15,7 +15,8 @@ import pytest
 
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
-from tests.support.prefect_server import Command, Ended, PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import Command, Ended, wait_until
 
 _SEEDS = count(7_000)
 _SLOW = 12  # seconds that a prediction takes: enough to interrupt its run

@@ -14,7 +14,8 @@ from tests.support.batches import pictures, write_manifest
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
 from tests.support.metered_batch import FAULTS, PRICE, ROWS, STORED, Metered
-from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ import pytest
 from tests.support.doc_pages import ROOT, blocks, told_events
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
-from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import wait_until
 
 pytestmark = pytest.mark.e2e
 

@@ -18,7 +18,8 @@ from tests.support.batches import pictures, write_manifest
 from tests.support.emulator_process import Emulator
 from tests.support.metered_batch import FAULTS, PRICE, ROWS, STORED, Metered
 from tests.support.notifications import aws
-from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import wait_until
 from tests.support.prometheus import DASHBOARD, Prometheus, documented, prometheus
 from tests.support.receivers import receiving
 

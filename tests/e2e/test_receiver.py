@@ -12,7 +12,8 @@ import httpx
 
 from tests.support.ceph import CephGateway
 from tests.support.notifications import aws
-from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import wait_until
 from tests.support.receivers import TOKEN, receiving
 
 USER, PASSWORD = "team", "a-password-of-prefects"

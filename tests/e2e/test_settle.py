@@ -12,7 +12,8 @@ from prefect_wavespeed.steps.settle import Settled
 from tests.support import settler
 from tests.support.ceph import CephGateway
 from tests.support.emulator_process import Emulator
-from tests.support.prefect_server import Ended, PrefectServer
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import Ended
 
 COUNT = 200
 

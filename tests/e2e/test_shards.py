@@ -20,7 +20,8 @@ from tests.support.backends import behind_prefect, postgresql, redis
 from tests.support.batch_shell import KEY, TIMES
 from tests.support.batches import pictures, write_manifest
 from tests.support.emulator_process import Emulator
-from tests.support.prefect_server import Command, PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import Command, wait_until
 
 pytestmark = pytest.mark.e2e
 

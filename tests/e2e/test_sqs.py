@@ -26,9 +26,11 @@ from prefect_wavespeed.storage.open_store import s3_store
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
 from tests.support.notifications import aws, configured, eventbridge, sns
-from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import wait_until
 from tests.support.receivers import receiving
-from tests.support.s3_servers import S3Server, proxy
+from tests.support.s3_proxy import proxy
+from tests.support.s3_servers import S3Server
 
 COUNT = 500
 POISON = [

@@ -23,7 +23,8 @@ from tests.support.batches import write_manifest
 from tests.support.browser import Page, chromium
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
-from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import wait_until
 from tests.support.s3_servers import S3Server
 
 PHOTOS = sorted(PHOTO.parent.glob("*.jpg"))

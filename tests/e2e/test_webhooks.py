@@ -15,7 +15,8 @@ from tests.e2e.test_batch import Ground, billed_by_image, emulator_of, finished
 from tests.support.batch_shell import KEY, Shell
 from tests.support.batches import pictures
 from tests.support.emulator_process import Emulator
-from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import wait_until
 from tests.support.receivers import receiving
 
 pytestmark = pytest.mark.e2e

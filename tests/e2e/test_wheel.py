@@ -16,7 +16,8 @@ import pytest
 
 from tests.support.batch_shell import KEY
 from tests.support.emulator_process import Emulator
-from tests.support.prefect_server import PrefectServer, end, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import end, wait_until
 from tests.support.wheels import build, checkout, install
 
 # The team's own packages. What they import of one another must be theirs, in every process.

@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import TypeAlias
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGE = "prefect_wavespeed"
-LINKED = ("blocks", "deployments", "emulator", "flows", "tasks")
-"""Folders at the top of the repository that the package reaches by links."""
+from tests.support.imports import PACKAGE, ROOT, Graph, Module, Use, files, is_private, module_graph, modules
 
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 70
@@ -62,62 +57,6 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "words": frozenset(),
 }
 
-Graph: TypeAlias = Mapping[str, frozenset[str]]
-
-
-@dataclass(frozen=True)
-class Use:
-    """Something of this repository that a module names.
-
-    Attributes:
-        module: the module that is imported.
-        name: what is taken from it; empty for the module itself.
-        line: where.
-    """
-
-    module: str
-    name: str
-    line: int
-
-
-@dataclass(frozen=True)
-class Module:
-    """A Python file.
-
-    Attributes:
-        name: its dotted name.
-        path: its file, relative to the repository.
-        uses: every import, also inside functions and under ``TYPE_CHECKING``.
-    """
-
-    name: str
-    path: Path
-    tree: ast.Module = field(repr=False)
-    uses: tuple[Use, ...] = field(repr=False, default=())
-
-    @property
-    def folder(self) -> str:
-        """The dotted name of its folder."""
-        return self.name if self.path.name == "__init__.py" else self.name.rpartition(".")[0]
-
-
-def modules(*folders: str) -> dict[str, Module]:
-    """All modules of some folders of the repository by name, with what they use of one another.
-
-    Args:
-        folders: ``prefect_wavespeed`` with what it links to, ``tests``, ``benchmarks``.
-    """
-    return parsed(
-        {path: (ROOT / path).read_text() for folder in folders for path in _files(folder, (".py",))}
-    )
-
-
-def parsed(sources: Mapping[Path, str]) -> dict[str, Module]:
-    """Modules by name, from their texts by path relative to the repository."""
-    bare = [Module(_name(path), path, ast.parse(text)) for path, text in sources.items()]
-    found = {module.name: module for module in bare}
-    return {module.name: replace(module, uses=tuple(_uses(module, found))) for module in bare}
-
 
 def upward(found: Mapping[str, Module]) -> list[str]:
     """Imports from a room that may not be imported from."""
@@ -162,14 +101,6 @@ def circles(graph: Graph) -> list[str]:
             return offenders
 
 
-def module_graph(found: Mapping[str, Module]) -> Graph:
-    """Which module imports which."""
-    return {
-        name: frozenset(use.module for use in module.uses if use.module in found and use.module != name)
-        for name, module in found.items()
-    }
-
-
 def private_used(found: Mapping[str, Module], allowed: Mapping[str, str]) -> list[str]:
     """Private modules and names that another folder uses.
 
@@ -181,10 +112,10 @@ def private_used(found: Mapping[str, Module], allowed: Mapping[str, str]) -> lis
     for module in found.values():
         for use in module.uses:
             parts = use.module.split(".")
-            private = next((n for n, part in enumerate(parts) if _is_private(part)), None)
+            private = next((n for n, part in enumerate(parts) if is_private(part)), None)
             if private is not None:
                 home = ".".join(parts[:private])
-            elif _is_private(use.name):
+            elif is_private(use.name):
                 home = found[use.module].folder
             else:
                 continue
@@ -196,7 +127,7 @@ def private_used(found: Mapping[str, Module], allowed: Mapping[str, str]) -> lis
 
 def long_files() -> list[str]:
     """Files of the product with too many lines."""
-    lengths = {path: len((ROOT / path).read_text().splitlines()) for path in _files(PACKAGE, SOURCES)}
+    lengths = {path: len((ROOT / path).read_text().splitlines()) for path in files(PACKAGE, SOURCES)}
     return [f"{path}: {lines} lines" for path, lines in lengths.items() if lines > MAX_FILE_LINES]
 
 
@@ -215,7 +146,7 @@ def long_functions(found: Mapping[str, Module]) -> list[str]:
 def full_folders() -> list[str]:
     """Folders of the product with too many files."""
     counts: dict[Path, int] = {}
-    for path in _files(PACKAGE):
+    for path in files(PACKAGE):
         counts[path.parent] = counts.get(path.parent, 0) + 1
     return [f"{folder}: {count} files" for folder, count in counts.items() if count > MAX_FOLDER_FILES]
 
@@ -226,79 +157,8 @@ def room_of(module: str) -> str:
     return "face" if room in ("", "__main__") else room
 
 
-def _is_private(name: str) -> bool:
-    return name.startswith("_") and not name.endswith("__")
-
-
 def _shown(use: Use) -> str:
     return f"{use.module}.{use.name}" if use.name else use.module
-
-
-def _files(folder: str, suffixes: tuple[str, ...] = ()) -> Iterator[Path]:
-    """The files of a folder, relative to the repository; those of the package at their real places."""
-    folders = [folder, *LINKED] if folder == PACKAGE else [folder]
-    for top in folders:
-        for path in (ROOT / top).rglob("*"):  # rglob does not follow links
-            if (
-                path.is_file()
-                and "__pycache__" not in path.parts
-                and (not suffixes or path.suffix in suffixes)
-            ):
-                yield path.relative_to(ROOT)
-
-
-def _name(path: Path) -> str:
-    parts = path.with_suffix("").parts
-    if parts[-1] == "__init__":
-        parts = parts[:-1]
-    return ".".join((PACKAGE, *parts) if parts[0] in LINKED else parts)
-
-
-def _uses(module: Module, found: Mapping[str, Module]) -> Iterator[Use]:
-    """What a module uses of the others."""
-    aliases: dict[str, str] = {}  # local name → the module that it stands for
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name in found:
-                    yield Use(alias.name, "", node.lineno)
-                    aliases[alias.asname or alias.name] = alias.name
-        elif isinstance(node, ast.ImportFrom):
-            parent = _parent(module, node)
-            for alias in node.names:
-                child = f"{parent}.{alias.name}"
-                if child in found:
-                    aliases[alias.asname or alias.name] = child
-                    yield Use(child, "", node.lineno)
-                if parent in found and (child not in found or alias.name in _bound(found[parent])):
-                    yield Use(parent, alias.name, node.lineno)
-        elif isinstance(node, ast.Call) and _called(node) == "import_module":
-            for argument in node.args:
-                if isinstance(argument, ast.Constant) and argument.value in found:
-                    yield Use(str(argument.value), "", node.lineno)
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.Attribute) and _is_private(node.attr):
-            of = aliases.get(ast.unparse(node.value))
-            if of:
-                yield Use(of, node.attr, node.lineno)
-
-
-def _called(call: ast.Call) -> str:
-    function = call.func
-    return getattr(function, "attr", "") or getattr(function, "id", "")
-
-
-def _parent(module: Module, node: ast.ImportFrom) -> str:
-    if not node.level:
-        return node.module or ""
-    above = module.folder.split(".")[: len(module.folder.split(".")) - node.level + 1]
-    return ".".join([*above, *([node.module] if node.module else [])])
-
-
-def _bound(package: Module) -> set[str]:
-    """Names that a package's ``__init__`` imports: they hide its modules of the same name."""
-    imports = [node for node in package.tree.body if isinstance(node, ast.ImportFrom)]
-    return {alias.asname or alias.name for node in imports for alias in node.names}
 
 
 def report() -> dict[str, list[str]]:

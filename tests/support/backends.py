@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.prefect_server import end, wait_until
+from tests.support.processes import end, wait_until
 from tests.support.receivers import free_port
 
 _OWNER = "nobody"  # PostgreSQL refuses to run as root

@@ -11,7 +11,8 @@ from typing import Any
 from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
 from tests.support.batches import write_manifest
 from tests.support.emulator_process import Emulator
-from tests.support.prefect_server import Command, Ended, PrefectServer
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import Command, Ended
 
 KEY = "key-that-nobody-may-see"
 # Short enough not to wait for long after a kill, long enough for a busy machine.

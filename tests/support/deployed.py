@@ -19,7 +19,8 @@ from prefect_wavespeed.blocks.names import OBJECT_DEPLOYMENT, RECEIVER_TOKEN_SEC
 from tests.support.backends import behind_prefect, postgresql, redis
 from tests.support.ceph import CephGateway
 from tests.support.emulator_process import Emulator
-from tests.support.prefect_server import PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import wait_until
 from tests.support.receivers import Receiving, free_port, receiving
 
 KEY = "key-that-nobody-may-see"

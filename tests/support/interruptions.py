@@ -1,7 +1,7 @@
-"""Jobs that are killed, raced, paused and cut off: the cases, carrying them out, and what must come of them.
+"""Jobs that are killed, raced, paused and cut off: carrying the cases out, and what must come of them.
 
 Most of a case is waiting for leases, so all of them run at once, each with a seed of its own by which the
-emulator's ledger tells what it cost.
+emulator's ledger shows what it cost.
 """
 
 from __future__ import annotations
@@ -21,203 +21,15 @@ from prefect_wavespeed.storage.open_store import bucket_store, directory_store
 from prefect_wavespeed.storage.s3 import S3Access
 from prefect_wavespeed.storage.store import Store
 from tests.support.emulator_process import Emulator
+from tests.support.interruption_cases import Case, Run
 from tests.support.runners import Ended, Runners
-from tests.support.s3_servers import Mischief, Proxy, S3Server, proxy
+from tests.support.s3_proxy import Fault, Proxy, proxy
+from tests.support.s3_servers import S3Server
 from tests.support.schemas import check
-
-CLAIMED, RECORDED, DONE = "*.claim.json", "*.prediction.json", "*/metadata.json"
-AHEAD, BEHIND = 600.0, -600.0  # seconds
-
-
-@dataclass(frozen=True)
-class Run:
-    """One runner: what happens to it where (see tests/runner.py), the time it lives in, when it starts."""
-
-    at: str = ""
-    do: str = "kill"
-    clock: float = 0
-    retry_failed: bool = False
-    delay: float = 0
-
-    @property
-    def options(self) -> list[str]:
-        """Its command line."""
-        at = ["--at", self.at, "--do", self.do] if self.at else []
-        return [*at, "--clock", str(self.clock), *(["--retry-failed"] if self.retry_failed else [])]
-
-
-@dataclass(frozen=True)
-class Case:
-    """Rounds of runners, each starting when the one before has ended.
-
-    Attributes:
-        rules: what goes wrong at WaveSpeedAI.
-        mischief: what goes wrong on the way to the store; only on S3.
-        errors: those of the runners that end in one.
-        created: how many predictions there are after each round.
-        attempts: how many the side-car tells of.
-        killed: how many runners get killed; by default all of those that are alone in their round.
-        on_s3: whether it is worth its time on S3, too.
-    """
-
-    name: str
-    rounds: Sequence[Sequence[Run]]
-    rules: tuple[dict[str, Any], ...] = ()
-    images: int = 1
-    killed: int | None = None
-    on_s3: bool = True
-    mischief: tuple[Mischief, ...] = ()
-    errors: tuple[str, ...] = ()
-    created: tuple[int, ...] = ()
-    attempts: int | None = None
-
-    @property
-    def deaths(self) -> int:
-        """How many runners get killed."""
-        alone = [runs[0] for runs in self.rounds if len(runs) == 1]
-        return sum(bool(run.at) and run.do == "kill" for run in alone) if self.killed is None else self.killed
-
-
-def dies(at: str, clock: float = 0) -> list[Run]:
-    return [Run(at, clock=clock)]
-
-
-OK = [Run()]
-LATER = [Run(delay=1)]
-EIGHT = [Run()] * 8
-
-LOST = {"on": "submit", "fault": "drop_after"}
-HANGS = {"on": "submit", "fault": "hang_after"}
-SLOW = {"on": "prediction", "fault": "slow", "seconds": 2.5}
-VERY_SLOW = {"on": "prediction", "fault": "slow", "seconds": 5}
-DRIBBLES = {"on": "cdn", "fault": "slow", "seconds": 1}
-
-KILLED = [
-    Case("killed before the claim", [dies(f"before create {CLAIMED}"), OK]),
-    Case("killed after the claim", [dies(f"after create {CLAIMED}"), OK]),
-    Case("killed before the POST", [dies("before submit"), OK]),
-    Case("killed during the POST", [dies("during submit"), OK], (HANGS,)),
-    Case("killed after the POST", [dies("after submit"), OK]),
-    Case("killed after recording", [dies(f"after create {RECORDED}"), OK]),
-    Case("killed while polling", [dies("after result"), OK], (SLOW,)),
-    Case("killed before the download", [dies("before download"), OK]),
-    Case("killed while downloading", [dies("during download"), OK], (DRIBBLES,)),
-    Case("killed after the first image", [dies("after create */1.jpeg"), OK], images=3),
-    Case("killed before the last image", [dies("before create */3.jpeg"), OK], images=3),
-    Case("killed before the side-car", [dies(f"before create {DONE}"), OK], images=3),
-    Case("killed after the side-car", [dies(f"after create {DONE}"), OK], images=3),
-    Case("killed before the claim is removed", [dies(f"before delete {CLAIMED[:-5]}*"), OK]),
-]
-KILLED_AGAIN = [
-    Case("killed before the POST, twice", [*[dies("before submit")] * 2, OK], on_s3=False),
-    Case("killed before recording, twice", [*[dies(f"before create {RECORDED}")] * 2, OK], on_s3=False),
-    Case("killed before recording, three times", [*[dies(f"before create {RECORDED}")] * 3, OK]),
-    Case("killed before polling, three times", [*[dies("before result")] * 3, OK], on_s3=False),
-    Case("killed before the side-car, three times", [*[dies(f"before create {DONE}")] * 3, OK], on_s3=False),
-    Case(
-        "killed before the POST, then after it",
-        [dies("before submit"), dies("after submit"), OK],
-        on_s3=False,
-    ),
-    Case("killed after the POST, then while taking over", [dies("after submit"), dies("after history"), OK]),
-]
-MANY = [
-    Case("eight at once", [EIGHT]),
-    Case("eight at once, the answer lost", [EIGHT], (LOST,)),
-    Case("eight at once, the owner killed after the POST", [[Run("after submit")] * 8], killed=1),
-    Case(
-        "eight at once after one that was killed before the POST", [dies("before submit"), EIGHT], on_s3=False
-    ),
-    Case(
-        "four at once, all killed before recording",
-        [[Run(f"before create {RECORDED}")] * 4, OK],
-        killed=4,
-        on_s3=False,
-    ),
-]
-ASLEEP = [
-    Case("asleep before the claim, done meanwhile", [[Run(f"before create {CLAIMED}", "sleep 3.5"), *OK]]),
-    Case(
-        "asleep with the claim for half a lease", [[Run(f"after create {CLAIMED}", "sleep 6.5")]], attempts=2
-    ),
-    Case(
-        "frozen with the claim, taken over",
-        [[Run(f"after create {CLAIMED}", "freeze 16"), *LATER]],
-        (VERY_SLOW,),
-    ),
-    Case("asleep with the claim, taken over", [[Run(f"after create {CLAIMED}", "sleep 16"), *LATER]]),
-    Case("asleep after the POST, taken over", [[Run("after submit", "sleep 16"), *LATER]], on_s3=False),
-    Case("asleep before the side-car", [[Run(f"before create {DONE}", "sleep 3"), *LATER]], on_s3=False),
-]
-CLOCKS = [
-    Case("clocks ahead, behind and right", [[Run(clock=AHEAD), Run(clock=BEHIND), Run()]]),
-    Case(
-        "one ahead killed before the POST, then three clocks",
-        [dies("before submit", AHEAD), [Run(), Run(clock=BEHIND), Run(clock=AHEAD)]],
-    ),
-    Case(
-        "one behind killed before the POST, then three clocks",
-        [dies("before submit", BEHIND), [Run(), Run(clock=BEHIND), Run(clock=AHEAD)]],
-    ),
-    Case(
-        "one ahead killed after the POST",
-        [dies("after submit", AHEAD), [Run(), Run(clock=BEHIND)]],
-        on_s3=False,
-    ),
-    Case(
-        "one behind killed after the POST",
-        [dies("after submit", BEHIND), [Run(), Run(clock=AHEAD)]],
-        on_s3=False,
-    ),
-    Case("one ahead takes over", [dies("after submit"), [Run(clock=AHEAD)]]),
-    Case("one behind takes over", [dies("after submit"), [Run(clock=BEHIND)]], on_s3=False),
-    Case("one behind, the answer lost", [[Run(clock=BEHIND), Run()]], (LOST,), on_s3=False),
-]
-GIVEN_UP = [
-    Case(
-        "killed before the POST three times, and told to go again",
-        [*[dies("before submit")] * 3, OK, OK, [Run(retry_failed=True)]],
-        on_s3=False,
-        errors=("PredictionFailedError",) * 2,
-        created=(0, 0, 0, 0, 0, 1),
-    )
-]
-
-
-def met(name: str, what: Any, path: str) -> Case:
-    """The store plays a trick on one put, and nobody is to notice."""
-    return Case(name, [OK], mischief=(Mischief(what, "PUT", path),), attempts=1)
-
-
-def cut(name: str, what: Any, path: str, times: int = 1, created: tuple[int, ...] = ()) -> Case:
-    """The store fails at a put: an error, and the next run goes on from there."""
-    mischief = (Mischief(what, "PUT", path, times),)
-    return Case(name, [OK, OK], mischief=mischief, errors=("StoreError",), created=created)
-
-
-STORE = [
-    # obstore sends a put again whose answer was lost, and it meets itself
-    met("the claim's answer is lost", "drop", ".claim.json"),
-    met("the claim is answered with 500", "fail", ".claim.json"),
-    met("the record's answer is lost", "drop", ".prediction.json"),
-    met("the picture's answer is lost", "drop", "/1.jpeg"),
-    met("the side-car's answer is lost", "drop", "/metadata.json"),
-    met("the claim meets a conflict", "conflict", ".claim.json"),
-    met("the record meets a conflict", "conflict", ".prediction.json"),
-    cut("down before the claim", "down", ".claim.json", created=(0, 1)),
-    cut("down after the claim", "down_after", ".claim.json", created=(0, 1)),
-    cut("down after the POST", "down", ".prediction.json", created=(1, 1)),
-    cut("busy after the POST", "refuse", ".prediction.json", 5, created=(1, 1)),
-    cut("down after the record", "down_after", ".prediction.json"),
-    cut("down before the side-car", "down", "/metadata.json"),
-    cut("down after the side-car", "down_after", "/metadata.json"),
-    cut("the side-car meets a conflict", "conflict", "/metadata.json"),
-]
-CASES = [*GIVEN_UP, *KILLED_AGAIN, *STORE, *MANY, *CLOCKS, *ASLEEP, *KILLED]  # the longest first
 
 
 @dataclass
-class Place:
+class Output:
     """An output, as a runner is told of it and as a test looks at it."""
 
     store: Store
@@ -255,43 +67,43 @@ class World:
     folder: Path
     accesses: dict[str, S3Access] = field(default_factory=dict)
 
-    def place(self, name: str, server: S3Server | None = None) -> Place:
+    def output(self, name: str, server: S3Server | None = None) -> Output:
         """An empty output: a prefix on a server, or a directory."""
         if server is None:
-            return Place(directory_store(self.folder / name))
+            return Output(directory_store(self.folder / name))
         if server.endpoint not in self.accesses:  # a boto3 client takes its time
             self.accesses[server.endpoint] = S3Access(server.session(), endpoint_url=server.endpoint)
         access = self.accesses[server.endpoint]
-        return Place(bucket_store(access, server.bucket, name), server.env)
+        return Output(bucket_store(access, server.bucket, name), server.env)
 
-    async def run(self, place: Place, seed: int, run: Run | None = None, images: int = 1) -> Ended:
+    async def run(self, output: Output, seed: int, run: Run | None = None, images: int = 1) -> Ended:
         """Let one runner run."""
         params = json.dumps({"size": "256*256", "seed": seed, "num_images": images})
         run = run or Run()
         await asyncio.sleep(run.delay)
         options = ["--params", params, *run.options]
-        return await self.runners.run(place.store.uri, self.emulator.url, *options, env=place.env)
+        return await self.runners.run(output.store.uri, self.emulator.url, *options, env=output.env)
 
     def predictions(self, seed: int) -> list[dict[str, Any]]:
         """What was created at WaveSpeedAI with a seed."""
         return [p for p in self.emulator.ledger()["predictions"] if p["input"]["seed"] == seed]
 
-    async def carry_out(self, case: Case, name: str, server: S3Server | None, seed: int) -> SettleOutcome:
+    async def carry_out(self, case: Case, name: str, server: S3Server | None, seed: int) -> CaseOutcome:
         """Let a case's rounds run."""
-        place = self.place(name, server)
-        if server is None or not case.mischief:
-            return await self._rounds(case, place, seed)
-        with proxy(server, *case.mischief) as (way, seen):
-            return await self._rounds(case, replace(place, env=seen.env), seed, way)
+        output = self.output(name, server)
+        if server is None or not case.faults:
+            return await self._rounds(case, output, seed)
+        with proxy(server, *case.faults) as (way, seen):
+            return await self._rounds(case, replace(output, env=seen.env), seed, way)
 
-    async def _rounds(self, case: Case, place: Place, seed: int, way: Proxy | None = None) -> SettleOutcome:
-        outcome = SettleOutcome(case, place)
+    async def _rounds(self, case: Case, output: Output, seed: int, way: Proxy | None = None) -> CaseOutcome:
+        outcome = CaseOutcome(case, output)
         for runs in case.rounds:
             if way:
                 way.up()
-            outcome.ended += await asyncio.gather(*(self.run(place, seed, run, case.images) for run in runs))
+            outcome.ended += await asyncio.gather(*(self.run(output, seed, run, case.images) for run in runs))
             outcome.predictions.append(self.predictions(seed))
-        outcome.mischief_left = [some for some in way.mischief if some.times] if way else []
+        outcome.faults_left = [some for some in way.faults if some.times] if way else []
         return outcome
 
 
@@ -307,35 +119,37 @@ def rules(cases: Sequence[tuple[Case, int]]) -> list[dict[str, Any]]:
 
 
 @dataclass
-class SettleOutcome:
+class CaseOutcome:
     """What came of a case; its predictions, as they were after each round."""
 
     case: Case
-    place: Place
+    output: Output
     ended: list[Ended] = field(default_factory=list)
     predictions: list[list[dict[str, Any]]] = field(default_factory=list)
-    mischief_left: list[Mischief] = field(default_factory=list)
+    faults_left: list[Fault] = field(default_factory=list)
 
     async def prove(self) -> None:
-        """The job was billed once and is done; all who lived to tell say the same; nothing is left open."""
-        told = [one.restyled for one in self.ended if one.restyled]
+        """The job was billed once and is done, every survivor reports it alike, and nothing is open."""
+        restyled = [one.restyled for one in self.ended if one.restyled]
         assert (
             tuple(one.error for one in self.ended if not one.restyled and not one.killed) == self.case.errors
         )
         assert sum(one.killed for one in self.ended) == self.case.deaths
-        assert self.mischief_left == []
+        assert self.faults_left == []
 
         (prediction,) = self.predictions[-1]
         assert prediction["billed"]
         if self.case.created:
             assert tuple(len(after) for after in self.predictions) == self.case.created
 
-        metadata = await self.place.metadata()
+        metadata = await self.output.metadata()
         assert metadata.prediction.id == prediction["id"]
         assert self.case.attempts in (None, len(metadata.attempts))
-        assert len(await self.place.pictures()) == self.case.images
-        assert {one.prediction_id for one in told} == {metadata.prediction.id}
-        assert {one.metadata_uri for one in told} == {self.place.store.uri_of(await self.place.side_car())}
-        assert all(one.outputs == told[0].outputs for one in told)
-        assert [e.path for e in await self.place.store.list("open/")] == []
-        assert [e.path for e in await self.place.store.list("failed/")] == []
+        assert len(await self.output.pictures()) == self.case.images
+        assert {one.prediction_id for one in restyled} == {metadata.prediction.id}
+        assert {one.metadata_uri for one in restyled} == {
+            self.output.store.uri_of(await self.output.side_car())
+        }
+        assert all(one.outputs == restyled[0].outputs for one in restyled)
+        assert [e.path for e in await self.output.store.list("open/")] == []
+        assert [e.path for e in await self.output.store.list("failed/")] == []

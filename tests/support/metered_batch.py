@@ -20,7 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from prefect_wavespeed.batch.report import Summary
 from tests.support.batch_shell import KEY, TIMES
 from tests.support.emulator_process import Emulator
-from tests.support.prefect_server import PrefectServer, end
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import end
 from tests.support.receivers import free_port
 
 ROWS = 24

@@ -7,12 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +25,7 @@ from prefect_wavespeed.blocks.names import (
     WAVESPEED_BLOCK,
     WEBHOOK_SECRET,
 )
+from tests.support.processes import Command, Ended, end, wait_until
 
 _ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 300.0  # a fresh database takes ten where nothing else runs
@@ -41,53 +40,6 @@ _PATIENT = {
     "PREFECT_CLIENT_MAX_RETRIES": "20",
     "PREFECT_API_REQUEST_TIMEOUT": "180",
 }
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended: negative where a signal killed it."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-
-class Command:
-    """A Python process in a group of its own; its output is kept in files, so that it never has to wait."""
-
-    def __init__(self, arguments: list[str], env: Mapping[str, str]) -> None:
-        self._out = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `ended`
-        self._err = tempfile.TemporaryFile()  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [sys.executable, *arguments],
-            env=dict(env),
-            stdin=subprocess.DEVNULL,
-            stdout=self._out,
-            stderr=self._err,
-            start_new_session=True,
-        )
-
-    @property
-    def running(self) -> bool:
-        """Whether it has not ended yet."""
-        return self.process.poll() is None
-
-    def send(self, signum: signal.Signals) -> None:
-        """Send a signal to the process alone."""
-        self.process.send_signal(signum)
-
-    def ended(self, timeout: float = 300) -> Ended:
-        """Wait for its end; nothing of it is left afterwards, whatever happens."""
-        try:
-            status = self.process.wait(timeout)
-        finally:
-            end(self.process, patience=0)
-        said = []
-        for file in (self._out, self._err):
-            with file:
-                file.seek(0)
-                said.append(file.read().decode())
-        return Ended(status, *said)
 
 
 class PrefectServer:
@@ -258,27 +210,6 @@ class PrefectServer:
         with suppress(httpx.TransportError):
             return self._http.get(self.url + "/health").status_code == 200
         return False
-
-
-def end(process: subprocess.Popen[bytes], patience: float = 20) -> None:
-    """End a process and its whole group; after ``patience`` seconds without asking."""
-    if patience:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def wait_until(condition: Any, timeout: float = 120) -> None:
-    """Wait until a condition holds; a ``TimeoutError`` where it never does."""
-    give_up = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > give_up:
-            raise TimeoutError(f"not within {timeout:g} s")
-        time.sleep(0.1)
 
 
 def serve(port: str) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from tests.support.doc_pages import ROOT, blocks
-from tests.support.prefect_server import end, wait_until
+from tests.support.processes import end, wait_until
 from tests.support.receivers import free_port
 
 DASHBOARD = json.loads((ROOT / "deployments" / "grafana-dashboard.json").read_text())

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from tests.support.prefect_server import Command, PrefectServer, wait_until
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import Command, wait_until
 
 TOKEN = "a-token-that-senders-bear"
 

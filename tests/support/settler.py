@@ -25,7 +25,7 @@ from prefect_wavespeed.steps.step_set import StepSet, make_job
 from prefect_wavespeed.storage.open_store import open_store
 from prefect_wavespeed.storage.store import Store
 from tests.support.engine import PHOTO, SMALL, restyle
-from tests.support.prefect_server import Command
+from tests.support.processes import Command
 from tests.support.runner import arrange
 from tests.support.runners import TIMES
 
