@@ -1,10 +1,10 @@
 """One exception for each thing that can go wrong.
 
-``retryable`` tells whether doing the same again may help. Because every job goes through the ledger,
-doing the same again never bills a picture twice.
+``retryable`` says whether the same call may succeed later. Because every job goes through the ledger, making
+it again never bills a picture twice.
 
-All of them are safe to print, to log and to pickle: they hold a cleaned message, a status and ids,
-never a response, a request or a header.
+All of them are safe to print, to log and to pickle: they hold a redacted message, a status and ids, never a
+response, a request or a header.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ _QUERY = re.compile(r"(?i)(https?://[^\s\"'<>?]+)\?[^\s\"'<>]*")
 
 
 def redact(text: object, *secrets: str) -> str:
-    """Make a text from outside safe to show: no key, no signature, one line, at most 500 characters."""
+    """Return a text from outside in a form that is safe to show: one line of at most 500 characters.
+
+    Args:
+        text: anything; shown as ``str`` shows it.
+        secrets: replaced by ``***``, like bearer tokens. Queries of URLs, which may hold signatures, are cut.
+    """
     shown = str(text).encode("utf-8", "replace").decode()  # lone surrogates cannot be printed
     for secret in secrets:
         if secret:
@@ -33,20 +38,20 @@ class RestyleError(Exception):
     Attributes:
         message: what happened and what to do, in one line.
         retryable: whether the same call may succeed later.
-        job_key: the job it concerns, where one is known.
-        prediction_id: the prediction it concerns, where one is known.
+        job_key: the job it concerns, where there is one.
+        prediction_id: the prediction it concerns, where there is one.
     """
 
     retryable: bool = False
 
     def __init__(
-        self, message: str, *, job_key: str | None = None, prediction_id: str | None = None, **facts: Any
+        self, message: str, *, job_key: str | None = None, prediction_id: str | None = None, **attributes: Any
     ) -> None:
         super().__init__(message)
         self.message = message
         self.job_key = job_key
         self.prediction_id = prediction_id
-        for name, value in facts.items():
+        for name, value in attributes.items():
             setattr(self, name, value)
 
     def __str__(self) -> str:
@@ -60,11 +65,11 @@ class RestyleError(Exception):
         )
 
 
-def _rebuild(cls: type[RestyleError], message: str, facts: dict[str, Any]) -> RestyleError:
+def _rebuild(cls: type[RestyleError], message: str, attributes: dict[str, Any]) -> RestyleError:
     error = cls.__new__(cls)
     Exception.__init__(error, message)
     error.message = message
-    error.__dict__.update(facts)
+    error.__dict__.update(attributes)
     return error
 
 
@@ -81,19 +86,19 @@ class StoreDeniedError(ConfigurationError):
 
 
 class SourceError(RestyleError):
-    """The source picture is missing, cannot be read, is no image, or is too big."""
+    """The source picture is missing, unreadable, not an image, or too large."""
 
 
 class SourceDeniedError(SourceError):
-    """The credentials may not read the source picture: a matter of the set-up, not of the picture."""
+    """The credentials may not read the source picture: the set-up is at fault, not the picture."""
 
 
 class ManifestError(RestyleError):
-    """The list of images cannot be read, or is no list of images."""
+    """The manifest of a batch cannot be read, or is not a list of images."""
 
 
 class AuthenticationError(RestyleError):
-    """The API refused the key (401), or what the key's account may do (403)."""
+    """The API refused the key (401), or does not allow this to the key's account (403)."""
 
 
 class InsufficientCreditsError(RestyleError):
@@ -105,10 +110,10 @@ class BudgetExceededError(RestyleError):
 
 
 class InvalidRequestError(RestyleError):
-    """The API refused the request (400).
+    """The API refused the request (400), or it was found invalid before it was sent.
 
     Attributes:
-        field: the field it complains of, where it names one.
+        field: the field at fault, where one is named.
     """
 
     field: str | None = None
@@ -122,7 +127,7 @@ class RateLimitedError(RestyleError):
     """The API asks to slow down (429). Nothing was created.
 
     Attributes:
-        retry_after: seconds to wait, as the API says; None where it does not.
+        retry_after: seconds to wait, as the API says; None where it does not say.
     """
 
     retryable = True
@@ -130,12 +135,12 @@ class RateLimitedError(RestyleError):
 
 
 class UnavailableError(RestyleError):
-    """The API cannot be reached or answers with a passing error (5xx, dropped connection, garbage).
+    """The API cannot be reached, or has a temporary problem (5xx, dropped connection, unreadable answer).
 
     Attributes:
         status: the HTTP status; None where there was no answer.
-        retry_after: seconds to wait, as the API says; None where it does not.
-        sent: False when no connection came about, so that nothing can have reached the API.
+        retry_after: seconds to wait, as the API says; None where it does not say.
+        sent: False when no connection was established, so that nothing can have reached the API.
     """
 
     retryable = True
@@ -145,9 +150,9 @@ class UnavailableError(RestyleError):
 
 
 class AmbiguousSubmissionError(RestyleError):
-    """A submission was sent and its answer leaves open whether a prediction exists (and is billed).
+    """A submission was sent, and its answer leaves open whether a prediction exists (and is billed).
 
-    The ledger looks through the history before anything is sent again.
+    The ledger searches the history before anything is sent again.
     """
 
     retryable = True
@@ -166,31 +171,31 @@ class PredictionFailedError(RestyleError):
 
 
 class BatchFailedError(RestyleError):
-    """More rows of a batch came to nothing than ``max_failed`` allows. The others are stored."""
+    """More rows of a batch failed than ``max_failed`` allows. The others are stored."""
 
 
 class ShardFailedError(RestyleError):
-    """A run that carried out a part of a batch ended and left jobs of which it told nothing."""
+    """The run of a shard ended without reporting the outcome of some of its jobs."""
 
 
 class RunLimitError(RestyleError):
-    """A flow run was started again so often that it is given up. Its job is left as it is."""
+    """A flow run was restarted too often and is given up. Its job is left as it is."""
 
 
 class PredictionTimeoutError(RestyleError):
-    """The prediction was not ready within the local timeout. It goes on, and so can the job: run it again."""
+    """The prediction was not ready within the local timeout. It continues; run the job again to resume it."""
 
     retryable = True
 
 
 class OutputError(RestyleError):
-    """An output could not be downloaded, or is not the picture that was asked for."""
+    """An output could not be downloaded, or is not the requested picture."""
 
     retryable = True
 
 
 class StoreError(RestyleError):
-    """The store cannot be read or written now."""
+    """The store cannot be read or written at present."""
 
     retryable = True
 
@@ -200,7 +205,7 @@ class UnsafeStoreError(RestyleError):
 
 
 def worth_retrying(error: object) -> bool:
-    """Whether to try again at once. A prediction that was waited for long enough is left to a later run."""
+    """Whether to retry at once. A prediction that exceeded its local timeout is left to a later run."""
     return (
         isinstance(error, RestyleError) and error.retryable and not isinstance(error, PredictionTimeoutError)
     )

@@ -1,7 +1,7 @@
-"""What this process counts, for Prometheus: in the default registry of its client library.
+"""Prometheus metrics of this process, in the default registry of its client library.
 
-Prefect serves that registry from the process of a run (PREFECT_CLIENT_METRICS_ENABLED), the receiver at
-/metrics. Counters are of this process: an output's whole account is what `restyle costs` adds up.
+Prefect serves that registry in the process of a run (PREFECT_CLIENT_METRICS_ENABLED), the receiver at
+/metrics. They count what this process did; what an output has cost is added up by `restyle costs`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 JOBS = Counter(
     "restyle_jobs",
-    "Jobs that have ended here: stored, found (stored earlier, not billed again) or failed for good",
+    "Jobs that this process ended: stored, found (stored earlier, not billed again) or failed for good",
     ["outcome"],
 )
 SECONDS = Histogram(
@@ -21,21 +21,19 @@ SECONDS = Histogram(
     buckets=(1, 2, 3, 5, 8, 13, 21, 34, 60, 120, 300, 900, float("inf")),
 )
 SPENT = Counter("restyle_spent_usd", "Quoted price of what was submitted, in USD; refunds are not taken off")
-IN_FLIGHT = Gauge(
-    "restyle_predictions_in_flight", "Predictions that are waited for", multiprocess_mode="livesum"
-)
+IN_FLIGHT = Gauge("restyle_predictions_in_flight", "Predictions in flight", multiprocess_mode="livesum")
 SUBMISSIONS = Counter(
     "restyle_submissions",
     "Submissions: accepted, refused, rate_limited (429), unsent (no connection), unanswered (may be billed)",
     ["outcome"],
 )
-RETRIES = Counter("restyle_retries", "Submissions accepted for jobs whose earlier attempts came to nothing")
-ADOPTIONS = Counter("restyle_adoptions", "Submissions without an answer that the account's history showed")
+RETRIES = Counter("restyle_retries", "Accepted submissions of jobs whose earlier attempts failed")
+ADOPTIONS = Counter("restyle_adoptions", "Submissions without an answer that the history showed")
 ANSWERS = Counter(
     "restyle_api_answers", "Answers of the API by HTTP status; none where there was no answer", ["status"]
 )
 
-# A series that begins at 0 has its first increase, too.
+# Prometheus sees the first increase only of a series that begins at 0.
 STORED, FOUND, FAILED = map(JOBS.labels, ("stored", "found", "failed"))
 for _outcome in ("accepted", "refused", "rate_limited", "unsent", "unanswered"):
     SUBMISSIONS.labels(_outcome)
@@ -44,14 +42,14 @@ for _status in (200, 400, 429, 500, 503, "none"):
 
 
 def stored(claimed: datetime | None, stored: datetime) -> None:
-    """A job's side-car is written."""
+    """Count a job whose side-car has been written."""
     STORED.inc()
     if claimed:
-        # the claim's by the store's clock, the other by ours
+        # by two clocks: the store's and ours
         SECONDS.observe(max(0.0, (stored - claimed).total_seconds()))
 
 
 def adopted(usd: float | None) -> None:
-    """The history showed what a submission without an answer had created: it is billed."""
+    """Count a submission without an answer whose prediction was found in the history, at its price in USD."""
     ADOPTIONS.inc()
     SPENT.inc(usd or 0)

@@ -7,16 +7,16 @@ from functools import cache
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from prefect_wavespeed.errors import ConfigurationError
+from prefect_wavespeed.errors import ConfigurationError, redact
 from prefect_wavespeed.words import requirement
 
 
 class Settings(BaseSettings):
-    """Times that the ledger and the poll keep to, in seconds.
+    """Time limits of the ledger and of polling, in seconds.
 
     Raises:
-        pydantic.ValidationError: a value is not positive, or half the lease plus the submit timeout
-            is not less than the lease (two runners could then POST for one job).
+        pydantic.ValidationError: a value is not positive; the submit timeout is not less than half the lease
+            (two runners could then POST for one job); or the search for a lost submission is not either.
     """
 
     model_config = SettingsConfigDict(env_prefix="RESTYLE_", frozen=True)
@@ -46,21 +46,23 @@ class Settings(BaseSettings):
         if self.reconcile_seconds >= self.lease_seconds / 2:
             raise ValueError(
                 f"RESTYLE_RECONCILE_SECONDS ({self.reconcile_seconds:g}) must be less than half of "
-                f"RESTYLE_LEASE_SECONDS ({self.lease_seconds:g}): otherwise a claim is too old after a search"
+                f"RESTYLE_LEASE_SECONDS ({self.lease_seconds:g}): otherwise the claim expires during a search"
             )
         return self
 
 
 @cache
 def get_settings() -> Settings:
-    """The settings of this process, read once.
+    """Return the settings of this process, read once.
 
     Raises:
-        ConfigurationError: the environment holds a value that cannot be used.
+        ConfigurationError: the environment has an invalid value.
     """
     try:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        name = "".join(f"RESTYLE_{part}".upper() for part in first["loc"])
-        raise ConfigurationError(f"{name}: {requirement(first)}".lstrip(": ")) from None
+        # A limit that depends on another has no location, and names its variables itself.
+        variable = "".join(f"RESTYLE_{part} ".upper() for part in first["loc"])
+        value = f"{redact(first['input'])}: " if variable else ""
+        raise ConfigurationError(f"{variable}{value}{requirement(first)}") from None

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
 
-LONG = 64 * 1024  # bytes of a JSON string that are read as text; a longer one is taken for a picture
+LONG = 64 * 1024
+"""Bytes of the longest JSON string that is read as text; a longer one is taken for a picture."""
 MAX_TEXT = 16 * 1024 * 1024
 MAX_PICTURES = 256 * 1024 * 1024
 
-# The inside of a JSON string: plain bytes and whole escapes, never half an escape.
+# Inside a JSON string: plain bytes and whole escapes, never half an escape.
 _RUN = re.compile(rb'(?:[^"\\]++|\\u[0-9a-fA-F]{4}|\\[^u])*+')
 _ESCAPE = re.compile(rb"\\u00([0-7][0-9a-fA-F])")
 _DATA_URI = re.compile(rb"data:[^,]{0,200},")
@@ -23,14 +24,14 @@ _LONGEST_ESCAPE = 6
 
 
 class _Picture:
-    """One base64 string on its way through."""
+    """One base64 string while it is being received."""
 
     def __init__(self) -> None:
         self._bytes = BytesIO()
         self._carry = b""
 
     def write(self, run: bytes) -> int:
-        """Decode the next part of the string and return how long the picture is so far.
+        """Decode the next part of the string and return the picture's length so far.
 
         Raises:
             ValueError: it is not base64.
@@ -44,13 +45,13 @@ class _Picture:
         return self._bytes.tell()
 
     def close(self) -> bytes:
-        """Decode what is left, padded or not, and return the picture."""
+        """Decode the rest, padded or not, and return the picture."""
         self.write(b"=" * (-len(self._carry) % 4))
         return self._bytes.getvalue()
 
 
 def decode(text: str) -> bytes | None:
-    """The bytes of a short base64 string or data URI; None when it is a URL or anything else."""
+    """Return the bytes of a short base64 string or data URI; None for a URL or anything else."""
     try:
         head = text.encode("ascii")
         prefix = _DATA_URI.match(head)
@@ -62,11 +63,11 @@ def decode(text: str) -> bytes | None:
 
 
 class Sieve:
-    """Takes a JSON document chunk by chunk and keeps pictures out of it.
+    """Reads a JSON document chunk by chunk and keeps pictures out of it.
 
-    A string longer than ``LONG`` is decoded as it passes and stands in the document as a short mark;
-    so neither the encoded answer nor a second copy of a picture is ever in memory. A long string that
-    is not base64 is cut off.
+    A string longer than ``LONG`` is decoded as it arrives and replaced by a short mark, so that neither the
+    encoded answer nor a second copy of a picture is ever in memory. A long string that is not base64 is
+    truncated.
     """
 
     def __init__(self) -> None:
@@ -75,16 +76,16 @@ class Sieve:
         self._string = bytearray()
         self._picture: _Picture | None = None
         self._cut = False
-        self._half = b""  # an escape of which the rest is in the next chunk
+        self._half = b""  # an escape whose rest is in the next chunk
         self._nonce = secrets.token_hex(8)
         self._pictures: dict[str, bytes] = {}
         self._decoded = 0
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes of the document.
+        """Read the next bytes of the document.
 
         Raises:
-            ValueError: it cannot be JSON, a picture in it is not base64, or it is absurdly long.
+            ValueError: it cannot be JSON, a picture in it is not base64, or it is too long.
         """
         data = self._half + chunk if self._half else chunk
         self._half = b""
@@ -110,7 +111,7 @@ class Sieve:
             raise ValueError("the answer is too long")
 
     def close(self) -> tuple[Any, Mapping[str, bytes]]:
-        """The document, and its pictures by the marks that stand for them.
+        """Return the document, and its pictures by the marks that stand for them.
 
         Raises:
             ValueError: it is not JSON.
@@ -122,7 +123,7 @@ class Sieve:
     def _take(self, run: bytes) -> None:
         if self._picture is not None:
             if self._decoded + self._picture.write(run) > MAX_PICTURES:
-                raise ValueError("the pictures in the answer are too big")
+                raise ValueError("the pictures in the answer are too large")
         elif not self._cut:
             self._string += run
             if len(self._string) > LONG:

@@ -1,4 +1,4 @@
-"""Telling WaveSpeedAI's webhooks from everybody else's, and handing them on where others can read."""
+"""Verifying WaveSpeedAI's webhooks, and sealing them for channels that others can read."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.errors import ConfigurationError, RestyleError
 
 ENDED = "wavespeed.prediction.ended"
-"""The event that the receiver makes of a webhook, and that runs listen for."""
+"""The event that the receiver emits for a webhook, and that runs subscribe to."""
 
 _SIGNATURE = re.compile(r"v3,([0-9a-fA-F]{64})")
 _SECONDS = re.compile(r"\d{1,12}", re.ASCII)
 
 
 class WebhookError(RestyleError):
-    """A webhook that must not be believed."""
+    """A webhook that must not be trusted."""
 
 
 class MissingHeaderError(WebhookError):
-    """One of the three headers is missing, or is not what it should be."""
+    """One of the three headers is missing or malformed."""
 
 
 class StaleWebhookError(WebhookError):
-    """It was sent too long ago, or in the future."""
+    """It is older than the tolerance, or dated in the future."""
 
 
 class BadSignatureError(WebhookError):
-    """It was not signed with this secret, or was changed on its way."""
+    """It was not signed with this secret, or was changed in transit."""
 
 
 class BadPayloadError(WebhookError):
-    """It is signed, but holds no prediction."""
+    """Its signature is good, but its body is not a prediction."""
 
 
 class BadSealError(WebhookError):
-    """A sealed prediction that was not sealed with this secret, was changed, or is too old."""
+    """A prediction that was not sealed with this secret, was changed, or is too old."""
 
 
 def verify_webhook(
@@ -58,20 +58,20 @@ def verify_webhook(
     now: float | None = None,
     tolerance: float = 300,
 ) -> Prediction:
-    """Return the prediction that a webhook tells of, once it is sure that WaveSpeedAI sent it.
+    """Return the prediction of a webhook after making sure that WaveSpeedAI sent it.
 
-    Signed is ``{webhook-id}.{webhook-timestamp}.{raw body}``, with HMAC-SHA256 and the secret without
-    its ``whsec_`` (WaveSpeedAI v3 API). The same webhook may come more than once.
+    By the vendor's documentation the signature is HMAC-SHA256 over ``{webhook-id}.{webhook-timestamp}.{raw
+    body}``, its key the secret without ``whsec_``, and the same webhook may be delivered more than once.
 
     Args:
-        headers: the request's headers, in any case.
-        body: the request's body as it came, not decoded and encoded again.
+        headers: the request's headers, in upper or lower case.
+        body: the request's raw body, not decoded and encoded again.
         secret: what ``WaveSpeedClient.webhook_secret`` returned.
-        now: Unix seconds; the clock's by default.
-        tolerance: seconds that the webhook may be older or newer than that.
+        now: Unix seconds; by default the current time.
+        tolerance: seconds by which the webhook may be older or newer than ``now``.
 
     Raises:
-        WebhookError: one of its subclasses, for each way to be bad.
+        WebhookError: one of its subclasses, by what is wrong.
         ConfigurationError: the secret is empty.
     """
     key = _key(secret)
@@ -84,7 +84,7 @@ def verify_webhook(
     if not name or not signatures or not _SECONDS.fullmatch(sent):
         raise MissingHeaderError("the webhook's headers are malformed")
 
-    # surrogateescape: what a server decoded from odd bytes becomes the same bytes again
+    # surrogateescape: header bytes that are not UTF-8 become the same bytes again
     signed = f"{name}.{sent}.".encode("utf-8", "surrogateescape") + body
     expected = hmac.new(key, signed, sha256).hexdigest()
     if not any(hmac.compare_digest(expected, each.lower()) for each in signatures):
@@ -95,25 +95,25 @@ def verify_webhook(
         return Prediction.model_validate(json.loads(body), context={})
     except ValueError:
         pass
-    raise BadPayloadError("the webhook is signed, but holds no prediction")
+    raise BadPayloadError("the webhook's body is not a prediction")
 
 
 def seal(prediction: Prediction, secret: str | SecretStr) -> str:
-    """Encrypt and sign a prediction, for ``unseal``: what carries it can neither read it nor make one up.
+    """Encrypt and sign a prediction for ``unseal``: the channel between can neither read nor forge it.
 
-    Left out are the inputs, and outputs that are not URLs: whoever wants those has to ask the API.
+    Inputs, and outputs that are not URLs, are left out: the API has them.
 
     Args:
-        prediction: what a webhook told.
+        prediction: the prediction of a webhook.
         secret: the webhook secret, which both sides get from WaveSpeedAI.
 
     Raises:
         ConfigurationError: the secret is empty.
     """
-    told = prediction.model_dump(mode="json", exclude={"input"})
+    fields = prediction.model_dump(mode="json", exclude={"input"})
     if not all(urlsplit(output).scheme in ("https", "http") for output in prediction.outputs):
-        told["outputs"] = []
-    return _seal(secret).encrypt(json.dumps(told).encode()).decode()
+        fields["outputs"] = []
+    return _seal(secret).encrypt(json.dumps(fields).encode()).decode()
 
 
 def unseal(text: str, secret: str | SecretStr, *, tolerance: int = 3600) -> Prediction:
@@ -122,23 +122,23 @@ def unseal(text: str, secret: str | SecretStr, *, tolerance: int = 3600) -> Pred
     Args:
         text: what ``seal`` returned.
         secret: the webhook secret.
-        tolerance: seconds ago that it may have been sealed. It may be a minute early, for clocks that differ.
+        tolerance: how many seconds ago it may have been sealed. It may be dated a minute ahead.
 
     Raises:
         BadSealError: it was not sealed with this secret, was changed, or is too old.
-        BadPayloadError: it is sealed, but holds no prediction.
+        BadPayloadError: the sealed text is not a prediction.
         ConfigurationError: the secret is empty.
     """
     seal = _seal(secret)
     try:
-        told = seal.decrypt(text.encode("utf-8", "replace"), ttl=tolerance)
+        sealed = seal.decrypt(text.encode("utf-8", "replace"), ttl=tolerance)
     except InvalidToken:
-        raise BadSealError("not sealed with this account's webhook secret, or too long ago") from None
+        raise BadSealError("it was not sealed with this account's webhook secret, or too long ago") from None
     try:
-        return Prediction.model_validate_json(told)
+        return Prediction.model_validate_json(sealed)
     except ValueError:
         pass
-    raise BadPayloadError("what is sealed is no prediction")
+    raise BadPayloadError("the sealed text is not a prediction")
 
 
 def _key(secret: str | SecretStr) -> bytes:
@@ -150,6 +150,6 @@ def _key(secret: str | SecretStr) -> bytes:
 
 
 def _seal(secret: str | SecretStr) -> Fernet:
-    # a key of its own: what is sealed can never pass for what WaveSpeedAI has signed
+    # a key of its own: a seal can never pass for a signature of WaveSpeedAI
     derived = HKDF(SHA256(), length=32, salt=None, info=b"wavespeed.prediction.ended").derive(_key(secret))
     return Fernet(base64.urlsafe_b64encode(derived))
