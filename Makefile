@@ -46,7 +46,8 @@ lint: setup ## Check style and formatting
 	$(BIN)/ruff format --check .
 
 types: setup ## Check types
-	$(BIN)/mypy -p prefect_wavespeed -p tests -p benchmarks
+	$(BIN)/mypy -p prefect_wavespeed -p tests -p benchmarks # and so the folders that the package links to
+	$(BIN)/mypy docs/*.py
 
 docs: setup ## Build the documentation into ./site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
