@@ -13,6 +13,8 @@ API_KEY_SECRET = "wavespeed-api-key"  # noqa: S105
 """Secret block with the API key, which the `WaveSpeed` block refers to."""
 RECEIVER_TOKEN_SECRET = "restyle-receiver-token"  # noqa: S105
 """Secret block with the token that senders of object events give the receiver."""
+RECEIVER_TOKEN_VARIABLE = "RESTYLE_RECEIVER_TOKEN"  # noqa: S105
+"""Environment variable with the same token."""
 WEBHOOK_SECRET = "wavespeed-webhook-secret"  # noqa: S105
 """Secret block with the account's webhook secret, kept by the receiver."""
 

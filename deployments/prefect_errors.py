@@ -45,9 +45,10 @@ def describe_api_error(url: str, error: BaseException) -> tuple[str, str]:
         case httpx.HTTPStatusError() if (status := error.response.status_code) in (401, 403):
             remedy = "set PREFECT_API_AUTH_STRING (own server) or PREFECT_API_KEY (Cloud) to what it expects"
             return f"{address} refuses access (HTTP {status})", remedy
+        case httpx.HTTPStatusError() if error.response.status_code == 404:
+            return f"{address} answers HTTP 404", "check that PREFECT_API_URL ends with /api"
         case httpx.HTTPStatusError():
-            problem = f"{address} answers HTTP {error.response.status_code}"
-            return problem, "check that PREFECT_API_URL ends with /api"
+            return f"{address} answers HTTP {error.response.status_code}", "see the server's log"
     remedy = "start it with `prefect server start`, or correct or unset PREFECT_API_URL"
     return f"{address} cannot be reached ({type(error).__name__})", remedy
 

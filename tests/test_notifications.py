@@ -12,8 +12,13 @@ import pytest
 
 from prefect_wavespeed.batch.created_object import ObjectCreated
 from prefect_wavespeed.deployments.receiver.events import object_created
-from prefect_wavespeed.deployments.receiver.notifications import NotUnderstoodError, Told, parse, read
-from prefect_wavespeed.deployments.receiver.sns import ForgedError, Sns, is_envelope
+from prefect_wavespeed.deployments.receiver.notifications import (
+    InvalidNotificationError,
+    Notification,
+    parse_json,
+    parse_notification,
+)
+from prefect_wavespeed.deployments.receiver.sns import ForgedError, SnsVerifier, is_envelope
 from prefect_wavespeed.errors import UnavailableError
 from tests.support.notifications import (
     CERTIFICATE_URL,
@@ -51,18 +56,18 @@ VERSIONED = CREATED.model_copy(update={"version": "L4kqtJlcpXroDTDmpUMLUo"})
     ],
 )
 def test_each_senders_notification_tells_the_object(message: dict[str, Any], told: ObjectCreated) -> None:
-    assert read(parse(json.dumps(message))) == Told([told])
+    assert parse_notification(parse_json(json.dumps(message))) == Notification([told])
 
 
 def test_a_key_may_be_as_long_as_s3_allows() -> None:
     key = "é" * 512  # 1,024 bytes, 3,072 when encoded
-    assert read(aws(key)).created[0].key == key
+    assert parse_notification(aws(key)).created[0].key == key
 
 
 def test_a_notification_may_tell_of_several_objects_and_of_other_things() -> None:
     message = aws("in/1.jpg", "in/2.jpg")
     message["Records"].insert(1, record(event="ObjectRemoved:Delete"))
-    told = read(message)
+    told = parse_notification(message)
     assert [created.key for created in told.created] == ["in/1.jpg", "in/2.jpg"]
     assert told.ignored == 1
 
@@ -78,23 +83,23 @@ def test_a_notification_may_tell_of_several_objects_and_of_other_things() -> Non
     ],
 )
 def test_what_is_no_creation_is_ignored(message: dict[str, Any]) -> None:
-    assert read(message) == Told([], ignored=1)
+    assert parse_notification(message) == Notification([], ignored=1)
 
 
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
         ({}, "neither Records nor detail-type"),
-        ({"Records": {}}, "Records is no list"),
+        ({"Records": {}}, "Records is not a list"),
         ({"Records": [1]}, "a record: should be an object"),
         ({"Records": [{}]}, "eventName"),
         ({"Records": [{"eventName": "ObjectCreated:Put"}]}, "s3: should be an object"),
         ({"Records": [record("")]}, "object.key"),
-        (aws("x" * 1025), "no key of an object"),
-        (aws("é" * 513), "no key of an object"),
-        (eventbridge(key="é" * 513), "no key of an object"),
-        ({"Records": [record("%FF")]}, "no URL-encoded key"),
-        ({"Records": [record("%00")]}, "no key of an object"),
+        (aws("x" * 1025), "not a valid object key"),
+        (aws("é" * 513), "not a valid object key"),
+        (eventbridge(key="é" * 513), "not a valid object key"),
+        ({"Records": [record("%FF")]}, "the key is not URL-encoded"),
+        ({"Records": [record("%00")]}, "not a valid object key"),
         ({"Records": [record("\ud800")]}, "object.key"),
         (aws(size=-1), "object.size"),
         (aws(size=2**70), "object.size"),
@@ -104,16 +109,16 @@ def test_what_is_no_creation_is_ignored(message: dict[str, Any]) -> None:
     ],
 )
 def test_what_has_another_shape_is_refused_with_the_reason(message: dict[str, Any], reason: str) -> None:
-    with pytest.raises(NotUnderstoodError, match=reason):
-        read(message)
+    with pytest.raises(InvalidNotificationError, match=reason):
+        parse_notification(message)
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"\xff", b"[]", b"null", b'"Records"', b"[" * 100_000, b"1" * 10_000]
 )
 def test_what_is_no_json_object_is_refused(body: bytes) -> None:
-    with pytest.raises(NotUnderstoodError, match="JSON"):
-        parse(body)
+    with pytest.raises(InvalidNotificationError, match="JSON"):
+        parse_json(body)
 
 
 class Amazon:
@@ -128,7 +133,7 @@ class Amazon:
 
 
 def verify(envelope: dict[str, Any], fetch: Callable[[str], Awaitable[bytes]] | None = None) -> None:
-    asyncio.run(Sns(fetch or Amazon()).verify(envelope))
+    asyncio.run(SnsVerifier(fetch or Amazon()).verify(envelope))
 
 
 @pytest.mark.parametrize("version", ["1", "2"])
@@ -204,9 +209,9 @@ def test_china_has_a_host_of_its_own() -> None:
 def test_an_envelope_that_lacks_something_is_refused(name: str) -> None:
     envelope = sns(aws())
     del envelope[name]
-    with pytest.raises(NotUnderstoodError, match=name):
+    with pytest.raises(InvalidNotificationError, match=name):
         verify(envelope)
-    with pytest.raises(NotUnderstoodError, match=name):
+    with pytest.raises(InvalidNotificationError, match=name):
         verify(envelope | {name: 1})
 
 
@@ -232,14 +237,14 @@ def test_a_certificate_is_fetched_once() -> None:
             await gate.verify(sns(aws(), version=version))
 
     amazon = Amazon()
-    gate = Sns(amazon)
+    gate = SnsVerifier(amazon)
     asyncio.run(twice())
     assert amazon.asked == [CERTIFICATE_URL]
 
 
 def test_a_subscription_is_confirmed_where_sns_is() -> None:
     amazon = Amazon()
-    asyncio.run(Sns(amazon).confirm(sns("…", kind="SubscriptionConfirmation")))
+    asyncio.run(SnsVerifier(amazon).confirm(sns("…", kind="SubscriptionConfirmation")))
     assert amazon.asked == [SUBSCRIBE_URL]
 
 
@@ -255,7 +260,7 @@ def test_a_subscription_is_confirmed_where_sns_is() -> None:
 def test_and_nowhere_else(url: str) -> None:
     amazon = Amazon()
     with pytest.raises(ForgedError, match="SubscribeURL"):
-        asyncio.run(Sns(amazon).confirm(sns("…", kind="SubscriptionConfirmation", SubscribeURL=url)))
+        asyncio.run(SnsVerifier(amazon).confirm(sns("…", kind="SubscriptionConfirmation", SubscribeURL=url)))
     assert amazon.asked == []
 
 

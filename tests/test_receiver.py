@@ -309,8 +309,8 @@ def test_while_prefect_is_away_senders_are_told_to_try_again(
         receiver.command.send(signal.SIGTERM)
         ended = receiver.command.ended(60)
     # told once when it goes and once when it is back, whatever comes meanwhile
-    assert ended.stderr.count("senders are told to try again") == 1
-    assert ended.stderr.count("Prefect takes events again") == 1
+    assert ended.stderr.count("senders are asked to retry") == 1
+    assert ended.stderr.count("Prefect accepts events again") == 1
     assert TOKEN not in ended.stdout + ended.stderr
 
 

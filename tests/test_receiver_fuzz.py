@@ -17,8 +17,8 @@ from prefect.client.orchestration import get_client
 
 from prefect_wavespeed.deployments.receiver.app import Receiver
 from prefect_wavespeed.deployments.receiver.prefect_api import PrefectApi
-from prefect_wavespeed.deployments.receiver.secrets import WebhookSecret
-from prefect_wavespeed.deployments.receiver.sns import Sns
+from prefect_wavespeed.deployments.receiver.sns import SnsVerifier
+from prefect_wavespeed.deployments.receiver.webhook_secret import WebhookSecret
 from prefect_wavespeed.emulator.webhooks import sign
 from tests.support.notifications import (
     SUBSCRIBE_URL,
@@ -43,7 +43,7 @@ class Known(WebhookSecret):
     async def get(self) -> str:
         return SECRET
 
-    async def renewed(self, old: str) -> str | None:
+    async def refresh(self, old: str) -> str | None:
         return None
 
 
@@ -72,7 +72,7 @@ def gate(prefect: PrefectServer) -> Iterator[Gate]:
 
     with asyncio.Runner() as runner, prefect.used_here():
         client = runner.run(get_client().__aenter__())
-        receiver = Receiver(PrefectApi(client), Known("default"), Sns(amazon), TOKEN)
+        receiver = Receiver(PrefectApi(client), Known("default"), SnsVerifier(amazon), TOKEN)
         transport = httpx.ASGITransport(receiver.app())
         http = httpx.AsyncClient(transport=transport, base_url="http://receiver", timeout=60)
         made = Gate(runner, http)

@@ -89,7 +89,7 @@ def team(prefect: PrefectServer, emulator: Emulator) -> Iterator[Team]:
 def test_setup_makes_what_is_missing_and_leaves_the_rest_alone(team: Team, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     made = team.setup("--out", out, "--watch", WATCH, "--tier", "silver")
-    assert set(made.values()) == {"made", "now"}
+    assert set(made.values()) == {"created", "now"}
     assert made["run  prefect --no-prompt deploy --all"] == "now"
     assert {
         "secret/wavespeed-api-key", "wavespeed/default", "global-concurrency-limit/wavespeed-in-flight",
@@ -108,7 +108,7 @@ def test_setup_makes_what_is_missing_and_leaves_the_rest_alone(team: Team, tmp_p
     }
 
     again = team.setup("--out", out, "--tier", "silver")
-    assert again == {thing: "found" for thing in made if made[thing] == "made"}
+    assert again == {thing: "found" for thing in made if made[thing] == "created"}
 
     assert (
         team.setup("--out", out, env={"WAVESPEED_API_KEY": "another"})["secret/wavespeed-api-key"]
@@ -116,8 +116,8 @@ def test_setup_makes_what_is_missing_and_leaves_the_rest_alone(team: Team, tmp_p
     )
     bucket = team.setup("--out", "s3://other/prefix")
     assert [bucket[block] for block in ("aws-credentials/restyle-output", "s3-bucket/restyle-output")] == [
-        "made",
-        "made",
+        "created",
+        "created",
     ]
     assert team.variables["output"] == "s3-bucket/restyle-output"
 
@@ -234,10 +234,10 @@ def test_a_block_whose_secret_was_deleted_is_told_with_the_remedy(team: Team) ->
     ended = team.run()
     assert ended.status == 1
     (line,) = ended.stderr.splitlines()
-    assert line.startswith("error: block wavespeed/default cannot be used as it is")
+    assert line.startswith("error: a block that wavespeed/default refers to may have been deleted")
     (remedy,) = re.findall("`prefect (block delete .*?)`", line)
     assert team.prefect.python("-m", "prefect", *remedy.split()).ended().status == 0
-    assert team.setup()["wavespeed/default"] == "made"
+    assert team.setup()["wavespeed/default"] == "created"
 
 
 def test_webhooks_are_switched_on_and_off(team: Team, tmp_path: Path) -> None:

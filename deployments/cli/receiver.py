@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+
 from prefect_wavespeed.blocks.names import WAVESPEED_BLOCK
 from prefect_wavespeed.deployments.cli.shared.options import WaveSpeedBlock
+from prefect_wavespeed.deployments.prefect_runtime import quieten
 
 
 def receiver(
@@ -20,6 +24,10 @@ def receiver(
         port: Port to listen on; 0 picks a free one.
         sqs: URL of an SQS queue to read notifications from, too.
     """
-    from prefect_wavespeed.deployments.receiver.serve import run
+    quieten()
+    # senders retry, and must not wait for retries of Prefect's client
+    os.environ["PREFECT_CLIENT_MAX_RETRIES"] = "0"
+    from prefect_wavespeed.deployments.receiver.serve import serve
 
-    return run(host, port, sqs, wavespeed)
+    asyncio.run(serve(host, port, sqs, wavespeed))
+    return 0

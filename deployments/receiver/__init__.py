@@ -1,6 +1,6 @@
 """`restyle receiver`: the verifying gate in front of Prefect's event API.
 
-Stores tell of new objects, over HTTP or through an SQS queue, and WaveSpeedAI of predictions that ended.
-What is believed becomes one Prefect event, under an id derived from what it tells, and is acknowledged only
-after Prefect has taken it.
+Stores announce new objects, over HTTP or through an SQS queue, and WaveSpeedAI announces predictions that
+have ended. What passes verification becomes one Prefect event, whose id derives from its content, and is
+acknowledged only once Prefect has accepted it.
 """

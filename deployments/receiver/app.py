@@ -1,4 +1,4 @@
-"""The ASGI application: two places to post to, and two to look at."""
+"""The ASGI application: two paths to post to, and two to watch it by."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.api.webhooks import BadSignatureError, WebhookError, verify_webhook
-from prefect_wavespeed.deployments.receiver import metrics, notifications, sns
+from prefect_wavespeed.deployments.receiver import metrics
 from prefect_wavespeed.deployments.receiver.events import object_created, prediction_ended
-from prefect_wavespeed.deployments.receiver.notifications import NotUnderstoodError
+from prefect_wavespeed.deployments.receiver.notifications import (
+    InvalidNotificationError,
+    parse_json,
+    parse_notification,
+)
 from prefect_wavespeed.deployments.receiver.prefect_api import PrefectApi
-from prefect_wavespeed.deployments.receiver.secrets import WebhookSecret, bears_token
+from prefect_wavespeed.deployments.receiver.sns import ForgedError, SnsVerifier, is_envelope, text_field
+from prefect_wavespeed.deployments.receiver.token import has_token
+from prefect_wavespeed.deployments.receiver.webhook_secret import WebhookSecret
 from prefect_wavespeed.errors import RestyleError
 
-LIMIT = 1 << 20
-"""Bytes that a body may have."""
+MAX_BODY_BYTES = 1 << 20
 
 _BODY_SECONDS = 10.0
 _RETRY_AFTER = {"Retry-After": "5"}
@@ -32,24 +37,24 @@ _RETRY_AFTER = {"Retry-After": "5"}
 
 @dataclass
 class Receiver:
-    """What answers the requests.
+    """Answers the requests.
 
     Attributes:
-        prefect: takes the events.
-        secret: by which WaveSpeedAI signs.
+        prefect: accepts the events.
+        secret: with which WaveSpeedAI signs webhooks.
         sns: verifies what comes through Amazon SNS.
-        token: that senders of S3 notifications bear; None refuses them all.
-        watched: further things to look after, each telling its trouble, for ``/health``.
+        token: that senders of S3 notifications have to show; None refuses all of them.
+        health_checks: further checks for ``/health``; each returns a problem, or None.
     """
 
     prefect: PrefectApi
     secret: WebhookSecret
-    sns: sns.Sns
+    sns: SnsVerifier
     token: str | None
-    watched: list[Callable[[], str | None]] = field(default_factory=list)
+    health_checks: list[Callable[[], str | None]] = field(default_factory=list)
 
     def app(self) -> ASGIApp:
-        """The application."""
+        """Build the application."""
         routes = [
             Route("/s3", self.s3, methods=["POST"]),
             Route("/wavespeed", self.wavespeed, methods=["POST"]),
@@ -59,99 +64,100 @@ class Receiver:
         app = Starlette(
             routes=routes,
             exception_handlers={
-                RestyleError: _failed,
-                HTTPException: _refused,
-                ClientDisconnect: _gone,
+                RestyleError: _on_error,
+                HTTPException: _on_http_exception,
+                ClientDisconnect: _on_disconnect,
             },
         )
-        app.router.redirect_slashes = False  # a redirect would leave TLS, and carry the token along
+        app.router.redirect_slashes = False  # a redirect would leave TLS, and take the token along
         return _Counted(app, {route.path for route in routes})
 
     async def s3(self, request: Request) -> Response:
-        """``POST /s3``: an event notification of any sender that ``notifications`` knows."""
-        if self.token is None or not bears_token(request, self.token):
-            # SNS and others send a URL's user and password only when asked
-            ask = {"WWW-Authenticate": 'Basic realm="restyle", charset="UTF-8"'}
-            raise HTTPException(401, "the token is missing or wrong", headers=ask)
-        message = notifications.parse(await _body(request))
-        if sns.is_envelope(message):
+        """``POST /s3``: a notification in one of the formats that `notifications` knows."""
+        if self.token is None or not has_token(request, self.token):
+            # SNS and others send a URL's user and password only after this challenge
+            challenge = {"WWW-Authenticate": 'Basic realm="restyle", charset="UTF-8"'}
+            raise HTTPException(401, "the token is missing or wrong", headers=challenge)
+        message = parse_json(await _read_body(request))
+        if is_envelope(message):
             await self.sns.verify(message)
             if message["Type"] == "SubscriptionConfirmation":
                 await self.sns.confirm(message)
             if message["Type"] != "Notification":
-                return _taken(0, ignored=1)
-            message = notifications.parse(sns.text(message, "Message"))
-        told = notifications.read(message)
-        await self.prefect.put([object_created(created) for created in told.created])
-        return _taken(len(told.created), told.ignored)
+                return _accepted(0, ignored=1)
+            message = parse_json(text_field(message, "Message"))
+        notification = parse_notification(message)
+        await self.prefect.send([object_created(created) for created in notification.created])
+        return _accepted(len(notification.created), notification.ignored)
 
     async def wavespeed(self, request: Request) -> Response:
-        """``POST /wavespeed``: a webhook of WaveSpeedAI's; with ``?wait=no`` nobody waits for it."""
-        body = await _body(request)
-        prediction, secret = await self._verified(request, body)
+        """``POST /wavespeed``: a webhook of WaveSpeedAI; ``?wait=no`` says that no run waits for it."""
+        body = await _read_body(request)
+        prediction, secret = await self._verify(request, body)
         if not prediction.terminal:
-            return _taken(0, ignored=1)
+            return _accepted(0, ignored=1)
         waited = request.query_params.get("wait") != "no"
-        await self.prefect.put([prediction_ended(prediction, secret, waited=waited)])
-        return _taken(1)
+        await self.prefect.send([prediction_ended(prediction, secret, waited=waited)])
+        return _accepted(1)
 
     async def health(self, request: Request) -> Response:
-        """``GET /health``: 200 when what comes would be taken, else 503 with the reason."""
-        troubles = [await self.prefect.look(), *(ask() for ask in self.watched)]
-        if told := [trouble for trouble in troubles if trouble]:
-            return JSONResponse({"status": "unavailable", "error": "; ".join(told)}, 503)
+        """``GET /health``: 200 if events would be accepted, else 503 with the reason."""
+        results = [await self.prefect.check(), *(check() for check in self.health_checks)]
+        if problems := [problem for problem in results if problem]:
+            return JSONResponse({"status": "unavailable", "error": "; ".join(problems)}, 503)
         return JSONResponse({"status": "ok"})
 
     async def metrics(self, request: Request) -> Response:
         """``GET /metrics``, for Prometheus."""
         return Response(metrics.latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def _verified(self, request: Request, body: bytes) -> tuple[Prediction, str]:
+    async def _verify(self, request: Request, body: bytes) -> tuple[Prediction, str]:
+        """Return the webhook's prediction and the secret that signed it."""
         secret = await self.secret.get()
         try:
             return verify_webhook(request.headers, body, secret), secret
-        except BadSignatureError:  # forged, or the secret is another by now
-            renewed = await self.secret.renewed(secret)
-            if renewed is None:
+        except BadSignatureError:  # forged, or the secret has changed
+            new_secret = await self.secret.refresh(secret)
+            if new_secret is None:
                 raise
-            return verify_webhook(request.headers, body, renewed), renewed
+            return verify_webhook(request.headers, body, new_secret), new_secret
 
 
-async def _body(request: Request) -> bytes:
+async def _read_body(request: Request) -> bytes:
     body = bytearray()
     try:
         async with asyncio.timeout(_BODY_SECONDS):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > LIMIT:
-                    raise HTTPException(413, f"the body is larger than {LIMIT:,} bytes")
+                if len(body) > MAX_BODY_BYTES:
+                    raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes")
     except TimeoutError:
-        raise HTTPException(408, f"the body did not come within {_BODY_SECONDS:g} s") from None
+        raise HTTPException(408, f"the body did not arrive within {_BODY_SECONDS:g} s") from None
     return bytes(body)
 
 
-def _taken(events: int, ignored: int = 0) -> Response:
+def _accepted(events: int, ignored: int = 0) -> Response:
     metrics.IGNORED.inc(ignored)
     return JSONResponse({"events": events, "ignored": ignored})
 
 
-async def _failed(request: Request, error: Exception) -> Response:
-    told = {"error": str(error)}
+async def _on_error(request: Request, error: Exception) -> Response:
+    content = {"error": str(error)}
     match error:
-        case BadSignatureError() | sns.ForgedError():
-            return JSONResponse(told, 401)
-        case NotUnderstoodError() | WebhookError():
-            return JSONResponse(told, 400)
-    return JSONResponse(told, 503, _RETRY_AFTER)  # Prefect or a secret is missing: the sender tries again
+        case BadSignatureError() | ForgedError():
+            return JSONResponse(content, 401)
+        case InvalidNotificationError() | WebhookError():
+            return JSONResponse(content, 400)
+    return JSONResponse(content, 503, _RETRY_AFTER)  # Prefect or the secret is not available: senders retry
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
-async def _gone(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "the connection was closed before the body was whole"}, 400)
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "the connection was closed before the body was complete"}, 400)
 
 
 class _Counted:
@@ -162,10 +168,10 @@ class _Counted:
         self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def counted(message: Message) -> None:
+        async def send_counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 path = scope["path"] if scope["path"] in self._paths else "other"
                 metrics.REQUESTS.labels(path, message["status"]).inc()
             await send(message)
 
-        await self._app(scope, receive, counted)
+        await self._app(scope, receive, send_counted)

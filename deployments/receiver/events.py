@@ -1,4 +1,4 @@
-"""The Prefect events that the receiver makes, under ids by which the same news is one event."""
+"""The Prefect events that the receiver sends. Ids derive from the content: repetitions are one event."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from prefect_wavespeed.deployments.receiver import metrics
 
 OBJECT_CREATED = "restyle.object.created"
 for _name in (OBJECT_CREATED, ENDED):
-    metrics.EVENTS.labels(_name)  # begins at 0
+    metrics.EVENTS.labels(_name)  # so that the series begins at 0
 
 _NAMESPACE = UUID("9ba9bbb0-8a9b-4d93-a135-835399ff4bba")
 
 
 def object_created(created: ObjectCreated) -> Event:
-    """``restyle.object.created``: an object's version was created; the payload is `ObjectCreated`.
+    """``restyle.object.created``: a version of an object was created; the payload is `ObjectCreated`.
 
-    Where nothing names the version, every telling is an event of its own: the next one may be of another.
+    Where the notification does not identify the version, each one is an event of its own: the next may be
+    about another version.
     """
     return _event(
         OBJECT_CREATED,
@@ -35,12 +36,12 @@ def object_created(created: ObjectCreated) -> Event:
 
 
 def prediction_ended(prediction: Prediction, secret: str, *, waited: bool) -> Event:
-    """``wavespeed.prediction.ended``: a prediction has ended; what it came to is sealed with the secret.
+    """``wavespeed.prediction.ended``: a prediction has ended; its result is sealed with the secret.
 
     Args:
-        prediction: what the webhook told.
+        prediction: the webhook's content.
         secret: the webhook secret.
-        waited: whether whoever submitted it waits for it.
+        waited: whether the run that submitted it waits for it.
     """
     return _event(
         ENDED,
@@ -53,7 +54,7 @@ def prediction_ended(prediction: Prediction, secret: str, *, waited: bool) -> Ev
     )
 
 
-def _event(name: str, about: str, resource: dict[str, str], payload: dict[str, object]) -> Event:
+def _event(name: str, identity: str, resource: dict[str, str], payload: dict[str, object]) -> Event:
     return Event(
-        id=uuid5(_NAMESPACE, f"{name}:{about}"), event=name, resource=Resource(resource), payload=payload
+        id=uuid5(_NAMESPACE, f"{name}:{identity}"), event=name, resource=Resource(resource), payload=payload
     )

@@ -1,4 +1,4 @@
-"""What the receiver counts, for Prometheus, and what runs on the same machine have counted."""
+"""Metrics of the receiver, and of the runs on the same machine, for Prometheus."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from pathlib import Path
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-import prefect_wavespeed.metrics  # noqa: F401 - so that the figures of runs are 0 before the first one
+import prefect_wavespeed.metrics  # noqa: F401 - so that the metrics of runs are 0 before the first one
 
 _DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 REQUESTS = Counter(
     "restyle_receiver_requests",
-    "Requests by path and by the status of the answer",
+    "Requests by path and status of the answer",
     ["path", "status"],
 )
 MESSAGES = Counter(
     "restyle_receiver_queue_messages",
-    "Messages from SQS: done (deleted), left (come again) or not_understood (left to the redrive policy)",
+    "Messages from SQS: done (deleted), left (delivered again), not_understood (left to the redrive policy)",
     ["outcome"],
 )
 EVENTS = Counter(
     "restyle_receiver_events",
-    "Events that Prefect has taken, repetitions included",
+    "Events that Prefect has accepted, repetitions included",
     ["event"],
 )
 IGNORED = Counter(
     "restyle_receiver_ignored",
-    "What was told and makes no event: deletions, tests, unfinished predictions",
+    "News that makes no event: deletions, tests, unfinished predictions",
 )
 PREFECT_UP = Gauge(
     "restyle_receiver_prefect_up",
-    "Whether Prefect took events when last asked",
+    "Whether Prefect last accepted events",
     multiprocess_mode="livemostrecent",
 )
 
-# A series that begins at 0 has its first increase, too.
+# In a series that begins at 0 the first increase shows, too.
 for _path in ("/s3", "/wavespeed"):
     for _status in (200, 400, 401, 503):
         REQUESTS.labels(_path, _status)
@@ -47,10 +47,10 @@ for _outcome in ("done", "left", "not_understood"):
 
 
 def latest() -> bytes:
-    """All figures, as Prometheus reads them.
+    """Return all metrics in Prometheus's text format.
 
-    A run's process may be gone before anybody asks it. Where PROMETHEUS_MULTIPROC_DIR names a directory,
-    prometheus_client keeps the figures of all processes there, and these are added up.
+    A run's process may be gone before Prometheus scrapes it. Where PROMETHEUS_MULTIPROC_DIR names a
+    directory, prometheus_client keeps the metrics of all processes in it, and their sums are returned.
     """
     if not (directory := os.environ.get(_DIRECTORY)):
         return generate_latest(REGISTRY)

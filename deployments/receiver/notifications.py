@@ -1,13 +1,13 @@
-"""What S3 event notifications tell, in the shape of each sender.
+"""S3 event notifications, in the format of each sender.
 
 ==============  =================================================  ==========================
-sender          shape                                              the key is
+sender          format                                             the key is
 ==============  =================================================  ==========================
 AWS S3          ``{"Records": […]}``, ``eventSource`` `aws:s3`     URL-encoded
 through SNS     the same as text, in an envelope (``sns``)         URL-encoded
-EventBridge     ``{"detail-type": "Object Created", "detail": …}`` as it is
+EventBridge     ``{"detail-type": "Object Created", "detail": …}`` plain
 MinIO           ``{"EventName", "Key", "Records": […]}``           URL-encoded
-Ceph            ``{"Records": […]}``, ``eventSource`` `ceph:s3`    as it is
+Ceph            ``{"Records": […]}``, ``eventSource`` `ceph:s3`    plain
 ==============  =================================================  ==========================
 """
 
@@ -25,20 +25,20 @@ from prefect_wavespeed.errors import RestyleError, redact
 
 _KEY_BYTES = 1024  # S3's limit
 
-_Mark = Annotated[str, StringConstraints(max_length=_KEY_BYTES)] | None
+_Identifier = Annotated[str, StringConstraints(max_length=_KEY_BYTES)] | None
 
 
-class NotUnderstoodError(RestyleError):
-    """It is none of the notifications known here."""
+class InvalidNotificationError(RestyleError):
+    """A message is not a notification in one of these formats."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a notification tells.
+class Notification:
+    """The content of a notification.
 
     Attributes:
         created: objects that were created or overwritten.
-        ignored: how many other things it tells: deletions, tests of the configuration.
+        ignored: number of other records in it: deletions, tests of the configuration.
     """
 
     created: list[ObjectCreated]
@@ -53,10 +53,10 @@ class _Object(BaseModel):
     model_config = ConfigDict(populate_by_name=True)
 
     key: Annotated[str, StringConstraints(min_length=1)]
-    size: int | None = Field(default=None, ge=0, lt=2**53)  # what JSON carries
-    etag: _Mark = Field(default=None, validation_alias=AliasChoices("eTag", "etag"))
-    version: _Mark = Field(default=None, validation_alias=AliasChoices("versionId", "version-id"))
-    sequencer: _Mark = None
+    size: int | None = Field(default=None, ge=0, lt=2**53)  # exact in JSON
+    etag: _Identifier = Field(default=None, validation_alias=AliasChoices("eTag", "etag"))
+    version: _Identifier = Field(default=None, validation_alias=AliasChoices("versionId", "version-id"))
+    sequencer: _Identifier = None
 
 
 class _Entity(BaseModel):
@@ -65,23 +65,23 @@ class _Entity(BaseModel):
 
     def created(self, key: str) -> ObjectCreated:
         if "\0" in key or not 0 < len(key.encode()) <= _KEY_BYTES:
-            raise NotUnderstoodError(f"no key of an object: {redact(key[:80])}")
-        about = self.object
+            raise InvalidNotificationError(f"not a valid object key: {redact(key[:80])}")
+        created = self.object
         return ObjectCreated(
             bucket=self.bucket.name,
             key=key,
-            version=about.version or None,
-            etag=(about.etag or "").strip('"') or None,
-            sequencer=about.sequencer or None,
-            size=about.size,
+            version=created.version or None,
+            etag=(created.etag or "").strip('"') or None,
+            sequencer=created.sequencer or None,
+            size=created.size,
         )
 
 
-class _Created(BaseModel):
+class _S3Record(BaseModel):
     s3: _Entity
 
 
-class _Bridged(BaseModel):
+class _EventBridgeMessage(BaseModel):
     detail: _Entity
 
 
@@ -91,62 +91,66 @@ class _Record(BaseModel):
     s3: Any = None
 
 
-def parse(body: bytes | str) -> dict[str, Any]:
+def parse_json(body: bytes | str) -> dict[str, Any]:
     """Decode a JSON object.
 
     Raises:
-        NotUnderstoodError: it is none.
+        InvalidNotificationError: the body is something else.
     """
     try:
         message = json.loads(body)
     except (ValueError, RecursionError):
-        raise NotUnderstoodError("not JSON") from None
+        raise InvalidNotificationError("not JSON") from None
     if not isinstance(message, dict):
-        raise NotUnderstoodError("not a JSON object")
+        raise InvalidNotificationError("not a JSON object")
     return message
 
 
-def read(message: dict[str, Any]) -> Told:
-    """Say what a notification tells.
+def parse_notification(message: dict[str, Any]) -> Notification:
+    """Extract the content of a notification.
 
     Raises:
-        NotUnderstoodError: it has no shape known here; says where it departs from one.
+        InvalidNotificationError: it has none of the formats; says where it differs.
     """
     try:
         if "Records" in message:
-            return _records(message["Records"])
+            return _from_records(message["Records"])
         if "detail-type" in message:
             return _from_eventbridge(message)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "a record"
         problem = "should be an object" if first["type"] == "model_type" else first["msg"]
-        raise NotUnderstoodError(f"no S3 event notification: {where}: {problem}") from None
+        raise InvalidNotificationError(f"not an S3 event notification: {where}: {problem}") from None
     if message.get("Event") == "s3:TestEvent":
-        return Told([], ignored=1)
-    raise NotUnderstoodError("no S3 event notification: neither Records nor detail-type")
+        return Notification([], ignored=1)
+    raise InvalidNotificationError("not an S3 event notification: it has neither Records nor detail-type")
 
 
-def _records(records: Any) -> Told:
+def _from_records(records: Any) -> Notification:
     if not isinstance(records, list):
-        raise NotUnderstoodError("no S3 event notification: Records is no list")
-    read = [_Record.model_validate(record) for record in records]
-    created = [_record(one) for one in read if one.name.removeprefix("s3:").startswith("ObjectCreated:")]
-    return Told(created, ignored=len(read) - len(created))
+        raise InvalidNotificationError("not an S3 event notification: Records is not a list")
+    parsed = [_Record.model_validate(record) for record in records]
+    created = [
+        _created_by(one) for one in parsed if one.name.removeprefix("s3:").startswith("ObjectCreated:")
+    ]
+    return Notification(created, ignored=len(parsed) - len(created))
 
 
-def _record(record: _Record) -> ObjectCreated:
-    entity = _Created(s3=record.s3).s3
+def _created_by(record: _Record) -> ObjectCreated:
+    entity = _S3Record(s3=record.s3).s3
     if record.source == "ceph:s3":
         return entity.created(entity.object.key)
     try:
         return entity.created(unquote_plus(entity.object.key, errors="strict"))
     except UnicodeDecodeError:
-        raise NotUnderstoodError(f"no URL-encoded key: {redact(entity.object.key[:80])}") from None
+        raise InvalidNotificationError(
+            f"the key is not URL-encoded: {redact(entity.object.key[:80])}"
+        ) from None
 
 
-def _from_eventbridge(message: dict[str, Any]) -> Told:
+def _from_eventbridge(message: dict[str, Any]) -> Notification:
     if message["detail-type"] != "Object Created":
-        return Told([], ignored=1)
-    entity = _Bridged.model_validate(message).detail
-    return Told([entity.created(entity.object.key)])
+        return Notification([], ignored=1)
+    entity = _EventBridgeMessage.model_validate(message).detail
+    return Notification([entity.created(entity.object.key)])

@@ -1,33 +1,34 @@
-"""Prefect's event API, as a place where events are put and kept, or not taken."""
+"""Prefect's event API: an event is accepted, or the caller learns that it may not have been."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from asyncio import Future, Task, create_task, gather, get_running_loop, timeout
+from asyncio import Future, Task
 from collections.abc import Sequence
 
 import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.events.schemas.events import Event
 
+from prefect_wavespeed.deployments.prefect_errors import describe_api_error, without_credentials
 from prefect_wavespeed.deployments.receiver import metrics
-from prefect_wavespeed.errors import RestyleError, redact
+from prefect_wavespeed.errors import RestyleError
 
-_BATCH = 100  # events a POST
-_SECONDS = 10.0  # for a POST: senders give up after 10 to 15 s
-_LOOK_SECONDS = 1.0  # how long what was seen stays true
-_REJECTED = (400, 413, 422)  # what one event may have brought upon all of its POST
+_BATCH = 100  # events in a POST
+_POST_SECONDS = 10.0  # senders give up after 10 to 15 s
+_CHECK_SECONDS = 1.0  # how long the result of a check counts
+_EVENT_REJECTED = (400, 413, 422)  # statuses that a single event may have caused
 
 _log = logging.getLogger(__name__)
 
 
-class NotTakenError(RestyleError):
-    """Prefect has not taken the events, or not surely. The same again may help.
+class EventsNotAcceptedError(RestyleError):
+    """Prefect has not accepted the events, or may not have. A retry may help.
 
     Attributes:
-        rejected: whether it is because of the events themselves.
+        rejected: whether the events themselves are the reason.
     """
 
     retryable = True
@@ -35,101 +36,94 @@ class NotTakenError(RestyleError):
 
 
 class PrefectApi:
-    """Puts events to Prefect; those that come while one POST is under way share the next.
+    """Sends events to Prefect; those that come in while a POST is under way share the next one.
 
     Attributes:
-        trouble: why Prefect did not take events when last asked; None when it did.
+        problem: why Prefect last accepted no events; None when it did accept them.
     """
 
     def __init__(self, client: PrefectClient) -> None:
         self._client = client
-        url = client.api_url
-        self._where = f"{url.scheme}://{url.netloc.decode().rpartition('@')[2]}{url.path}".rstrip("/")
+        self._url = str(client.api_url).rstrip("/")
         self._waiting: list[tuple[Event, Future[None]]] = []
         self._sending: Task[None] | None = None
-        self._looking = asyncio.Lock()
-        self._looked = 0.0
-        self.trouble: str | None = None
+        self._check_lock = asyncio.Lock()
+        self._checked_at = 0.0
+        self.problem: str | None = None
 
-    async def put(self, events: Sequence[Event]) -> None:
-        """Return once Prefect has taken all of them.
+    async def send(self, events: Sequence[Event]) -> None:
+        """Return once Prefect has accepted all of the events.
 
         Raises:
-            NotTakenError: it has not; some of them may have been taken nevertheless.
+            EventsNotAcceptedError: it has not; some of them may have been accepted nevertheless.
         """
-        waiting = [(event, get_running_loop().create_future()) for event in events]
+        loop = asyncio.get_running_loop()
+        waiting = [(event, loop.create_future()) for event in events]
         self._waiting += waiting
         if self._sending is None or self._sending.done():
-            self._sending = create_task(self._send())
-        await gather(*(taken for _, taken in waiting))
+            self._sending = asyncio.create_task(self._send_waiting())
+        await asyncio.gather(*(accepted for _, accepted in waiting))
 
-    async def look(self) -> str | None:
-        """Ask whether Prefect would take events now, at most once a second; `trouble` is the answer."""
-        async with self._looking:
-            if time.monotonic() - self._looked >= _LOOK_SECONDS:
+    async def check(self) -> str | None:
+        """Ask whether Prefect would accept events now, at most once a second, and return `problem`."""
+        async with self._check_lock:
+            if time.monotonic() - self._checked_at >= _CHECK_SECONDS:
                 try:
                     await self._post([])
-                except NotTakenError as error:
+                except EventsNotAcceptedError as error:
                     self._note(None if error.rejected else error.message)
-                self._looked = time.monotonic()
-        return self.trouble
+                self._checked_at = time.monotonic()
+        return self.problem
 
-    async def _send(self) -> None:
+    async def _send_waiting(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
-            await self._deliver(batch)
+            await self._send_batch(batch)
 
-    async def _deliver(self, batch: list[tuple[Event, Future[None]]]) -> None:
+    async def _send_batch(self, batch: list[tuple[Event, Future[None]]]) -> None:
         try:
             await self._post([event for event, _ in batch])
-        except NotTakenError as error:
+        except EventsNotAcceptedError as error:
             if error.rejected and len(batch) > 1:  # one bad event must not hold up the others
                 half = len(batch) // 2
-                await self._deliver(batch[:half])
-                await self._deliver(batch[half:])
+                await self._send_batch(batch[:half])
+                await self._send_batch(batch[half:])
                 return
             if error.rejected:
                 _log.error("%s", error)
             else:
                 self._note(error.message)
-                batch, self._waiting = batch + self._waiting, []  # the others would wait for the same
-            for _, taken in batch:
-                if not taken.done():
-                    taken.set_exception(error)
+                batch, self._waiting = batch + self._waiting, []  # the others would fail the same way
+            for _, accepted in batch:
+                if not accepted.done():
+                    accepted.set_exception(error)
             return
-        for event, taken in batch:
+        for event, accepted in batch:
             metrics.EVENTS.labels(event.event).inc()
-            if not taken.done():
-                taken.set_result(None)
+            if not accepted.done():
+                accepted.set_result(None)
 
     async def _post(self, events: Sequence[Event]) -> None:
         try:
             body = [event.model_dump(mode="json") for event in events]
-            async with timeout(_SECONDS):
+            async with asyncio.timeout(_POST_SECONDS):
                 await self._client.request("POST", "/events", json=body)
         except TimeoutError:
-            raise NotTakenError(f"Prefect's API at {self._where} did not answer in {_SECONDS:g} s") from None
-        except httpx.HTTPStatusError as error:
-            raise _refusal(self._where, error.response.status_code) from None
-        except Exception as error:  # whatever it is, nothing is known to be taken
-            raise NotTakenError(
-                f"Prefect's API at {self._where} cannot be reached: {type(error).__name__}: {redact(error)}"
+            raise EventsNotAcceptedError(
+                f"Prefect's API at {without_credentials(self._url)} did not answer within {_POST_SECONDS:g} s"
+            ) from None
+        except Exception as error:  # whatever it is: nothing is known to be accepted
+            problem, remedy = describe_api_error(self._url, error)
+            status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else None
+            raise EventsNotAcceptedError(
+                f"Prefect's API at {problem}: {remedy}", rejected=status in _EVENT_REJECTED
             ) from None
         self._note(None)
 
-    def _note(self, trouble: str | None) -> None:
-        if trouble and trouble != self.trouble:
-            _log.error("%s; senders are told to try again", trouble)
-        elif self.trouble and not trouble:
-            _log.warning("Prefect takes events again")
-        self.trouble = trouble
-        metrics.PREFECT_UP.set(trouble is None)
-
-
-def _refusal(where: str, status: int) -> NotTakenError:
-    told = f"Prefect's API at {where} answered {status}"
-    if status in (401, 403):
-        told += ": set PREFECT_API_AUTH_STRING or, for Cloud, PREFECT_API_KEY"
-    elif status == 404:
-        told += ": PREFECT_API_URL is not the URL of a Prefect API"
-    return NotTakenError(told, rejected=status in _REJECTED)
+    def _note(self, problem: str | None) -> None:
+        if problem and problem != self.problem:
+            _log.error("%s; senders are asked to retry", problem)
+        elif self.problem and not problem:
+            _log.warning("Prefect accepts events again")
+        self.problem = problem
+        metrics.PREFECT_UP.set(problem is None)

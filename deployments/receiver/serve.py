@@ -1,66 +1,53 @@
-"""The receiver as a process: started, told to stop, and stopped when what is in hand is done."""
+"""The receiver as a process: it listens, and when it is stopped it finishes what is in progress."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import socket
 import sys
 from types import FrameType
 
-from prefect_wavespeed.deployments.prefect_runtime import quieten
+import httpx
+import uvicorn
+from prefect.client.orchestration import get_client
+from prefect.settings import get_current_settings
 
-quieten()
-# The sender tries again; meanwhile its request is not kept waiting by tries of our own.
-os.environ["PREFECT_CLIENT_MAX_RETRIES"] = "0"
-
-import httpx  # noqa: E402
-import uvicorn  # noqa: E402
-from prefect.client.orchestration import get_client  # noqa: E402
-from prefect.settings import get_current_settings  # noqa: E402
-
-from prefect_wavespeed.blocks.names import RECEIVER_TOKEN_SECRET  # noqa: E402
-from prefect_wavespeed.deployments.receiver.app import Receiver  # noqa: E402
-from prefect_wavespeed.deployments.receiver.prefect_api import PrefectApi  # noqa: E402
-from prefect_wavespeed.deployments.receiver.queue import Queue  # noqa: E402
-from prefect_wavespeed.deployments.receiver.secrets import TOKEN_VARIABLE, WebhookSecret, load_token  # noqa: E402
-from prefect_wavespeed.deployments.receiver.sns import Fetch, Sns  # noqa: E402
-from prefect_wavespeed.errors import ConfigurationError, UnavailableError  # noqa: E402
+from prefect_wavespeed.blocks.names import RECEIVER_TOKEN_SECRET, RECEIVER_TOKEN_VARIABLE
+from prefect_wavespeed.deployments.receiver.app import Receiver
+from prefect_wavespeed.deployments.receiver.prefect_api import PrefectApi
+from prefect_wavespeed.deployments.receiver.sns import Fetch, SnsVerifier
+from prefect_wavespeed.deployments.receiver.sqs import SqsQueue
+from prefect_wavespeed.deployments.receiver.token import load_token
+from prefect_wavespeed.deployments.receiver.webhook_secret import WebhookSecret
+from prefect_wavespeed.errors import ConfigurationError, UnavailableError
 
 _FETCH_SECONDS = 5.0
-_STOP_SECONDS = 20  # for requests under way, when told to stop
+_SHUTDOWN_SECONDS = 20  # for requests in progress
 
 
-def run(host: str, port: int, sqs: str | None, wavespeed: str) -> int:
-    """Receive until SIGTERM or SIGINT; says on stdout where it listens, and logs to stderr.
+async def serve(host: str, port: int, sqs: str | None, wavespeed: str) -> None:
+    """Receive until SIGTERM or SIGINT; prints the address to stdout, and logs to stderr.
 
     Args:
-        port: 0 takes a free one.
-        sqs: URL of a queue to read as well.
-        wavespeed: name of the `WaveSpeed` block whose webhooks come.
-
-    Returns:
-        The exit status: 0.
+        host: address to listen on.
+        port: port to listen on; 0 picks a free one.
+        sqs: URL of a queue to read, too.
+        wavespeed: name of the `WaveSpeed` block whose webhooks are received.
 
     Raises:
-        ConfigurationError: something is missing; says what to do.
+        ConfigurationError: a setting is missing, or the address or the queue cannot be used.
     """
     _log_to_stderr()
-    asyncio.run(_receive(host, port, sqs, wavespeed))
-    return 0
-
-
-async def _receive(host: str, port: int, sqs: str | None, wavespeed: str) -> None:
-    if not get_current_settings().api.url:  # Prefect would start a temporary server, and nobody would see it
+    if not get_current_settings().api.url:  # a temporary server's events would be lost
         raise ConfigurationError(
-            "no Prefect to hand events to: set PREFECT_API_URL, such as http://127.0.0.1:4200/api"
+            "there is no Prefect API to send events to: set PREFECT_API_URL, such as http://127.0.0.1:4200/api"
         )
     token = await load_token()
     if token is None and sqs is None:
         raise ConfigurationError(
-            f"no token that senders must bear: set {TOKEN_VARIABLE}, or save it as the block "
+            f"there is no token for senders: set {RECEIVER_TOKEN_VARIABLE}, or save it as the block "
             f"secret/{RECEIVER_TOKEN_SECRET}"
         )
     async with (
@@ -68,30 +55,30 @@ async def _receive(host: str, port: int, sqs: str | None, wavespeed: str) -> Non
         httpx.AsyncClient(timeout=_FETCH_SECONDS) as http,
     ):
         prefect = PrefectApi(client)
-        receiver = Receiver(prefect, WebhookSecret(wavespeed), Sns(_fetch_with(http)), token)
+        receiver = Receiver(prefect, WebhookSecret(wavespeed), SnsVerifier(_fetch_with(http)), token)
         server = _Server(uvicorn.Config(
             receiver.app(),
             lifespan="off",
             log_config=None,
-            access_log=False,  # a query may hold the token
+            access_log=False,  # a query may contain the token
             server_header=False,
-            timeout_graceful_shutdown=_STOP_SECONDS,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         ))  # fmt: skip
-        with _listening(host, port) as listening:
-            await prefect.look()  # to have it logged where Prefect is away or refuses
+        with _listen(host, port) as listener:
+            await prefect.check()  # logs it if Prefect is down or refuses access
             if sqs is None:
-                await server.serve([listening])
+                await server.serve([listener])
                 return
-            queue = Queue(sqs, prefect)
+            queue = SqsQueue(sqs, prefect)
             await queue.check()
-            receiver.watched.append(lambda: queue.trouble)
+            receiver.health_checks.append(lambda: queue.problem)
             async with asyncio.TaskGroup() as group:
                 group.create_task(queue.run(server.stopping))
-                group.create_task(server.serve([listening]))
+                group.create_task(server.serve([listener]))
 
 
 class _Server(uvicorn.Server):
-    """Ends with status 0 when told to stop, and tells others of it."""
+    """Exits with status 0 when stopped, and sets `stopping` first."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -99,7 +86,7 @@ class _Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        # uvicorn raises the signal anew when it is done: it must find somebody who does not mind
+        # uvicorn raises the signal again at the end: a handler of ours must be there to ignore it
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self.handle_exit)
         await super().serve(sockets)
@@ -115,13 +102,13 @@ class _Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self.stopping.set)
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
-        said = getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(
-            f"cannot listen on {host}:{port}: {said}: name another --port or --host"
+            f"cannot listen on {host}:{port}: {reason}: choose another --port or --host"
         ) from None
 
 
@@ -130,9 +117,9 @@ def _fetch_with(http: httpx.AsyncClient) -> Fetch:
         try:
             answer = await http.get(url)
         except httpx.HTTPError as error:
-            raise UnavailableError(f"Amazon SNS cannot be asked: {type(error).__name__}") from None
+            raise UnavailableError(f"Amazon SNS cannot be reached: {type(error).__name__}") from None
         if not answer.is_success:
-            raise UnavailableError(f"Amazon SNS answered {answer.status_code}")
+            raise UnavailableError(f"Amazon SNS answered HTTP {answer.status_code}")
         return answer.content
 
     return fetch

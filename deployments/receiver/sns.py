@@ -1,4 +1,4 @@
-"""Amazon SNS: what its envelope holds, once it is sure that SNS sealed it."""
+"""Amazon SNS: envelopes of notifications, and whether SNS signed them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from cachetools import LRUCache
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 from cryptography.x509 import load_pem_x509_certificate
 
-from prefect_wavespeed.deployments.receiver.notifications import NotUnderstoodError
+from prefect_wavespeed.deployments.receiver.notifications import InvalidNotificationError
 from prefect_wavespeed.errors import RestyleError
 
 Fetch = Callable[[str], Awaitable[bytes]]
-"""Gets what an https URL holds; raises `UnavailableError` where that fails."""
+"""Fetches an https URL; raises `UnavailableError` where that fails."""
 
 _HOST = r"https://sns\.[a-z0-9-]{3,32}\.amazonaws\.com(\.cn)?"
-# nothing but the certificates' own path: an API of the same host might be made to answer with another's
+# only the certificates' path: an API on the same host might be made to return another certificate
 _CERTIFICATE = re.compile(_HOST + r"/SimpleNotificationService-[0-9A-Za-z]+\.pem")
 _CONFIRMATION = re.compile(_HOST + r"/\?Action=ConfirmSubscription&[!-~]+")
 
@@ -32,7 +33,7 @@ _SIGNED = {
     ),
 }  # fmt: skip
 _SIGNED["UnsubscribeConfirmation"] = _SIGNED["SubscriptionConfirmation"]
-_KEPT = 16  # certificates; SNS has one for some months
+_MAX_KEYS = 16  # in memory; SNS uses a certificate for some months
 
 
 class ForgedError(RestyleError):
@@ -40,49 +41,49 @@ class ForgedError(RestyleError):
 
 
 def is_envelope(message: dict[str, Any]) -> bool:
-    """Whether a message came through SNS, or says so."""
+    """Whether a message is an SNS envelope, or claims to be."""
     kind = message.get("Type")
     return isinstance(kind, str) and kind in _SIGNED and "TopicArn" in message
 
 
-class Sns:
-    """Verifies envelopes by the certificates that SNS publishes, and confirms subscriptions."""
+class SnsVerifier:
+    """Verifies envelopes with the certificates that SNS publishes, and confirms subscriptions."""
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
-        self._keys: dict[str, RSAPublicKey] = {}
+        self._keys: LRUCache[str, RSAPublicKey] = LRUCache(_MAX_KEYS)
 
     async def verify(self, envelope: dict[str, Any]) -> None:
-        """Make sure that SNS signed the envelope, with signature version 1 or 2.
+        """Check that SNS signed the envelope, with signature version 1 or 2.
 
         Raises:
             ForgedError: it did not.
-            NotUnderstoodError: the envelope is none.
+            InvalidNotificationError: the envelope is incomplete.
             UnavailableError: its certificate cannot be fetched now.
         """
-        kind = text(envelope, "Type")
-        signed = [(name, text(envelope, name)) for name in _SIGNED[kind] if name != "Subject"]
+        kind = text_field(envelope, "Type")
+        signed = [(name, text_field(envelope, name)) for name in _SIGNED[kind] if name != "Subject"]
         if envelope.get("Subject") is not None and kind == "Notification":
-            signed = sorted([*signed, ("Subject", text(envelope, "Subject"))])
-        algorithm = _HASHES.get(text(envelope, "SignatureVersion"))
+            signed = sorted([*signed, ("Subject", text_field(envelope, "Subject"))])
+        algorithm = _HASHES.get(text_field(envelope, "SignatureVersion"))
         if algorithm is None:
-            raise NotUnderstoodError("the SNS envelope's SignatureVersion is neither 1 nor 2")
+            raise InvalidNotificationError("the SNS envelope has a SignatureVersion other than 1 and 2")
         try:
-            signature = base64.b64decode(text(envelope, "Signature"), validate=True)
+            signature = base64.b64decode(text_field(envelope, "Signature"), validate=True)
             data = "".join(f"{name}\n{value}\n" for name, value in signed).encode()
-            key = await self._key(text(envelope, "SigningCertURL"))
+            key = await self._key(text_field(envelope, "SigningCertURL"))
             key.verify(signature, data, PKCS1v15(), algorithm())
-        except (InvalidSignature, ValueError):  # ValueError: no base64, lone surrogates
+        except (InvalidSignature, ValueError):  # ValueError: invalid base64, lone surrogates
             raise ForgedError("the SNS envelope's signature does not match") from None
 
     async def confirm(self, envelope: dict[str, Any]) -> None:
-        """Confirm the subscription that a verified envelope asks to confirm.
+        """Confirm the subscription that a verified envelope announces.
 
         Raises:
             ForgedError: its SubscribeURL is not SNS's.
             UnavailableError: it cannot be confirmed now.
         """
-        url = text(envelope, "SubscribeURL")
+        url = text_field(envelope, "SubscribeURL")
         if not _CONFIRMATION.fullmatch(url):
             raise ForgedError("the SubscribeURL is not https://sns.REGION.amazonaws.com")
         await self._fetch(url)
@@ -93,20 +94,18 @@ class Sns:
         if url not in self._keys:
             key = load_pem_x509_certificate(await self._fetch(url)).public_key()
             if not isinstance(key, RSAPublicKey):
-                raise ForgedError("the SNS certificate holds no RSA key")
-            if len(self._keys) >= _KEPT:
-                self._keys.clear()
+                raise ForgedError("the SNS certificate has no RSA key")
             self._keys[url] = key
         return self._keys[url]
 
 
-def text(envelope: dict[str, Any], name: str) -> str:
-    """A field of the envelope that must be text.
+def text_field(envelope: dict[str, Any], name: str) -> str:
+    """Return a field of the envelope that has to be text.
 
     Raises:
-        NotUnderstoodError: it is not.
+        InvalidNotificationError: it is missing, or something else.
     """
     value = envelope.get(name)
     if not isinstance(value, str):
-        raise NotUnderstoodError(f"no SNS envelope: {name} is missing or no text")
+        raise InvalidNotificationError(f"not an SNS envelope: {name} is missing or not text")
     return value

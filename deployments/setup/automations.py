@@ -1,4 +1,4 @@
-"""Automations that keep accepted work from being lost. Those that run a deployment are in prefect.yaml."""
+"""Automations that keep accepted work from being lost. Those that start deployments are in prefect.yaml."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
 from prefect_wavespeed.blocks.names import OBJECT_DEPLOYMENT, TAG
-from prefect_wavespeed.deployments.setup._report import say
+from prefect_wavespeed.deployments.setup.report import report
 
 _OURS: Any = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
 _OBJECTS: Any = {"prefect.resource.role": "flow", "prefect.resource.name": OBJECT_DEPLOYMENT}
@@ -30,7 +30,7 @@ _ELSEWHERE = _states(
 _ENDED = _states("Completed", "Failed", "TimedOut", "Crashed", "Cancelled")
 
 AUTOMATIONS = [
-    # Heartbeats come every 30 s (prefect.yaml). A process that was killed says nothing of itself.
+    # Heartbeats come every 30 s (prefect.yaml). A process that was killed cannot report it.
     AutomationCore(
         name="restyle: lost runs",
         description="A run whose heartbeats have stopped has crashed.",
@@ -92,21 +92,20 @@ AUTOMATIONS = [
 
 
 async def set_up_automations() -> None:
-    """Make them, by name, and bring those that are there up to date; one that is switched off stays so."""
+    """Create them, or update those of the same name; a disabled one stays disabled."""
     async with get_client() as client:
-        for wanted in AUTOMATIONS:
-            thing = f"automation/{wanted.name}"
-            there = await client.read_automations_by_name(wanted.name)
-            if not there:
-                await client.create_automation(wanted)
-                say("made", thing, wanted.description)
-            elif _definition(there[0]) == _definition(wanted):
-                switched = "" if there[0].enabled else ", and switched off"
-                say("found", thing, f"left alone{switched}")
+        for automation in AUTOMATIONS:
+            thing = f"automation/{automation.name}"
+            saved = await client.read_automations_by_name(automation.name)
+            if not saved:
+                await client.create_automation(automation)
+                report("created", thing, automation.description)
+            elif _definition(saved[0]) == _definition(automation):
+                report("found", thing, "unchanged" if saved[0].enabled else "unchanged, and disabled")
             else:
-                changed = wanted.model_copy(update={"enabled": there[0].enabled})
-                await client.update_automation(there[0].id, changed)
-                say("updated", thing, wanted.description)
+                updated = automation.model_copy(update={"enabled": saved[0].enabled})
+                await client.update_automation(saved[0].id, updated)
+                report("updated", thing, automation.description)
 
 
 def _definition(automation: AutomationCore | Automation) -> object:

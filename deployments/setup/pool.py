@@ -1,4 +1,4 @@
-"""The work pool that the deployments' runs wait in, and the queue that says how many objects run at once."""
+"""The work pool of the deployments, and the queue that bounds how many objects are restyled at once."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
 from prefect_wavespeed.blocks.names import OBJECT_QUEUE
-from prefect_wavespeed.deployments.setup._report import say
+from prefect_wavespeed.deployments.setup.report import report
 from prefect_wavespeed.errors import ConfigurationError
 
-RUNS = 4
-"""`restyle-object` runs at once: a process each, which mostly waits."""
+DEFAULT_RUNS = 4
+"""Runs of `restyle-object` at once: a process each, which mostly waits."""
 
 
-def wanted_runs() -> int | None:
-    """Runs of `restyle-object` at once by the environment; None where it does not say.
+def requested_runs() -> int | None:
+    """Return how many `restyle-object` runs the environment allows at once; None where it does not say.
 
     Raises:
-        ConfigurationError: RESTYLE_RUNS is no number above 0.
+        ConfigurationError: RESTYLE_RUNS is not a number above 0.
     """
     runs = os.environ.get("RESTYLE_RUNS")
     if runs is None:
         return None
     if not (runs.isdecimal() and int(runs) > 0):
-        raise ConfigurationError(f"RESTYLE_RUNS {runs}: give how many objects run at once, 1 or more")
+        raise ConfigurationError(f"RESTYLE_RUNS {runs}: give how many objects to restyle at once, 1 or more")
     return int(runs)
 
 
 async def set_up_pool(name: str, runs: int | None) -> None:
-    """Make the work pool and its queue, where they are not there.
+    """Create the work pool and its queue where they are missing.
 
     Args:
-        name: of the pool. One of another type than process is left as it is.
-        runs: of `restyle-object` at once; None leaves a queue as it is.
+        name: of the pool; an existing one is kept, whatever its type.
+        runs: of `restyle-object` at once; None keeps the queue's limit.
     """
     async with get_client() as client:
-        await _pool(client, name)
-        await _queue(client, name, runs)
+        await _set_up_pool(client, name)
+        await _set_up_queue(client, name, runs)
 
 
-async def _pool(client: PrefectClient, name: str) -> None:
+async def _set_up_pool(client: PrefectClient, name: str) -> None:
     try:
-        there = await client.read_work_pool(name)
+        pool = await client.read_work_pool(name)
     except ObjectNotFound:
         await client.create_work_pool(
             WorkPoolCreate(
@@ -55,25 +55,25 @@ async def _pool(client: PrefectClient, name: str) -> None:
                 description="Runs of prefect-wavespeed.",
             )
         )
-        say("made", f"work-pool/{name}", f"now start a worker with `prefect worker start --pool {name}`")
+        report("created", f"work-pool/{name}", f"start a worker with `prefect worker start --pool {name}`")
         return
-    say("found", f"work-pool/{name}", f"of type {there.type}, left alone")
+    report("found", f"work-pool/{name}", f"of type {pool.type}, unchanged")
 
 
-async def _queue(client: PrefectClient, pool: str, runs: int | None) -> None:
+async def _set_up_queue(client: PrefectClient, pool: str, runs: int | None) -> None:
     name = f"work-queue/{pool}/{OBJECT_QUEUE}"
     try:
-        there = await client.read_work_queue_by_name(OBJECT_QUEUE, work_pool_name=pool)
+        queue = await client.read_work_queue_by_name(OBJECT_QUEUE, work_pool_name=pool)
     except ObjectNotFound:
-        made = await client.create_work_queue(OBJECT_QUEUE, work_pool_name=pool)
-        await client.update_work_queue(made.id, concurrency_limit=runs or RUNS)
-        say("made", name, f"{runs or RUNS} objects at once")
+        queue = await client.create_work_queue(OBJECT_QUEUE, work_pool_name=pool)
+        await client.update_work_queue(queue.id, concurrency_limit=runs or DEFAULT_RUNS)
+        report("created", name, f"{runs or DEFAULT_RUNS} objects at once")
         return
-    # `prefect deploy` makes a queue without a limit, where it comes first
-    wanted = runs or there.concurrency_limit or RUNS
-    if there.concurrency_limit == wanted:
-        say("found", name, f"{wanted} objects at once, left alone")
+    # when `prefect deploy` comes first, it creates the queue without a limit
+    limit = runs or queue.concurrency_limit or DEFAULT_RUNS
+    if queue.concurrency_limit == limit:
+        report("found", name, f"{limit} objects at once, unchanged")
         return
-    await client.update_work_queue(there.id, concurrency_limit=wanted)
-    was = f", was {there.concurrency_limit}" if there.concurrency_limit else ""
-    say("updated", name, f"{wanted} objects at once{was}")
+    await client.update_work_queue(queue.id, concurrency_limit=limit)
+    before = f", was {queue.concurrency_limit}" if queue.concurrency_limit else ""
+    report("updated", name, f"{limit} objects at once{before}")

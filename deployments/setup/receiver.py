@@ -1,26 +1,29 @@
-"""The token by which the receiver knows who may tell it of objects."""
+"""The token that senders of notifications show to the receiver."""
 
 from __future__ import annotations
 
 import os
 import secrets
+from typing import Any
 
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
-from prefect_wavespeed.blocks.names import RECEIVER_TOKEN_SECRET
-from prefect_wavespeed.deployments.receiver.secrets import TOKEN_VARIABLE
-from prefect_wavespeed.deployments.setup._load import load
-from prefect_wavespeed.deployments.setup._report import say
+from prefect_wavespeed.blocks.names import RECEIVER_TOKEN_SECRET, RECEIVER_TOKEN_VARIABLE
+from prefect_wavespeed.deployments.saved_blocks import load_if_saved
+from prefect_wavespeed.deployments.setup.report import report
 
 
 async def set_up_receiver() -> None:
-    """Save RESTYLE_RECEIVER_TOKEN as a Secret block; where it is not set, make one up, once."""
-    token, name = os.environ.get(TOKEN_VARIABLE, "").strip(), RECEIVER_TOKEN_SECRET
-    there = await load(Secret, name)
-    if there and token in ("", there.value.get_secret_value()):
-        say("found", f"secret/{name}", "left alone")
+    """Save RESTYLE_RECEIVER_TOKEN as a Secret block; where it is not set and none is saved, generate one."""
+    token, block = os.environ.get(RECEIVER_TOKEN_VARIABLE, "").strip(), f"secret/{RECEIVER_TOKEN_SECRET}"
+    saved = await load_if_saved(Secret, RECEIVER_TOKEN_SECRET)
+    if saved and token in ("", saved.value.get_secret_value()):
+        report("found", block, "unchanged")
         return
-    await Secret(value=SecretStr(token or secrets.token_urlsafe(32))).save(name, overwrite=True)
-    source = f"from {TOKEN_VARIABLE}" if token else "made up; docs/deploying.md tells how to read it"
-    say("updated" if there else "made", f"secret/{name}", source)
+    secret: Secret[Any] = Secret(value=SecretStr(token or secrets.token_urlsafe(32)))
+    await secret.save(RECEIVER_TOKEN_SECRET, overwrite=True)
+    source = (
+        f"from {RECEIVER_TOKEN_VARIABLE}" if token else "generated; docs/deploying.md says how to read it"
+    )
+    report("updated" if saved else "created", block, source)

@@ -6,9 +6,9 @@ from prefect_wavespeed.batch.created_object import refuse_overlap
 from prefect_wavespeed.blocks.output import open_output
 from prefect_wavespeed.deployments.setup.automations import set_up_automations
 from prefect_wavespeed.deployments.setup.output import set_up_output
-from prefect_wavespeed.deployments.setup.pool import set_up_pool, wanted_runs
+from prefect_wavespeed.deployments.setup.pool import requested_runs, set_up_pool
 from prefect_wavespeed.deployments.setup.receiver import set_up_receiver
-from prefect_wavespeed.deployments.setup.settings import save_settings, wanted_settings
+from prefect_wavespeed.deployments.setup.settings import resolve_settings, save_settings
 from prefect_wavespeed.deployments.setup.tiers import Tier
 from prefect_wavespeed.deployments.setup.wavespeed import set_up_wavespeed
 
@@ -29,7 +29,7 @@ async def set_up(*, out: str | None, watch: str | None, tier: Tier | None) -> bo
     Raises:
         ConfigurationError: the API key is missing, or a setting is not valid.
     """
-    settings, runs = await wanted_settings(watch, out), wanted_runs()
+    settings, runs = await resolve_settings(watch, out), requested_runs()
     if settings.watching:
         refuse_overlap(settings.watch, out or (await open_output(settings.output)).uri)
     await set_up_wavespeed(tier)

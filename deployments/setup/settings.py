@@ -1,4 +1,4 @@
-"""The deployments' settings: Prefect variables, because prefect.yaml has no defaults for an environment's."""
+"""Settings of the deployments, as Prefect variables: prefect.yaml cannot fall back on other defaults."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from prefect.client.schemas.schedules import CronSchedule
 from pydantic import ValidationError
 
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, TAG, WORK_POOL, Setting, variable
-from prefect_wavespeed.deployments.setup._report import say
 from prefect_wavespeed.deployments.setup.output import output_block
+from prefect_wavespeed.deployments.setup.report import report
 from prefect_wavespeed.errors import ConfigurationError
 
 NOTHING = "none"
-"""Stands where no bucket is watched: nothing begins like it, where an empty prefix would match everything."""
+"""Stands for no watched prefix: no URI begins with it, whereas an empty prefix would match every object."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What prefect.yaml is filled in with; each is the variable ``restyle_`` and its name.
+    """Values for prefect.yaml; each is saved as a variable, ``restyle_`` and its name.
 
     Attributes:
-        work_pool: that runs wait in.
+        work_pool: of the deployments.
         image: of Docker and Kubernetes pools.
-        watch: ``s3://bucket/prefix/`` whose objects are restyled as they come, or ``none``.
+        watch: ``s3://bucket/prefix/`` whose objects are restyled as they arrive, or ``none``.
         watching: whether there is one.
-        output: where pictures go, as flows are told.
+        output: where pictures go, as flows take it.
         schedule: of the nightly batch, as cron (UTC).
         manifest: of the nightly batch.
         scheduled: whether there is one.
@@ -45,27 +45,27 @@ class Settings:
     scheduled: bool
 
 
-async def wanted_settings(watch: str | None, out: str | None) -> Settings:
-    """What the environment says, else what is saved, else a default that serves.
+async def resolve_settings(watch: str | None, out: str | None) -> Settings:
+    """Take each setting from the command line, the environment, what is saved, or a default, in this order.
 
     Args:
-        watch: what the command was told to watch; empty for nothing.
-        out: where it was told that outputs go, as a bucket's prefix or a directory.
+        watch: the prefix to watch by the command line; empty for none, None for no word on it.
+        out: where outputs go by the command line: a bucket's prefix or a directory.
 
     Raises:
-        ConfigurationError: one of them cannot be used.
+        ConfigurationError: one of them is not valid.
     """
-    saved = {name: str(value) for name, value in (await _saved()).items()}
+    saved = {name: str(value) for name, value in (await _read_saved()).items()}
 
     def setting(name: Setting, default: str) -> str:
         return os.environ.get(f"RESTYLE_{name.upper()}") or saved.get(name) or default
 
     if watch is None:
         watch = os.environ.get("RESTYLE_WATCH", saved.get("watch", NOTHING))
-    watch = _watched(watch)
-    # whoever names no manifest means what is watched, also when that changes
-    named = saved.get("manifest") if saved.get("manifest") != saved.get("watch") else None
-    manifest = os.environ.get("RESTYLE_MANIFEST") or named or watch
+    watch = _as_folder(watch)
+    # without a manifest of its own the nightly batch follows the watched prefix, also when that changes
+    own_manifest = saved.get("manifest") if saved.get("manifest") != saved.get("watch") else None
+    manifest = os.environ.get("RESTYLE_MANIFEST") or own_manifest or watch
     schedule = setting("schedule", "0 2 * * *")
     try:
         CronSchedule(cron=schedule)
@@ -85,44 +85,49 @@ async def wanted_settings(watch: str | None, out: str | None) -> Settings:
     )
 
 
-def _watched(watch: str) -> str:
-    """As a folder: what begins like ``s3://bucket/in`` is not meant to be all that lies below it."""
+def _as_folder(watch: str) -> str:
+    """End the prefix with a slash: ``s3://bucket/in`` does not mean ``s3://bucket/input/``."""
     if watch in ("", NOTHING):
         return NOTHING
     bucket, _, _ = watch.removeprefix("s3://").partition("/")
     if not watch.startswith("s3://") or not bucket:
-        raise ConfigurationError(f"--watch {watch}: name s3://bucket/prefix/")
+        raise ConfigurationError(f"--watch {watch}: not a prefix in S3: give s3://bucket/prefix/")
     if any(character in watch for character in "*?["):
-        raise ConfigurationError(f"--watch {watch}: a prefix with * ? or [ cannot be watched")
+        raise ConfigurationError(
+            f"--watch {watch}: a prefix with *, ? or [ cannot be watched: choose another"
+        )
     return watch if watch.endswith("/") else f"{watch}/"
 
 
-async def _saved() -> dict[str, Any]:
+async def _read_saved() -> dict[str, Any]:
     async with get_client() as client:
         found = {name: await client.read_variable_by_name(variable(name)) for name in get_args(Setting)}
-    return {name: held.value for name, held in found.items() if held}
+    return {name: saved.value for name, saved in found.items() if saved}
 
 
 async def save_settings(settings: Settings) -> bool:
-    """Save them as variables.
+    """Save the settings as variables.
 
     Returns:
-        Whether any is new, so that the deployments are to be deployed again.
+        Whether any changed, so that the deployments have to be deployed again.
     """
-    saved = await _saved()
+    saved = await _read_saved()
     async with get_client() as client:
         for name in get_args(Setting):
-            value, name_in_prefect = getattr(settings, name), variable(name)
+            value, key = getattr(settings, name), variable(name)
+            shown = _shown(value)
             if name not in saved:
-                await client.create_variable(VariableCreate(name=name_in_prefect, value=value, tags=[TAG]))
-                say("made", f"variable/{name_in_prefect}", _told(value))
+                await client.create_variable(VariableCreate(name=key, value=value, tags=[TAG]))
+                report("created", f"variable/{key}", shown)
             elif saved[name] != value:
-                await client.update_variable(VariableUpdate(name=name_in_prefect, value=value))
-                say("updated", f"variable/{name_in_prefect}", f"{_told(value)}, was {_told(saved[name])}")
+                await client.update_variable(VariableUpdate(name=key, value=value))
+                report("updated", f"variable/{key}", f"{shown}, was {_shown(saved[name])}")
             else:
-                say("found", f"variable/{name_in_prefect}", f"{_told(value)}, left alone")
+                report("found", f"variable/{key}", f"{shown}, unchanged")
     return saved != vars(settings)
 
 
-def _told(value: Any) -> str:
-    return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

@@ -1,4 +1,4 @@
-"""The API key, the `WaveSpeed` block that refers to it, and how fast its account may go."""
+"""The API key, the `WaveSpeed` block that refers to it, and the limits of its account."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pydantic import SecretStr
 
 from prefect_wavespeed.blocks.names import API_KEY_SECRET, IN_FLIGHT_LIMIT, WAVESPEED_BLOCK
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
-from prefect_wavespeed.deployments.setup._load import load
-from prefect_wavespeed.deployments.setup._report import say
+from prefect_wavespeed.deployments.saved_blocks import load_if_saved
+from prefect_wavespeed.deployments.setup.report import report
 from prefect_wavespeed.deployments.setup.tiers import TIERS, Tier
 from prefect_wavespeed.errors import ConfigurationError
 
@@ -23,26 +23,26 @@ async def set_up_wavespeed(tier: Tier | None) -> None:
     """Save key, block and limit.
 
     Args:
-        tier: the account's level; None leaves the limits as they are.
+        tier: the account's level; None keeps the limits.
 
     Raises:
-        ConfigurationError: there is no API key, or WAVESPEED_BASE_URL is no safe place for it, or
-            RESTYLE_WEBHOOK_URL none for webhooks.
+        ConfigurationError: there is no API key, or WAVESPEED_BASE_URL or RESTYLE_WEBHOOK_URL is not valid.
     """
     await WaveSpeed.register_type_and_schema()
-    there, saved = await load(WaveSpeed, WAVESPEED_BLOCK), await load(Secret, API_KEY_SECRET)
-    secret, changes = _secret(saved), _changes(tier)
-    for block in (WaveSpeed(api_key=secret), _changed(there, secret, changes)):
-        await block.get_client().aclose()  # refuses what cannot be used before anything is saved
-    secret = await _save_secret(secret, saved)
+    saved_block = await load_if_saved(WaveSpeed, WAVESPEED_BLOCK)
+    saved_secret = await load_if_saved(Secret, API_KEY_SECRET)
+    secret, changes = _secret(saved_secret), _changes(tier)
+    for block in (WaveSpeed(api_key=secret), _block(saved_block, secret, changes)):
+        await block.get_client().aclose()  # raises for what is not valid, before anything is saved
+    secret = await _save_secret(secret, saved_secret)
     if tier:
-        await _limit(tier)
-    await _save_block(_changed(there, secret, changes), there)
+        await _set_up_limit(TIERS[tier].in_flight)
+    await _save_block(_block(saved_block, secret, changes), saved_block)
 
 
-def _changed(there: WaveSpeed | None, secret: Secret, changes: dict[str, Any]) -> WaveSpeed:  # type: ignore[type-arg]
-    """The block as it is wanted; the key that it refers to is its own matter."""
-    return (there or WaveSpeed(api_key=secret)).model_copy(update=changes)
+def _block(saved: WaveSpeed | None, secret: Secret, changes: dict[str, Any]) -> WaveSpeed:  # type: ignore[type-arg]
+    """Return the block with its changes; a saved one keeps the secret that it refers to."""
+    return (saved or WaveSpeed(api_key=secret)).model_copy(update=changes)
 
 
 def _key() -> str:
@@ -50,77 +50,66 @@ def _key() -> str:
 
 
 def _secret(saved: Secret | None) -> Secret:  # type: ignore[type-arg]
-    """The key of the environment, or else the saved one."""
+    """Return the environment's key, or else the saved one."""
     key = _key()
     if saved and key in ("", saved.value.get_secret_value()):
         return saved
     if not key:
         raise ConfigurationError(
-            "no WaveSpeedAI API key: set WAVESPEED_API_KEY and run `restyle setup` again"
+            "there is no WaveSpeedAI API key: set WAVESPEED_API_KEY and run `restyle setup` again"
         )
     return Secret(value=SecretStr(key))
 
 
 def _changes(tier: Tier | None) -> dict[str, Any]:
-    """What the environment and the tier say of the block's fields."""
+    """Return the block's fields that the environment and the tier set."""
     changes: dict[str, Any] = {}
     if url := os.environ.get("WAVESPEED_BASE_URL"):
         changes["base_url"] = url
-    if (url := os.environ.get("RESTYLE_WEBHOOK_URL")) is not None:  # empty: polled again
+    if (url := os.environ.get("RESTYLE_WEBHOOK_URL")) is not None:  # empty: back to polling
         changes["webhook_url"] = SecretStr(url.strip()) if url.strip() else None
     if tier:
-        per_minute, in_flight = TIERS[tier]
-        changes |= {
-            "requests_per_minute": per_minute,
-            "max_in_flight": in_flight,
-            "concurrency_limit": IN_FLIGHT_LIMIT,
-        }
+        changes["requests_per_minute"], changes["max_in_flight"] = TIERS[tier]
+        changes["concurrency_limit"] = IN_FLIGHT_LIMIT
     return changes
 
 
 async def _save_secret(secret: Secret, saved: Secret | None) -> Secret:  # type: ignore[type-arg]
+    name = f"secret/{API_KEY_SECRET}"
     if secret is saved:
-        told = "holds this key, left alone" if _key() else "left alone: WAVESPEED_API_KEY is not set"
-        say("found", f"secret/{API_KEY_SECRET}", told)
+        report("found", name, f"unchanged: {'the same key' if _key() else 'WAVESPEED_API_KEY is not set'}")
         return secret
     await secret.save(API_KEY_SECRET, overwrite=True)
-    say("updated" if saved else "made", f"secret/{API_KEY_SECRET}", "from WAVESPEED_API_KEY")
+    report("updated" if saved else "created", name, "from WAVESPEED_API_KEY")
     return await Secret.aload(API_KEY_SECRET)
 
 
-async def _limit(tier: Tier) -> None:
-    _, in_flight = TIERS[tier]
+async def _set_up_limit(in_flight: int) -> None:
     name = f"global-concurrency-limit/{IN_FLIGHT_LIMIT}"
     async with get_client() as client:
         try:
-            there = await client.read_global_concurrency_limit_by_name(IN_FLIGHT_LIMIT)
+            saved = await client.read_global_concurrency_limit_by_name(IN_FLIGHT_LIMIT)
         except ObjectNotFound:
-            await client.create_global_concurrency_limit(
-                GlobalConcurrencyLimitCreate(name=IN_FLIGHT_LIMIT, limit=in_flight)
-            )
-            say("made", name, f"{in_flight:,} predictions in flight for all runs together")
+            limit = GlobalConcurrencyLimitCreate(name=IN_FLIGHT_LIMIT, limit=in_flight)
+            await client.create_global_concurrency_limit(limit)
+            report("created", name, f"{in_flight:,} predictions in flight for all runs together")
             return
-        if there.limit == in_flight:
-            say("found", name, f"{in_flight:,} in flight, left alone")
+        if saved.limit == in_flight:
+            report("found", name, f"{in_flight:,} in flight, unchanged")
             return
-        await client.update_global_concurrency_limit(
-            IN_FLIGHT_LIMIT, GlobalConcurrencyLimitUpdate(limit=in_flight)
-        )
-        say("updated", name, f"{in_flight:,} in flight, was {there.limit:,}")
+        update = GlobalConcurrencyLimitUpdate(limit=in_flight)
+        await client.update_global_concurrency_limit(IN_FLIGHT_LIMIT, update)
+        report("updated", name, f"{in_flight:,} in flight, was {saved.limit:,}")
 
 
-async def _save_block(block: WaveSpeed, there: WaveSpeed | None) -> None:
-    about = f"for {block.base_url}"
+async def _save_block(block: WaveSpeed, saved: WaveSpeed | None) -> None:
+    name, details = f"wavespeed/{WAVESPEED_BLOCK}", f"for {block.base_url}"
     if block.requests_per_minute and block.max_in_flight:
-        about += f", {block.requests_per_minute:,} a minute, {block.max_in_flight:,} in flight"
+        details += f", {block.requests_per_minute:,} a minute, {block.max_in_flight:,} in flight"
     if block.webhook_url:
-        about += ", with webhooks"
-    if there and all(getattr(there, name) == value for name, value in block):
-        say("found", f"wavespeed/{WAVESPEED_BLOCK}", f"{about}, left alone")
+        details += ", with webhooks"
+    if saved and all(getattr(saved, field) == value for field, value in block):
+        report("found", name, f"{details}, unchanged")
         return
     await block.save(WAVESPEED_BLOCK, overwrite=True)
-    say(
-        "updated" if there else "made",
-        f"wavespeed/{WAVESPEED_BLOCK}",
-        f"{about}, key in secret/{API_KEY_SECRET}",
-    )
+    report("updated" if saved else "created", name, f"{details}, key in secret/{API_KEY_SECRET}")

@@ -1,4 +1,4 @@
-"""A saved block, if there is one."""
+"""Loading a block that may not be saved."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from prefect_wavespeed.errors import ConfigurationError
 _B = TypeVar("_B", bound=Block)
 
 
-async def load(block: type[_B], name: str) -> _B | None:
-    """The block of this name, or None where none is saved.
+async def load_if_saved(block: type[_B], name: str) -> _B | None:
+    """Load a block; None where no block of that name is saved.
 
     Raises:
-        ConfigurationError: it cannot be used as it is: a block that it refers to was deleted, say.
+        ConfigurationError: it cannot be loaded: a block that it refers to was deleted, for example.
     """
     try:
         return await block.aload(name)
@@ -25,6 +25,6 @@ async def load(block: type[_B], name: str) -> _B | None:
             return None
         slug = f"{block.get_block_type_slug()}/{name}"
         raise ConfigurationError(
-            f"block {slug} cannot be used as it is: what it refers to may be gone: "
+            f"a block that {slug} refers to may have been deleted, so it cannot be loaded: "
             f"`prefect block delete {slug}`, then run `restyle setup` again"
         ) from None
