@@ -218,7 +218,7 @@ async def test_a_bucket_that_may_only_be_read_is_an_error_that_names_the_right(m
     assert "access denied" in told[OUTPUT].found
     assert "s3:PutObject" in told[OUTPUT].remedy
     assert skew is None
-    assert [request for request in way.seen if request.startswith(("POST", "DELETE"))] == []
+    assert [request for request in way.request_lines if request.startswith(("POST", "DELETE"))] == []
 
 
 @pytest.mark.parametrize(

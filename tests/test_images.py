@@ -1,4 +1,4 @@
-"""Pictures told from their bytes, whole ones from broken ones."""
+"""Formats are recognized by their bytes, whole pictures are told from broken ones, thumbnails are made."""
 
 from __future__ import annotations
 

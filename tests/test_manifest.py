@@ -250,7 +250,7 @@ async def test_a_prefix_is_listed_page_by_page(moto: S3Server) -> None:
             )
         ]
     assert [row.number for batch in batches for row in batch] == [1, 2, 3, 4, 5, 6, 7]
-    assert way.seen.count(f"GET /{moto.bucket}") == 4
+    assert way.request_lines.count(f"GET /{moto.bucket}") == 4
 
 
 # --- rows that are wrong ---

@@ -414,7 +414,7 @@ async def test_a_store_that_goes_away_is_one_error_and_no_dead_letter(
         await through.store.ensure_conditional_put()
         emulator.faults([{"on": "cdn", "fault": "slow", "seconds": 1, "times": None}])
         settling = asyncio.create_task(through.settle())
-        while not any("prediction.json" in request for request in way.seen):
+        while not any("prediction.json" in request for request in way.request_lines):
             await asyncio.sleep(0.05)
         way.down()
         with pytest.raises(StoreError, match="refused"):

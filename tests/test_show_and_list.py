@@ -358,8 +358,8 @@ async def test_a_source_is_found_without_listing_all_folders(emulator: Emulator,
         way.page = 50
         (facts,) = await find(store, PHOTO.name)
         assert facts.key == done.job_key
-        assert way.seen.count("GET /restyle") <= 4
-        assert [request for request in way.seen if "zebra" in request] == []
+        assert way.request_lines.count("GET /restyle") <= 4
+        assert [request for request in way.request_lines if "zebra" in request] == []
 
 
 async def test_a_source_is_found_by_another_name_than_its_folder_has(world: World, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ async def test_a_listing_is_whole_when_it_has_many_pages(moto: S3Server) -> None
         store = s3_store(seen.bucket, "pages", seen.session(), endpoint_url=seen.endpoint)
         await asyncio.gather(*(store.create(f"many/{number}", b"") for number in range(7)))
         assert len(await store.list("many/")) == 7
-        assert way.seen.count("GET /restyle") == 4
+        assert way.request_lines.count("GET /restyle") == 4
 
 
 async def test_the_stores_clock_is_never_ahead_of_it(store: Store) -> None:
@@ -92,7 +92,7 @@ async def test_a_store_is_probed_once_a_process(moto: S3Server) -> None:
     with proxy(moto) as (way, seen):
         store = s3_store(seen.bucket, "probed-once", seen.session(), endpoint_url=seen.endpoint)
         await asyncio.gather(*(store.ensure_conditional_put() for _ in range(5)))
-        probes = [request for request in way.seen if "/.probe/" in request]
+        probes = [request for request in way.request_lines if "/.probe/" in request]
         assert sorted(request.split()[0] for request in probes) == ["HEAD", "PUT", "PUT"]
 
 
@@ -118,7 +118,7 @@ async def test_another_prefix_of_a_probed_bucket_is_not_probed_again(moto: S3Ser
         for prefix in ("one", "other"):
             store = s3_store(seen.bucket, prefix, seen.session(), endpoint_url=seen.endpoint)
             await store.ensure_conditional_put()
-        assert len([request for request in way.seen if "/.probe/" in request]) == 3
+        assert len([request for request in way.request_lines if "/.probe/" in request]) == 3
 
 
 async def test_objects_on_s3_bear_their_type_and_metadata(moto: S3Server) -> None:
@@ -139,7 +139,7 @@ async def test_a_put_whose_answer_was_lost_is_sent_again_and_meets_itself(moto: 
         store = s3_store(seen.bucket, "lost", seen.session(), endpoint_url=seen.endpoint)
         assert not await store.create("a.json", b"ours")
         assert await store.get("a.json") == b"ours"
-        assert way.seen.count("PUT /restyle/lost/a.json") == 2
+        assert way.request_lines.count("PUT /restyle/lost/a.json") == 2
 
 
 async def test_a_store_that_cannot_be_reached_says_so_soon_and_may_be_tried_again(moto: S3Server) -> None:

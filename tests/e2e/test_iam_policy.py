@@ -184,7 +184,7 @@ def assert_minimal(calls: Proxy) -> None:
     """Every call is allowed by some statement, and every action of every statement was needed."""
     used: set[tuple[str, str, str]] = set()
     outside: set[tuple[str, str]] = set()
-    for method, path, body in calls.asked:
+    for method, path, body in calls.requests:
         for action, resource in needs(method, path, body):
             by = {grant for grant in allowed() if grant[1] == action and fnmatchcase(resource, grant[2])}
             used |= by

@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis behind a Prefect server, from Debian's packages, on loopback, gone with the test."""
+"""PostgreSQL and Redis for a Prefect server, from Debian's packages, on loopback, for one test."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _OWNER = "nobody"  # PostgreSQL refuses to run as root
 
 @contextmanager
 def postgresql() -> Iterator[str]:
-    """An empty database ``prefect``; gives its URL for Prefect."""
+    """Run PostgreSQL with an empty database ``prefect``; gives its URL for Prefect."""
     (programs,) = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]
     with _folder() as folder:
         _run(programs / "initdb", "--auth=trust", "--username=prefect", "--no-sync", folder / "data")
         port = free_port()
-        # nothing of it needs to outlast the machine
+        # its data need not survive a crash of the machine
         options = {"listen_addresses": "127.0.0.1", "fsync": "off", "max_connections": "200"}
-        given = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-        server = [programs / "postgres", "-D", folder / "data", "-k", folder, "-p", str(port), *given]
+        arguments = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        server = [programs / "postgres", "-D", folder / "data", "-k", folder, "-p", str(port), *arguments]
         ready = [str(programs / "createdb"), "-h", str(folder), "-p", str(port), "-U", "prefect", "prefect"]
         with _running(folder / "log", *server):
             wait_until(lambda: not subprocess.run(ready, capture_output=True).returncode, 60)
@@ -37,7 +37,7 @@ def postgresql() -> Iterator[str]:
 
 @contextmanager
 def redis() -> Iterator[str]:
-    """A Redis server with nothing in it; gives its URL."""
+    """Run an empty Redis server; gives its URL."""
     with _folder() as folder:
         port = free_port()
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
@@ -47,7 +47,7 @@ def redis() -> Iterator[str]:
 
 
 def behind_prefect(database: str, redis: str) -> dict[str, str]:
-    """The settings of a Prefect server on both, as in docs/scaling.md."""
+    """The settings of a Prefect server that uses both, as in docs/scaling.md."""
     return {
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
         "PREFECT_MESSAGING_BROKER": "prefect_redis.messaging",
@@ -56,14 +56,14 @@ def behind_prefect(database: str, redis: str) -> dict[str, str]:
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect_redis.lease_storage",
         "PREFECT_SERVER_WORKER_CHANNEL_CLEANUP_QUEUE_STORAGE": "prefect_redis.cleanup_queue",
         "PREFECT_REDIS_MESSAGING_URL": redis,
-        "PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL": redis,  # it does not go by the other one
+        "PREFECT_REDIS_WORKER_CLEANUP_QUEUE_URL": redis,  # it ignores the other one
         "PREFECT_SERVER_DOCKET_URL": redis,
     }
 
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="restyle-", dir="/tmp"))  # pytest's own are closed to others
+    folder = Path(tempfile.mkdtemp(prefix="restyle-", dir="/tmp"))  # not pytest's: others cannot enter it
     if not os.geteuid():
         shutil.chown(folder, _OWNER)
     try:
@@ -74,13 +74,13 @@ def _folder() -> Iterator[Path]:
 
 @contextmanager
 def _running(log: Path, *command: object) -> Iterator[None]:
-    """A server; it also ends when this process does, however that happens."""
-    with log.open("wb") as said:
+    """Run a server; it also ends when this process is killed."""
+    with log.open("wb") as output:
         process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "INT", *_as_owner(), *map(str, command)],
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
         )
         try:

@@ -16,13 +16,13 @@ from botocore.config import Config
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-SCRIPT = Path(__file__).with_name("ceph-rgw.sh")
+SCRIPT = Path(__file__).parents[1] / "ceph-rgw.sh"
 PROGRAMS = ("ceph", "ceph-mon", "ceph-osd", "radosgw", "radosgw-admin")
 
 
 @dataclass(frozen=True)
 class CephGateway:
-    """Where the gateway listens and who may use it."""
+    """The address of a gateway, and its only user."""
 
     endpoint: str
     bucket: str = "restyle"
@@ -32,7 +32,7 @@ class CephGateway:
 
     @property
     def env(self) -> dict[str, str]:
-        """What a child process needs in its environment so that ``s3://`` means this gateway."""
+        """The environment variables with which ``s3://`` means this gateway."""
         return {
             "AWS_ENDPOINT_URL_S3": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -41,7 +41,7 @@ class CephGateway:
         }
 
     def client(self, *, secret_key: str | None = None) -> S3Client:
-        """A boto3 client for the gateway, with another secret key if one is given."""
+        """A boto3 client for the gateway, with its own secret key unless another is given."""
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
@@ -57,9 +57,9 @@ class CephGateway:
         )
 
     def notify(self, url: str, prefix: str) -> None:
-        """Tell of every object that is created below a prefix of the bucket, by posts to a URL.
+        """Post a notification to a URL for every object that is created below a prefix of the bucket.
 
-        What is not answered with 2xx is kept by the gateway and told again.
+        The gateway keeps what is not answered with 2xx and posts it again.
         """
         topics = boto3.client(
             "sns",
@@ -87,21 +87,21 @@ class CephGateway:
 
 @contextmanager
 def ceph_gateway() -> Iterator[CephGateway]:
-    """A gateway of its own with an empty bucket, gone afterwards, also when this process is killed.
+    """Run a gateway with an empty bucket; it also ends when this process is killed.
 
     Raises:
-        RuntimeError: Ceph is not installed, or the gateway did not start (its last words are on stderr).
+        RuntimeError: Ceph is not installed, or the gateway did not start (stderr has the reason).
     """
     missing = [program for program in PROGRAMS if which(program) is None]
     if missing:
-        raise RuntimeError(f"{', '.join(missing)} not found: run tests/ceph-rgw.sh install (as root)")
+        raise RuntimeError(f"not installed: {', '.join(missing)}: run tests/ceph-rgw.sh install")
     # The script stops the daemons when its standard input closes, however this process ends.
     pipe = subprocess.PIPE
     with subprocess.Popen([SCRIPT, "run"], stdin=pipe, stdout=pipe, text=True) as script:
         assert script.stdout
         endpoint = script.stdout.readline().strip()
         if not endpoint:
-            raise RuntimeError("the Ceph gateway did not start: see above")
+            raise RuntimeError("the Ceph gateway did not start: see stderr")
         gateway = CephGateway(endpoint)
         gateway.client().create_bucket(Bucket=gateway.bucket)
         yield gateway

@@ -1,4 +1,4 @@
-"""A proxy in front of an S3 server that does what networks and other stores do."""
+"""A proxy in front of an S3 server that fails as networks and other stores do."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Fault:
     """What a proxy does to a request, and how often.
 
     Attributes:
-        what: ``refuse`` answers 503, ``conflict`` 409 and ``forbid`` 403 without passing it on; ``down`` cuts
-            all connections and refuses new ones from here on. ``drop``, ``fail`` and ``down_after`` pass it
-            on, and then cut the connection, answer 500 instead of what the server said, or answer and then go
-            down.
-        method: of the request.
-        path: what the path must end with.
-        times: how often; it counts down.
+        kind: ``refuse`` answers 503, ``conflict`` 409 and ``forbid`` 403 without forwarding the request;
+            ``down`` cuts all connections and refuses new ones from then on. ``drop``, ``fail`` and
+            ``down_after`` forward it, and then cut the connection, answer 500 instead of the server's
+            response, or respond and then go down.
+        method: of the requests.
+        path: what their paths end with.
+        times: how many of them; it counts down.
     """
 
-    what: Literal["refuse", "conflict", "forbid", "down", "drop", "fail", "down_after"]
+    kind: Literal["refuse", "conflict", "forbid", "down", "drop", "fail", "down_after"]
     method: str
     path: str
     times: int = 1
@@ -45,13 +45,13 @@ class Proxy:
     """An HTTP proxy in front of an S3 server, listening on a port of its own.
 
     Attributes:
-        endpoint: where it listens.
-        ignore_conditions: take ``If-None-Match`` away from every request, as a store that ignores it does.
-        page: how many objects a page of a listing has, instead of 1,000.
-        ahead: by how many seconds the times in its answers are ahead.
+        endpoint: its address.
+        ignore_conditions: remove ``If-None-Match`` from every request, as if the store ignored it.
+        page: objects on a page of a listing, instead of 1,000.
+        ahead: seconds by which the times in its responses are ahead.
         faults: what else it does.
-        seen: the requests that reached it, as ``METHOD path``.
-        asked: the same, as they were sent: method, path with query, body.
+        request_lines: the requests that reached it, as ``METHOD path``.
+        requests: the same as method, path with query, and body.
     """
 
     upstream: str
@@ -60,12 +60,12 @@ class Proxy:
     page: int = 0
     ahead: float = 0
     faults: list[Fault] = field(default_factory=list)
-    seen: list[str] = field(default_factory=list)
-    asked: list[tuple[str, str, bytes]] = field(default_factory=list)
+    request_lines: list[str] = field(default_factory=list)
+    requests: list[tuple[str, str, bytes]] = field(default_factory=list)
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     _runner: web.AppRunner | None = None
     _port: int = 0
-    _falling: asyncio.Task[None] | None = None
+    _going_down: asyncio.Task[None] | None = None
 
     def up(self) -> None:
         """Accept connections, if it is down."""
@@ -79,7 +79,7 @@ class Proxy:
         if self._runner:
             return
         app = web.Application(client_max_size=1 << 26)
-        app.router.add_route("*", "/{path:.*}", self._pass_on)
+        app.router.add_route("*", "/{path:.*}", self._forward)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port)
@@ -92,17 +92,17 @@ class Proxy:
             self._runner = None
             await runner.cleanup()
 
-    async def _pass_on(self, request: web.Request) -> web.StreamResponse:
-        self.seen.append(f"{request.method} {request.path}")
-        self.asked.append((request.method, request.raw_path, await request.read()))
-        faults = self._pick(request)
-        if faults == "refuse":
+    async def _forward(self, request: web.Request) -> web.StreamResponse:
+        self.request_lines.append(f"{request.method} {request.path}")
+        self.requests.append((request.method, request.raw_path, await request.read()))
+        fault = self._take_fault(request)
+        if fault == "refuse":
             return web.Response(status=503)
-        if faults == "conflict":
+        if fault == "conflict":
             return web.Response(status=409, text="<Error><Code>ConditionalRequestConflict</Code></Error>")
-        if faults == "forbid":
+        if fault == "forbid":
             return web.Response(status=403, text="<Error><Code>AccessDenied</Code></Error>")
-        if faults == "down":
+        if fault == "down":
             self._go_down(request)
         headers = request.headers.copy()
         if self.ignore_conditions:
@@ -116,21 +116,21 @@ class Proxy:
             ) as answer,
         ):
             body = await answer.read()
-        if faults == "drop" and request.transport:
+        if fault == "drop" and request.transport:
             request.transport.abort()
-        if faults == "fail":
+        if fault == "fail":
             return web.Response(status=500)
-        told = answer.headers.copy()
+        response_headers = answer.headers.copy()
         for name in _HOP_BY_HOP:
-            told.popall(name, None)
+            response_headers.popall(name, None)
         for name in ("Date", "Last-Modified"):
-            if self.ahead and name in told:
-                moment = parsedate_to_datetime(told[name]) + timedelta(seconds=self.ahead)
-                told[name] = format_datetime(moment, usegmt=True)
+            if self.ahead and name in response_headers:
+                moment = parsedate_to_datetime(response_headers[name]) + timedelta(seconds=self.ahead)
+                response_headers[name] = format_datetime(moment, usegmt=True)
         if request.method == "HEAD":  # its length is that of the object
-            told.extend({"Content-Length": answer.headers.get("Content-Length", "0")})
-        response = web.Response(status=answer.status, headers=told, body=body)
-        if faults == "down_after":
+            response_headers.extend({"Content-Length": answer.headers.get("Content-Length", "0")})
+        response = web.Response(status=answer.status, headers=response_headers, body=body)
+        if fault == "down_after":
             await response.prepare(request)
             await response.write_eof()
             self._go_down(request)
@@ -139,28 +139,29 @@ class Proxy:
     def _go_down(self, request: web.Request) -> None:
         if request.transport:
             request.transport.abort()
-        self._falling = self._loop.create_task(self._down())  # not by this request: it would wait for itself
+        # in a task of its own: this request would wait for itself
+        self._going_down = self._loop.create_task(self._down())
 
-    def _pick(self, request: web.Request) -> str | None:
-        for faults in self.faults:
-            fits = request.method == faults.method and request.path.endswith(faults.path)
-            if fits and faults.times > 0:
-                faults.times -= 1
-                return faults.what
+    def _take_fault(self, request: web.Request) -> str | None:
+        for fault in self.faults:
+            matches = request.method == fault.method and request.path.endswith(fault.path)
+            if matches and fault.times > 0:
+                fault.times -= 1
+                return fault.kind
         return None
 
 
 @contextmanager
 def proxy(upstream: S3Server, *faults: Fault) -> Iterator[tuple[Proxy, S3Server]]:
-    """A proxy before a server, and the server as it is seen through it."""
-    before = Proxy(upstream.endpoint, faults=[replace(some) for some in faults])  # they count down
-    thread = threading.Thread(target=before._loop.run_forever, daemon=True)
+    """Run a proxy in front of a server; gives the proxy, and the server by the proxy's address."""
+    running = Proxy(upstream.endpoint, faults=[replace(fault) for fault in faults])  # they count down
+    thread = threading.Thread(target=running._loop.run_forever, daemon=True)
     thread.start()
     try:
-        before.up()
-        yield before, replace(upstream, endpoint=before.endpoint)
+        running.up()
+        yield running, replace(upstream, endpoint=running.endpoint)
     finally:
-        before.down()
-        before._loop.call_soon_threadsafe(before._loop.stop)
+        running.down()
+        running._loop.call_soon_threadsafe(running._loop.stop)
         thread.join(10)
-        before._loop.close()
+        running._loop.close()

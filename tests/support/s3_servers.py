@@ -25,7 +25,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where an S3 server listens, and a bucket on it."""
+    """The address of an S3 server, and a bucket on it."""
 
     endpoint: str
     bucket: str = "restyle"
@@ -35,7 +35,7 @@ class S3Server:
 
     @property
     def env(self) -> dict[str, str]:
-        """What a process needs in its environment so that ``s3://`` means this server."""
+        """The environment variables with which ``s3://`` means this server."""
         return {
             "AWS_ENDPOINT_URL_S3": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -44,7 +44,7 @@ class S3Server:
         }
 
     def session(self) -> boto3.Session:
-        """A boto3 session for it; it says nothing of the endpoint."""
+        """A boto3 session with its credentials, without its endpoint."""
         return boto3.Session(
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
@@ -56,13 +56,13 @@ class S3Server:
         return self.session().client("s3", endpoint_url=self.endpoint)
 
     def queues(self) -> SQSClient:
-        """A boto3 client for its queues, where it has any."""
+        """A boto3 client for its queues; only moto has any."""
         return self.session().client("sqs", endpoint_url=self.endpoint)
 
 
 @contextmanager
 def moto_server() -> Iterator[S3Server]:
-    """moto with an empty bucket, gone afterwards."""
+    """Run moto with an empty bucket."""
     command = [sys.executable, "-m", "tests.support.s3_servers"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=_ROOT, stdin=pipe, stdout=pipe, text=True) as process:
@@ -77,39 +77,39 @@ def moto_server() -> Iterator[S3Server]:
 
 
 def serve_moto() -> None:
-    """Serve S3 and SQS until standard input closes, so also when whoever started this was killed."""
+    """Serve S3 and SQS until standard input closes, which it also does when the parent process is killed."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Quiet(WSGIRequestHandler):
-        def log_request(self, *facts: object) -> None:
+        def log_request(self, *_: object) -> None:
             pass
 
     moto = DomainDispatcherApplication(create_backend_app)
     one_at_a_time = threading.Lock()
 
     def answer(environ: Any, body: bytes) -> tuple[tuple[Any, ...], list[bytes]]:
-        started: list[tuple[Any, ...]] = []
-        given = {**environ, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
-        # moto looks whether an object is there, and then puts it: on S3 nothing comes between the two.
+        heads: list[tuple[Any, ...]] = []
+        request = {**environ, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+        # moto looks whether an object exists, and then puts it: on S3 the two are one step.
         with one_at_a_time:
-            said = list(moto(given, lambda *head: started.append(head)))
-        return started[0], said
+            chunks = list(moto(request, lambda *head: heads.append(head)))
+        return heads[0], chunks
 
     def app(environ: Any, start_response: Any) -> list[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         wait = 0.0
         if environ.get("HTTP_X_AMZ_TARGET") == "AmazonSQS.ReceiveMessage":  # waits here: moto would block
-            asked = json.loads(body)
-            wait = asked.pop("WaitTimeSeconds", 0)
-            body = json.dumps(asked).encode()
-        give_up = time.monotonic() + wait
-        head, said = answer(environ, body)
-        while wait and b"".join(said) == b"{}" and time.monotonic() < give_up:
+            query = json.loads(body)
+            wait = query.pop("WaitTimeSeconds", 0)
+            body = json.dumps(query).encode()
+        deadline = time.monotonic() + wait
+        head, chunks = answer(environ, body)
+        while wait and b"".join(chunks) == b"{}" and time.monotonic() < deadline:
             time.sleep(0.05)
-            head, said = answer(environ, body)
+            head, chunks = answer(environ, body)
         start_response(*head)
-        return said
+        return chunks
 
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
     threading.Thread(target=server.serve_forever, daemon=True).start()
