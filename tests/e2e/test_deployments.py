@@ -2,7 +2,7 @@
 
 Nothing is mocked but the vendor: a Prefect server that asks for a password, a process worker in a folder of
 its own, the deployments of prefect.yaml, `restyle setup`, `restyle receiver`, a Ceph gateway that notifies.
-The tests build on one another, in this options: the last ones look at all that the others did.
+The tests build on one another, in this order: the last ones look at all that the others did.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def test_objects_that_come_while_prefect_is_away_are_all_restyled(team: Deployed
 
 def test_objects_whose_worker_was_killed_are_all_restyled_and_no_run_hangs(team: Deployed) -> None:
     uris = {team.put(f"in/killed/{number:02}.jpg", PICTURE) for number in range(20)}
-    team.patience("restyle: runs that never started", 60)
+    team.shorten("restyle: runs that never started", 60)
     wait_until(lambda: len(team.stored("in/killed/")) >= 4, 240)
     team.kill_worker()
     left = {

@@ -1,4 +1,4 @@
-"""The whole of it as a team runs it: server, worker, deployments, receiver, bucket, and the emulator."""
+"""The whole system as a team runs it: server, worker, deployments, receiver, bucket, and the emulator."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.receivers import Receiving, free_port, receiving
 KEY = "key-that-nobody-may-see"
 PASSWORD = "team:a-password-of-prefects"
 RUNS = 3
-"""Objects that are worked on at once: a process each."""
+"""Objects restyled at once, each by its own process."""
 
 _FILE = str(Path(__file__).resolve().parents[2] / "deployments" / "prefect.yaml")
 _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -35,12 +35,12 @@ _READ_TOKEN = f"from prefect.blocks.system import Secret; print(Secret.load({REC
 
 @dataclass
 class Deployed:
-    """What is running, and a look at what comes of it.
+    """What is running, and what it has done.
 
     Attributes:
-        elsewhere: an empty folder: where the worker is started.
+        elsewhere: an empty folder, in which the worker is started.
         receiver: set while it runs.
-        worker: the process of it.
+        worker: its process.
     """
 
     prefect: PrefectServer
@@ -59,7 +59,7 @@ class Deployed:
 
     @property
     def env(self) -> dict[str, str]:
-        """Of all that runs; the leases are short, so that what was lost is soon taken over."""
+        """The environment of all processes; leases are short, so lost jobs are taken over soon."""
         return {
             **self.prefect.env,
             **self.ceph.env,
@@ -87,7 +87,7 @@ class Deployed:
         self._run(["prefect", "deploy", "--prefect-file", _FILE, "--all"], env)
 
     def read_token(self) -> str:
-        """The token of the receiver, as docs/deploying.md tells to read it."""
+        """The receiver's token, read as docs/deploying.md says."""
         return self._run([sys.executable, "-c", _READ_TOKEN], self.env).strip()
 
     def _run(self, command: list[str], env: dict[str, str]) -> str:
@@ -111,19 +111,19 @@ class Deployed:
             )
 
     def kill_worker(self) -> None:
-        """Kill it and the processes of its runs, none of which is told: the machine is gone."""
-        doomed = [self.worker.pid, *_below(self.worker.pid)]
-        for pid in doomed:
+        """Kill the worker and the processes of its runs at once, as when their machine dies."""
+        pids = [self.worker.pid, *_descendants(self.worker.pid)]
+        for pid in pids:
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)  # none of them sees another one end
-        doomed += [child for pid in doomed for child in _below(pid)]
-        for pid in doomed:
+                os.kill(pid, signal.SIGSTOP)  # so that none of them sees another one end
+        pids += [child for pid in pids for child in _descendants(pid)]
+        for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.worker.wait()
 
     def listen(self, prefix: str) -> None:
-        """Let the bucket tell the receiver of what is created below a prefix, and of nothing else."""
+        """Let the bucket notify the receiver of objects created under a prefix, and of nothing else."""
         self.ceph.notify(f"{self.receiver.url}/s3?token={self.token}", prefix)
 
     def put(self, key: str, data: bytes) -> str:
@@ -131,7 +131,7 @@ class Deployed:
         self.ceph.client().put_object(Bucket=self.ceph.bucket, Key=key, Body=data)
         return f"s3://{self.ceph.bucket}/{key}"
 
-    # --- what comes of it ---
+    # --- what the system has done ---
 
     def keys(self, prefix: str) -> list[str]:
         pages = self.ceph.client().get_paginator("list_objects_v2")
@@ -142,7 +142,7 @@ class Deployed:
         return self.ceph.client().get_object(Bucket=self.ceph.bucket, Key=key)["Body"].read()
 
     def stored(self, prefix: str) -> Counter[str]:
-        """How many side-cars there are for each source below a prefix of the bucket."""
+        """How many side-cars there are for each source under a prefix of the bucket."""
         for key in self.side_cars():
             if key not in self._sources:  # they never change
                 self._sources[key] = json.loads(self.read(key))["source"]["uri"]
@@ -157,12 +157,12 @@ class Deployed:
         """How many predictions were billed."""
         return sum(prediction["billed"] for prediction in self.emulator.ledger()["predictions"])
 
-    def patience(self, automation: str, seconds: int) -> None:
-        """Let an automation of `restyle setup` wait no longer than this, until that is run again."""
-        (there,) = [one for one in self.prefect.all("automations") if one["name"] == automation]
-        kept = {key: there[key] for key in ("name", "description", "enabled", "actions")}
-        changed = {**kept, "trigger": {**there["trigger"], "within": seconds}}
-        self.prefect.call("PUT", f"/automations/{there['id']}", changed)
+    def shorten(self, automation: str, seconds: int) -> None:
+        """Shorten what an automation waits for, until `restyle setup` is run again."""
+        (saved,) = [each for each in self.prefect.all("automations") if each["name"] == automation]
+        kept = {key: saved[key] for key in ("name", "description", "enabled", "actions")}
+        changed = {**kept, "trigger": {**saved["trigger"], "within": seconds}}
+        self.prefect.call("PUT", f"/automations/{saved['id']}", changed)
 
     def letters(self) -> dict[str, str]:
         """The reasons of the dead letters, by source."""
@@ -199,22 +199,22 @@ class Deployed:
         return [run for run in runs if run["parameters"].get("created", {}).get("key") == key]
 
 
-def _below(pid: int) -> list[int]:
-    """The processes that a process started, and those that they did."""
+def _descendants(pid: int) -> list[int]:
+    """The child processes of a process, and their children."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         with suppress(ValueError, OSError):
             parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
     children = [child for child, parent in parents.items() if parent == pid]
-    return children + [grandchild for child in children for grandchild in _below(child)]
+    return children + [grandchild for child in children for grandchild in _descendants(child)]
 
 
 @contextmanager
 def deployed(ceph: CephGateway, emulator: Emulator, folder: Path) -> Iterator[Deployed]:
-    """All of it, running; nothing of it is left afterwards."""
+    """The whole system, until the end of the context."""
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
-    ceph = replace(ceph, bucket="deployed")  # others use the other one
+    ceph = replace(ceph, bucket="deployed")  # other tests use the other one
     ceph.client().create_bucket(Bucket=ceph.bucket)
     with (
         postgresql() as database,
@@ -224,7 +224,7 @@ def deployed(ceph: CephGateway, emulator: Emulator, folder: Path) -> Iterator[De
         team = Deployed(prefect, ceph, emulator, elsewhere)
         team.set_up()
         team.token = team.read_token()
-        env = {**team.env, "RESTYLE_RECEIVER_TOKEN": ""}  # the block serves
+        env = {**team.env, "RESTYLE_RECEIVER_TOKEN": ""}  # so that it reads the block
         with receiving(prefect, env=env, port=team.receiver_port) as team.receiver:
             team.listen("in/")
             team.start_worker()
@@ -235,7 +235,7 @@ def deployed(ceph: CephGateway, emulator: Emulator, folder: Path) -> Iterator[De
 
 
 def seconds_until(condition: Callable[[], Any], timeout: float = 240) -> float:
-    """Wait until a condition holds, and say how long that took."""
-    began = time.monotonic()
+    """Wait until a condition holds, and return how long that took."""
+    started = time.monotonic()
     wait_until(condition, timeout)
-    return time.monotonic() - began
+    return time.monotonic() - started

@@ -1,4 +1,4 @@
-"""Objects put into a watched prefix, and told of as a store would: for tests of what becomes of them."""
+"""Objects put into a watched prefix, with the events that a store would send for them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class World:
     """A bucket with a watched prefix and an output beside it, and the emulator.
 
     Attributes:
-        sources: another bucket for the watched prefix.
+        sources: the bucket of the watched prefix, if it is another one.
     """
 
     s3: S3Server
@@ -49,7 +49,7 @@ class World:
         )
 
     def put(self, name: str, data: bytes, **more: Any) -> ObjectCreated:
-        """Put an object into the watched prefix, and tell of it as a store would."""
+        """Put an object into the watched prefix, and return its event as a store would send it."""
         key = f"{self.folder}/in/{name}"
         answer = self.s3.client().put_object(Bucket=self.bucket, Key=key, Body=data, **more)
         return ObjectCreated(
@@ -71,7 +71,7 @@ class World:
         allowed: tuple[MetadataParam, ...] = (),
         retry_failed: bool = False,
     ) -> Restyled | str:
-        """Do what a run does with an event; the reason where it is ignored."""
+        """Handle an event as a run does; returns the reason if it is ignored."""
         store, run = self.store, RunInfo(package_version="test", flow_run_id=str(uuid.uuid4()))
         found = await find(created, self.watched, params, allowed, store)
         if found.job is None:
@@ -84,14 +84,14 @@ class World:
             return await run_job(found.job, submit, steps.poll, partial(steps.download, run=run))
 
     def below(self, folder: str) -> dict[str, str]:
-        """The objects below a folder of the output, and their ETags."""
+        """The objects in a folder of the output, with their ETags."""
         listing = self.s3.client().list_objects_v2(
             Bucket=self.s3.bucket, Prefix=f"{self.folder}/out/{folder}"
         )
         return {entry["Key"].split("/", 2)[2]: entry["ETag"] for entry in listing.get("Contents", [])}
 
     def letter(self) -> dict[str, Any]:
-        """The only dead letter, which is valid."""
+        """The only dead letter; it must be valid."""
         (path,) = self.below("failed/")
         body = self.s3.client().get_object(Bucket=self.s3.bucket, Key=f"{self.folder}/out/{path}")["Body"]
         data = body.read()

@@ -28,13 +28,13 @@ from prefect_wavespeed.blocks.names import (
 from tests.support.processes import Command, Ended, end, wait_until
 
 _ROOT = Path(__file__).resolve().parents[2]
-_START_SECONDS = 300.0  # a fresh database takes ten where nothing else runs
+_START_SECONDS = 300.0  # ten with a fresh database on an idle machine
 _PAGE = 200
 _USERS_BLOCKS = {WAVESPEED_BLOCK, API_KEY_SECRET, OUTPUT_BLOCK, RECEIVER_TOKEN_SECRET, WEBHOOK_SECRET}
-# What the user of this machine has set up is no part of a test.
-_NOT_PASSED_ON = ("PREFECT_", "RESTYLE_", "WAVESPEED_", "AWS_")
-# On a busy machine SQLite is locked for longer than Prefect's ten seconds: it would answer 503.
-_PATIENT = {
+# Settings of this machine's user must not leak into tests.
+_NOT_INHERITED = ("PREFECT_", "RESTYLE_", "WAVESPEED_", "AWS_")
+# On a busy machine SQLite stays locked for longer than Prefect's default of ten seconds: it would answer 503.
+_LONG_TIMEOUTS = {
     "PREFECT_SERVER_DATABASE_TIMEOUT": "120",
     "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "120",
     "PREFECT_CLIENT_MAX_RETRIES": "20",
@@ -43,17 +43,17 @@ _PATIENT = {
 
 
 class PrefectServer:
-    """Starts ``prefect server start`` on a free port, with a home and a database of its own, and stops it.
+    """``prefect server start`` on a free port, with its own home and database, until the end of the context.
 
-    It also ends when this process does, however that happens.
+    It also ends when this process does, even if that is killed.
 
     Args:
-        home: an empty folder: its PREFECT_HOME.
-        settings: more of its environment.
-        auth: ``user:password`` that every call must bear.
+        home: an empty folder for its PREFECT_HOME.
+        settings: more variables for its environment.
+        auth: ``user:password`` that every call has to send.
 
     Attributes:
-        url: of its API.
+        url: URL of its API.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class PrefectServer:
         self.start_again()
 
     def start_again(self) -> None:
-        """Start it, with the database that it has."""
+        """Start it, with its present database."""
         with (self.home / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.prefect_server", str(self._port)],
@@ -94,10 +94,10 @@ class PrefectServer:
 
     @property
     def env(self) -> dict[str, str]:
-        """An environment in which Prefect means this server, and nothing else is set up."""
+        """An environment in which Prefect uses this server, and nothing else is configured."""
         path = os.pathsep.join(part for part in (str(_ROOT), os.environ.get("PYTHONPATH")) if part)
         return {
-            **{name: value for name, value in os.environ.items() if not name.startswith(_NOT_PASSED_ON)},
+            **{name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)},
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "AWS_EC2_METADATA_DISABLED": "true",
@@ -107,11 +107,11 @@ class PrefectServer:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PYTHONPATH": path,
             **({"PREFECT_API_AUTH_STRING": self._auth} if self._auth else {}),
-            **_PATIENT,
+            **_LONG_TIMEOUTS,
         }
 
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> Command:
-        """Start ``restyle`` with these arguments; ``env`` comes on top of `env`."""
+        """Start ``restyle`` with these arguments, in `env` updated by ``env``."""
         return self.python("-m", "prefect_wavespeed", *arguments, env=env)
 
     def restyle(self, *arguments: str, env: Mapping[str, str] | None = None) -> Ended:
@@ -124,7 +124,7 @@ class PrefectServer:
 
     @contextmanager
     def used_here(self) -> Iterator[None]:
-        """Let Prefect in this process mean this server, to save blocks for one."""
+        """Let Prefect in this process use this server, for example to save blocks."""
         from prefect.settings import (
             PREFECT_API_AUTH_STRING,
             PREFECT_API_URL,
@@ -139,9 +139,12 @@ class PrefectServer:
             yield
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Make a call of its API, and return the answer; an ``httpx.HTTPStatusError`` where it refuses.
+        """Call its API and return the answer.
 
-        SQLite under load makes it answer 503: then again, as Prefect's own client does.
+        It answers 503 while SQLite is overloaded; the call is then repeated, as Prefect's own client does.
+
+        Raises:
+            httpx.HTTPStatusError: the call is refused.
         """
         for wait in (0.5, 1, 2, 4, 8, 0):
             answer = self._http.request(method, self.url + path, json=body)
@@ -152,7 +155,7 @@ class PrefectServer:
         return answer.json() if answer.content else None
 
     def all(self, kind: str, **query: Any) -> list[dict[str, Any]]:
-        """All objects of a kind, such as ``flow_runs``, that a query finds."""
+        """All objects of a kind, such as ``flow_runs``, that match a query."""
         found: list[dict[str, Any]] = []
         while True:
             body = {**query, "limit": _PAGE, "offset": len(found)}
@@ -162,7 +165,7 @@ class PrefectServer:
                 return found
 
     def events(self, prefix: str = "") -> list[dict[str, Any]]:
-        """All events in its store whose names begin like this."""
+        """All stored events whose names have this prefix."""
         query = {"filter": {"event": {"prefix": [prefix]}} if prefix else {}, "limit": 50}
         page = self.call("POST", "/events/filter", query)
         found: list[dict[str, Any]] = page["events"]
@@ -172,13 +175,13 @@ class PrefectServer:
         return found
 
     def halt(self) -> None:
-        """End it, and whatever it started, until `start_again`."""
+        """Stop it and its child processes; `start_again` starts it again."""
         end(self.process)
         if self.process.stdin:
             self.process.stdin.close()
 
     def clean(self) -> None:
-        """Forget what ``restyle setup`` and ``prefect deploy`` have made: other tests mean other places."""
+        """Delete everything that ``restyle setup`` and ``prefect deploy`` create, for the next test."""
         for document in self.call("POST", "/block_documents/filter", {}):
             if document["name"] in _USERS_BLOCKS:
                 self.call("DELETE", f"/block_documents/{document['id']}")
@@ -192,7 +195,7 @@ class PrefectServer:
             self.call("DELETE", f"/work_pools/{pool['name']}")
 
     def stop(self) -> None:
-        """End it for good."""
+        """Stop it for good."""
         self.halt()
         self._http.close()
 
@@ -213,13 +216,13 @@ class PrefectServer:
 
 
 def serve(port: str) -> int:
-    """Run a server to its end, or until standard input closes: also when whoever started it was killed."""
+    """Run a server until it ends or standard input closes, which also happens if the parent is killed."""
 
     def end_all() -> None:
         os.read(sys.stdin.fileno(), 1)
         os.killpg(0, signal.SIGKILL)
 
-    signal.signal(signal.SIGTERM, lambda *_: None)  # the server has it as well, and takes its time
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the server receives it, too, and ends
     threading.Thread(target=end_all, daemon=True).start()
     command = [sys.executable, "-m", "prefect", "server", "start", "--port", port]
     return subprocess.run(command, stdin=subprocess.DEVNULL).returncode
