@@ -1,4 +1,4 @@
-"""Places in flight and turns, shared by all runs on one account through a real Prefect server."""
+"""Slots in flight and pace, shared by all runs on an account through a real Prefect server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import wait_until
 
-pytestmark = pytest.mark.e2e  # processes and servers by the dozen
+pytestmark = pytest.mark.e2e  # they wait for a real server
 
 KEY = "key-that-nobody-may-see"
 
@@ -40,16 +40,16 @@ class Limit:
     name: str = field(default_factory=lambda: f"in-flight-{uuid4().hex[:8]}")
 
     def make(self) -> None:
-        """Make it."""
+        """Create it."""
         self.prefect.call(
             "POST", "/v2/concurrency_limits/", {"name": self.name, "limit": self.slots, "active": True}
         )
 
     @property
-    def taken(self) -> int:
-        """Places that somebody holds now."""
-        taken: int = self.prefect.call("GET", f"/v2/concurrency_limits/{self.name}")["active_slots"]
-        return taken
+    def leased(self) -> int:
+        """Slots that are leased now."""
+        leased: int = self.prefect.call("GET", f"/v2/concurrency_limits/{self.name}")["active_slots"]
+        return leased
 
     def block(self, **more: Any) -> WaveSpeed:
         """A block that names it."""
@@ -68,32 +68,32 @@ def limit(prefect: PrefectServer) -> Iterator[Limit]:
         yield made
 
 
-class Flying:
-    """Counts what is under way, in whatever thread."""
+class InFlight:
+    """Counts predictions in flight, in all threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.now = self.most = self.flown = 0
+        self.now = self.most = self.ended = 0
 
     def add(self, count: int) -> None:
         with self._lock:
             self.now += count
             self.most = max(self.most, self.now)
-            self.flown += count < 0
+            self.ended += count < 0
 
 
 def test_runs_that_share_a_limit_never_exceed_it_together(limit: Limit) -> None:
-    flying = Flying()
+    in_flight = InFlight()
 
-    async def fly(allowance: Allowance) -> None:
+    async def occupy(allowance: Allowance) -> None:
         async with allowance.slot():
-            flying.add(1)
+            in_flight.add(1)
             await asyncio.sleep(0.05)
-            flying.add(-1)
+            in_flight.add(-1)
 
     async def run() -> None:
         async with Allowance.open(limit.block()) as allowance:
-            await asyncio.gather(*(fly(allowance) for _ in range(30)))
+            await asyncio.gather(*(occupy(allowance) for _ in range(30)))
 
     def in_a_loop_of_its_own(_: int) -> None:
         with limit.prefect.used_here():
@@ -101,54 +101,54 @@ def test_runs_that_share_a_limit_never_exceed_it_together(limit: Limit) -> None:
 
     with ThreadPoolExecutor() as threads:
         list(threads.map(in_a_loop_of_its_own, range(2)))
-    assert flying.flown == 60
-    assert 1 <= flying.most <= 5
-    assert limit.taken == 0
+    assert in_flight.ended == 60
+    assert 1 <= in_flight.most <= 5
+    assert limit.leased == 0
 
 
-async def test_a_run_uses_all_places_that_there_are(limit: Limit) -> None:
+async def test_a_run_uses_all_slots_of_the_limit(limit: Limit) -> None:
     at_once = asyncio.Barrier(5)
 
-    async def fly(allowance: Allowance) -> None:
+    async def occupy(allowance: Allowance) -> None:
         async with allowance.slot():
-            await at_once.wait()  # none goes on before five have come
+            await at_once.wait()  # passes only once five are in flight
 
     async with Allowance.open(limit.block()) as allowance:
         async with asyncio.timeout(60):
-            await asyncio.gather(*(fly(allowance) for _ in range(10)))
+            await asyncio.gather(*(occupy(allowance) for _ in range(10)))
 
 
-async def test_a_process_keeps_to_its_own_number_within_the_limit(limit: Limit) -> None:
-    flying = Flying()
+async def test_a_process_keeps_to_its_own_maximum_within_the_limit(limit: Limit) -> None:
+    in_flight = InFlight()
 
-    async def fly(allowance: Allowance) -> None:
+    async def occupy(allowance: Allowance) -> None:
         async with allowance.slot():
-            flying.add(1)
+            in_flight.add(1)
             await asyncio.sleep(0.05)
-            flying.add(-1)
+            in_flight.add(-1)
 
     async with Allowance.open(limit.block(max_in_flight=2)) as allowance:
-        await asyncio.gather(*(fly(allowance) for _ in range(10)))
-        assert limit.taken <= 2
-    assert flying.most <= 2
-    assert limit.taken == 0
+        await asyncio.gather(*(occupy(allowance) for _ in range(10)))
+        assert limit.leased <= 2
+    assert in_flight.most <= 2
+    assert limit.leased == 0
 
 
-async def test_places_that_nobody_needs_any_more_go_back_while_the_run_goes_on(limit: Limit) -> None:
+async def test_unneeded_slots_go_back_while_the_run_goes_on(limit: Limit) -> None:
     async with Allowance.open(limit.block()) as allowance, allowance.slot():
         async with allowance.slot(), allowance.slot():
-            await _until(lambda: limit.taken >= 3)
-        await _until(lambda: limit.taken == 1)
+            await _until(lambda: limit.leased >= 3)
+        await _until(lambda: limit.leased == 1)
 
 
-async def test_places_go_back_after_an_error(limit: Limit) -> None:
+async def test_slots_go_back_after_an_error(limit: Limit) -> None:
     with pytest.raises(ZeroDivisionError):
         async with Allowance.open(limit.block()) as allowance, allowance.slot():
             raise ZeroDivisionError
-    assert limit.taken == 0
+    assert limit.leased == 0
 
 
-async def test_places_go_back_when_the_run_is_cancelled(limit: Limit) -> None:
+async def test_slots_go_back_when_the_run_is_cancelled(limit: Limit) -> None:
     there = asyncio.Event()
 
     async def run() -> None:
@@ -158,14 +158,14 @@ async def test_places_go_back_when_the_run_is_cancelled(limit: Limit) -> None:
 
     running = asyncio.create_task(run())
     await there.wait()
-    assert limit.taken == 1
+    assert limit.leased == 1
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert limit.taken == 0
+    assert limit.leased == 0
 
 
-async def test_who_is_cancelled_while_waiting_leaves_the_place_to_others(limit: Limit) -> None:
+async def test_a_waiter_that_is_cancelled_leaves_the_slot_to_others(limit: Limit) -> None:
     async with Allowance.open(limit.block(max_in_flight=1)) as allowance:
 
         async def wait() -> None:
@@ -179,24 +179,24 @@ async def test_who_is_cancelled_while_waiting_leaves_the_place_to_others(limit: 
             await asyncio.gather(waiting, return_exceptions=True)
         async with asyncio.timeout(60), allowance.slot():
             pass
-    assert limit.taken == 0
+    assert limit.leased == 0
 
 
-async def test_without_a_limit_every_process_has_its_number_to_itself(prefect: PrefectServer) -> None:
-    flying = Flying()
+async def test_without_a_limit_a_process_has_its_maximum_to_itself(prefect: PrefectServer) -> None:
+    in_flight = InFlight()
 
-    async def fly(allowance: Allowance) -> None:
+    async def occupy(allowance: Allowance) -> None:
         async with allowance.slot():
-            flying.add(1)
+            in_flight.add(1)
             await asyncio.sleep(0.01)
-            flying.add(-1)
+            in_flight.add(-1)
 
     async with Allowance.open(_block(max_in_flight=3)) as allowance:
-        await asyncio.gather(*(fly(allowance) for _ in range(12)))
-    assert flying.most == 3
+        await asyncio.gather(*(occupy(allowance) for _ in range(12)))
+    assert in_flight.most == 3
 
 
-async def test_a_limit_that_does_not_exist_is_told_with_its_remedy(prefect: PrefectServer) -> None:
+async def test_the_error_for_a_missing_limit_says_how_to_create_it(prefect: PrefectServer) -> None:
     with prefect.used_here(), pytest.raises(ConfigurationError) as caught:
         async with Allowance.open(_block(concurrency_limit="nobody-made-it")):
             pass
@@ -205,7 +205,7 @@ async def test_a_limit_that_does_not_exist_is_told_with_its_remedy(prefect: Pref
     assert "`restyle setup --tier" in caught.value.message
 
 
-async def test_submissions_have_their_turns_at_even_distances() -> None:
+async def test_submissions_are_spaced_evenly() -> None:
     allowance = Allowance(requests_per_minute=1200, max_slots=None)  # every 0.05 s
     turns = []
 
@@ -215,7 +215,7 @@ async def test_submissions_have_their_turns_at_even_distances() -> None:
 
     since = time.monotonic()
     await asyncio.gather(*(submit() for _ in range(10)))
-    await asyncio.sleep(0.5)  # what was not used is not made up for
+    await asyncio.sleep(0.5)  # an unused turn is not made up for
     idle = time.monotonic()
     await asyncio.gather(*(submit() for _ in range(10)))
     grain = 0.01
@@ -228,13 +228,13 @@ async def test_submissions_have_their_turns_at_even_distances() -> None:
 
 @dataclass
 class Setup:
-    """`restyle setup` on a server that it may change."""
+    """`restyle setup` on a server of its own."""
 
     prefect: PrefectServer
     emulator: Emulator
 
     def run(self, *options: str) -> dict[str, str]:
-        """Run it, and return what it says of each thing."""
+        """Run it, and return what it reports for each object."""
         env = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": self.emulator.url}
         ended = self.prefect.restyle("setup", *options, env=env)
         assert (ended.status, ended.stderr) == (0, ""), ended
@@ -244,7 +244,7 @@ class Setup:
 
     @property
     def block(self) -> dict[str, Any]:
-        """What the block holds."""
+        """The block's data."""
         (found,) = [
             document
             for document in self.prefect.call("POST", "/block_documents/filter", {})
@@ -254,7 +254,7 @@ class Setup:
         return data
 
     def limit(self, new: int | None = None) -> int:
-        """The limit, after it was changed by somebody."""
+        """The limit, changed to ``new`` if that is given."""
         path = f"/v2/concurrency_limits/{IN_FLIGHT_LIMIT}"
         if new:
             self.prefect.call("PATCH", path, {"limit": new})
@@ -268,7 +268,7 @@ def setup(prefect: PrefectServer, emulator: Emulator) -> Iterator[Setup]:
     prefect.clean()
 
 
-def test_a_tier_sets_the_block_and_the_limit_and_may_be_changed(setup: Setup) -> None:
+def test_a_tier_sets_the_block_and_the_limit(setup: Setup) -> None:
     limit, block = f"global-concurrency-limit/{IN_FLIGHT_LIMIT}", "wavespeed/default"
     made = setup.run("--tier", "silver")
     assert made[limit] == "made: 100 predictions in flight for all runs together"
@@ -282,7 +282,7 @@ def test_a_tier_sets_the_block_and_the_limit_and_may_be_changed(setup: Setup) ->
     assert [again[limit].split(":")[0], again[block].split(":")[0]] == ["found", "found"]
 
     assert setup.limit(7) == 7
-    assert limit not in setup.run()  # without a tier, what was changed stays
+    assert limit not in setup.run()  # without a tier, the limit is left alone
     assert setup.limit() == 7
     assert setup.run("--tier", "silver")[limit] == "updated: 100 in flight, was 7"
     assert setup.limit() == 100
@@ -293,7 +293,7 @@ def test_a_tier_sets_the_block_and_the_limit_and_may_be_changed(setup: Setup) ->
     assert (setup.block["requests_per_minute"], setup.block["max_in_flight"]) == (10, 3)
 
 
-def test_a_block_whose_limit_is_gone_is_refused_before_anything_is_billed(
+def test_a_block_whose_limit_was_deleted_is_refused_before_anything_is_billed(
     setup: Setup, tmp_path: Any
 ) -> None:
     setup.run("--tier", "bronze")
@@ -310,49 +310,47 @@ def test_a_block_whose_limit_is_gone_is_refused_before_anything_is_billed(
 
 
 async def _until(condition: Any) -> None:
-    """`wait_until`, while the event loop goes on."""
+    """`wait_until` without blocking the event loop."""
     await asyncio.to_thread(wait_until, condition)
 
 
-async def test_a_limit_of_nothing_is_refused(prefect: PrefectServer) -> None:
-    nothing = Limit(prefect, 0)
-    nothing.make()
+async def test_a_limit_of_0_is_refused(prefect: PrefectServer) -> None:
+    empty = Limit(prefect, 0)
+    empty.make()
     with prefect.used_here(), pytest.raises(ConfigurationError, match="nothing may be in flight"):
-        async with Allowance.open(nothing.block()):
+        async with Allowance.open(empty.block()):
             pass
 
 
-async def test_a_lease_that_is_lost_takes_its_places_with_it(
-    limit: Limit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its renewal fails, so Prefect cancels whoever holds it; those in flight fly on, and no more start."""
+async def test_a_lost_lease_takes_its_slots_with_it(limit: Limit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If its renewal fails, Prefect cancels the holder. What is in flight goes on; nothing more starts."""
     scopes: list[AsyncCancelScope] = []
 
     @asynccontextmanager
     async def losing(*names: Any, **options: Any) -> Any:
         async with concurrency(*names, **options):
-            with AsyncCancelScope() as scope:  # as Prefect's own, around the renewal
+            with AsyncCancelScope() as scope:  # like Prefect's own around the renewal
                 scopes.append(scope)
                 yield
 
     monkeypatch.setattr("prefect_wavespeed.tasks.allowance.concurrency", losing)
     monkeypatch.setattr("prefect_wavespeed.tasks.allowance._RETRY_SECONDS", 0.1)
-    flying, land = Flying(), asyncio.Event()
+    in_flight, land = InFlight(), asyncio.Event()
 
     async def job(allowance: Allowance) -> None:
         async with allowance.slot():
-            flying.add(1)
+            in_flight.add(1)
             await land.wait()
-            flying.add(-1)
+            in_flight.add(-1)
 
     async with Allowance.open(limit.block()) as allowance:
         jobs = [asyncio.create_task(job(allowance)) for _ in range(15)]
-        await _until(lambda: flying.now == 5)
+        await _until(lambda: in_flight.now == 5)
         for scope in scopes:
             scope.cancel()
         await _until(lambda: len(scopes) == 10)  # leased anew
         await asyncio.sleep(0.5)
-        assert flying.now == 5
+        assert in_flight.now == 5
         land.set()
         await asyncio.gather(*jobs)
-        assert flying.most == 5
+        assert in_flight.most == 5

@@ -77,13 +77,13 @@ def test_a_block_may_be_named_with_its_type(saving: PrefectServer) -> None:
     assert asyncio.run(load_wavespeed("wavespeed/typed")).base_url == "https://api.wavespeed.ai"
 
 
-def test_a_key_of_digits_stays_as_it_is(saving: PrefectServer) -> None:
-    """Prefect's Secret.get() would read it as a number."""
+def test_a_key_of_digits_is_unchanged(saving: PrefectServer) -> None:
+    """Prefect's Secret.get() would parse it as a number."""
     save("digits", key="0012e3")
     assert key_of(asyncio.run(load_wavespeed("digits"))) == "0012e3"
 
 
-def test_the_key_is_in_the_secret_block_alone(saving: PrefectServer) -> None:
+def test_only_the_secret_block_holds_the_key(saving: PrefectServer) -> None:
     save("masked")
     block = asyncio.run(load_wavespeed("masked"))
     shown = [repr(block), str(block), repr(block.get_client()), block.model_dump_json()]
@@ -96,12 +96,12 @@ def test_the_key_is_in_the_secret_block_alone(saving: PrefectServer) -> None:
     assert set(stored["masked"]["api_key"]) <= {"value", "$ref", "block_type_slug"}
 
 
-def test_an_unknown_block_is_told_by_its_name(saving: PrefectServer) -> None:
+def test_the_error_for_an_unknown_block_names_it(saving: PrefectServer) -> None:
     with pytest.raises(ConfigurationError, match="wavespeed/nobody"):
         asyncio.run(load_wavespeed("nobody"))
 
 
-def test_the_environment_serves_where_no_default_block_is_saved(
+def test_the_environment_is_used_if_no_default_block_is_saved(
     saving: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WAVESPEED_API_KEY", KEY)
@@ -114,7 +114,7 @@ def test_the_environment_serves_where_no_default_block_is_saved(
         asyncio.run(load_wavespeed())
 
 
-def test_an_api_in_the_environment_that_is_not_the_saved_ones_is_refused_before_anybody_pays(
+def test_a_base_url_in_the_environment_other_than_the_saved_one_is_refused(
     saving: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save("default", base_url="https://api.example.com/")
@@ -150,12 +150,12 @@ def hooked(url: str) -> WaveSpeed:
         ("http://127.0.0.1:8080/wavespeed", "http://127.0.0.1:8080/wavespeed?wait=no"),
     ],
 )
-def test_the_webhook_url_tells_whether_anybody_waits_and_keeps_its_query(url: str, unwaited: str) -> None:
+def test_the_webhook_url_says_whether_the_run_waits_and_keeps_its_query(url: str, unwaited: str) -> None:
     assert hooked(url).webhook_url_for(wait=True) == url
     assert hooked(url).webhook_url_for(wait=False) == unwaited
 
 
-def test_without_a_webhook_url_there_is_none() -> None:
+def test_a_block_without_a_webhook_url_has_none_for_a_submission() -> None:
     assert hooked("").webhook_url_for(wait=False) is None
 
 
@@ -211,7 +211,7 @@ def test_a_bucket_block_opens_its_prefix_with_its_credentials(saving: PrefectSer
 
 
 @pytest.mark.parametrize("output", ["s3-bucket/nobody", "local-file-system/nobody"])
-def test_an_unknown_output_block_is_told_by_its_name(saving: PrefectServer, output: str) -> None:
+def test_the_error_for_an_unknown_output_block_names_it(saving: PrefectServer, output: str) -> None:
     with pytest.raises(ConfigurationError, match=output):
         asyncio.run(open_output(output))
 

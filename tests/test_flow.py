@@ -51,7 +51,7 @@ SMALL = ReduxParams(size="256*256")
 
 @dataclass
 class World:
-    """A Prefect server, the emulator and an empty directory, and the flow run among them."""
+    """A Prefect server, the emulator and an empty output directory, and the flow run with them."""
 
     prefect: PrefectServer
     emulator: Emulator
@@ -71,7 +71,7 @@ class World:
         return [run for run in runs if run["parameters"].get("output") == str(self.output)]
 
     def task_runs(self, names: set[str]) -> dict[str, dict[str, Any]]:
-        """The task runs of the last run by what they do, once all of these have ended."""
+        """The task runs of the last flow run by their task's name, once all of ``names`` have ended."""
         run = self.runs[0]["id"]
         found: dict[str, dict[str, Any]] = {}
 
@@ -89,10 +89,10 @@ class World:
         return str(artifact["data"])
 
     def events(self, job_key: str, kinds: set[str]) -> list[dict[str, Any]]:
-        """The job's events, once these kinds are there."""
+        """The job's events, once there is one of each of these kinds."""
         mine: list[dict[str, Any]] = []
 
-        def there() -> bool:
+        def complete() -> bool:
             mine[:] = [
                 event
                 for event in self.prefect.events("wavespeed.job.")
@@ -100,7 +100,7 @@ class World:
             ]
             return {event["event"].rpartition(".")[2] for event in mine} >= kinds
 
-        wait_until(there)
+        wait_until(complete)
         return mine
 
 
@@ -116,13 +116,13 @@ def world(
 
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
-    """A picture that no other test has, so that its job is this test's own."""
+    """A picture that no other test uses, and so a job of its own."""
     path = tmp_path / "Own Photo.png"
     Image.frombytes("RGB", (64, 64), (str(tmp_path) * 12288)[:12288].encode()).save(path)
     return path
 
 
-def test_an_image_is_restyled_and_the_run_shows_it(world: World, photo: Path) -> None:
+def test_an_image_is_restyled_and_the_run_shows_the_outcome(world: World, photo: Path) -> None:
     restyled = world.restyle(photo, params=ReduxParams(size="256*320", num_images=2, output_format="png"))
     assert world.emulator.ledger()["billed"] == 1
     assert [(o.width, o.height, o.content_type) for o in restyled.outputs] == [(256, 320, "image/png")] * 2
@@ -166,7 +166,7 @@ def test_a_job_has_one_event_of_each_kind(world: World, photo: Path) -> None:
     assert "prefect.flow-run" in related
 
 
-def test_the_same_again_makes_no_call(world: World, photo: Path) -> None:
+def test_running_a_done_job_again_makes_no_call(world: World, photo: Path) -> None:
     first = world.restyle(photo)
     calls = world.emulator.ledger()["calls"]
     second = world.restyle(photo)
@@ -175,14 +175,14 @@ def test_the_same_again_makes_no_call(world: World, photo: Path) -> None:
     assert "stored by an earlier run" in world.artifact()
 
 
-def test_what_may_pass_is_tried_again_by_its_task(world: World, photo: Path) -> None:
+def test_a_task_is_retried_after_a_transient_error(world: World, photo: Path) -> None:
     world.emulator.faults([{"on": "upload", "fault": "status", "status": 503}])
     world.restyle(photo)
     assert world.task_runs({"submit", "download"})["submit"]["run_count"] == 2
     assert world.emulator.ledger()["billed"] == 1
 
 
-def test_what_cannot_pass_ends_the_run_at_once(world: World, photo: Path) -> None:
+def test_a_permanent_error_ends_the_run_at_once(world: World, photo: Path) -> None:
     world.emulator.faults([{"on": "submit", "fault": "refused", "status": 401, "times": None}])
     started = time.monotonic()
     with pytest.raises(AuthenticationError):
@@ -194,7 +194,7 @@ def test_what_cannot_pass_ends_the_run_at_once(world: World, photo: Path) -> Non
     assert world.task_runs({"submit"})["submit"]["run_count"] == 1
 
 
-def test_a_failed_prediction_ends_the_run_and_tells_it_once(world: World, photo: Path) -> None:
+def test_a_failed_prediction_ends_the_run_and_emits_one_event(world: World, photo: Path) -> None:
     world.emulator.faults([{"on": "prediction", "fault": "failed", "code": 1200, "message": "unsafe"}])
     for _ in range(2):
         with pytest.raises(PredictionFailedError) as failed:
@@ -206,16 +206,16 @@ def test_a_failed_prediction_ends_the_run_and_tells_it_once(world: World, photo:
     assert world.emulator.ledger()["calls"]["submit"] == 1
 
 
-def test_the_flow_is_retried_after_what_may_pass_alone(
+def test_the_flow_is_retried_only_after_a_transient_error(
     world: World, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    errors: list[RestyleError] = [StoreError("passing"), SourceError("for good")]
+    errors: list[RestyleError] = [StoreError("transient"), SourceError("permanent")]
 
     async def failing(*_: object) -> Job:
         raise errors.pop(0)
 
     monkeypatch.setitem(restyle_image.fn.__globals__, "make_job", failing)
-    with pytest.raises(SourceError, match="for good"):
+    with pytest.raises(SourceError, match="permanent"):
         world.restyle(photo, flow=restyle_image.with_options(retry_delay_seconds=0))
     assert errors == []
     assert world.runs[0]["run_count"] == 2
@@ -251,11 +251,11 @@ def test_a_corrected_block_is_used_by_the_next_run_of_the_same_process(world: Wo
         (None, False),
     ],
 )
-def test_only_what_may_pass_soon_is_worth_retrying(error: object, worth: bool) -> None:
+def test_only_transient_errors_are_worth_retrying(error: object, worth: bool) -> None:
     assert worth_retrying(error) is worth
 
 
-def test_the_source_at_a_url_is_named_but_not_fetched_or_signed(world: World, photo: Path) -> None:
+def test_a_source_url_is_shown_without_its_signature_and_not_fetched(world: World, photo: Path) -> None:
     signed = f"{upload(world, photo)}?X-Amz-Signature=not-for-show"
     calls = world.emulator.ledger()["calls"].get("cdn", 0)
     restyled = world.restyle(signed)
@@ -282,7 +282,7 @@ def test_flagged_pictures_are_not_shown(world: World, photo: Path) -> None:
     assert "flagged, not shown" in page
 
 
-def test_an_artifact_that_cannot_be_made_spoils_nothing(
+def test_an_error_in_creating_the_artifact_does_not_fail_the_run(
     world: World, photo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: object, **__: object) -> None:
@@ -292,7 +292,7 @@ def test_an_artifact_that_cannot_be_made_spoils_nothing(
     assert world.restyle(photo).outputs
 
 
-def test_the_key_is_nowhere_but_in_the_environment(world: World, photo: Path, tmp_path: Path) -> None:
+def test_the_key_is_stored_nowhere(world: World, photo: Path, tmp_path: Path) -> None:
     restyled = world.restyle(photo)
     world.emulator.faults([{"on": "submit", "fault": "refused", "status": 402, "times": None}])
     with pytest.raises(RestyleError):
@@ -304,8 +304,8 @@ def test_the_key_is_nowhere_but_in_the_environment(world: World, photo: Path, tm
     assert [file for file in kept if KEY.encode() in file.read_bytes()] == []
 
 
-def test_an_interrupted_run_tells_where_its_job_stands(world: World, photo: Path) -> None:
-    """The hook goes by the ledger alone, so it serves in a process that never saw the run."""
+def test_an_interrupted_run_reports_the_status_of_its_job(world: World, photo: Path) -> None:
+    """The hook reads only the ledger, so it works in a process that did not run the flow."""
 
     async def interrupted() -> tuple[str, UUID]:
         store = open_store(str(world.output))
@@ -324,14 +324,14 @@ def test_an_interrupted_run_tells_where_its_job_stands(world: World, photo: Path
     assert (again.prediction_id, again.cached) == (prediction_id, False)
 
 
-def test_a_run_interrupted_before_it_began_says_so(world: World, photo: Path) -> None:
+def test_a_run_that_is_interrupted_before_it_submits_reports_that(world: World, photo: Path) -> None:
     with world.prefect.used_here():
         run = asyncio.run(hook_after(Crashed(), photo, world.output))
     (artifact,) = world.prefect.all("artifacts", flow_runs={"id": {"any_": [str(run)]}})
     assert "Nothing was submitted and nothing is billed" in artifact["data"]
 
 
-def test_nothing_escapes_the_hook(world: World) -> None:
+def test_the_hook_raises_nothing(world: World) -> None:
     with world.prefect.used_here():
         asyncio.run(hook_after(Crashed(), Path("gone.jpg"), world.output))
 
@@ -347,7 +347,7 @@ async def hook_after(state: Any, image: Path, output: Path) -> UUID:
 
 
 def upload(world: World, photo: Path) -> str:
-    """The picture, uploaded to the emulator, as a URL."""
+    """Upload the picture to the emulator, and return its URL."""
 
     async def send() -> str:
         async with WaveSpeedClient(KEY, world.emulator.url) as client:

@@ -1,4 +1,4 @@
-"""Listening to Prefect's event feed for what webhooks tell, on a real server."""
+"""Listening for webhooks on the event feed of a real Prefect server."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def server(prefect: PrefectServer) -> Iterator[PrefectServer]:
 
 @pytest.fixture
 def warnings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
-    """What was said on `prefect.restyle`."""
-    said: list[str] = []
+    """What was logged to `prefect.restyle`."""
+    logged: list[str] = []
     handler = logging.Handler()
-    monkeypatch.setattr(handler, "emit", lambda record: said.append(record.getMessage()))
+    monkeypatch.setattr(handler, "emit", lambda record: logged.append(record.getMessage()))
     logger = logging.getLogger("prefect.restyle")
     logger.addHandler(handler)
-    yield lambda: said
+    yield lambda: logged
     logger.removeHandler(handler)
 
 
@@ -61,7 +61,7 @@ async def secret_of(emulator: Emulator) -> SecretStr:
 
 
 def put(server: PrefectServer, name: str, sealed: object) -> None:
-    """Put an event into the feed, as a receiver does, or somebody else."""
+    """Emit an event as the receiver does, or a forger."""
     event = {
         "id": str(uuid4()),
         "occurred": datetime.now(UTC).isoformat(),
@@ -82,7 +82,7 @@ async def until(true: Callable[[], bool], seconds: float = 30) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_what_the_receiver_puts_into_the_feed_is_told_and_what_others_put_there_is_not(
+async def test_events_of_the_receiver_are_delivered_and_forged_ones_are_not(
     server: PrefectServer, emulator: Emulator, warnings: Callable[[], list[str]]
 ) -> None:
     secret, before = await secret_of(emulator), asyncio.all_tasks()
@@ -91,17 +91,17 @@ async def test_what_the_receiver_puts_into_the_feed_is_told_and_what_others_put_
         assert await listener.webhook_url(wait=True) == HOOK
         assert await listener.webhook_url(wait=False) == f"{HOOK}&wait=no"
         assert listener.inbox.listening
-        with listener.inbox.watch("p1") as wanted, listener.inbox.watch("f1") as wronged:
+        with listener.inbox.watch("p1") as sent, listener.inbox.watch("f1") as forged_notice:
             for sealed in forged:
                 put(server, "f1", sealed)
-            # its name outside is not what counts
+            # what counts is the sealed id
             put(server, "f1", seal(completed("p1"), secret))
             async with asyncio.timeout(30):
-                await wanted.wait(30)
-            told = wanted.read()
-            assert told
-            assert told.outputs == ["https://cdn.example.com/p1.jpeg"]
-            assert wronged.read() is None
+                await sent.wait(30)
+            prediction = sent.read()
+            assert prediction
+            assert prediction.outputs == ["https://cdn.example.com/p1.jpeg"]
+            assert forged_notice.read() is None
         closing = time.monotonic()
     assert time.monotonic() - closing < 2
     assert asyncio.all_tasks() == before
@@ -109,7 +109,7 @@ async def test_what_the_receiver_puts_into_the_feed_is_told_and_what_others_put_
     assert "is ignored" in warning
 
 
-async def test_without_a_webhook_url_nothing_is_listened_to(
+async def test_a_block_without_a_webhook_url_subscribes_to_nothing(
     server: PrefectServer, emulator: Emulator
 ) -> None:
     async with WebhookListener.open(block(emulator, None)) as listener:
@@ -117,20 +117,20 @@ async def test_without_a_webhook_url_nothing_is_listened_to(
         assert not listener.inbox.listening
 
 
-async def test_where_the_feed_is_away_that_is_said_once_and_runs_poll(
+async def test_without_a_feed_one_warning_is_logged_and_runs_poll(
     emulator: Emulator, warnings: Callable[[], list[str]]
 ) -> None:
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         async with WebhookListener.open(block(emulator)) as listener:
             assert await listener.webhook_url(wait=True) == HOOK
             assert not listener.inbox.listening
-            await asyncio.sleep(3)  # it tries again
+            await asyncio.sleep(3)  # it retries
     (warning,) = warnings()
     assert "cannot be read" in warning
     assert "so runs poll" in warning
 
 
-async def test_where_the_secret_cannot_be_had_runs_poll(
+async def test_without_the_webhook_secret_runs_poll(
     server: PrefectServer, emulator: Emulator, warnings: Callable[[], list[str]]
 ) -> None:
     away = block(emulator).model_copy(update={"base_url": "http://127.0.0.1:9"})
@@ -140,7 +140,7 @@ async def test_where_the_secret_cannot_be_had_runs_poll(
     assert len(warnings()) == 1
 
 
-async def test_a_connection_that_breaks_is_made_again_and_meanwhile_nothing_is_relied_on(
+async def test_a_broken_connection_is_opened_again_and_meanwhile_runs_poll(
     server: PrefectServer, emulator: Emulator, warnings: Callable[[], list[str]]
 ) -> None:
     secret = await secret_of(emulator)
@@ -149,20 +149,20 @@ async def test_a_connection_that_breaks_is_made_again_and_meanwhile_nothing_is_r
             async with WebhookListener.open(block(emulator)) as listener:
                 await listener.webhook_url(wait=True)
                 assert listener.inbox.listening
-                with listener.inbox.watch("p2") as wanted:
+                with listener.inbox.watch("p2") as sent:
                     cut()
                     await until(lambda: not listener.inbox.listening)
                     await until(lambda: listener.inbox.listening)
                     put(server, "p2", seal(completed("p2"), secret))
                     async with asyncio.timeout(30):
-                        await wanted.wait(30)
-                    assert wanted.read()
+                        await sent.wait(30)
+                    assert sent.read()
     assert [warning for warning in warnings() if "cannot be read" in warning] == warnings()[:1]
 
 
 @asynccontextmanager
 async def _between(server: PrefectServer) -> AsyncIterator[tuple[str, Callable[[], None]]]:
-    """A URL by which the server is reached, and what cuts all connections."""
+    """A URL of the server behind a proxy, and a function that cuts all connections."""
     there = urlsplit(server.url)
     open_ones: set[asyncio.StreamWriter] = set()
 

@@ -56,7 +56,7 @@ class World:
         return f"s3://{self.s3.bucket}/{self.folder}/out"
 
     def put(self, name: str, data: bytes) -> ObjectCreated:
-        """Put an object into the watched prefix, and tell of it as a store would."""
+        """Put an object into the watched prefix, and return its event as a store would send it."""
         key = f"{self.folder}/in/{name}"
         answer = self.s3.client().put_object(Bucket=self.s3.bucket, Key=key, Body=data)
         return ObjectCreated(bucket=self.s3.bucket, key=key, etag=answer["ETag"].strip('"'))
@@ -82,16 +82,16 @@ class World:
         return [run for run in runs if run["parameters"].get("output") == self.output]
 
     def events(self, prefix: str, mark: str, count: int) -> list[dict[str, Any]]:
-        """The events of which something holds this mark, once there are so many."""
+        """The events that contain ``mark``, once there are ``count`` of them."""
         mine: list[dict[str, Any]] = []
         with self.prefect.used_here():
-            asyncio.run(flush())  # so that what is told twice has been
+            asyncio.run(flush())  # so that an event that is emitted twice has arrived twice
 
-        def there() -> bool:
+        def complete() -> bool:
             mine[:] = [event for event in self.prefect.events(prefix) if mark in str(event)]
             return len(mine) >= count
 
-        wait_until(there)
+        wait_until(complete)
         return mine
 
 
@@ -106,7 +106,7 @@ def world(
     return World(prefect, emulator, moto, uuid.uuid4().hex)
 
 
-def test_an_object_is_restyled_once_and_its_lineage_told_once_though_it_is_delivered_twice(
+def test_an_event_delivered_twice_is_one_job_with_one_lineage(
     world: World,
 ) -> None:
     created = world.put("a {photo}.jpg", PHOTO.read_bytes())
@@ -118,12 +118,12 @@ def test_an_object_is_restyled_once_and_its_lineage_told_once_though_it_is_deliv
     assert {run["name"] for run in world.runs} == {f"restyle {created.key}"}
     assert {run["state_type"] for run in world.runs} == {"COMPLETED"}
 
-    told = world.events("prefect.asset.", world.folder, 2)
-    assert sorted(event["event"] for event in told) == [
+    events = world.events("prefect.asset.", world.folder, 2)
+    assert sorted(event["event"] for event in events) == [
         "prefect.asset.materialization.succeeded",
         "prefect.asset.referenced",
     ]
-    made, source = sorted(told, key=lambda event: event["event"])
+    made, source = sorted(events, key=lambda event: event["event"])
     (output,) = first.restyled.outputs
     assert made["resource"]["prefect.resource.id"] == output.uri
     assert source["resource"]["prefect.resource.id"] == asset_key(created.uri) != created.uri
@@ -141,7 +141,7 @@ def test_an_object_is_restyled_once_and_its_lineage_told_once_though_it_is_deliv
     assert facts["source"] == created.uri
 
 
-def test_what_is_no_image_fails_the_run_with_its_reason_at_once_and_is_told_once(world: World) -> None:
+def test_an_object_that_is_no_image_fails_the_run_at_once_and_emits_one_event(world: World) -> None:
     created = world.put("text.jpg", b"not a picture")
     for _ in range(2):
         with pytest.raises(PredictionFailedError, match="not an image"):
@@ -154,7 +154,7 @@ def test_what_is_no_image_fails_the_run_with_its_reason_at_once_and_is_told_once
     assert not world.emulator.ledger()["predictions"]
 
 
-def test_what_is_ignored_completes_and_writes_nothing(world: World) -> None:
+def test_an_ignored_event_completes_and_writes_nothing(world: World) -> None:
     handled = world.deliver(ObjectCreated(bucket=world.s3.bucket, key=f"{world.folder}/elsewhere/a.jpg"))
     assert handled.restyled is None
     assert "is not below" in (handled.ignored or "")
@@ -162,7 +162,7 @@ def test_what_is_ignored_completes_and_writes_nothing(world: World) -> None:
     assert not world.stored()
 
 
-def test_an_output_that_overlaps_the_watched_prefix_is_refused_by_the_run(world: World) -> None:
+def test_an_output_that_overlaps_the_watched_prefix_is_refused(world: World) -> None:
     created = world.put("a.jpg", PHOTO.read_bytes())
     inside = f"{world.watched}out"
     with pytest.raises(ConfigurationError, match="choose an output beside it"):
@@ -174,7 +174,7 @@ def test_an_output_that_overlaps_the_watched_prefix_is_refused_by_the_run(world:
     ("error", "run_count"),
     [(SourceError("the object has changed"), 3), (SourceDeniedError("these credentials may not"), 1)],
 )
-def test_the_flow_is_retried_after_a_change_of_the_object_but_not_after_a_refusal(
+def test_the_flow_is_retried_if_the_object_has_changed_but_not_if_access_is_denied(
     world: World, monkeypatch: pytest.MonkeyPatch, error: SourceError, run_count: int
 ) -> None:
     async def failing(*_: object) -> None:
@@ -188,7 +188,7 @@ def test_the_flow_is_retried_after_a_change_of_the_object_but_not_after_a_refusa
     assert world.runs[0]["run_count"] == run_count
 
 
-def test_a_run_that_was_started_again_too_often_is_given_up_and_its_job_left_as_it_is(world: World) -> None:
+def test_a_run_that_crashed_too_often_fails_and_leaves_its_job_alone(world: World) -> None:
     created = world.put("a.jpg", PHOTO.read_bytes())
 
     async def run_again() -> None:
@@ -208,7 +208,7 @@ def test_a_run_that_was_started_again_too_often_is_given_up_and_its_job_left_as_
     assert not world.stored()
 
 
-def test_a_cancelled_run_tells_where_its_job_stands(world: World) -> None:
+def test_an_interrupted_run_reports_the_status_of_its_job(world: World) -> None:
     created = world.put("a.jpg", PHOTO.read_bytes())
 
     async def interrupt() -> None:
@@ -223,8 +223,8 @@ def test_a_cancelled_run_tells_where_its_job_stands(world: World) -> None:
     assert "Nothing was submitted and nothing is billed" in artifact["data"]
 
 
-def test_an_automation_hands_the_event_over_as_it_is_whatever_the_key_looks_like(world: World) -> None:
-    """With the parameters that prefect.yaml has."""
+def test_an_automation_passes_the_event_on_unchanged_whatever_the_key_is(world: World) -> None:
+    """With the parameters of prefect.yaml."""
     key = f"{world.folder}/in/ü 🙂+%41'\"\\<&>{{{{ event.id }}}}{{% x %}}.jpg"
     created = ObjectCreated(bucket="b", key=key, etag="0f", size=3, sequencer="7").model_dump(mode="json")
     call = world.prefect.call
@@ -255,7 +255,7 @@ def test_an_automation_hands_the_event_over_as_it_is_whatever_the_key_looks_like
     runs: list[dict[str, Any]] = []
 
     def started() -> bool:
-        # the automation is known to the part that evaluates triggers a moment after it is saved
+        # a new automation is evaluated only a moment after it is saved
         event["occurred"], event["id"] = "2026-01-01T00:00:00Z", str(uuid.uuid4())
         call("POST", "/events", [event])
         runs[:] = world.prefect.all("flow_runs", deployments={"id": {"any_": [deployment["id"]]}})
@@ -265,14 +265,14 @@ def test_an_automation_hands_the_event_over_as_it_is_whatever_the_key_looks_like
     assert runs[0]["parameters"] == {"created": created}
 
 
-def test_a_picture_from_a_directory_has_its_lineage_too(world: World, tmp_path: Path) -> None:
+def test_a_picture_from_a_directory_has_a_lineage(world: World, tmp_path: Path) -> None:
     photo = tmp_path / "a photo.jpg"
-    photo.write_bytes(PHOTO.read_bytes() + world.folder.encode())  # so that it is this test's own
+    photo.write_bytes(PHOTO.read_bytes() + world.folder.encode())  # a job of its own
     output = tmp_path / "with a space"
     with world.prefect.used_here():
         asyncio.run(restyle_image(str(photo), params=SMALL, output=str(output)))
-    told = world.events("prefect.asset.", str(tmp_path), 2)
-    ids = {event["event"].rpartition(".")[2]: event["resource"]["prefect.resource.id"] for event in told}
+    events = world.events("prefect.asset.", str(tmp_path), 2)
+    ids = {event["event"].rpartition(".")[2]: event["resource"]["prefect.resource.id"] for event in events}
     assert ids["referenced"] == f"file://{tmp_path}/a=20photo.jpg"
     assert ids["succeeded"].startswith(f"file://{tmp_path}/with=20a=20space/images/")
 
@@ -289,6 +289,6 @@ def test_a_picture_from_a_directory_has_its_lineage_too(world: World, tmp_path: 
         ("s3://bucket/" + "x" * 600, None),
     ],
 )
-def test_a_uri_as_an_assets_key(uri: str, key: str | None) -> None:
+def test_the_asset_key_for_a_uri(uri: str, key: str | None) -> None:
     assert asset_key(uri) == key
     assert key is None or Asset(key=key).key == key

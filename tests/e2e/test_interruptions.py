@@ -1,4 +1,4 @@
-"""Runs on a real Prefect server that are killed, ended, cancelled and raced: each job is billed once."""
+"""Runs on a real Prefect server are killed, terminated, cancelled and raced; each job is billed once."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.support.prefect_server import PrefectServer
 from tests.support.processes import Command, Ended, wait_until
 
 _SEEDS = count(7_000)
-_SLOW = 12  # seconds that a prediction takes: enough to interrupt its run
+_SLOW = 12  # seconds that a prediction takes, long enough to interrupt its run
 
 
 @dataclass
 class Work:
-    """One job, made by commands on a server, with a seed of its own by which all is found again."""
+    """A job that commands run on a server, with its own seed, by which its traces are found."""
 
     prefect: PrefectServer
     emulator: Emulator
@@ -33,11 +33,11 @@ class Work:
 
     @property
     def env(self) -> dict[str, str]:
-        """What the flow needs to know."""
+        """The flow's settings."""
         return {"WAVESPEED_API_KEY": "some-key", "WAVESPEED_BASE_URL": self.emulator.url}
 
-    def goes_wrong(self, **fault: Any) -> None:
-        """Let something go wrong with its predictions."""
+    def set_fault(self, **fault: Any) -> None:
+        """Let the emulator inject a fault into the job's predictions."""
         self.emulator.faults([{"times": None, "match": {"seed": self.seed}, **fault}])
 
     def start(self) -> Command:
@@ -46,23 +46,23 @@ class Work:
         return self.prefect.start("image", str(PHOTO), "--out", str(self.output), *options, env=self.env)
 
     def start_to_poll(self) -> Command:
-        """Start ``restyle image``, and wait until it waits for a slow prediction."""
-        self.goes_wrong(on="prediction", fault="slow", seconds=_SLOW)
+        """Start ``restyle image`` with a slow prediction, and wait until it polls that."""
+        self.set_fault(on="prediction", fault="slow", seconds=_SLOW)
         command = self.start()
-        self.polls(command)
+        self.wait_for_poll(command)
         return command
 
-    def polls(self, command: Command) -> None:
-        """Wait until somebody polls."""
+    def wait_for_poll(self, command: Command) -> None:
+        """Wait until the job's prediction is polled."""
         wait_until(lambda: not command.running or self.emulator.ledger()["calls"]["result"])
         assert command.running, command.ended()
 
-    def finishes(self) -> dict[str, Any]:
-        """Run the command to its end; the job is done, and was billed once."""
+    def finish(self) -> dict[str, Any]:
+        """Run the command to its end; the job must be done and billed once."""
         return self.done(self.start().ended())
 
     def done(self, ended: Ended) -> dict[str, Any]:
-        """A command ended well, the job was billed once, and nothing of it is open."""
+        """The command succeeded, the job was billed once, and nothing is open."""
         assert ended.status == 0, ended
         restyled: dict[str, Any] = json.loads(ended.stdout)
         assert restyled["seed"] == self.seed
@@ -91,8 +91,8 @@ class Work:
         events = self.prefect.events("wavespeed.job.")
         return [event["event"] for event in events if event["resource"]["prefect.resource.id"] == resource]
 
-    def tells_where_it_stands(self, run: dict[str, Any]) -> None:
-        """The run's hook left an artifact which tells about the prediction."""
+    def check_reported_status(self, run: dict[str, Any]) -> None:
+        """The run's hook published the status of the job."""
         mine = {"flow_runs": {"id": {"any_": [run["id"]]}}}
         wait_until(lambda: self.prefect.all("artifacts", **mine))
         (artifact,) = self.prefect.all("artifacts", **mine)
@@ -110,10 +110,10 @@ def test_after_sigkill_while_polling_the_next_run_finishes_the_job(work: Work) -
     command = work.start_to_poll()
     command.send(signal.SIGKILL)
     assert command.ended().status == -signal.SIGKILL
-    assert not work.finishes()["cached"]
+    assert not work.finish()["cached"]
 
 
-def test_after_sigterm_while_polling_the_run_is_crashed_and_tells_where_its_job_stands(work: Work) -> None:
+def test_after_sigterm_while_polling_the_run_is_crashed_and_reports_the_status_of_its_job(work: Work) -> None:
     command = work.start_to_poll()
     command.send(signal.SIGTERM)
     ended = command.ended()
@@ -122,8 +122,8 @@ def test_after_sigterm_while_polling_the_run_is_crashed_and_tells_where_its_job_
     assert ended.stderr.count("\n") == 1
     (run,) = work.runs()
     assert run["state_type"] == "CRASHED"
-    work.tells_where_it_stands(run)
-    work.finishes()
+    work.check_reported_status(run)
+    work.finish()
 
 
 def test_ctrl_c_ends_the_command_with_one_line(work: Work) -> None:
@@ -136,10 +136,10 @@ def test_ctrl_c_ends_the_command_with_one_line(work: Work) -> None:
     assert "nothing is billed twice" in ended.stderr
     (run,) = work.runs()
     assert run["state_type"] in ("CRASHED", "CANCELLED")
-    work.finishes()
+    work.finish()
 
 
-def test_two_commands_at_once_bill_once_and_say_the_same(work: Work) -> None:
+def test_two_commands_at_once_bill_once_and_print_the_same(work: Work) -> None:
     commands = [work.start(), work.start()]
     first, second = [work.done(command.ended()) for command in commands]
     assert first["outputs"] == second["outputs"]
@@ -150,15 +150,15 @@ def test_a_job_has_one_event_of_each_kind_however_often_it_is_run(work: Work) ->
     killed = work.start_to_poll()
     killed.send(signal.SIGKILL)
     killed.ended()
-    restyled = work.finishes()
+    restyled = work.finish()
     wait_until(lambda: work.events(restyled)[:1] == ["wavespeed.job.stored"])
-    assert work.finishes()["cached"]
+    assert work.finish()["cached"]
     _settle(work.prefect)
     assert work.events(restyled) == ["wavespeed.job.stored", "wavespeed.job.submitted"]
 
 
 def test_a_failed_job_has_one_event_however_often_it_is_run(work: Work) -> None:
-    work.goes_wrong(on="prediction", fault="failed", code=1400, message="no such style")
+    work.set_fault(on="prediction", fault="failed", code=1400, message="no such style")
     for _ in range(2):
         ended = work.start().ended()
         assert ended.status == 1
@@ -171,8 +171,8 @@ def test_a_failed_job_has_one_event_however_often_it_is_run(work: Work) -> None:
 
 @pytest.fixture
 def served(work: Work) -> Iterator[tuple[str, Command]]:
-    """A deployment of the flow, and the process that runs what it is told through the server."""
-    script = f"from flows import restyle_image; restyle_image.serve('served-{work.seed}')"
+    """A deployment of the flow, and the process that serves it."""
+    script = f"from prefect_wavespeed import restyle_image; restyle_image.serve('served-{work.seed}')"
     runner = work.prefect.python("-c", script, env={**work.env, "PREFECT_RUNNER_POLL_FREQUENCY": "1"})
     path = f"/deployments/name/restyle-image/served-{work.seed}"
 
@@ -188,25 +188,25 @@ def served(work: Work) -> Iterator[tuple[str, Command]]:
         runner.ended()
 
 
-def test_a_run_cancelled_while_polling_tells_where_its_job_stands(
+def test_a_run_cancelled_while_polling_reports_the_status_of_its_job(
     work: Work, served: tuple[str, Command]
 ) -> None:
     deployment, runner = served
-    work.goes_wrong(on="prediction", fault="slow", seconds=2 * _SLOW)
+    work.set_fault(on="prediction", fault="slow", seconds=2 * _SLOW)
     parameters = {
         "image": str(PHOTO),
         "output": str(work.output),
         "params": {"size": "256*256", "seed": work.seed},
     }
     work.prefect.call("POST", f"/deployments/{deployment}/create_flow_run", {"parameters": parameters})
-    work.polls(runner)
+    work.wait_for_poll(runner)
     (run,) = work.runs()
     cancelling = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
     work.prefect.call("POST", f"/flow_runs/{run['id']}/set_state", cancelling)
     wait_until(lambda: work.runs()[0]["state_type"] == "CANCELLED")
-    work.tells_where_it_stands(run)
+    work.check_reported_status(run)
     assert list((work.output / "open").rglob("*.prediction.json")) != []
-    assert not work.finishes()["cached"]
+    assert not work.finish()["cached"]
 
 
 def _named(path: str) -> dict[str, Any]:
@@ -214,7 +214,7 @@ def _named(path: str) -> dict[str, Any]:
 
 
 def _settle(prefect: PrefectServer) -> None:
-    """Wait until no more events come in."""
+    """Wait until no more events arrive."""
     seen = -1
     while seen != (seen := len(prefect.events())):
         time.sleep(3)

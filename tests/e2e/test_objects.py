@@ -1,4 +1,4 @@
-"""Objects that are created on a real S3 server: what it tells of them is not what moto tells."""
+"""Objects created on a real S3 server, whose answers are not those of moto."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def world(ceph: CephGateway, emulator: Emulator) -> World:
     return World(s3, emulator, uuid.uuid4().hex)
 
 
-async def test_an_object_is_restyled_once_as_its_metadata_says_and_anew_when_it_is_overwritten(
+async def test_an_object_is_restyled_once_by_its_metadata_and_again_when_it_is_overwritten(
     world: World,
 ) -> None:
     metadata = {"restyle-num-images": "2", "Restyle-Size": "256*320"}
@@ -41,7 +41,7 @@ async def test_an_object_is_restyled_once_as_its_metadata_says_and_anew_when_it_
     assert world.submitted == 2
 
 
-async def test_our_own_pictures_are_known_by_what_they_bear(world: World) -> None:
+async def test_our_own_pictures_are_recognized_by_their_metadata(world: World) -> None:
     restyled = await world.deliver(world.put("a.jpg", PHOTO.read_bytes()))
     assert isinstance(restyled, Restyled)
     s3 = world.s3.client()
@@ -53,10 +53,10 @@ async def test_our_own_pictures_are_known_by_what_they_bear(world: World) -> Non
     assert world.submitted == 1
 
 
-async def test_in_a_bucket_with_versions_each_is_one_job_and_a_deleted_one_a_dead_letter(
+async def test_each_version_is_a_job_and_a_deleted_object_a_dead_letter(
     world: World,
 ) -> None:
-    """The output is in another one: in buckets with versions, Ceph 16 ignores create-if-absent."""
+    """The output is in another bucket: in buckets with versions, Ceph 16 ignores create-if-absent."""
     bucket = f"versions-{uuid.uuid4().hex[:8]}"
     s3 = world.s3.client()
     s3.create_bucket(Bucket=bucket)
@@ -76,7 +76,7 @@ async def test_in_a_bucket_with_versions_each_is_one_job_and_a_deleted_one_a_dea
     assert world.letter()["source"]["identity"] == f"{gone.uri}#version={gone.version}"
 
 
-async def test_metadata_that_cannot_be_read_is_a_dead_letter(world: World) -> None:
+async def test_unreadable_metadata_is_a_dead_letter(world: World) -> None:
     created = world.put("a.jpg", PHOTO.read_bytes())
     url = world.s3.client().generate_presigned_url(
         "put_object", Params={"Bucket": created.bucket, "Key": created.key}
@@ -91,7 +91,7 @@ async def test_metadata_that_cannot_be_read_is_a_dead_letter(world: World) -> No
     assert world.submitted == 0
 
 
-async def test_a_secret_that_is_refused_is_no_dead_letter(world: World) -> None:
+async def test_a_wrong_secret_key_is_no_dead_letter(world: World) -> None:
     created = world.put("a.jpg", PHOTO.read_bytes())
     wrong = replace(world, s3=replace(world.s3, secret_key="wrong"))
     with pytest.raises(SourceDeniedError, match="wrong secret access key"):
@@ -100,7 +100,7 @@ async def test_a_secret_that_is_refused_is_no_dead_letter(world: World) -> None:
     assert isinstance(await world.deliver(created), Restyled)
 
 
-async def test_an_object_that_may_not_be_read_is_no_dead_letter(world: World) -> None:
+async def test_denied_access_is_no_dead_letter(world: World) -> None:
     created, s3 = world.put("a.jpg", PHOTO.read_bytes()), world.s3.client()
     nobody = {
         "Effect": "Deny",

@@ -1,4 +1,4 @@
-"""Webhooks instead of polling, on real parts: emulator, receiver, Prefect server and `restyle batch`."""
+"""Webhooks instead of polling, with a real receiver, Prefect server and `restyle batch`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def emulator() -> Iterator[Emulator]:
 
 @pytest.fixture(scope="module")
 def hooked(prefect: PrefectServer, emulator: Emulator) -> Iterator[PrefectServer]:
-    """The server, with a receiver in front of it, a block that names that, and one that does not."""
+    """The server with a receiver, a block with the receiver's URL, and one without."""
     with prefect.used_here():
         secret: Secret[Any] = Secret(value=SecretStr(KEY))
         secret.save(f"{BLOCK}-key", overwrite=True)
@@ -49,7 +49,7 @@ def hooked(prefect: PrefectServer, emulator: Emulator) -> Iterator[PrefectServer
 
 
 class Run:
-    """A batch of 200 images, and what came of it."""
+    """A batch of 200 images and its outcome."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Run:
         self.ledger = emulator.ledger()
         self.ground = Ground(shell)
         side_cars = self.ground.side_cars().values()
-        # from the end of each prediction, as the API tells it, to the start of its download
+        # from the end of each prediction by the API's clock to the start of its download
         self.delays = sorted(
             (car.times.completed - car.prediction.created_at).total_seconds()
             - (car.prediction.inference_ms or 0) / 1000
@@ -91,7 +91,7 @@ class Run:
     def delay(self, share: float) -> float:
         return self.delays[int(share * len(self.delays))]
 
-    def is_whole(self, emulator: Emulator) -> None:
+    def check_complete(self, emulator: Emulator) -> None:
         """Every picture is stored, and was billed once."""
         assert self.summary.counts == {"stored": COUNT}
         assert len(self.ground.side_cars()) == len(self.delays) == COUNT
@@ -100,15 +100,15 @@ class Run:
         assert max(billed_by_image(emulator).values()) == 1
 
 
-def test_with_webhooks_hardly_any_result_is_asked_for_and_what_is_ready_is_noticed_as_soon(
+def test_webhooks_save_nearly_all_result_calls_and_notice_results_as_early(
     hooked: PrefectServer, emulator: Emulator, tmp_path: Path
 ) -> None:
     polled = Run(hooked, emulator, tmp_path / "polled", "plain")
-    polled.is_whole(emulator)
-    told = Run(hooked, emulator, tmp_path / "told")
-    told.is_whole(emulator)
-    assert told.results_each < 0.1 < 1 < polled.results_each
-    assert told.delay(0.5) < polled.delay(0.5) + 0.5
+    polled.check_complete(emulator)
+    notified = Run(hooked, emulator, tmp_path / "notified")
+    notified.check_complete(emulator)
+    assert notified.results_each < 0.1 < 1 < polled.results_each
+    assert notified.delay(0.5) < polled.delay(0.5) + 0.5
 
 
 @pytest.mark.parametrize(
@@ -126,13 +126,13 @@ def test_with_webhooks_hardly_any_result_is_asked_for_and_what_is_ready_is_notic
     ],
     ids=["all lost", "all forged", "all late", "some of everything"],
 )
-def test_however_webhooks_go_wrong_the_same_pictures_are_there_billed_once(
+def test_whatever_happens_to_webhooks_all_pictures_are_stored_and_billed_once(
     hooked: PrefectServer, emulator: Emulator, tmp_path: Path, faults: list[dict[str, Any]]
 ) -> None:
-    Run(hooked, emulator, tmp_path, webhooks=tuple(faults)).is_whole(emulator)
+    Run(hooked, emulator, tmp_path, webhooks=tuple(faults)).check_complete(emulator)
 
 
-def test_what_nobody_waits_for_is_told_as_such_and_no_secret_is_told_anywhere(
+def test_events_say_that_no_run_waits_and_hold_no_secret(
     hooked: PrefectServer, emulator: Emulator, tmp_path: Path
 ) -> None:
     emulator.reset()
