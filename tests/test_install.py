@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
-from importlib.metadata import distributions
-from pathlib import Path
+from importlib.metadata import distributions, packages_distributions
 
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.imports import PACKAGE, ROOT, imported_names, modules
 
 
 def test_what_is_pinned_installs_on_the_oldest_python_that_is_promised() -> None:
@@ -20,3 +22,23 @@ def test_what_is_pinned_installs_on_the_oldest_python_that_is_promised() -> None
         if (wanted := there.metadata["Requires-Python"]) and oldest not in SpecifierSet(wanted)
     }
     assert not refusing
+
+
+# Halves of one project: each minor release of the first pins the second.
+_BROUGHT = {"boto3": "botocore", "pydantic": "pydantic-core"}
+# Not imported, but newer releases break Prefect (pyproject.toml).
+_CEILINGS = {"fastapi", "sqlalchemy"}
+
+
+def test_the_product_depends_on_what_it_imports() -> None:
+    """Other dependencies may bring it along today and stop tomorrow."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["aws"]]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    distributions_of = packages_distributions()
+    imported = {
+        name.partition(".")[0] for module in modules(PACKAGE).values() for name in imported_names(module.tree)
+    }
+    others = {name for name in imported - sys.stdlib_module_names - {PACKAGE} if "mypy" not in name}
+    needed = {canonicalize_name(distribution) for name in others for distribution in distributions_of[name]}
+    assert needed - set(_BROUGHT.values()) == declared - _CEILINGS

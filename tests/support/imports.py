@@ -76,6 +76,15 @@ def module_graph(found: Mapping[str, Module]) -> Graph:
     }
 
 
+def imported_names(tree: ast.Module) -> Iterator[str]:
+    """The dotted names of all modules that are imported, of this repository or not."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
 def is_private(name: str) -> bool:
     """Whether a name of a module or of something in it is private."""
     return name.startswith("_") and not name.endswith("__")
