@@ -1,4 +1,4 @@
-"""This project's batch, without Prefect: manifest, budget, ledger, verified outputs, side-cars, account."""
+"""This project's batch, without Prefect: manifest, budget, ledger, verified outputs, side-cars, report."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 from benchmarks.contender import IMAGE, Work, contend, now
 from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.batch.job_runner import Carrier
 from prefect_wavespeed.batch.options import BatchOptions
-from prefect_wavespeed.batch.run import Batch, Carrier
+from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.job import Job, RunInfo
 from prefect_wavespeed.steps.step_set import StepSet
 from prefect_wavespeed.storage.open_store import open_store
@@ -33,7 +34,7 @@ async def _restyle_all(work: Work, manifest: str) -> float:
         await batch.read(manifest)
         await batch.afford()
         submit, download = partial(steps.submit, run=run), partial(steps.download, run=run)
-        await batch.carry_out(Carrier(submit, steps.poll, download, look=steps.look).patient())
+        await batch.carry_out(Carrier(submit, steps.poll, download, look=steps.look).with_retries())
         stored_at = now()
         await batch.close()
     return stored_at

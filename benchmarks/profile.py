@@ -32,7 +32,7 @@ _GROUPS = {
     "threads": r"/threading\.py|/concurrent/|_queue|/asyncio/threads|_thread",
     "asyncio": r"/asyncio/|/selectors\.py|contextvars",
     "JSON": r"/json/|_json",
-    "account (SQLite, Parquet)": r"sqlite|pyarrow|/restyle/(account|parts|table)",
+    "report (SQLite, Parquet)": r"sqlite|pyarrow|/batch/(report/|job_table)",
     "this project": r"/restyle/|/benchmarks/",
 }
 

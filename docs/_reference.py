@@ -128,7 +128,7 @@ MADE: dict[str, Callable[[], str]] = {
     "params": _params,
     "batch-options": _batch_options,
     "metadata": lambda: _file("metadata"),
-    "account": lambda: _file("account"),
+    "report": lambda: _file("report"),
     "summary": lambda: _file("summary"),
     "dead-letter": lambda: _file("dead-letter"),
     "policy": _policy,

@@ -29,65 +29,65 @@ from prefect_wavespeed.batch.sharded_batch import ShardedBatch
 from prefect_wavespeed.batch.shards import Shard
 from prefect_wavespeed.errors import ConfigurationError, RestyleError, ShardFailedError, StoreError, redact
 
-_LOOK_SECONDS = 3.0
-_LOOKS_IN_PEACE = 40  # until it is told that no shard begins
+_POLL_SECONDS = 3.0
+_POLLS_BEFORE_WARNING = 40  # that no shard has started
 
 
-async def refuse_what_cannot_start(shards: int) -> None:
-    """Find out, before anything is spent, whether the child runs could begin at all.
+async def check_room_for_shards(shards: int) -> None:
+    """Find out, before anything is spent, whether the child runs could start at all.
 
     Raises:
-        ConfigurationError: this run has no deployment, or a limit leaves no place beside it.
+        ConfigurationError: this run has no deployment, or a limit leaves no room beside it.
     """
     if runtime.deployment.id is None:
         raise ConfigurationError(
-            f"shards={shards}: shards are child runs of a run's deployment, and this run has none: run it by "
-            "`prefect deployment run restyle-batch/restyle-batch`, or leave shards at 1"
+            f"shards={shards}: shards are child runs of a run's deployment, and this run has none: start it "
+            "with `prefect deployment run restyle-batch/restyle-batch`, or leave shards at 1"
         )
     async with get_client() as client:
         for what, limit, needed in await _limits(client, shards):
             if limit is not None and limit < needed:
                 raise ConfigurationError(
-                    f"shards={shards}: {what} lets {limit} run at once, and {needed} are needed, this run "
-                    "among them: raise that limit, or leave shards at 1"
+                    f"shards={shards}: {what} lets {limit} run at once, and {needed} are needed, including "
+                    "this run: raise that limit, or leave shards at 1"
                 )
 
 
 async def _limits(client: PrefectClient, shards: int) -> list[tuple[str, int | None, int]]:
-    """What may keep child runs from beginning: its name, how many it allows, how many must be allowed."""
+    """What may keep child runs from starting: its name, how many runs it allows, how many are needed."""
     deployment = await client.read_deployment(UUID(runtime.deployment.id))
-    there: list[tuple[str, int | None, int]] = []
+    limits: list[tuple[str, int | None, int]] = []
     if limit := deployment.global_concurrency_limit:
         options = deployment.concurrency_options
-        refuses = options and options.collision_strategy == ConcurrencyLimitStrategy.CANCEL_NEW
-        there.append((f"deployment {deployment.name}", limit.limit, shards + 1 if refuses else 2))
+        cancels = options and options.collision_strategy == ConcurrencyLimitStrategy.CANCEL_NEW
+        limits.append((f"deployment {deployment.name}", limit.limit, shards + 1 if cancels else 2))
     if name := deployment.work_pool_name:
-        there.append((f"work pool {name}", (await client.read_work_pool(name)).concurrency_limit, 2))
-    if queue := deployment.work_queue_id:
-        found = await client.read_work_queue(queue)
-        there.append((f"work queue {found.name}", found.concurrency_limit, 2))
-    return there
+        limits.append((f"work pool {name}", (await client.read_work_pool(name)).concurrency_limit, 2))
+    if queue_id := deployment.work_queue_id:
+        queue = await client.read_work_queue(queue_id)
+        limits.append((f"work queue {queue.name}", queue.concurrency_limit, 2))
+    return limits
 
 
 async def carry_out_in_shards(batch: Batch, shards: int) -> None:
-    """Let child runs carry the batch out, and take over what they tell of it.
+    """Let child runs carry out the batch, and join their reports.
 
-    A run that is tried again takes up those of its child runs that have not ended, and begins the rest anew.
+    A retry of this run takes over those of its child runs that have not ended, and starts the rest anew.
     """
     sharded = ShardedBatch(batch, shards, runtime.flow_run.run_count or 1)
     async with get_client() as client:
-        children = {_shard(run).number: run for run in await _under_way(client, runtime.flow_run.id)}
-        for shard in await sharded.share_out(map(_shard, children.values())):
-            children[shard.number] = await _begin(shard)
-        children = await _ended(client, children, sharded)
-    await sharded.finish({number: _why_less(run) for number, run in children.items()})
+        children = {_shard(run).number: run for run in await _running(client, runtime.flow_run.id)}
+        for shard in await sharded.divide(map(_shard, children.values())):
+            children[shard.number] = await _start(shard)
+        children = await _wait_for_all(client, children, sharded)
+    await sharded.finish({number: _reason(run) for number, run in children.items()})
 
 
-async def _begin(shard: Shard) -> FlowRun:
-    """Create the child run of a shard; the same one however often this is called in one try of this run."""
+async def _start(shard: Shard) -> FlowRun:
+    """Create the child run of a shard; the same one however often it is called in one try of this run."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
-        raise ConfigurationError("shards are begun by a flow run")
+        raise ConfigurationError("shards can only be started by a flow run")
     this = context.flow_run
     return await arun_deployment(
         UUID(runtime.deployment.id),
@@ -99,58 +99,59 @@ async def _begin(shard: Shard) -> FlowRun:
     )
 
 
-async def _ended(
+async def _wait_for_all(
     client: PrefectClient, children: dict[int, FlowRun], sharded: ShardedBatch
 ) -> dict[int, FlowRun]:
-    """Wait until all of them have ended, and keep in view what becomes of the batch."""
-    looks = count(1)
+    """Wait until all of them have ended, joining what they have reported so far."""
+    polls = count(1)
     while not all(map(_is_final, children.values())):
-        await asyncio.sleep(_LOOK_SECONDS)
-        with suppress(httpx.TransportError, StoreError):  # whoever is away comes back, or is met at the end
-            children = await _now(client, children)
+        await asyncio.sleep(_POLL_SECONDS)
+        with suppress(httpx.TransportError, StoreError):  # passes, or is met again at the end
+            children = await _current(client, children)
             await sharded.follow()
-        if next(looks) == _LOOKS_IN_PEACE and not any(run.start_time for run in children.values()):
+        if next(polls) == _POLLS_BEFORE_WARNING and not any(run.start_time for run in children.values()):
             get_run_logger().warning(
-                "no shard has begun yet: is there a worker with a free place? This run occupies one itself"
+                "no shard has started yet: is a worker with free capacity running? This run occupies one of "
+                "its slots"
             )
     return children
 
 
-async def _now(client: PrefectClient, children: dict[int, FlowRun]) -> dict[int, FlowRun]:
-    """Where they stand; one that was deleted counts as cancelled."""
+async def _current(client: PrefectClient, children: dict[int, FlowRun]) -> dict[int, FlowRun]:
+    """The child runs as they are now; one that was deleted counts as cancelled."""
     ids = [run.id for run in children.values()]
     runs = await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=ids)))
-    there = {run.id: run for run in runs}
-    gone: dict[str, Any] = {"state": Cancelled(message="it was deleted")}
-    return {number: there.get(run.id) or run.model_copy(update=gone) for number, run in children.items()}
+    by_id = {run.id: run for run in runs}
+    deleted: dict[str, Any] = {"state": Cancelled(message="it was deleted")}
+    return {number: by_id.get(run.id) or run.model_copy(update=deleted) for number, run in children.items()}
 
 
-def _why_less(run: FlowRun) -> RestyleError:
-    """Why a child run that has ended may have told less than all; also logged, where it ended badly."""
-    state, begins = run.state, f"shard {_shard(run).label}, run {run.name},"
+def _reason(run: FlowRun) -> RestyleError:
+    """Why a child run that has ended may not have reported all of its jobs; logged if it ended badly."""
+    state, who = run.state, f"shard {_shard(run).label}, run {run.name},"
     if state is None or state.is_completed():
         return ShardFailedError(
-            f"{begins} did not find it: its source or the manifest has changed: run it again"
+            f"{who} did not find it: its source or the manifest has changed: run it again"
         )
-    ended = f"{begins} ended as {state.name}: {redact(state.message or 'no reason was given')}"
+    ended = f"{who} ended as {state.name}: {redact(state.message or 'no reason was given')}"
     get_run_logger().error("%s", ended)
-    return ShardFailedError(f"{ended}: run it again to go on", retryable=state.is_crashed())
+    return ShardFailedError(f"{ended}: run it again to continue", retryable=state.is_crashed())
 
 
 async def cancel_shards(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Cancel the child runs of a run that was cancelled. Nothing that goes wrong here leaves it."""
+    """Cancel the child runs of a run that was cancelled. Errors are logged and otherwise ignored."""
     logger = flow_run_logger(flow_run, flow)
     try:
         async with get_client() as client:
-            for run in await _under_way(client, flow_run.id):
+            for run in await _running(client, flow_run.id):
                 await client.set_flow_run_state(run.id, Cancelling())
-                logger.warning("shard %s, run %s, is cancelled, too", _shard(run).label, run.name)
+                logger.warning("shard %s, run %s, is cancelled as well", _shard(run).label, run.name)
     except Exception as error:
         logger.warning("the shards could not be cancelled: cancel them by hand (%s)", redact(error))
 
 
-async def _under_way(client: PrefectClient, run_id: object) -> list[FlowRun]:
-    """The child runs of a run that have not ended."""
+async def _running(client: PrefectClient, run_id: object) -> list[FlowRun]:
+    """The shards of a run that have not ended."""
     runs = await client.read_flow_runs(
         flow_run_filter=FlowRunFilter(
             parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[UUID(str(run_id))]),

@@ -15,18 +15,21 @@ from uuid import uuid4
 from prefect import flow, get_run_logger, runtime
 from pydantic import Field
 
+from prefect_wavespeed.batch.job_runner import Carrier
 from prefect_wavespeed.batch.options import BatchOptions
-from prefect_wavespeed.batch.report import Summary
-from prefect_wavespeed.batch.run import Batch, Carrier, Progress, account_folder
+from prefect_wavespeed.batch.progress import Progress
+from prefect_wavespeed.batch.report.rows import Summary
+from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.batch.shards import Shard
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.errors import redact
-from prefect_wavespeed.flows._batch_artifacts import show_account
-from prefect_wavespeed.flows._progress import ProgressArtifact, moving, watcher
+from prefect_wavespeed.flows._batch_artifacts import show_report
 from prefect_wavespeed.flows._retries import retry_only
-from prefect_wavespeed.flows._shards import cancel_shards, carry_out_in_shards, refuse_what_cannot_start
+from prefect_wavespeed.flows._shards import cancel_shards, carry_out_in_shards, check_room_for_shards
+from prefect_wavespeed.flows.progress import ProgressArtifact, observer, updating
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.steps.step_set import Submitted
+from prefect_wavespeed.storage import layout
 from prefect_wavespeed.tasks import (
     Runtime,
     collect_task_runs,
@@ -39,17 +42,18 @@ from prefect_wavespeed.tasks import (
     submit,
 )
 
-WATCHED = 50
-"""Up to so many images, every step is a task run of its own, so that a person can watch it."""
+WATCHABLE = 50
+"""Up to this many images, every step is a task run of its own, so that a person can watch it."""
 CHUNKS = 200
-"""Above that, about so many task runs: Prefect's server on SQLite records some 30 a second."""
+"""Beyond that, about this many task runs: Prefect's server on SQLite records some 30 a second."""
+_MIN_CHUNK = 25  # images
 
 _DEFAULT = BatchOptions()
 
 
 def _run_name() -> str:
-    given = runtime.flow_run.parameters
-    shard, manifest = given.get("shard"), given.get("manifest", "")
+    parameters = runtime.flow_run.parameters
+    shard, manifest = parameters.get("shard"), parameters.get("manifest", "")
     part = f", {Shard.model_validate(shard).label}" if shard else ""
     if not isinstance(manifest, str):
         return f"restyle {len(manifest)} images{part}"
@@ -73,29 +77,29 @@ async def restyle_batch(
     shards: Annotated[int, Field(ge=1, le=100)] = 1,
     shard: Shard | None = None,
 ) -> Summary:
-    """Restyle all images of a manifest, bill each once, and account for every row.
+    """Restyle all images of a manifest, bill each once, and report the outcome of every row.
 
-    Run it again with the same parameters, however it ended: what is stored is not billed again, what is
-    under way is taken up where it is. One bad image never stops the others.
+    Run it again with the same parameters, however it ended: what is stored is not billed again, and what is
+    in flight is joined. One bad image never stops the others.
 
     Args:
         manifest: What to restyle: a JSONL, CSV or Parquet file (a path, s3://bucket/key or an https URL) with
             a column image and, optionally, id, variant and any parameter; s3://bucket/prefix/ for every
             image below it; or a list of images.
-        options: How to restyle them, what it may cost, and when the run counts as failed.
+        options: How to restyle them, what it may cost, and when the batch counts as failed.
         wavespeed: Name of the WaveSpeed block that holds the API key.
         output: Where the pictures go: s3-bucket/NAME or local-file-system/NAME (saved blocks),
             s3://bucket/prefix, or a directory.
         shards: Runs that share the work: child runs of this one's deployment, on its work pool, while this
-            one waits for them and writes one account. 1: this run does it all.
+            one waits for them and writes one report. 1: this run does it all.
         shard: Set by a run that starts its shards. Leave it None.
 
     Returns:
-        The run in figures. The account of every row lies under runs/ in the output.
+        The run in figures. The report of every row is below runs/ in the output.
 
     Raises:
         RestyleError: one of `prefect_wavespeed.errors`: ManifestError before anything is spent,
-            BatchFailedError when more rows failed than max_failed allows, after everything else is stored.
+            BatchFailedError if more rows failed than max_failed allows, after everything else is stored.
     """
     async with retry_only():
         if shard:
@@ -111,28 +115,25 @@ async def _restyle_all(
     shards: int = 1,
     shard: Shard | None = None,
 ) -> Summary:
-    started = runtime.flow_run.scheduled_start_time or datetime.now(UTC)
-    folder = shard.path if shard else account_folder(started, str(runtime.flow_run.id or uuid4()))
-    again = max(runtime.flow_run.run_count or 1, shard.attempt if shard else 1) > 1
-    bar, watch = ProgressArtifact(), watcher.get()
-    async with open_runtime(wavespeed, output) as used, moving(bar):
+    bar, observe = ProgressArtifact(), observer.get()
+
+    def on_progress(progress: Progress) -> None:
+        bar.update(progress)
+        observe(progress)
+
+    async with open_runtime(wavespeed, output) as used, updating(bar):
         if shards > 1:
-            await refuse_what_cannot_start(shards)
-
-        def changed(now: Progress) -> None:
-            bar.changed(now)
-            watch(now)
-
+            await check_room_for_shards(shards)
         async with Batch(
             used.client,
             used.store,
             shard.run(run_info()) if shard else run_info(),
-            folder,
+            shard.path if shard else _report_folder(),
             options,
             prices=used.steps.prices,
-            again=again,
+            is_retry=max(runtime.flow_run.run_count or 1, shard.attempt if shard else 1) > 1,
             share=await shard.share(used.store) if shard else None,
-            on_change=changed,
+            on_progress=on_progress,
         ) as batch:
             await batch.read(manifest)
             await batch.afford()
@@ -142,36 +143,41 @@ async def _restyle_all(
                 await _carry_out(batch, wavespeed, output, used)
             summary = await batch.close()
             if not shard:
-                await show_account(batch.table, summary, used.store, folder)
+                await show_report(batch.table.report, summary)
             if error := batch.verdict(summary):
                 raise error
             return summary
 
 
+def _report_folder() -> str:
+    started = runtime.flow_run.scheduled_start_time or datetime.now(UTC)
+    return layout.run(started, str(runtime.flow_run.id or uuid4()))
+
+
 async def _carry_out(batch: Batch, wavespeed: str, output: str, used: Runtime) -> None:
     token = current_batch.set(batch)
     try:
-        if batch.table.jobs <= WATCHED and batch.options.wait:
+        if batch.table.job_count <= WATCHABLE and batch.options.wait:
             await batch.carry_out(_tasks(wavespeed, output, batch.options, used))
         else:
-            await _chunks(batch, wavespeed, output)
+            await _carry_out_in_chunks(batch, wavespeed, output)
     finally:
         current_batch.reset(token)
 
 
 def _tasks(wavespeed: str, output: str, options: BatchOptions, used: Runtime) -> Carrier:
     """A task run for each step of each image."""
-    go = partial(
+    submit_task = partial(
         submit, wavespeed=wavespeed, output=output, nsfw=options.nsfw, retry_failed=options.retry_failed
     )
 
-    async def submit_noted(job: Job, *, after: int) -> Submitted:
+    async def submit_step(job: Job, *, after: int) -> Submitted:
         if not after:
             collect_task_runs()
-        return await go(job, after=after)
+        return await submit_task(job, after=after)
 
     return Carrier(
-        submit_noted,
+        submit_step,
         partial(poll, wavespeed=wavespeed, output=output),
         partial(download, wavespeed=wavespeed, output=output, nsfw=options.nsfw),
         used.slot,
@@ -179,22 +185,24 @@ def _tasks(wavespeed: str, output: str, options: BatchOptions, used: Runtime) ->
     )
 
 
-async def _chunks(batch: Batch, wavespeed: str, output: str) -> None:
-    """A task run for some images at a time. One begins as soon as all of the last one's have begun."""
-    size = max(25, ceil(batch.table.jobs / CHUNKS))
+async def _carry_out_in_chunks(batch: Batch, wavespeed: str, output: str) -> None:
+    """A task run for some images at a time. The next one starts as soon as all images of the last have."""
+    size = max(_MIN_CHUNK, ceil(batch.table.job_count / CHUNKS))
     async with asyncio.TaskGroup() as group:
-        for first in range(1, batch.table.jobs + 1, size):
-            fed = asyncio.Event()
-            last = min(first + size - 1, batch.table.jobs)
-            if batch.table.left(first, last):
-                group.create_task(_chunk(first, last, fed, wavespeed, output))
-                await fed.wait()
+        for first in range(1, batch.table.job_count + 1, size):
+            all_started = asyncio.Event()
+            last = min(first + size - 1, batch.table.job_count)
+            if batch.table.has_unfinished(first, last):
+                group.create_task(_carry_out_chunk(first, last, all_started, wavespeed, output))
+                await all_started.wait()
 
 
-async def _chunk(first: int, last: int, fed: asyncio.Event, wavespeed: str, output: str) -> None:
+async def _carry_out_chunk(
+    first: int, last: int, all_started: asyncio.Event, wavespeed: str, output: str
+) -> None:
     try:
-        await restyle_chunk(first, last, fed, wavespeed, output)
-    except Exception as error:  # its images are told as unsubmitted; the other chunks go on
+        await restyle_chunk(first, last, all_started, wavespeed, output)
+    except Exception as error:  # its images are reported as unsubmitted; the other chunks go on
         get_run_logger().error("images %s to %s: %s", first, last, redact(error))
     finally:
-        fed.set()  # also where the task could not even begin
+        all_started.set()  # also if the task could not even start

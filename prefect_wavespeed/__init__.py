@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prefect_wavespeed.api.client import WaveSpeedClient
     from prefect_wavespeed.api.models import ReduxParams
     from prefect_wavespeed.batch.options import BatchOptions
-    from prefect_wavespeed.batch.report import Summary
+    from prefect_wavespeed.batch.report.rows import Summary
     from prefect_wavespeed.blocks.wavespeed import WaveSpeed
     from prefect_wavespeed.errors import RestyleError
     from prefect_wavespeed.flows.restyle_batch import restyle_batch
@@ -73,7 +73,7 @@ _MODULES = {
     "Settings": "settings",
     "StepSet": "steps.step_set",
     "Store": "storage.store",
-    "Summary": "batch.report",
+    "Summary": "batch.report.rows",
     "WaveSpeed": "blocks.wavespeed",
     "WaveSpeedClient": "api.client",
     "make_job": "steps.step_set",

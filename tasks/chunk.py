@@ -1,4 +1,4 @@
-"""The task that carries some jobs of a batch through: a task run for many images, for Prefect's sake."""
+"""The task that carries out many jobs of a batch: Prefect records few task runs a second."""
 
 from __future__ import annotations
 
@@ -8,27 +8,32 @@ from functools import partial
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from prefect_wavespeed.batch.run import Carrier
+from prefect_wavespeed.batch.job_runner import Carrier
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.tasks.context import collect_task_runs, current_batch
 from prefect_wavespeed.tasks.runtime import open_runtime
 
 
-# No tags: a task's start asks the server whether one of them is limited, and a busy server takes its time.
+# No tags: at a task's start Prefect asks the server whether one of them is limited, which is slow under load.
 @task(task_run_name="restyle {first}-{last}", cache_policy=NO_CACHE, persist_result=False)
-async def restyle_chunk(first: int, last: int, fed: asyncio.Event, wavespeed: str, output: str) -> None:
-    """Carry the jobs with these numbers through, each on its own.
+async def restyle_chunk(
+    first: int, last: int, all_started: asyncio.Event, wavespeed: str, output: str
+) -> None:
+    """Carry out the jobs with these numbers, each by itself.
 
     Args:
-        first: number of the first job of the batch under way.
+        first: number of the first job, in the batch that is running.
         last: number of the last one.
-        fed: set when the last one has begun, so that the next chunk may begin.
+        all_started: set when the last one has started, so that the next chunk may start.
         wavespeed: name of the `WaveSpeed` block.
         output: where the outputs go.
+
+    Raises:
+        ConfigurationError: no batch is running.
     """
     batch = current_batch.get()
     if batch is None:
-        raise ConfigurationError("a chunk is a part of the flow restyle_batch: run that")
+        raise ConfigurationError("restyle_chunk runs only inside the flow restyle_batch: run that")
     collect_task_runs()
     async with open_runtime(wavespeed, output) as runtime:
         carrier = Carrier(
@@ -38,4 +43,4 @@ async def restyle_chunk(first: int, last: int, fed: asyncio.Event, wavespeed: st
             runtime.slot,
             runtime.steps.look,
         )
-        await batch.carry_out(carrier.patient(), first, last, fed=fed)
+        await batch.carry_out(carrier.with_retries(), first, last, all_started=all_started)

@@ -1,4 +1,4 @@
-"""Many images: one account, one bill an image, and nothing that stops the others."""
+"""Many images: one report, one bill an image, and nothing that stops the others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.options import BatchOptions
-from prefect_wavespeed.batch.run import Batch, Progress, account_folder
+from prefect_wavespeed.batch.progress import Progress
+from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.errors import (
     BatchFailedError,
     BudgetExceededError,
@@ -23,6 +24,7 @@ from prefect_wavespeed.job import RunInfo
 from prefect_wavespeed.ledger.ledger import now
 from prefect_wavespeed.ledger.records import Metadata
 from prefect_wavespeed.settings import Settings
+from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.open_store import open_store
 from tests.support.batches import PLACE, pictures, restyle_all, write_manifest
 from tests.support.emulator_process import Emulator
@@ -81,16 +83,16 @@ async def test_every_row_is_answered_stored_and_billed_once(api: Emulator, tmp_p
 
 async def test_rows_that_ask_for_the_same_share_one_prediction(api: Emulator, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [*pictures(3), *pictures(2, seed=-1), *pictures(1, variant=1)]
-    accounted = await restyle_all(
+    result = await restyle_all(
         api.url, str(tmp_path / "out"), write_manifest(tmp_path / "m.jsonl", rows), ORDER
     )
-    assert accounted.statuses == ["stored"] * 6
-    assert accounted.summary.jobs == 4
-    keys = [row.job_key for row in accounted.rows]
+    assert result.statuses == ["stored"] * 6
+    assert result.summary.jobs == 4
+    keys = [row.job_key for row in result.rows]
     assert keys[3:5] == keys[:2]
     assert len(set(keys)) == 4
-    assert accounted.rows[3].outputs == accounted.rows[0].outputs
-    assert sum(row.cost_usd or 0 for row in accounted.rows) == pytest.approx(0.1)
+    assert result.rows[3].outputs == result.rows[0].outputs
+    assert sum(row.cost_usd or 0 for row in result.rows) == pytest.approx(0.1)
     assert api.ledger()["billed"] == 4
 
 
@@ -101,12 +103,12 @@ async def test_local_files_and_their_parameters_become_jobs_like_those_of_single
         {"image": str(PHOTO), "num_images": 2},
         {"image": str(PHOTO), "output_format": "png"},
     ]
-    accounted = await restyle_all(
+    result = await restyle_all(
         emulator.url, str(tmp_path / "out"), write_manifest(tmp_path / "m.jsonl", rows), ORDER
     )
-    assert [len(row.outputs) for row in accounted.rows] == [2, 1]
-    assert accounted.rows[1].outputs[0].endswith("/1.png")
-    gallery = (tmp_path / "out" / accounted.folder / "gallery.html").read_text()
+    assert [len(row.outputs) for row in result.rows] == [2, 1]
+    assert result.rows[1].outputs[0].endswith("/1.png")
+    gallery = (tmp_path / "out" / result.folder / "gallery.html").read_text()
     assert gallery.count("data:image/jpeg;base64,") + gallery.count("/9j/") >= 1
 
 
@@ -125,10 +127,10 @@ async def test_bad_rows_can_be_skipped_and_are_accounted_for(api: Emulator, tmp_
     rows = [*pictures(3), {"image": f"{PLACE}/x.jpg", "size": "9*9", "id": "bad"}, *pictures(5)[3:]]
     manifest = write_manifest(tmp_path / "m.jsonl", rows)
     options = BatchOptions(params=SMALL, on_bad_row="skip")
-    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, options)
-    assert accounted.error is None
-    assert accounted.statuses == ["stored"] * 3 + ["invalid"] + ["stored"] * 2
-    bad = accounted.rows[3]
+    result = await restyle_all(api.url, str(tmp_path / "out"), manifest, options)
+    assert result.error is None
+    assert result.statuses == ["stored"] * 3 + ["invalid"] + ["stored"] * 2
+    bad = result.rows[3]
     assert bad.id == "bad"
     assert "9*9" in (bad.error_message or "")
     assert api.ledger()["billed"] == 5
@@ -143,19 +145,19 @@ async def test_a_skipped_row_counts_as_failed_where_its_image_is_missing_and_not
     manifest, out = write_manifest(tmp_path / "m.jsonl", rows), str(tmp_path / "out")
     for max_failed in (0.3, 0.4):
         options = BatchOptions(params=SMALL, on_bad_row="skip", max_failed=max_failed)
-        accounted = await restyle_all(api.url, out, manifest, options)
-        assert accounted.statuses[2:] == ["failed", "failed", "invalid"]
-        assert [row.error_type for row in accounted.rows[2:]] == ["SourceError", "SourceError", "BadRow"]
-        assert f"no such file: image {gone}" in (accounted.rows[2].error_message or "")
-        assert accounted.rows[3].id == "page"
-        assert accounted.summary.errors == {"SourceError": 2}
-        assert {"failed": 2, "invalid": 1}.items() <= accounted.summary.counts.items()
+        result = await restyle_all(api.url, out, manifest, options)
+        assert result.statuses[2:] == ["failed", "failed", "invalid"]
+        assert [row.error_type for row in result.rows[2:]] == ["SourceError", "SourceError", "BadRow"]
+        assert f"no such file: image {gone}" in (result.rows[2].error_message or "")
+        assert result.rows[3].id == "page"
+        assert result.summary.errors == {"SourceError": 2}
+        assert {"failed": 2, "invalid": 1}.items() <= result.summary.counts.items()
         if max_failed == 0.3:
-            assert isinstance(accounted.error, BatchFailedError)
-            assert "2 of 5 rows failed (2 SourceError)" in accounted.error.message
-            assert not accounted.error.retryable
+            assert isinstance(result.error, BatchFailedError)
+            assert "2 of 5 rows failed (2 SourceError)" in result.error.message
+            assert not result.error.retryable
         else:
-            assert accounted.error is None
+            assert result.error is None
     assert api.ledger()["billed"] == 2
 
 
@@ -173,11 +175,11 @@ async def test_one_bad_image_never_stops_the_others(api: Emulator, tmp_path: Pat
         ]
     )
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(10))
-    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
-    assert [row.row for row in accounted.rows if row.status == "failed"] == [3, 5]
-    assert accounted.statuses.count("stored") == 8
-    assert accounted.summary.errors == {"PredictionFailedError": 1, "InvalidRequestError": 1}
-    message = str(accounted.error)
+    result = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
+    assert [row.row for row in result.rows if row.status == "failed"] == [3, 5]
+    assert result.statuses.count("stored") == 8
+    assert result.summary.errors == {"PredictionFailedError": 1, "InvalidRequestError": 1}
+    message = str(result.error)
     assert "2 of 10 rows failed" in message
     assert "1 PredictionFailedError" in message
     assert "1 InvalidRequestError" in message
@@ -195,8 +197,8 @@ async def test_an_image_survives_a_moment_in_which_the_store_cannot_be_read(
     in_the_way.parent.mkdir()
     in_the_way.touch()
     asyncio.get_running_loop().call_later(1, in_the_way.unlink)
-    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
-    assert accounted.statuses == ["stored"] * 3
+    result = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
+    assert result.statuses == ["stored"] * 3
     assert api.ledger()["billed"] == 3
 
 
@@ -215,9 +217,9 @@ async def test_what_is_stored_already_does_not_count_against_the_cap(api: Emulat
     out, few = str(tmp_path / "out"), write_manifest(tmp_path / "few.jsonl", pictures(6))
     await restyle_all(api.url, out, few, ORDER)
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(10))
-    accounted = await restyle_all(api.url, out, manifest, BatchOptions(params=SMALL, max_cost_usd=0.1))
-    assert accounted.statuses == ["done"] * 6 + ["stored"] * 4
-    assert accounted.summary.quoted_usd == pytest.approx(0.1)
+    result = await restyle_all(api.url, out, manifest, BatchOptions(params=SMALL, max_cost_usd=0.1))
+    assert result.statuses == ["done"] * 6 + ["stored"] * 4
+    assert result.summary.quoted_usd == pytest.approx(0.1)
 
 
 async def test_what_the_account_cannot_pay_is_refused_before_the_first_submission(tmp_path: Path) -> None:
@@ -235,13 +237,13 @@ async def test_the_cap_is_kept_to_the_cent_when_predictions_must_be_made_again_a
     api.faults([{"on": "prediction", "fault": "failed", "code": 5000, "times": 10}])
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(20))
     options = BatchOptions(params=SMALL, max_cost_usd=0.5, concurrency=4)
-    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, options)
-    assert isinstance(accounted.error, BudgetExceededError)
-    assert "run it again with a higher limit" in accounted.error.message
+    result = await restyle_all(api.url, str(tmp_path / "out"), manifest, options)
+    assert isinstance(result.error, BudgetExceededError)
+    assert "run it again with a higher limit" in result.error.message
     assert _mills(api) <= 1000 * 0.5
-    left = accounted.statuses.count("unsubmitted") + accounted.statuses.count("failed")
+    left = result.statuses.count("unsubmitted") + result.statuses.count("failed")
     assert 0 < left < 20
-    assert set(accounted.statuses) <= {"stored", "unsubmitted", "failed"}
+    assert set(result.statuses) <= {"stored", "unsubmitted", "failed"}
 
     higher = BatchOptions(params=SMALL, max_cost_usd=5)
     finished = await restyle_all(api.url, str(tmp_path / "out"), manifest, higher)
@@ -258,11 +260,11 @@ async def test_a_price_that_rises_meanwhile_stops_the_run_below_its_cap(
     options = BatchOptions(params=SMALL, max_cost_usd=0.3, concurrency=2)
 
     def dearer(progress: Progress) -> None:
-        if progress.known == 4:
+        if progress.finished == 4:
             api.price(0.05)
 
-    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, options, on_change=dearer)
-    assert isinstance(accounted.error, BudgetExceededError)
+    result = await restyle_all(api.url, str(tmp_path / "out"), manifest, options, on_progress=dearer)
+    assert isinstance(result.error, BudgetExceededError)
     assert _mills(api) <= 1000 * 0.3
 
 
@@ -272,17 +274,17 @@ async def test_an_empty_account_stops_submitting_and_what_flies_is_stored(tmp_pa
     with Emulator("--prerendered", "--latency", "0.2", "0.4", "--balance", "0.5") as api:
 
         def dearer(progress: Progress) -> None:
-            if progress.known == 4:
+            if progress.finished == 4:
                 api.price(0.1)
 
         api.faults([{"on": "balance", "fault": "hang", "seconds": 1, "times": None}])  # it is known late
         options = BatchOptions(params=SMALL, concurrency=4)
-        accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, options, on_change=dearer)
+        result = await restyle_all(api.url, str(tmp_path / "out"), manifest, options, on_progress=dearer)
         ledger = api.ledger()
-    assert isinstance(accounted.error, InsufficientCreditsError)
-    stored = accounted.statuses.count("stored")
+    assert isinstance(result.error, InsufficientCreditsError)
+    stored = result.statuses.count("stored")
     assert stored == ledger["billed"]
-    assert accounted.statuses.count("unsubmitted") == 20 - stored
+    assert result.statuses.count("unsubmitted") == 20 - stored
     assert ledger["calls"]["submit"] <= stored + 4  # those that were at the door, and no more
 
 
@@ -293,21 +295,21 @@ async def test_an_image_that_is_refused_like_a_key_or_an_empty_account_stops_not
     third = {"times": None, "match": {"image": "/3.jpg"}}
     api.faults([{"on": "submit", "fault": "refused", "status": status, **third}])
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(12))
-    accounted = await restyle_all(
+    result = await restyle_all(
         api.url, str(tmp_path / "out"), manifest, BatchOptions(params=SMALL, concurrency=2)
     )
-    assert [row.row for row in accounted.rows if row.status == "failed"] == [3]
-    assert accounted.statuses.count("stored") == 11
+    assert [row.row for row in result.rows if row.status == "failed"] == [3]
+    assert result.statuses.count("stored") == 11
 
 
 async def test_the_cap_holds_with_many_at_once_when_attempts_fail(api: Emulator, tmp_path: Path) -> None:
     api.faults([{"on": "prediction", "fault": "failed", "code": 5000, "times": 12}])
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(40))
     options = BatchOptions(params=SMALL, max_cost_usd=1.0, concurrency=32)
-    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, options)
-    assert isinstance(accounted.error, BudgetExceededError)
+    result = await restyle_all(api.url, str(tmp_path / "out"), manifest, options)
+    assert isinstance(result.error, BudgetExceededError)
     assert _mills(api) <= 1000
-    assert accounted.summary.spent_usd == pytest.approx(0.025 * accounted.statuses.count("stored"))
+    assert result.summary.spent_usd == pytest.approx(0.025 * result.statuses.count("stored"))
 
 
 async def test_the_cap_holds_when_the_price_rises_while_submissions_rest(
@@ -322,10 +324,10 @@ async def test_the_cap_holds_when_the_price_rises_while_submissions_rest(
             await asyncio.sleep(0.05)
         api.price(0.05)
 
-    accounted, _ = await asyncio.gather(
+    result, _ = await asyncio.gather(
         restyle_all(api.url, str(tmp_path / "out"), manifest, options, settings=PATIENT), dearer()
     )
-    assert isinstance(accounted.error, BudgetExceededError)
+    assert isinstance(result.error, BudgetExceededError)
     assert _mills(api) <= 100
 
 
@@ -362,8 +364,8 @@ async def test_who_looks_on_cannot_stop_a_batch(api: Emulator, tmp_path: Path) -
         raise BrokenPipeError
 
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(12))
-    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER, on_change=broken)
-    assert accounted.statuses == ["stored"] * 12
+    result = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER, on_progress=broken)
+    assert result.statuses == ["stored"] * 12
 
 
 async def test_never_more_in_flight_than_asked_for_and_nobody_waits_for_the_slowest(
@@ -372,12 +374,12 @@ async def test_never_more_in_flight_than_asked_for_and_nobody_waits_for_the_slow
     api.faults([{"on": "prediction", "fault": "slow", "seconds": 4, "match": {"image": "/1.jpg"}}])
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(40))
     options = BatchOptions(params=SMALL, concurrency=6)
-    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, options)
+    result = await restyle_all(api.url, str(tmp_path / "out"), manifest, options)
     ledger = api.ledger()
     assert ledger["max_in_flight"] == 6
     stored = {
         row.row: Metadata.model_validate_json(Path(row.metadata_uri or "").read_bytes()).times.stored
-        for row in accounted.rows
+        for row in result.rows
     }
     assert max(stored, key=lambda row: stored[row]) == 1
 
@@ -405,17 +407,17 @@ async def test_a_dry_run_counts_what_is_done_open_or_given_up_and_spends_nothing
                 client,
                 open_store(out),
                 RunInfo(package_version="test"),
-                account_folder(now(), "dry"),
+                layout.run(now(), "dry"),
                 options,
             ) as batch,
         ):
             await batch.read(write_manifest(tmp_path / "m.jsonl", rows))
-            quote = await batch.quote(count_done=True)
+            quote = await batch.quote()
         assert (quote.rows, quote.unusable, quote.jobs, quote.done, quote.open) == (11, 1, 10, 4, 2)
         assert (quote.failed, quote.billed) == (failed, 4 - failed)
         assert quote.usd == pytest.approx(0.025 * quote.billed)
     assert api.ledger()["calls"]["submit"] == spent
-    assert not (tmp_path / "out" / account_folder(now(), "dry")).exists()
+    assert not (tmp_path / "out" / layout.run(now(), "dry")).exists()
 
 
 async def test_without_waiting_all_is_submitted_within_the_places_and_left_to_settle(
@@ -423,10 +425,10 @@ async def test_without_waiting_all_is_submitted_within_the_places_and_left_to_se
 ) -> None:
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(20))
     options = BatchOptions(params=SMALL, concurrency=5, wait=False)
-    accounted = await restyle_all(api.url, str(tmp_path / "out"), manifest, options)
-    assert accounted.error is None
-    assert accounted.statuses == ["submitted"] * 20
-    assert accounted.summary.spent_usd == 0.5
+    result = await restyle_all(api.url, str(tmp_path / "out"), manifest, options)
+    assert result.error is None
+    assert result.statuses == ["submitted"] * 20
+    assert result.summary.spent_usd == 0.5
     ledger = api.ledger()
     assert len(ledger["predictions"]) == 20
     assert ledger["max_in_flight"] == 5
@@ -443,12 +445,12 @@ async def test_runs_that_share_their_images_tell_together_what_was_billed(
 ) -> None:
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(30))
     two = [restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER) for _ in range(2)]
-    accounts = await asyncio.gather(*two)
-    for accounted in accounts:
-        assert set(accounted.statuses) <= {"stored", "done"}
-        told = sum(row.cost_usd or 0 for row in accounted.rows)
-        assert accounted.summary.spent_usd == pytest.approx(told)
-    assert sum(accounted.summary.spent_usd for accounted in accounts) == pytest.approx(0.75)
+    results = await asyncio.gather(*two)
+    for result in results:
+        assert set(result.statuses) <= {"stored", "done"}
+        told = sum(row.cost_usd or 0 for row in result.rows)
+        assert result.summary.spent_usd == pytest.approx(told)
+    assert sum(result.summary.spent_usd for result in results) == pytest.approx(0.75)
     assert api.ledger()["billed"] == 30
 
 
@@ -459,7 +461,7 @@ async def test_an_earlier_try_of_the_same_run_counts_against_its_cap(api: Emulat
     api.faults([{"on": "prediction", "fault": "failed", "code": 5000, "times": 4}])
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(8))
     options = BatchOptions(params=SMALL, max_cost_usd=0.2, concurrency=2)
-    again = await restyle_all(api.url, out, manifest, options, run_id="the-run", again=True)
+    again = await restyle_all(api.url, out, manifest, options, run_id="the-run", is_retry=True)
     assert again.statuses[:4] == ["stored"] * 4
     assert isinstance(again.error, BudgetExceededError)
     assert _mills(api) <= 200

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prefect_wavespeed.batch.report import Summary, decode_part
+from prefect_wavespeed.batch.report.rows import Summary, decode_part
 from tests.support.batch_shell import Shell, one_line, told
 from tests.support.batches import pictures, write_manifest
 from tests.support.emulator_process import Emulator
@@ -153,13 +153,13 @@ def test_pictures_that_are_missing_are_told_with_their_rows(shell: Shell, skip: 
     assert shell.emulator.ledger()["calls"]["submit"] == 0
 
 
-def test_bad_rows_that_are_skipped_are_in_the_account(shell: Shell) -> None:
+def test_bad_rows_that_are_skipped_are_in_the_report(shell: Shell) -> None:
     _some_bad(shell.folder / "m.jsonl")
     ended = shell.batch(str(shell.folder / "m.jsonl"), "--on-bad-row", "skip", "--json")
     assert (ended.status, told(ended)) == (0, "")
     summary = Summary.model_validate_json(ended.stdout)
     assert summary.counts == {"stored": 18, "invalid": 2}
-    bad = [row for row in shell.account(summary) if row.status == "invalid"]
+    bad = [row for row in shell.report(summary) if row.status == "invalid"]
     assert [(row.row, row.id) for row in bad] == [(6, "n6"), (16, "n16")]
     assert all('size "9*9"' in (row.error_message or "") for row in bad)
     assert shell.emulator.ledger()["billed"] == 18
@@ -236,10 +236,10 @@ def test_what_came_of_it_is_three_lines_or_an_object(shell: Shell) -> None:
     manifest = shell.manifest([*pictures(4), *pictures(1)])
     ended = shell.batch(manifest)
     assert (ended.status, told(ended)) == (0, "")
-    counts, pace, account = ended.stdout.splitlines()
+    counts, pace, report = ended.stdout.splitlines()
     assert counts == "5 rows: 5 stored"
     assert re.fullmatch(r"4 pictures stored in [\d.]+ s, [\d,]+ a minute; 0\.1 USD spent", pace)
-    folder = Path(account.removeprefix("account: "))
+    folder = Path(report.removeprefix("report: "))
     names = ["gallery.html", "manifest.jsonl", "manifest.parquet", "summary.json"]
     assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == names
 
@@ -248,7 +248,7 @@ def test_what_came_of_it_is_three_lines_or_an_object(shell: Shell) -> None:
     assert again.stdout.count("\n") == 1
     summary = Summary.model_validate_json(again.stdout)
     assert (summary.counts, summary.spent_usd) == ({"done": 5}, 0)
-    stored = json.loads((Path(summary.account) / "summary.json").read_text())
+    stored = json.loads((Path(summary.report) / "summary.json").read_text())
     assert json.loads(again.stdout) == stored
     assert shell.emulator.ledger()["billed"] == 4
 
@@ -322,7 +322,7 @@ def test_what_is_submitted_without_waiting_is_finished_by_settle_and_billed_once
     assert (ended.status, told(ended)) == (0, "")
     summary = Summary.model_validate_json(ended.stdout)
     assert summary.counts == {"submitted": 6}
-    assert all(row.prediction_id for row in shell.account(summary))
+    assert all(row.prediction_id for row in shell.report(summary))
     assert shell.emulator.ledger()["max_in_flight"] <= 3
 
     settled = shell.prefect.restyle("settle", "--out", shell.out, "--json", env=shell.env)

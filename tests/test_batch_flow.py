@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import FlowRun
 
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.options import BatchOptions
-from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
 from prefect_wavespeed.errors import BatchFailedError, UnavailableError
 from prefect_wavespeed.flows import restyle_batch
 from prefect_wavespeed.ledger.records import Metadata
@@ -82,13 +82,13 @@ class World:
         (found,) = [one for one in self.prefect.all("artifacts", **self.mine) if one["key"] == key]
         return found
 
-    def account(self, summary: Summary) -> list[AccountRow]:
-        """The rows of a run's account, the same in both of its files."""
-        folder = Path(summary.account)
+    def report(self, summary: Summary) -> list[ReportRow]:
+        """The rows of a run's report, the same in both of its files."""
+        folder = Path(summary.report)
         check("summary", (folder / "summary.json").read_bytes())
         rows = decode_part((folder / "manifest.jsonl").read_bytes())
         table = pq.read_table(folder / "manifest.parquet").to_pylist()
-        assert [AccountRow.model_validate(row) for row in table] == rows
+        assert [ReportRow.model_validate(row) for row in table] == rows
         assert list(folder.glob("parts/*")) == []
         return rows
 
@@ -119,7 +119,7 @@ class Told:
 
     world: World
     summary: Summary
-    rows: list[AccountRow]
+    rows: list[ReportRow]
     asked: list[str]  # source URLs that WaveSpeedAI was given
 
 
@@ -136,7 +136,7 @@ def eight(prefect: PrefectServer, emulator: Emulator, tmp_path_factory: pytest.T
     manifest = write_manifest(world.folder / "eight.jsonl", signed(pictures(8)))
     summary = world.restyle(manifest, max_failed=0.2)
     asked = [one["input"]["image"] for one in emulator.ledger()["predictions"]]
-    return Told(world, summary, world.account(summary), asked)
+    return Told(world, summary, world.report(summary), asked)
 
 
 class TestFewImages:
@@ -153,13 +153,13 @@ class TestFewImages:
         assert (summary.flow_run_id, summary.flow_run_name) == (run["id"], run["name"])
         assert run["name"] == "restyle eight.jsonl"
         assert run["state_type"] == "COMPLETED"
-        assert f"/runs/dt={run['expected_start_time'][:10]}/{run['id']}/" in summary.account
+        assert f"/runs/dt={run['expected_start_time'][:10]}/{run['id']}/" in summary.report
 
     def test_every_row_is_accounted_for(self, eight: Told) -> None:
         assert [row.id for row in eight.rows] == [f"n{n}" for n in range(1, 9)]
         assert [row.row for row in eight.rows if row.status != "stored"] == [3]
         assert all(Path(uri).is_file() for row in eight.rows for uri in row.outputs)
-        gallery = (Path(eight.summary.account) / "gallery.html").read_text()
+        gallery = (Path(eight.summary.report) / "gallery.html").read_text()
         assert "n8" in gallery
 
     def test_every_step_of_every_image_is_a_task_run_named_after_it(self, eight: Told) -> None:
@@ -194,7 +194,7 @@ class TestFewImages:
             "| Quoted | 0.2 USD |",
         ):
             assert fact in page
-        assert eight.summary.account.rstrip("/").rpartition("/")[2] in page
+        assert eight.summary.report.rstrip("/").rpartition("/")[2] in page
 
     def test_the_failures_are_a_table(self, eight: Told) -> None:
         (failure,) = json.loads(eight.world.artifact("restyle-failures")["data"])
@@ -248,12 +248,12 @@ class TestFewImages:
         assert [image for image in eight.asked if SIGNATURE not in image] == []
 
 
-def test_many_images_are_a_few_task_runs_and_the_same_account(world: World) -> None:
+def test_many_images_are_a_few_task_runs_and_the_same_report(world: World) -> None:
     world.emulator.faults([{**FAILING, "match": {"image": "/33.jpg"}}])
     manifest = write_manifest(world.folder / "many.jsonl", pictures(70))
     summary = world.restyle(manifest, max_failed=0.2)
     assert summary.counts == {"stored": 69, "failed": 1}
-    rows = world.account(summary)
+    rows = world.report(summary)
     assert [row.id for row in rows] == [f"n{n}" for n in range(1, 71)]
     assert [row.row for row in rows if row.status != "stored"] == [33]
     assert world.emulator.ledger()["billed"] == 69
@@ -287,7 +287,7 @@ def test_many_images_are_a_few_task_runs_and_the_same_account(world: World) -> N
 def test_the_images_can_be_a_list(world: World) -> None:
     summary = world.restyle([f"{PLACE}/{n}.jpg" for n in (1, 2, 1)])
     assert (summary.rows, summary.jobs, summary.counts) == (3, 2, {"stored": 3})
-    assert [row.image for row in world.account(summary)] == [f"{PLACE}/{n}.jpg" for n in (1, 2, 1)]
+    assert [row.image for row in world.report(summary)] == [f"{PLACE}/{n}.jpg" for n in (1, 2, 1)]
     assert world.runs[0]["name"] == "restyle 3 images"
     assert world.emulator.ledger()["billed"] == 2
 
@@ -306,9 +306,9 @@ def test_more_failures_than_allowed_fail_the_run_after_all_else_is_stored(world:
     assert "more than max_failed 0.3 allows; 5 are stored" in message
     assert (run["state_type"], run["run_count"]) == ("FAILED", 1)  # again would be the same
     assert world.emulator.ledger()["billed"] == 5
-    account = Path(message.rpartition("the account is in ")[2])
-    summary = Summary.model_validate_json((account / "summary.json").read_bytes())
-    assert [row.status for row in world.account(summary)].count("stored") == 5
+    report = Path(message.rpartition("the report is in ")[2])
+    summary = Summary.model_validate_json((report / "summary.json").read_bytes())
+    assert [row.status for row in world.report(summary)].count("stored") == 5
 
 
 def test_what_may_pass_is_tried_again_by_the_run_itself(world: World) -> None:
@@ -326,7 +326,7 @@ def test_a_flow_that_stops_waiting_submits_all_and_another_run_stores_it(world: 
     manifest = write_manifest(world.folder / "m.jsonl", pictures(6))
     submitted = world.restyle(manifest, wait=False)
     assert submitted.counts == {"submitted": 6}
-    assert world.account(submitted)[0].prediction_id
+    assert world.report(submitted)[0].prediction_id
     stored = world.restyle(manifest)
     assert stored.counts == {"stored": 6}
     assert world.emulator.ledger()["billed"] == 6

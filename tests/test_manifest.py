@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from prefect_wavespeed.api.models import ReduxParams
-from prefect_wavespeed.batch.manifest import BadRow, Row, read_manifest, shown
+from prefect_wavespeed.batch.manifest.read import read_manifest, safe_name
+from prefect_wavespeed.batch.manifest.rows import BadRow, Row
 from prefect_wavespeed.errors import ConfigurationError, ManifestError, RestyleError
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
 from prefect_wavespeed.storage.store import Store
@@ -28,7 +29,7 @@ from tests.support.s3_servers import S3Server
 DEFAULTS = ReduxParams(size="512*512")
 IMAGES = ["https://example.com/a.jpg?X-Amz-Signature=secret", "s3://bucket/b.png", "pictures/c.webp"]
 KNOWN = (
-    "known are image, id, variant, size, num_inference_steps, guidance_scale, num_images, seed, "
+    "the columns are image, id, variant, size, num_inference_steps, guidance_scale, num_images, seed, "
     "output_format, enable_base64_output, enable_sync_mode"
 )
 KINDS = (
@@ -235,7 +236,7 @@ async def test_who_names_another_outputs_pictures_means_them(moto: S3Server) -> 
     second = output_at(moto, f"{root}/second")
     rows = await read(f"s3://{moto.bucket}/{root}/restyled/images/", second)
     assert [row.image for row in rows] == [f"s3://{moto.bucket}/{key}"]
-    with pytest.raises(ManifestError, match="name its folder images/"):
+    with pytest.raises(ManifestError, match="name their folder images/"):
         await read(f"s3://{moto.bucket}/{root}/restyled/", second)
 
 
@@ -267,8 +268,8 @@ REASONS = [
     ),
     ({"image": "s3://bucket/"}, "no key: image s3://bucket/: use s3://bucket/key"),
     ({"image": "a\x00.jpg"}, "control character: image 'a\\x00.jpg': no path and no URL has one"),
-    ({"imgae": "a.jpg"}, "column \"imgae\" is not known: did you mean 'image'?"),
-    ({"image": "a", "prompt": "x"}, f'column "prompt" is not known: {KNOWN}'),
+    ({"imgae": "a.jpg"}, "unknown column \"imgae\": did you mean 'image'?"),
+    ({"image": "a", "prompt": "x"}, f'unknown column "prompt": {KNOWN}'),
     ({"image": "a", "num_images": 9}, "num_images 9: must be 1 to 4"),
     ({"image": "a", "num_images": "2"}, 'num_images "2": give a whole number'),
     ({"image": "a", "num_images": 2.5}, "num_images 2.5: give a whole number"),
@@ -284,16 +285,16 @@ REASONS = [
     ({"image": "a", "variant": 10**30}, f"variant {10**30}: must be at most 2147483647"),
     (
         {"image": "a", "variant": 2, "seed": 7},
-        "variant 2 with seed 7: a variant chooses its own seed: give one of them",
+        "variant 2 with seed 7: a variant has its own seed: give one of the two",
     ),
     ({"image": "a", "id": ["x"]}, 'id ["x"]: give text or a number'),
-    ({"image": "a", "id": "\ud800"}, 'id "?" holds half a character'),
+    ({"image": "a", "id": "\ud800"}, 'id "?" contains half a character (a lone surrogate)'),
     (
         {"image": "a", "num_images": 0, "num_inference_steps": 99},
         "num_inference_steps 99: must be 1 to 50; num_images 0: must be 1 to 4",
     ),
-    ([1], '[1] is no JSON object: give {"image": "…"}'),
-    ("a.jpg", '"a.jpg" is no JSON object: give {"image": "…"}'),
+    ([1], '[1] is not a JSON object: give {"image": "…"}'),
+    ("a.jpg", '"a.jpg" is not a JSON object: give {"image": "…"}'),
 ]
 
 
@@ -334,8 +335,8 @@ async def test_what_is_no_json_is_a_bad_row_and_no_more(line: str, store: Store,
         ("a.jpg,,2.5,", 'num_images "2.5": give a whole number'),
         ("a.jpg,,,maybe", 'enable_sync_mode "maybe": give true or false'),
         (",x,,", "image is empty: use an https URL, s3://bucket/key, or the path of a picture"),
-        ("a.jpg,x", "2 cells where the header has 4"),
-        ("a.jpg,x,1,true,5", "5 cells where the header has 4"),
+        ("a.jpg,x", "2 cells, but the header has 4"),
+        ("a.jpg,x,1,true,5", "5 cells, but the header has 4"),
     ],
 )
 async def test_a_row_of_a_csv_file_that_cannot_be_used_is_told(
@@ -378,7 +379,7 @@ async def test_a_bad_row_keeps_its_id_and_its_image_without_a_signature(store: S
 
 async def test_a_row_shows_its_image_without_its_signature(store: Store) -> None:
     rows = await read([*IMAGES, "s3://bucket/a?b#c.jpg"], store)
-    assert [row.shown for row in rows if isinstance(row, Row)] == [
+    assert [row.safe_image for row in rows if isinstance(row, Row)] == [
         "https://example.com/a.jpg",
         *IMAGES[1:],
         "s3://bucket/a?b#c.jpg",
@@ -393,28 +394,28 @@ def half(data: bytes) -> bytes:
 
 
 WHOLE: list[tuple[str, bytes, str]] = [
-    ("a.jsonl", b"", "it has no rows: give one image at least"),
-    ("a.jsonl", b"\n \n", "it has no rows: give one image at least"),
-    ("a.csv", b"", "it has no rows: give one image at least"),
-    ("a.csv", b"image,seed\n", "it has no rows: give one image at least"),
-    ("a.parquet", parquet({"image": pa.array([], pa.string())}), "it has no rows: give one image at least"),
-    ("a.txt", b"a.jpg\n", f"its kind is not known: {KINDS}"),
-    ("a", b"a.jpg\n", f"its kind is not known: {KINDS}"),
-    ("a.csv", b"imgae,seed\na,1\n", "column \"imgae\" is not known: did you mean 'image'?"),
-    ("a.csv", b"image,prompt\na,1\n", f'column "prompt" is not known: {KNOWN}'),
+    ("a.jsonl", b"", "it has no rows: give at least one image"),
+    ("a.jsonl", b"\n \n", "it has no rows: give at least one image"),
+    ("a.csv", b"", "it has no rows: give at least one image"),
+    ("a.csv", b"image,seed\n", "it has no rows: give at least one image"),
+    ("a.parquet", parquet({"image": pa.array([], pa.string())}), "it has no rows: give at least one image"),
+    ("a.txt", b"a.jpg\n", f"unsupported file type: {KINDS}"),
+    ("a", b"a.jpg\n", f"unsupported file type: {KINDS}"),
+    ("a.csv", b"imgae,seed\na,1\n", "unknown column \"imgae\": did you mean 'image'?"),
+    ("a.csv", b"image,prompt\na,1\n", f'unknown column "prompt": {KNOWN}'),
     ("a.csv", b"id,seed\na,1\n", "no column 'image': its columns are id, seed"),
-    ("a.csv", b"image,seed,image\na,1,b\n", "column 'image' is there twice"),
+    ("a.csv", b"image,seed,image\na,1,b\n", "column 'image' appears twice"),
     ("a.csv", b"image;seed\na;1\n", 'its columns "image;seed" are not separated by commas'),
-    ("a.csv", b'image\na\n"b\nc\n', "row 3 is no CSV: unexpected end of data: is a quote not closed?"),
+    ("a.csv", b'image\na\n"b\nc\n', "row 3 is not valid CSV: unexpected end of data: is a quote not closed?"),
     ("a.csv", b"image\na\n\xe9\n", "row 3 is not UTF-8: save the file as UTF-8"),
     ("a.jsonl", b'{"image": "a"}\n{"image": "\xe9"}\n', "row 2 is not UTF-8: save the file as UTF-8"),
-    ("a.jsonl", b"x" * (1 << 20), "row 1 has more than 1 MB: give one image a line"),
+    ("a.jsonl", b"x" * (1 << 20), "row 1 is longer than 1 MB: put one image on each line"),
     (
         "a.jsonl.gz",
         half(gzip.compress(jsonl(*ROWS), mtime=0)),
         "cannot be read: Compressed file ended before",
     ),
-    ("a.parquet", parquet({"imgae": ["a"]}), "column \"imgae\" is not known: did you mean 'image'?"),
+    ("a.parquet", parquet({"imgae": ["a"]}), "unknown column \"imgae\": did you mean 'image'?"),
     ("a.parquet", parquet({"seed": [1]}), "no column 'image': its columns are seed"),
     ("a.parquet", parquet({"image": [1]}), "column 'image' is of type int64: give text"),
     (
@@ -432,8 +433,8 @@ WHOLE: list[tuple[str, bytes, str]] = [
         parquet({"image": ["a"], "seed": [[1]]}),
         "column 'seed' is of type list<element: int64>: give a whole number",
     ),
-    ("a.parquet", b"image,seed\na,1\n", "not a whole Parquet file: "),
-    ("a.parquet", half(PARQUET), "not a whole Parquet file: "),
+    ("a.parquet", b"image,seed\na,1\n", "not a complete Parquet file: "),
+    ("a.parquet", half(PARQUET), "not a complete Parquet file: "),
 ]
 
 
@@ -452,12 +453,13 @@ async def test_a_file_that_is_not_there_or_is_a_directory_is_told(store: Store, 
     missing = tmp_path / "a.jsonl"
     assert await refused(missing, store) == f"manifest {missing}: no such file"
     assert await refused(tmp_path, store) == (
-        f"manifest {tmp_path}: a directory: give a file, or s3://bucket/prefix/ for every image below it"
+        f"manifest {tmp_path}: it is a directory: give a file, or s3://bucket/prefix/ for every image "
+        "below it"
     )
     assert await refused("", store) == (
-        "manifest '': a directory: give a file, or s3://bucket/prefix/ for every image below it"
+        "manifest '': it is a directory: give a file, or s3://bucket/prefix/ for every image below it"
     )
-    assert await refused([], store) == "manifest (a list of 0): it has no rows: give one image at least"
+    assert await refused([], store) == "manifest (a list of 0): it has no rows: give at least one image"
 
 
 async def test_a_list_on_s3_that_is_not_there_is_told(on_s3: Store, moto: S3Server) -> None:
@@ -466,10 +468,10 @@ async def test_a_list_on_s3_that_is_not_there_is_told(on_s3: Store, moto: S3Serv
         await refused(f"{bucket}/no.csv", on_s3)
         == f"manifest {bucket}/no.csv: no such object, or no such bucket"
     )
-    assert await refused(f"{bucket}/in", on_s3) == f"manifest {bucket}/in: its kind is not known: {KINDS}"
+    assert await refused(f"{bucket}/in", on_s3) == f"manifest {bucket}/in: unsupported file type: {KINDS}"
     assert await refused(f"{bucket}/nothing/", on_s3) == (
-        f"manifest {bucket}/nothing/: no image below it (.jpg, .jpeg, .png, .webp, .gif, .bmp, .tif, .tiff, "
-        ".avif), but what this project stored there: to restyle that, name its folder images/"
+        f"manifest {bucket}/nothing/: no images below it (.jpg, .jpeg, .png, .webp, .gif, .bmp, .tif, .tiff, "
+        ".avif) except those that this project stored: to restyle these, name their folder images/"
     )
     assert await refused("s3://", on_s3) == (
         "manifest s3://: the bucket's name is missing: give s3://bucket/prefix/"
@@ -483,7 +485,7 @@ async def test_a_list_on_s3_that_is_not_there_is_told(on_s3: Store, moto: S3Serv
     [
         (404, "HTTP 404: no such file"),
         (401, "HTTP 401: access denied: give a signed URL"),
-        (403, "HTTP 403: access denied, or a signature that has expired"),
+        (403, "HTTP 403: access denied, or the signature has expired"),
         (500, "HTTP 500"),
     ],
 )
@@ -511,9 +513,11 @@ async def test_a_list_is_not_fetched_in_the_clear(store: Store) -> None:
 
 
 def test_a_manifest_is_shown_without_its_signature() -> None:
-    assert shown("https://example.com/a.csv?X-Amz-Signature=secret&page=1") == "https://example.com/a.csv?…"
-    assert shown("https://[/?X-Amz-Signature=secret") == "https://[/?…"
-    assert shown(["a", "b"]) == "(a list of 2)"
+    assert (
+        safe_name("https://example.com/a.csv?X-Amz-Signature=secret&page=1") == "https://example.com/a.csv?…"
+    )
+    assert safe_name("https://[/?X-Amz-Signature=secret") == "https://[/?…"
+    assert safe_name(["a", "b"]) == "(a list of 2)"
 
 
 # --- a stream ---

@@ -15,9 +15,10 @@ import pytest
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.job_runner import Carrier
 from prefect_wavespeed.batch.options import BatchOptions
-from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
-from prefect_wavespeed.batch.run import Batch, Carrier
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
+from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.batch.sharded_batch import ShardedBatch
 from prefect_wavespeed.batch.shards import Shard, lot
 from prefect_wavespeed.errors import (
@@ -54,7 +55,7 @@ class Ended:
     def why(self, shards: Iterable[int]) -> dict[int, ShardFailedError]:
         """Why each may have told less than all."""
         return {
-            n: ShardFailedError(f"shard {n} ended as Crashed: run it again to go on", retryable=True)
+            n: ShardFailedError(f"shard {n} ended as Crashed: run it again to continue", retryable=True)
             for n in shards
         }
 
@@ -80,13 +81,13 @@ class Sharded:
         dying = asyncio.Event()
 
         def changed(progress: Any) -> None:
-            if stop_after is not None and progress.known >= stop_after:
+            if stop_after is not None and progress.finished >= stop_after:
                 dying.set()
 
         async with WaveSpeedClient("test-key", self.url, submit_timeout=1, timeout=2) as client:
-            share, again = await shard.share(store), shard.attempt > 1
+            share, is_retry = await shard.share(store), shard.attempt > 1
             async with Batch(
-                client, store, run, shard.path, options, share=share, again=again, on_change=changed
+                client, store, run, shard.path, options, share=share, is_retry=is_retry, on_progress=changed
             ) as batch:
                 await batch.read(self.manifest)
                 await batch.afford()
@@ -97,7 +98,7 @@ class Sharded:
                 steps = StepSet(client, store, QUICK, admit=admit)
                 submit = partial(steps.submit, run=run, retry_failed=options.retry_failed)
                 carrier = Carrier(submit, steps.poll, partial(steps.download, run=run), look=steps.look)
-                work = asyncio.create_task(batch.carry_out(carrier.patient()))
+                work = asyncio.create_task(batch.carry_out(carrier.with_retries()))
                 death = asyncio.create_task(dying.wait())
                 await asyncio.wait([work, death], return_when=asyncio.FIRST_COMPLETED)
                 if dying.is_set():
@@ -114,19 +115,19 @@ class Sharded:
         """Be the run that starts them and joins what they tell."""
         async with (
             WaveSpeedClient("test-key", self.url, submit_timeout=1, timeout=2) as client,
-            Batch(client, self.store, WHOLE, FOLDER, self.options, again=attempt > 1) as batch,
+            Batch(client, self.store, WHOLE, FOLDER, self.options, is_retry=attempt > 1) as batch,
         ):
             await batch.read(self.manifest)
             await batch.afford()
             sharded = ShardedBatch(batch, of, attempt)
-            begun = await sharded.share_out()
+            begun = await sharded.divide()
             await asyncio.gather(*(self.carry_out(shard, (dies or {}).get(shard.number)) for shard in begun))
             await sharded.finish(Ended().why(sharded.shards))
             summary = await batch.close()
             return summary, batch.verdict(summary), begun
 
-    def rows(self) -> list[AccountRow]:
-        """The joined account."""
+    def rows(self) -> list[ReportRow]:
+        """The joined report."""
         return decode_part((self.out / FOLDER / "manifest.jsonl").read_bytes())
 
 
@@ -142,7 +143,7 @@ def quick(ready: Emulator) -> Emulator:
     return ready
 
 
-async def test_shards_together_are_one_account_complete_and_in_order(quick: Emulator, tmp_path: Path) -> None:
+async def test_shards_together_are_one_report_complete_and_in_order(quick: Emulator, tmp_path: Path) -> None:
     twice = [*pictures(30), *pictures(3)]
     batch = Sharded(quick.url, tmp_path / "out", write_manifest(tmp_path / "m.jsonl", twice))
     summary, error, begun = await batch.whole(3)
@@ -165,7 +166,7 @@ async def test_every_shard_carries_out_a_part_of_its_own(quick: Emulator, tmp_pa
         Batch(client, batch.store, WHOLE, FOLDER, batch.options) as whole,
     ):
         await whole.read(batch.manifest)
-        begun = await ShardedBatch(whole, 4, 1).share_out()
+        begun = await ShardedBatch(whole, 4, 1).divide()
         shares = [(await shard.share(batch.store)).keys for shard in begun]
     assert sum(map(len, shares)) == len(frozenset().union(*shares)) == 40
     assert min(map(len, shares)) > 3
@@ -180,7 +181,7 @@ async def test_side_cars_name_the_whole_run(quick: Emulator, tmp_path: Path) -> 
     assert {attempt.flow_run_id for car in cars for attempt in car.attempts} == {"whole"}
 
 
-async def test_nothing_of_the_shards_is_left_beside_the_account(quick: Emulator, tmp_path: Path) -> None:
+async def test_nothing_of_the_shards_is_left_beside_the_report(quick: Emulator, tmp_path: Path) -> None:
     options = BatchOptions(params=SMALL, max_cost_usd=1)
     batch = Sharded(quick.url, tmp_path / "out", write_manifest(tmp_path / "m.jsonl", pictures(4)), options)
     await batch.whole()
@@ -220,7 +221,7 @@ async def test_a_shard_carries_out_what_was_quoted_although_the_manifest_has_gro
         await whole.read(batch.manifest)
         await whole.afford()
         sharded = ShardedBatch(whole, 2, 1)
-        begun = await sharded.share_out()
+        begun = await sharded.divide()
         write_manifest(path, [*pictures(40)[20:], *pictures(7)])  # shifted, longer, and the eighth is gone
         await asyncio.gather(*map(batch.carry_out, begun))
         await sharded.finish(Ended().why(sharded.shards))
@@ -277,7 +278,7 @@ class TestCap:
             ) as whole,
         ):
             await whole.read(manifest)
-            return await whole.shares(of)
+            return list(await whole.quoting.shares_of_cap(cap, of))
 
     @pytest.mark.parametrize("of", [2, 3, 7, 100])
     async def test_shares_cover_their_quotes_and_come_to_no_more(
@@ -312,7 +313,7 @@ class TestCap:
             await whole.read(manifest)
             await whole.afford()
             sharded = ShardedBatch(whole, 2, 1)
-            begun = await sharded.share_out()
+            begun = await sharded.divide()
             # as if each shard had been told its share before the price rose
             cheaper = [shard.model_copy(update={"max_cost_usd": 0.1}) for shard in begun]
             with pytest.raises(BudgetExceededError):

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from json import dumps
 from typing import TYPE_CHECKING, Annotated
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.blocks.names import WAVESPEED_BLOCK
@@ -28,9 +28,9 @@ from prefect_wavespeed.deployments.prefect_runtime import quiet_run
 from prefect_wavespeed.words import counted
 
 if TYPE_CHECKING:
-    from prefect_wavespeed.batch.report import Summary
-    from prefect_wavespeed.batch.run import BatchQuote
-    from prefect_wavespeed.batch.run import Progress as Standing
+    from prefect_wavespeed.batch.progress import Progress
+    from prefect_wavespeed.batch.quoting import BatchQuote
+    from prefect_wavespeed.batch.report.rows import Summary
     from prefect_wavespeed.storage.store import Store
 
 _LINE_SECONDS = 10.0  # between lines where there is no terminal
@@ -81,9 +81,9 @@ def batch(
         else:
             summary = _restyle(asked, Console(stderr=True))
     if dry_run:
-        print(dumps(asdict(quote)) if as_json else _quoted(quote, asked.options))
+        print(dumps(asdict(quote)) if as_json else _quote_lines(quote, asked.options))
     else:
-        print(summary.model_dump_json() if as_json else _told(summary))
+        print(summary.model_dump_json() if as_json else _closing_lines(summary))
     return 0
 
 
@@ -103,59 +103,61 @@ async def _check(asked: _Command) -> None:
     from prefect_wavespeed.storage.open_store import is_block, open_store
 
     get_settings()
-    if is_block(asked.out):  # a block: the flow asks Prefect for it
+    if is_block(asked.out):  # only Prefect can load it
         return
     store = open_store(asked.out)
-    await _look_into(asked.manifest, asked.options, store)
+    await _check_first_rows(asked.manifest, asked.options, store)
     await store.ensure_conditional_put()
 
 
-async def _look_into(manifest: str, options: BatchOptions, store: Store) -> None:
-    """Read the first rows: what is wrong with a manifest is mostly wrong there already."""
-    from prefect_wavespeed.batch.manifest import BadRow, read_manifest
-    from prefect_wavespeed.batch.run import refusal
+async def _check_first_rows(manifest: str, options: BatchOptions, store: Store) -> None:
+    """Most manifests that are wrong are wrong in their first rows."""
+    from prefect_wavespeed.batch.manifest.read import read_manifest
+    from prefect_wavespeed.batch.manifest.rows import BadRow
+    from prefect_wavespeed.batch.run import bad_rows_error
 
-    async with aclosing(read_manifest(manifest, options.params, store)) as batches:
-        rows = await anext(batches)
+    async with aclosing(read_manifest(manifest, options.params, store)) as pages:
+        rows = await anext(pages)
         bad = [row for row in rows if isinstance(row, BadRow)]
         if bad and options.on_bad_row == "fail":
-            there_are_more = await anext(batches, None) is not None
-            told = f"{'the first ' if there_are_more else ''}{len(rows):,}"
-            raise refusal(bad, len(bad), told, can_be_skipped=len(bad) < len(rows))
+            has_more = await anext(pages, None) is not None
+            of_rows = f"{'the first ' if has_more else ''}{len(rows):,}"
+            raise bad_rows_error(bad, len(bad), of_rows, skippable=len(bad) < len(rows))
 
 
 async def _quote(asked: _Command) -> BatchQuote:
-    from prefect_wavespeed.batch.run import Batch, account_folder
+    from prefect_wavespeed.batch.run import Batch
     from prefect_wavespeed.blocks.output import open_output
     from prefect_wavespeed.blocks.wavespeed import load_wavespeed
     from prefect_wavespeed.job import RunInfo
+    from prefect_wavespeed.storage import layout
 
     store = await open_output(asked.out)
     block = await load_wavespeed(asked.wavespeed)
     run = RunInfo(package_version="")
     async with (
         block.get_client() as client,
-        Batch(client, store, run, account_folder(datetime.now(UTC), "dry-run"), asked.options) as batch,
+        Batch(client, store, run, layout.run(datetime.now(UTC), "dry-run"), asked.options) as batch,
     ):
         await batch.read(asked.manifest)
-        return await batch.quote(count_done=True)
+        return await batch.quote()
 
 
 def _restyle(asked: _Command, console: Console) -> Summary:
     from prefect_wavespeed.flows import restyle_batch
-    from prefect_wavespeed.flows._progress import watcher
+    from prefect_wavespeed.flows.progress import observer
 
     with _Bar(console) as bar:
-        token = watcher.set(bar.changed)
+        token = observer.set(bar.update)
         try:
-            # whoever sits at the terminal decides whether to go again
+            # no retries: the user decides whether to run it again
             return asyncio.run(
                 restyle_batch.with_options(retries=0)(
                     asked.manifest, asked.options, wavespeed=asked.wavespeed, output=asked.out
                 )
             )
         finally:
-            watcher.reset(token)
+            observer.reset(token)
 
 
 class _Bar:
@@ -163,14 +165,14 @@ class _Bar:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = Progress(
-            TextColumn("restyling"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("{task.fields[spent]}"),
-            TimeRemainingColumn(),
-            TextColumn("[red]{task.fields[failed]}"),
+        self._bar = bars.Progress(
+            bars.TextColumn("restyling"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TextColumn("{task.fields[rate]}"),
+            bars.TextColumn("{task.fields[spent]}"),
+            bars.TimeRemainingColumn(),
+            bars.TextColumn("[red]{task.fields[failed]}"),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -185,36 +187,36 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def changed(self, standing: Standing) -> None:
-        """Where the batch stands now."""
-        seconds = time.monotonic() - standing.started
-        stored, failed = standing.counts["stored"], standing.counts["failed"] + standing.counts["open"]
+    def update(self, progress: Progress) -> None:
+        """Show how far the batch is."""
+        seconds = time.monotonic() - progress.started
+        stored, failed = progress.counts["stored"], progress.counts["failed"] + progress.counts["open"]
         rate = f"{stored / seconds * 60:,.0f}/min" if stored else ""
-        spent = f"{standing.spent_usd:,.2f} USD"
-        told = f"{failed:,} failed" if failed else ""
+        spent = f"{progress.spent_usd:,.2f} USD"
+        failures = f"{failed:,} failed" if failed else ""
         if self._console.is_terminal:
             self._bar.update(
                 self._task,
-                completed=standing.known,
-                total=standing.rows,
+                completed=progress.finished,
+                total=progress.rows,
                 rate=rate,
                 spent=spent,
-                failed=told,
+                failed=failures,
             )
         elif time.monotonic() - self._line > _LINE_SECONDS:
             self._line = time.monotonic()
-            parts = [f"{standing.known:,} of {standing.rows:,} rows", rate, spent, told]
+            parts = [f"{progress.finished:,} of {progress.rows:,} rows", rate, spent, failures]
             print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
 
 
-def _told(summary: Summary) -> str:
+def _closing_lines(summary: Summary) -> str:
     counts = ", ".join(f"{count:,} {status}" for status, count in summary.counts.items())
     rate = "" if summary.images_per_minute is None else f", {summary.images_per_minute:,.0f} a minute"
     spent = f"{summary.spent_usd:g} USD spent"
     return (
         f"{counted(summary.rows, 'row')}: {counts}\n"
         f"{counted(summary.images, 'picture')} stored in {summary.seconds:,.1f} s{rate}; {spent}\n"
-        f"account: {summary.account}"
+        f"report: {summary.report}"
     )
 
 
@@ -222,21 +224,21 @@ def _are(count: int) -> str:
     return f"{count:,} {'is' if count == 1 else 'are'}"
 
 
-def _quoted(quote: BatchQuote, options: BatchOptions) -> str:
+def _quote_lines(quote: BatchQuote, options: BatchOptions) -> str:
     bad, cap = quote.invalid + quote.unusable, options.max_cost_usd
     skipped = f", {counted(bad, 'bad row')} skipped" if bad else ""
-    hopeless = quote.unusable + (quote.failed or 0)
+    failing = quote.unusable + (quote.failed or 0)
     lines = [
-        f"{counted(quote.rows, 'row')}, {counted(quote.jobs, 'different image')} to make{skipped}",
+        f"{counted(quote.rows, 'row')}, {counted(quote.jobs, 'distinct image')} to make{skipped}",
         f"{_are(quote.done or 0)} stored already",
-        *([f"{_are(quote.open)} open: taken up, billed only if it failed"] if quote.open else []),
-        *([f"{_are(quote.failed)} given up: not billed without --retry-failed"] if quote.failed else []),
+        *([f"{_are(quote.open)} open: joined, billed again only if failed"] if quote.open else []),
+        *([f"{quote.failed:,} failed for good: not billed without --retry-failed"] if quote.failed else []),
         f"{quote.billed:,} would be billed: {quote.usd:g} USD",
         f"balance: {quote.balance_usd:g} USD" + ("" if quote.usd <= quote.balance_usd else ": not enough"),
     ]
     if cap is not None:
         lines.append(f"--max-cost-usd: {cap:g} USD" + ("" if quote.usd <= cap else ": not enough"))
-    if hopeless > options.max_failed * quote.rows:
-        cannot = f"at least {counted(hopeless, 'row')} cannot be restyled"
+    if failing > options.max_failed * quote.rows:
+        cannot = f"at least {counted(failing, 'row')} cannot be restyled"
         lines.append(f"{cannot}: more than --max-failed {options.max_failed:g} allows, so it would fail")
     return "\n".join([*lines, "nothing was spent"])

@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_wavespeed.api.models import ReduxParams
-from prefect_wavespeed.batch.rows import BadRow, RowReader
+from prefect_wavespeed.batch.manifest.rows import BadRow, RowReader
 from prefect_wavespeed.errors import ConfigurationError, PredictionFailedError, SourceDeniedError, SourceError
 from prefect_wavespeed.job import Job, Restyled, RunInfo, Source
 from prefect_wavespeed.ledger.ledger import Ledger, now

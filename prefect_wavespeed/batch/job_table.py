@@ -1,7 +1,7 @@
-"""What a batch is to do and what became of it: its rows, its distinct jobs and their outcomes.
+"""The rows of a batch, its distinct jobs and their outcomes.
 
-Kept in SQLite's private temporary database, which spills to disk and is gone with the process: a million
-rows need no more memory than a thousand, and nothing signed is left lying about.
+Kept in SQLite's private temporary database, which spills to disk and disappears with the process: a million
+rows need no more memory than a thousand, and no signed URL is left on disk.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import TypeAdapter
-
-from prefect_wavespeed.batch.manifest import BadRow, Row
-from prefect_wavespeed.batch.report import AccountRow, Status, Thumbs
+from prefect_wavespeed.batch.manifest.rows import BadRow, Row
+from prefect_wavespeed.batch.outcome import JobOutcome, Status
+from prefect_wavespeed.batch.report.query import OUTCOME, SOURCE_POSITION, JobReport
+from prefect_wavespeed.batch.report.rows import ReportRow
 from prefect_wavespeed.batch.shards import lot
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.steps.prices import price_key
@@ -23,288 +22,172 @@ from prefect_wavespeed.steps.prices import price_key
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
-CREATE TABLE rows (n INTEGER PRIMARY KEY, id TEXT, image TEXT, key TEXT, reason TEXT, error TEXT);
-CREATE TABLE jobs (
-    number INTEGER PRIMARY KEY, key TEXT UNIQUE, kind TEXT, job TEXT, row INTEGER, rows INTEGER DEFAULT 1,
-    status TEXT DEFAULT 'unsubmitted', outcome TEXT, seconds REAL, pictures INTEGER DEFAULT 0, cost REAL,
-    error TEXT, unbilled TEXT, lot INTEGER
+CREATE TABLE rows (
+    number INTEGER PRIMARY KEY, id TEXT, image TEXT, job_key TEXT, reason TEXT, error_type TEXT
 );
-CREATE INDEX rows_by_key ON rows (key);
-CREATE TABLE thumbs (key TEXT, place INTEGER, picture BLOB, PRIMARY KEY (key, place));
+CREATE INDEX rows_by_job ON rows (job_key);
+-- outcome: NULL until the job has ended; unbilled: why it will not be billed any more
+CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY, key TEXT UNIQUE, job TEXT, price_kind TEXT, lot INTEGER,
+    first_row INTEGER, row_count INTEGER DEFAULT 1, unbilled TEXT,
+    status TEXT DEFAULT 'unsubmitted', outcome TEXT, pictures INTEGER DEFAULT 0, cost_usd REAL,
+    seconds REAL, error_type TEXT, retryable INTEGER
+);
+CREATE TABLE thumbnails (job_key TEXT, position INTEGER, jpeg BLOB, PRIMARY KEY (job_key, position));
 """
-_ACCOUNT = (
-    "SELECT rows.n, rows.id, rows.image, rows.key, rows.reason, rows.error, jobs.status,"
-    " jobs.job, jobs.outcome, jobs.row FROM rows LEFT JOIN jobs ON rows.key = jobs.key"
-)
-_MOST_THUMBS = 40_000
-_SOURCE = -1  # place of the source's thumbnail; the outputs' are 0, 1, …
-
-
-@dataclass(frozen=True)
-class JobOutcome:
-    """What became of a job, for all rows that ask for it."""
-
-    status: Status
-    prediction_id: str | None = None
-    outputs: list[str] = field(default_factory=list)
-    metadata_uri: str | None = None
-    cost_usd: float | None = None
-    attempts: int | None = None
-    error_type: str | None = None
-    error_message: str | None = None
-    seconds: float | None = None
-
-
-_OUTCOME = TypeAdapter(JobOutcome)
+_MAX_THUMBNAILS = 40_000
 
 
 class JobTable:
-    """The rows of a batch and its jobs, numbered from 1 in the order of their first rows."""
+    """The rows of a batch and its jobs, numbered from 1 in the order of their first rows.
+
+    Attributes:
+        row_count: rows so far, bad ones included.
+        job_count: distinct jobs so far.
+        bad_rows: how many bad rows there are of each status.
+        report: what the report says of them.
+    """
 
     def __init__(self) -> None:
-        # "": private, on disk, unlinked at once; the account is written from a thread
+        # "": private, on disk, unlinked at once; the report is written from another thread
         self._db = sqlite3.connect("", check_same_thread=False)
         self._db.executescript(_SCHEMA)
-        self.rows = 0
-        self.jobs = 0
-        self.bad: Counter[Status] = Counter()  # rows for which nothing can be done
-        self._pictures = 0
+        self.row_count = 0
+        self.job_count = 0
+        self.bad_rows: Counter[Status] = Counter()
+        self.report = JobReport(self._db, self.bad_rows)
+        self._thumbnails = 0
 
     def close(self) -> None:
-        """Forget everything."""
+        """Delete it all."""
         self._db.close()
 
+    # -- rows ---------------------------------------------------------------------------------------
+
     def add(self, row: Row, job: Job) -> None:
-        """Add a row. The same job asked for twice is one job."""
-        self.rows += 1
+        """Add a row. A job that several rows ask for is one job."""
+        self.row_count += 1
         self._db.execute(
-            "INSERT INTO rows VALUES (?, ?, ?, ?, NULL, NULL)", (row.number, row.id, job.source.uri, job.key)
+            "INSERT INTO rows (number, id, image, job_key) VALUES (?, ?, ?, ?)",
+            (row.number, row.id, job.source.uri, job.key),
         )
-        again = self._db.execute("UPDATE jobs SET rows = rows + 1 WHERE key = ?", (job.key,)).rowcount
-        if not again:
-            self.jobs += 1
-            self._db.execute(
-                "INSERT INTO jobs (number, key, kind, job, row, lot) VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    self.jobs,
-                    job.key,
-                    str(price_key(job.params)),
-                    job.model_dump_json(),
-                    row.number,
-                    lot(row.shown),
-                ),
-            )
-
-    def reject(self, row: BadRow) -> None:
-        """Add a row that asks for nothing that can be done."""
-        self.rows += 1
-        self.bad[row.status] += 1
+        known = "UPDATE jobs SET row_count = row_count + 1 WHERE key = ?"
+        if self._db.execute(known, (job.key,)).rowcount:
+            return
+        self.job_count += 1
         self._db.execute(
-            "INSERT INTO rows VALUES (?, ?, ?, NULL, ?, ?)",
-            (row.number, row.id, row.image, row.reason, row.error),
+            "INSERT INTO jobs (number, key, job, price_kind, lot, first_row) VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                self.job_count,
+                job.key,
+                job.model_dump_json(),
+                str(price_key(job.params)),
+                lot(row.safe_image),
+                row.number,
+            ),
         )
 
-    def rejected(self, most: int) -> list[BadRow]:
-        """The first rows that were rejected."""
-        query = "SELECT n, reason, id, image, error FROM rows WHERE reason IS NOT NULL ORDER BY n LIMIT ?"
-        return [BadRow(*found) for found in self._db.execute(query, (most,))]
+    def add_bad(self, row: BadRow) -> None:
+        """Add a row that cannot be used."""
+        self.row_count += 1
+        self.bad_rows[row.status] += 1
+        self._db.execute(
+            "INSERT INTO rows (number, id, image, reason, error_type) VALUES (?, ?, ?, ?, ?)",
+            (row.number, row.id, row.image, row.reason, row.error_type),
+        )
 
-    def between(self, first: int, last: int) -> Iterator[Job]:
-        """The jobs with these numbers of which it is not known yet what becomes of them."""
+    def first_bad_rows(self, limit: int) -> list[BadRow]:
+        """The first rows that cannot be used."""
+        query = (
+            "SELECT number, reason, id, image, error_type FROM rows WHERE reason IS NOT NULL"
+            " ORDER BY number LIMIT ?"
+        )
+        return [BadRow(*columns) for columns in self._db.execute(query, (limit,))]
+
+    # -- jobs without an outcome --------------------------------------------------------------------
+
+    def unfinished(self, first: int = 1, last: int | None = None) -> Iterator[Job]:
+        """The jobs with these numbers, by default all, that have no outcome when it is their turn."""
         query = "SELECT job FROM jobs WHERE number = ? AND outcome IS NULL"
-        for number in range(first, last + 1):
-            for (text,) in self._db.execute(query, (number,)).fetchall():
-                yield Job.model_validate_json(text)
+        for number in range(first, (last or self.job_count) + 1):
+            for (job,) in self._db.execute(query, (number,)).fetchall():
+                yield Job.model_validate_json(job)
 
-    def left(self, first: int, last: int) -> bool:
-        """Whether there is any of these jobs of which it is not known yet what becomes of them."""
+    def has_unfinished(self, first: int, last: int) -> bool:
+        """Whether any of the jobs with these numbers has no outcome."""
         query = "SELECT 1 FROM jobs WHERE number BETWEEN ? AND ? AND outcome IS NULL LIMIT 1"
         return self._db.execute(query, (first, last)).fetchone() is not None
 
-    def not_billed(self, key: str, why: Literal["open", "failed"]) -> None:
-        """Remember that a job will not be billed any more: its prediction is under way, or it has failed."""
+    def mark_unbilled(self, key: str, why: Literal["open", "failed"]) -> None:
+        """Note that a job will not be billed any more: its prediction exists, or it has failed for good."""
         self._db.execute("UPDATE jobs SET unbilled = ? WHERE key = ?", (why, key))
 
-    def unbilled(self, why: Literal["open", "failed"]) -> int:
-        """How many jobs will not be billed any more for that reason."""
+    def count_unbilled(self, why: Literal["open", "failed"]) -> int:
+        """How many jobs without an outcome will not be billed any more for that reason."""
         query = "SELECT count(*) FROM jobs WHERE outcome IS NULL AND unbilled = ?"
         return int(self._db.execute(query, (why,)).fetchone()[0])
 
-    def kinds(self) -> Iterator[tuple[Job, int]]:
-        """A job of each kind that has a price of its own, and how many like it are to be billed."""
-        return ((job, count) for job, count, _ in self.kinds_by_shard(1))
-
-    def kinds_by_shard(self, of: int) -> Iterator[tuple[Job, int, int]]:
-        """The same for each of so many shards, with the shard's number, from 1."""
+    def billable(self, shards: int = 1) -> Iterator[tuple[Job, int, int]]:
+        """The jobs still to be billed, by price and by shard: one of them, how many, the shard's number."""
         query = (
             "SELECT job, count(*), lot % ? + 1 AS shard FROM jobs WHERE outcome IS NULL AND unbilled IS NULL"
-            " GROUP BY shard, kind"
+            " GROUP BY shard, price_kind"
         )
-        for text, count, shard in self._db.execute(query, (of,)).fetchall():
-            yield Job.model_validate_json(text), count, shard
+        for job, count, shard in self._db.execute(query, (shards,)).fetchall():
+            yield Job.model_validate_json(job), count, shard
 
-    def keys_of_shard(self, number: int, of: int) -> Iterator[str]:
-        """Keys of a shard's jobs of which it is not known yet what becomes of them."""
+    def keys_of_shard(self, number: int, shards: int) -> Iterator[str]:
+        """Keys of a shard's jobs that have no outcome."""
         query = "SELECT key FROM jobs WHERE outcome IS NULL AND lot % ? = ? ORDER BY number"
-        return (key for (key,) in self._db.execute(query, (of, number - 1)))
+        return (key for (key,) in self._db.execute(query, (shards, number - 1)))
 
-    def done(self) -> int:
-        """How many jobs are stored."""
-        query = "SELECT count(*) FROM jobs WHERE status IN ('stored', 'done')"
-        return int(self._db.execute(query).fetchone()[0])
+    def shard_of(self, key: str, shards: int) -> int:
+        """The number of the shard, of so many, that a job belongs to."""
+        query = "SELECT lot % ? + 1 FROM jobs WHERE key = ?"
+        return int(self._db.execute(query, (shards, key)).fetchone()[0])
 
-    def settle(self, key: str, outcome: JobOutcome) -> list[AccountRow]:
-        """Write down what became of a job, and return its rows of the account."""
+    # -- outcomes -----------------------------------------------------------------------------------
+
+    def record(self, key: str, outcome: JobOutcome) -> list[ReportRow]:
+        """Record a job's outcome and return its rows of the report."""
         self._db.execute(
-            "UPDATE jobs SET status = ?, outcome = ?, seconds = ?, pictures = ?, cost = ?, error = ?"
-            " WHERE key = ?",
+            "UPDATE jobs SET status = ?, outcome = ?, pictures = ?, cost_usd = ?, seconds = ?,"
+            " error_type = ?, retryable = ? WHERE key = ?",
             (
                 outcome.status,
-                _OUTCOME.dump_json(outcome),
-                outcome.seconds,
+                OUTCOME.dump_json(outcome),
                 len(outcome.outputs),
                 outcome.cost_usd,
+                outcome.seconds,
                 outcome.error_type,
+                outcome.retryable,
                 key,
             ),
         )
-        return [row for row, _ in self._account("WHERE rows.key = ?", key)]
+        return self.report.rows_of(key)
 
-    def keep_thumbnail(self, key: str, index: int, picture: bytes) -> None:
-        """Keep a small picture of an output, as long as there are not more than a gallery shows."""
-        if self._pictures >= _MOST_THUMBS:
-            return
-        self._pictures += 1
-        self._db.execute("INSERT OR REPLACE INTO thumbs VALUES (?, ?, ?)", (key, index, picture))
+    def count_stored(self) -> int:
+        """How many jobs are stored, by this run or earlier."""
+        query = "SELECT count(*) FROM jobs WHERE status IN ('stored', 'done')"
+        return int(self._db.execute(query).fetchone()[0])
 
-    def keep_source(self, key: str, picture: bytes) -> None:
-        """Keep a small picture of a job's source."""
-        self.keep_thumbnail(key, _SOURCE, picture)
-
-    def account(self) -> Iterator[tuple[AccountRow, Thumbs | None]]:
-        """All rows in their options, with small pictures of those that have any."""
-        for row, key in self._account(""):
-            yield row, self._thumbs(key)
-
-    def failures(self, most: int) -> list[AccountRow]:
-        """The first rows that came to nothing."""
-        where = "WHERE jobs.status IN ('failed', 'open') OR rows.error IS NOT NULL LIMIT ?"
-        return [row for row, _ in self._account(where, most)]
-
-    def pairs(self, most: int) -> list[tuple[AccountRow, Thumbs]]:
-        """The first rows with small pictures."""
-        found = self._account("WHERE rows.key IN (SELECT key FROM thumbs) LIMIT ?", most)
-        return [(row, self._thumbs(key) or Thumbs()) for row, key in found]
-
-    def shard_of(self, key: str, of: int) -> int:
-        """The number of the shard, of so many, that a job belongs to."""
-        query = "SELECT lot % ? + 1 FROM jobs WHERE key = ?"
-        return int(self._db.execute(query, (of, key)).fetchone()[0])
-
-    def stopped(self) -> AccountRow | None:
-        """The first row that was not submitted because submitting had stopped; it tells why."""
-        where = "WHERE jobs.status = 'unsubmitted' AND jobs.error IS NOT NULL LIMIT 1"
-        return next((row for row, _ in self._account(where)), None)
-
-    def made(self, most: int) -> list[tuple[Job, list[str]]]:
-        """The first jobs that this run has stored, and their outputs."""
+    def stored_by_this_run(self, limit: int) -> list[tuple[Job, list[str]]]:
+        """The first jobs that this run has stored, with the uris of their outputs."""
         query = "SELECT job, outcome FROM jobs WHERE status = 'stored' AND pictures ORDER BY number LIMIT ?"
         return [
-            (Job.model_validate_json(text), _OUTCOME.validate_json(told).outputs)
-            for text, told in self._db.execute(query, (most,))
+            (Job.model_validate_json(job), OUTCOME.validate_json(outcome).outputs)
+            for job, outcome in self._db.execute(query, (limit,))
         ]
 
-    def known(self) -> dict[Status, int]:
-        """How many rows there are of each status, of those of which it is known what became of them."""
-        query = "SELECT status, sum(rows) FROM jobs WHERE outcome IS NOT NULL GROUP BY status"
-        return self._with_bad(query)
+    # -- thumbnails ---------------------------------------------------------------------------------
 
-    def counts(self) -> dict[Status, int]:
-        """How many rows there are of each status."""
-        return self._with_bad("SELECT status, sum(rows) FROM jobs GROUP BY status")
+    def keep_thumbnail(self, key: str, index: int, jpeg: bytes) -> None:
+        """Keep the thumbnail of a job's output, unless there are already more than a gallery shows."""
+        if self._thumbnails >= _MAX_THUMBNAILS:
+            return
+        self._thumbnails += 1
+        self._db.execute("INSERT OR REPLACE INTO thumbnails VALUES (?, ?, ?)", (key, index, jpeg))
 
-    def _with_bad(self, query: str) -> dict[Status, int]:
-        return dict(Counter(dict(self._db.execute(query).fetchall())) + self.bad)
-
-    def errors(self) -> dict[str, int]:
-        """How many rows came to nothing by each error."""
-        query = (
-            "SELECT error, sum(count) FROM ("
-            "SELECT error, rows AS count FROM jobs WHERE error IS NOT NULL AND status IN ('failed', 'open')"
-            " UNION ALL SELECT error, 1 FROM rows WHERE error IS NOT NULL"
-            ") GROUP BY error ORDER BY 2 DESC"
-        )
-        return dict(self._db.execute(query).fetchall())
-
-    def stored(self) -> tuple[int, float]:
-        """Pictures stored by this run, and what it has paid in USD for all that was stored or submitted."""
-        pictures = "SELECT coalesce(sum(pictures), 0) FROM jobs WHERE status = 'stored'"
-        paid = "SELECT coalesce(sum(cost), 0) FROM jobs"
-        return self._db.execute(pictures).fetchone()[0], self._db.execute(paid).fetchone()[0]
-
-    def latency(self, share: float) -> float | None:
-        """Seconds from submission to storing that this share of the jobs took at most."""
-        there = "FROM jobs WHERE status = 'stored' AND seconds IS NOT NULL"
-        (count,) = self._db.execute(f"SELECT count(*) {there}").fetchone()
-        if not count:
-            return None
-        query = f"SELECT seconds {there} ORDER BY seconds LIMIT 1 OFFSET ?"
-        (seconds,) = self._db.execute(query, (min(count - 1, int(share * count)),)).fetchone()
-        return float(seconds)
-
-    def _account(self, where: str, *values: object) -> Iterator[tuple[AccountRow, str | None]]:
-        query = f"{_ACCOUNT} {where}" + ("" if "LIMIT" in where else " ORDER BY rows.n")
-        for n, name, image, key, reason, error, status, text, told, first in self._db.execute(query, values):
-            if text is None:
-                yield _rejected(BadRow(n, reason, name, image, error)), None
-            else:
-                yield _row(n, name, image, status, text, told, first=n == first), key
-
-    def _thumbs(self, key: str | None) -> Thumbs | None:
-        query = "SELECT place, picture FROM thumbs WHERE key = ? ORDER BY place"
-        found = dict(self._db.execute(query, (key,)).fetchall())
-        source = found.pop(_SOURCE, None)
-        return Thumbs(source, list(found.values())) if source or found else None
-
-
-def _rejected(row: BadRow) -> AccountRow:
-    return AccountRow(
-        row=row.number,
-        id=row.id,
-        image=row.image or "",
-        status=row.status,
-        error_type=row.error or "BadRow",
-        error_message=row.reason,
-    )
-
-
-def _row(
-    n: int,
-    name: str | None,
-    image: str | None,
-    status: Status,
-    text: str,
-    told: bytes | None,
-    *,
-    first: bool,
-) -> AccountRow:
-    job = Job.model_validate_json(text)
-    outcome = _OUTCOME.validate_json(told) if told else JobOutcome("unsubmitted")
-    return AccountRow(
-        row=n,
-        id=name,
-        image=image or "",
-        status=status,
-        variant=job.variant,
-        job_key=job.key,
-        prediction_id=outcome.prediction_id,
-        seed=job.seed,
-        outputs=outcome.outputs,
-        metadata_uri=outcome.metadata_uri,
-        # a job that several rows ask for is paid once
-        cost_usd=outcome.cost_usd if first or not outcome.cost_usd else 0.0,
-        attempts=outcome.attempts,
-        error_type=outcome.error_type,
-        error_message=outcome.error_message,
-        seconds=outcome.seconds,
-    )
+    def keep_source(self, key: str, jpeg: bytes) -> None:
+        """Keep the thumbnail of a job's source."""
+        self.keep_thumbnail(key, SOURCE_POSITION, jpeg)

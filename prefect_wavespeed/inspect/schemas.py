@@ -9,13 +9,13 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
-from prefect_wavespeed.batch.report import AccountRow, Summary
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary
 from prefect_wavespeed.ledger.records import DeadLetter, Metadata
 
 PUBLISHED: dict[str, type[BaseModel]] = {
     "metadata": Metadata,
     "dead-letter": DeadLetter,
-    "account": AccountRow,
+    "report": ReportRow,
     "summary": Summary,
 }
 """What has a schema under docs/, as ``{name}.schema.json``."""

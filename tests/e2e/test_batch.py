@@ -15,7 +15,7 @@ import pytest
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
-from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 from prefect_wavespeed.ledger.records import DeadLetter, Metadata
 from tests.support.batch_shell import KEY, Shell, one_line, told
@@ -109,9 +109,9 @@ class Ground:
         ]
         return {letter.job_key: letter for letter in letters}
 
-    def parts(self) -> dict[Path, list[AccountRow]]:
-        """What runs that were killed have left of their accounts, by their folders."""
-        found: dict[Path, list[AccountRow]] = defaultdict(list)
+    def parts(self) -> dict[Path, list[ReportRow]]:
+        """What runs that were killed have left of their reports, by their folders."""
+        found: dict[Path, list[ReportRow]] = defaultdict(list)
         for part in sorted(self.out.glob("runs/*/*/parts/*.jsonl")):
             data = part.read_bytes()
             assert data.endswith(b"\n")
@@ -119,7 +119,7 @@ class Ground:
         return dict(found)
 
     def kill_in_the_middle(self, manifest: str, times: int, in_flight: int) -> None:
-        """Start the batch, and kill it as soon as it has written a part of its account; so many times."""
+        """Start the batch, and kill it as soon as it has written a part of its report; so many times."""
         for _ in range(times):
             before, stored = len(self.parts()), self.shell.stored()
             running = self.shell.start(manifest, "--concurrency", str(in_flight))
@@ -190,10 +190,10 @@ def test_killed_three_times_in_the_middle_a_thousand_images_are_billed_and_store
         assert len(ground.side_cars()) == COUNT
         assert ground.open() == []
         assert ground.dead_letters() == {}
-        rows = shell.account(summary)
+        rows = shell.report(summary)
         assert [row.id for row in rows] == [f"n{n}" for n in range(1, COUNT + 1)]
         assert {row.job_key for row in rows} == set(ground.side_cars())
-        assert Path(summary.account) not in ground.parts()
+        assert Path(summary.report) not in ground.parts()
 
 
 def test_killed_three_times_while_everything_goes_wrong_none_is_billed_twice(
@@ -208,7 +208,7 @@ def test_killed_three_times_while_everything_goes_wrong_none_is_billed_twice(
             ended = shell.start(manifest, "--concurrency", "400", "--json", "--max-failed", "1").ended(1200)
             assert (ended.status, told(ended)) == (0, ""), ended
             summary = Summary.model_validate_json(ended.stdout)
-            rows = shell.account(summary)
+            rows = shell.report(summary)
             letters = ground.dead_letters()
             left = [
                 row for row in rows if row.status not in ("done", "stored") and row.job_key not in letters
@@ -268,9 +268,9 @@ def test_two_batches_at_once_share_the_places_of_the_account_and_the_images_they
         assert set(billed_by_image(emulator).values()) == {1}
     for summary, some in zip(summaries, asked, strict=True):
         assert summary.counts.keys() <= {"stored", "done"}
-        account = shell.account(summary)
-        assert [row.id for row in account] == [row["id"] for row in some]
-        assert all(Path(uri).is_file() for row in account for uri in row.outputs)
+        reported = shell.report(summary)
+        assert [row.id for row in reported] == [row["id"] for row in some]
+        assert all(Path(uri).is_file() for row in reported for uri in row.outputs)
     # each of them tells what it has paid, and together that is what was billed
     assert sum(summary.spent_usd for summary in summaries) == pytest.approx(len(rows) * PRICE)
     assert Ground(shell).open() == []
@@ -324,10 +324,10 @@ def test_ten_thousand_images_need_no_more_memory_than_a_thousand_and_a_few_hundr
 
             summary = Summary.model_validate_json(ended.stdout)
             assert (summary.counts, summary.images) == ({"stored": count}, count)
-            rows = shell.account(summary)
+            rows = shell.report(summary)
             assert [row.id for row in rows] == [f"n{n}" for n in range(1, count + 1)]
-            table = pq.read_table(Path(summary.account) / "manifest.parquet").to_pylist()
-            assert [AccountRow.model_validate(row) for row in table] == rows
+            table = pq.read_table(Path(summary.report) / "manifest.parquet").to_pylist()
+            assert [ReportRow.model_validate(row) for row in table] == rows
             assert sum(row.cost_usd or 0 for row in rows) == pytest.approx(count * PRICE)
             assert 1 < task_runs(prefect, summary) <= 300
         assert emulator.ledger()["billed"] == few + many

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
-from prefect_wavespeed.batch.report import AccountRow, Rows, Status, Summary, Thumbs, write_account
+from prefect_wavespeed.batch.outcome import Status
+from prefect_wavespeed.batch.report.rows import ReportRow, Rows, Summary, Thumbnails
+from prefect_wavespeed.batch.report.write import write_report
 from prefect_wavespeed.quality.thumbnails import thumbnail
 from prefect_wavespeed.storage.open_store import directory_store
 from tests.support.browser import Page, chromium
@@ -53,14 +55,14 @@ def small(number: int, variant: int | None = None) -> bytes:
     return thumbnail(photo if variant is None else restyled(number, variant))
 
 
-def account_row(number: int, status: Status, outputs: list[str]) -> AccountRow:
+def report_row(number: int, status: Status, outputs: list[str]) -> ReportRow:
     photo, key = PHOTOS[number % len(PHOTOS)].name, f"{number:064x}"
     error = {
         "failed": ("PredictionFailedError", "the prediction failed for good: give another picture"),
         "unsubmitted": ("BudgetExceededError", "max_cost_usd 12 is reached: run it again with a higher one"),
         "invalid": (None, "num_images 9: must be 1 to 4"),
     }.get(status, (None, None))
-    return AccountRow(
+    return ReportRow(
         row=number,
         id=f"sku-{number:05}",
         image=f"s3://studio-originals/catalogue/2026/autumn/{number:05}-{photo}",
@@ -77,7 +79,7 @@ def account_row(number: int, status: Status, outputs: list[str]) -> AccountRow:
 
 
 async def gallery(output: Path, rows: Rows) -> str:
-    """Write an account into a directory and return the URL of its gallery."""
+    """Write a report into a directory and return the URL of its gallery."""
     counts = Counter(row.status for row, _ in rows())
     ended = datetime(2026, 1, 1, 12, tzinfo=UTC)
     summary = Summary(
@@ -96,7 +98,7 @@ async def gallery(output: Path, rows: Rows) -> str:
         latency_p95=4.2,
         seconds=160,
     )
-    await write_account(directory_store(output), FOLDER, rows, summary)
+    await write_report(directory_store(output), FOLDER, rows, summary)
     return (output / FOLDER / "gallery.html").as_uri()
 
 
@@ -112,9 +114,9 @@ def three(output: Path) -> Rows:
         return [kept.uri_of(f"images/a #{number}/{variant + 1}.jpeg") for variant in range(count)]
 
     rows = [
-        (account_row(1, "stored", uris(1, 2)), Thumbs(small(1), [small(1, 0), small(1, 1)])),
-        (account_row(2, "stored", uris(2, 1)), None),
-        (account_row(3, "failed", []), Thumbs(small(3))),
+        (report_row(1, "stored", uris(1, 2)), Thumbnails(small(1), [small(1, 0), small(1, 1)])),
+        (report_row(2, "stored", uris(2, 1)), None),
+        (report_row(3, "failed", []), Thumbnails(small(3))),
     ]
     return lambda: rows
 
@@ -125,14 +127,14 @@ def many(output: Path, number: int) -> Rows:
     kinds: list[Status] = ["stored", "done", "failed", "open", "unsubmitted", "invalid"]
     statuses = random.Random(7).choices(kinds, [920, 40, 20, 5, 10, 5], k=number)
 
-    def rows() -> list[tuple[AccountRow, Thumbs]]:
+    def rows() -> list[tuple[ReportRow, Thumbnails]]:
         made = []
         for n, status in enumerate(statuses, 1):
             ok = status in ("stored", "done")
             outputs = [kept.uri_of(f"images/{n}/1.jpeg")] if ok else []
             # pictures differ from row to row, as a batch's do
             marked = [small(n % 400, 0) + n.to_bytes(3, "big")] if ok else []
-            made.append((account_row(n, status, outputs), Thumbs(small(n % 400), marked)))
+            made.append((report_row(n, status, outputs), Thumbnails(small(n % 400), marked)))
         return made
 
     return rows
@@ -190,11 +192,11 @@ async def test_text_of_a_manifest_runs_nothing_and_a_source_that_cannot_be_had_l
     attack = (
         "</script><img src=x onerror=\"document.title='attacked'\"><script>document.title='attacked'</script>"
     )
-    hostile = account_row(1, "failed", []).model_copy(
+    hostile = report_row(1, "failed", []).model_copy(
         update={"id": attack, "error_type": attack, "error_message": attack}
     )
-    missing = account_row(2, "failed", []).model_copy(update={"image": "https://127.0.0.1:9/a.jpg"})
-    scheme = account_row(3, "failed", []).model_copy(update={"id": None, "image": "javascript:alert(1)//x"})
+    missing = report_row(2, "failed", []).model_copy(update={"image": "https://127.0.0.1:9/a.jpg"})
+    scheme = report_row(3, "failed", []).model_copy(update={"id": None, "image": "javascript:alert(1)//x"})
     await page.show(await gallery(output, lambda: [(hostile, None), (missing, None), (scheme, None)]))
     await page.until("document.querySelectorAll('.row .none').length === 6")
     assert await page.ask(NAMES) == [attack, "sku-00002", "x"]

@@ -1,4 +1,4 @@
-"""What a run counts for Prometheus: scraped while it goes on, and held against its account."""
+"""What a run counts for Prometheus: scraped while it goes on, and held against its report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def slow_emulator() -> Iterator[Emulator]:
         yield running
 
 
-def test_what_is_scraped_while_a_batch_goes_on_agrees_with_its_account(
+def test_what_is_scraped_while_a_batch_goes_on_agrees_with_its_report(
     prefect: PrefectServer, slow_emulator: Emulator, tmp_path: Path
 ) -> None:
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(ROWS))

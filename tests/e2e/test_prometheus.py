@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from prefect_wavespeed.batch.report import Summary
+from prefect_wavespeed.batch.report.rows import Summary
 from prefect_wavespeed.ledger.records import Metadata
 from tests.support.batches import pictures, write_manifest
 from tests.support.emulator_process import Emulator
@@ -182,7 +182,7 @@ def test_an_alert_fires_when_it_should_and_not_just_before(alert: str, tmp_path:
         assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_the_figures_that_a_run_serves_itself_agree_with_its_account(
+def test_the_figures_that_a_run_serves_itself_agree_with_its_report(
     prefect: PrefectServer, emulator: Emulator, tmp_path: Path
 ) -> None:
     emulator.reset()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
 from prefect_wavespeed.blocks import WaveSpeed
 from tests.support.backends import behind_prefect, postgresql, redis
 from tests.support.batch_shell import KEY, TIMES
@@ -109,8 +109,8 @@ class World:
         return len(list(out.glob("images/*/metadata.json")))
 
 
-def account(out: Path, run_id: str) -> tuple[Summary, list[AccountRow]]:
-    """A run's account, which must be all that is in its folder."""
+def report(out: Path, run_id: str) -> tuple[Summary, list[ReportRow]]:
+    """A run's report, which must be all that is in its folder."""
     (folder,) = (out / "runs").glob(f"dt=*/{run_id}")
     assert {path.name for path in folder.rglob("*") if path.is_file()} - {"caps.json"} == {
         "manifest.jsonl",
@@ -170,7 +170,7 @@ def _fresh(world: World) -> None:
     world.emulator.reset()
 
 
-def test_two_workers_make_one_account_of_two_thousand_images(world: World) -> None:
+def test_two_workers_make_one_report_of_two_thousand_images(world: World) -> None:
     manifest = write_manifest(world.folder / "m.jsonl", pictures(IMAGES))
     took = {}
     with world.worker("a", 2), world.worker("b", 2):
@@ -183,7 +183,7 @@ def test_two_workers_make_one_account_of_two_thousand_images(world: World) -> No
 
             ledger = world.emulator.ledger()
             assert (len(ledger["predictions"]), ledger["billed"]) == (IMAGES, IMAGES)
-            summary, rows = account(out, run["id"])
+            summary, rows = report(out, run["id"])
             assert (summary.counts, summary.images) == ({"stored": IMAGES}, IMAGES)
             assert summary.spent_usd == pytest.approx(0.025 * IMAGES)
             assert [row.id for row in rows] == [f"n{n}" for n in range(1, IMAGES + 1)]
@@ -218,7 +218,7 @@ def test_a_worker_that_is_killed_in_the_middle_costs_time_and_no_money(world: Wo
     assert [child["id"] in began for child in crashed] == [True]
     ledger = world.emulator.ledger()
     assert (len(ledger["predictions"]), ledger["billed"]) == (300, 300)
-    summary, rows = account(out, run_id)
+    summary, rows = report(out, run_id)
     assert summary.counts == {"stored": 300}
     assert summary.spent_usd == pytest.approx(7.5)
     assert [row.id for row in rows] == [f"n{n}" for n in range(1, 301)]
@@ -239,7 +239,7 @@ def test_a_run_that_is_killed_and_tried_again_finds_its_shards_where_they_are(wo
     assert [child["state_type"] for child in world.children(run_id)] == ["COMPLETED"] * 2
     ledger = world.emulator.ledger()
     assert (len(ledger["predictions"]), ledger["billed"]) == (300, 300)
-    summary, _ = account(out, run_id)
+    summary, _ = report(out, run_id)
     assert summary.counts == {"stored": 300}
     assert summary.spent_usd == pytest.approx(7.5)
 

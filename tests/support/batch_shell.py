@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
 from tests.support.batches import write_manifest
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
@@ -55,9 +55,9 @@ class Shell:
         """What the command finds in its environment, on top of the server's."""
         return {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": self.emulator.url, **TIMES}
 
-    def account(self, summary: Summary) -> list[AccountRow]:
-        """The rows of a run's account."""
-        return decode_part((Path(summary.account) / "manifest.jsonl").read_bytes())
+    def report(self, summary: Summary) -> list[ReportRow]:
+        """The rows of a run's report."""
+        return decode_part((Path(summary.report) / "manifest.jsonl").read_bytes())
 
     def stored(self) -> int:
         """How many jobs are done."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -12,13 +12,16 @@ from typing import Any
 from uuid import uuid4
 
 from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.batch.job_runner import Carrier
 from prefect_wavespeed.batch.options import BatchOptions
-from prefect_wavespeed.batch.report import AccountRow, Summary, decode_part
-from prefect_wavespeed.batch.run import Batch, Carrier, Progress, account_folder
+from prefect_wavespeed.batch.progress import OnProgress
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
+from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.errors import RestyleError
 from prefect_wavespeed.job import RunInfo
 from prefect_wavespeed.settings import Settings
 from prefect_wavespeed.steps.step_set import StepSet
+from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.open_store import open_store
 from prefect_wavespeed.storage.store import Store
 from tests.support.engine import QUICK
@@ -27,11 +30,11 @@ PLACE = "https://example.com"
 
 
 @dataclass
-class Accounted:
+class Finished:
     """What came of a batch: its summary and rows as they were stored, and why it counts as failed."""
 
     summary: Summary
-    rows: list[AccountRow]
+    rows: list[ReportRow]
     error: RestyleError | None
     store: Store
     folder: str
@@ -62,10 +65,10 @@ async def restyle_all(
     settings: Settings = QUICK,
     key: str = "test-key",
     run_id: str | None = None,
-    again: bool = False,
-    on_change: Callable[[Progress], None] = lambda _: None,
-) -> Accounted:
-    """Carry a batch out, and read its account back.
+    is_retry: bool = False,
+    on_progress: OnProgress = lambda _: None,
+) -> Finished:
+    """Carry a batch out, and read its report back.
 
     Raises:
         RestyleError: it was refused before anything was submitted.
@@ -73,11 +76,11 @@ async def restyle_all(
     options = options or BatchOptions()
     store = open_store(output) if isinstance(output, str) else output
     run = RunInfo(package_version="test", flow_run_id=run_id or str(uuid4()))
-    folder = account_folder(datetime.now(UTC), str(run.flow_run_id))
+    folder = layout.run(datetime.now(UTC), str(run.flow_run_id))
     submit_timeout = settings.submit_timeout_seconds
     async with (
         WaveSpeedClient(key, base_url, submit_timeout=submit_timeout, timeout=2) as client,
-        Batch(client, store, run, folder, options, again=again, on_change=on_change) as batch,
+        Batch(client, store, run, folder, options, is_retry=is_retry, on_progress=on_progress) as batch,
     ):
         await batch.read(manifest)
         await batch.afford()
@@ -88,8 +91,8 @@ async def restyle_all(
         steps = StepSet(client, store, settings, admit=admit, on_thumbnail=batch.table.keep_thumbnail)
         submit = partial(steps.submit, run=run, nsfw=options.nsfw, retry_failed=options.retry_failed)
         download = partial(steps.download, run=run, nsfw=options.nsfw)
-        await batch.carry_out(Carrier(submit, steps.poll, download, look=steps.look).patient())
+        await batch.carry_out(Carrier(submit, steps.poll, download, look=steps.look).with_retries())
         summary = await batch.close()
-        account = await store.get(f"{folder}/manifest.jsonl")
-        assert account is not None
-        return Accounted(summary, decode_part(account), batch.verdict(summary), store, folder)
+        report = await store.get(f"{folder}/manifest.jsonl")
+        assert report is not None
+        return Finished(summary, decode_part(report), batch.verdict(summary), store, folder)

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from prefect_wavespeed.batch.report import Summary
+from prefect_wavespeed.batch.report.rows import Summary
 from tests.support.batch_shell import KEY, TIMES
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer

@@ -1,4 +1,4 @@
-"""The account of a batch: complete, readable by other tools, and safe to open."""
+"""The report of a batch: complete, readable by other tools, and safe to open."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prefect_wavespeed.batch import gallery
-from prefect_wavespeed.batch.report import (
-    AccountRow,
-    Status,
+from prefect_wavespeed.batch.outcome import Status
+from prefect_wavespeed.batch.report import gallery
+from prefect_wavespeed.batch.report.rows import (
+    ReportRow,
     Summary,
-    Thumbs,
+    Thumbnails,
     decode_part,
     encode_part,
-    part_path,
-    write_account,
 )
+from prefect_wavespeed.batch.report.write import write_report
 from prefect_wavespeed.inspect.schemas import schema
 from prefect_wavespeed.quality.thumbnails import thumbnail
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
@@ -61,7 +60,7 @@ def local(tmp_path: Path) -> Store:
     return directory_store(tmp_path / "out")
 
 
-def row(number: int, store: Store, status: Status = "stored", **facts: Any) -> AccountRow:
+def row(number: int, store: Store, status: Status = "stored", **facts: Any) -> ReportRow:
     key = f"{number:064x}"
     about: dict[str, Any] = {"row": number, "image": f"https://example.com/{number}.jpg", "status": status}
     if status in ("stored", "done"):
@@ -79,10 +78,10 @@ def row(number: int, store: Store, status: Status = "stored", **facts: Any) -> A
         }
     if status == "failed":
         about |= {"error_type": "PredictionFailedError", "error_message": "it failed: try another picture"}
-    return AccountRow(**{**about, **facts})
+    return ReportRow(**{**about, **facts})
 
 
-def summary(rows: Sequence[AccountRow], **facts: Any) -> Summary:
+def summary(rows: Sequence[ReportRow], **facts: Any) -> Summary:
     ended = datetime(2026, 1, 1, 12, tzinfo=UTC)
     about: dict[str, Any] = {
         "flow_run_id": "5f3c",
@@ -101,8 +100,10 @@ def summary(rows: Sequence[AccountRow], **facts: Any) -> Summary:
     return Summary(**{**about, **facts})
 
 
-async def write(store: Store, rows: Sequence[AccountRow], thumbs: Thumbs | None = None, **facts: Any) -> None:
-    await write_account(store, FOLDER, lambda: ((row, thumbs) for row in rows), summary(rows, **facts))
+async def write(
+    store: Store, rows: Sequence[ReportRow], thumbnails: Thumbnails | None = None, **facts: Any
+) -> None:
+    await write_report(store, FOLDER, lambda: ((row, thumbnails) for row in rows), summary(rows, **facts))
 
 
 async def read(store: Store, name: str) -> bytes:
@@ -140,16 +141,16 @@ async def page(store: Store) -> Page:
     return Page(await read(store, "gallery.html"))
 
 
-async def test_the_account_says_what_was_told_in_lines_of_json_and_in_parquet(store: Store) -> None:
+async def test_the_report_says_what_was_told_in_lines_of_json_and_in_parquet(store: Store) -> None:
     rows = [row(number, store, status) for number, status in enumerate(STATUSES, 1)]
     await write(store, rows)
     lines = await read(store, "manifest.jsonl")
     assert decode_part(lines) == rows
     for line in lines.splitlines():
-        check("account", line)
+        check("report", line)
     table = pq.read_table(io.BytesIO(await read(store, "manifest.parquet")))
-    assert [AccountRow(**facts) for facts in table.to_pylist()] == rows
-    assert table.schema.names == list(AccountRow.model_fields)
+    assert [ReportRow(**facts) for facts in table.to_pylist()] == rows
+    assert table.schema.names == list(ReportRow.model_fields)
     assert table.schema.field("outputs").type.value_type == pa.string()
     told = await read(store, "summary.json")
     check("summary", told)
@@ -181,14 +182,14 @@ async def test_objects_on_s3_bear_their_type(moto: S3Server) -> None:
     }
 
 
-async def test_an_account_is_written_over_that_of_an_earlier_try(store: Store) -> None:
+async def test_a_report_is_written_over_that_of_an_earlier_try(store: Store) -> None:
     await write(store, [row(1, store, "open"), row(2, store)])
     await write(store, [row(1, store)])
     assert [row.status for row in decode_part(await read(store, "manifest.jsonl"))] == ["stored"]
     assert json.loads(await read(store, "summary.json"))["rows"] == 1
 
 
-async def test_a_big_account_goes_to_s3_in_parts_and_arrives_whole(moto: S3Server) -> None:
+async def test_a_big_report_goes_to_s3_in_parts_and_arrives_whole(moto: S3Server) -> None:
     store = s3_store(moto.bucket, uuid.uuid4().hex, moto.session(), endpoint_url=moto.endpoint)
     rows = [row(number, store, error_message="x" * 500) for number in range(1, 12_001)]
     await write(store, rows)
@@ -199,8 +200,7 @@ async def test_a_big_account_goes_to_s3_in_parts_and_arrives_whole(moto: S3Serve
     assert table["row"].to_pylist() == list(range(1, 12_001))
 
 
-def test_parts_are_numbered_so_that_a_listing_has_their_order(local: Store) -> None:
-    assert part_path(FOLDER, 1) == "runs/dt=2026-01-01/5f3c/parts/00001.jsonl"
+def test_a_part_is_lines_of_json(local: Store) -> None:
     rows = [row(1, local), row(2, local, "failed", error_message="\u2028\n")]
     assert encode_part(rows).count(b"\n") == 2
     assert decode_part(encode_part(rows)) == rows
@@ -245,7 +245,7 @@ async def test_the_gallery_leads_to_the_outputs_from_where_it_lies(local: Store)
 
 async def test_a_picture_that_many_rows_share_is_in_the_gallery_once(local: Store) -> None:
     small = thumbnail(PHOTO.read_bytes())
-    await write(local, [row(number, local) for number in range(1, 51)], Thumbs(small, [small, b"other"]))
+    await write(local, [row(number, local) for number in range(1, 51)], Thumbnails(small, [small, b"other"]))
     seen = await page(local)
     assert len(seen.data["pictures"][0]) == 2
     assert {(row["source"], *(output["picture"] for output in row["outputs"])) for row in seen.rows} == {
@@ -259,10 +259,10 @@ async def test_a_gallery_holds_no_more_pictures_than_a_browser_likes(
     monkeypatch.setattr(gallery, "PICTURE_BYTES", 100_000)
     rows = [row(number, local) for number in range(1, 301)]
 
-    def pairs() -> Iterator[tuple[AccountRow, Thumbs]]:
-        return ((row, Thumbs(row.row.to_bytes(2, "big") * 300)) for row in rows)
+    def pairs() -> Iterator[tuple[ReportRow, Thumbnails]]:
+        return ((row, Thumbnails(row.row.to_bytes(2, "big") * 300)) for row in rows)
 
-    await write_account(local, FOLDER, pairs, summary(rows))
+    await write_report(local, FOLDER, pairs, summary(rows))
     seen = await page(local)
     assert sum(len(picture) for block in seen.data["pictures"] for picture in block) == 100_000
     places = [row["source"] for row in seen.rows]
@@ -287,8 +287,8 @@ async def test_figures_that_are_no_numbers_do_not_break_the_gallery(local: Store
     assert seen.data["summary"][0]["images_per_minute"] is None
 
 
-def test_every_field_of_the_account_is_described() -> None:
-    for name in ("account", "summary"):
+def test_every_field_of_the_report_is_described() -> None:
+    for name in ("report", "summary"):
         described = {
             field: "description" in rules
             or field in ("schema", "flow_run_id", "flow_run_name", "started", "ended")

@@ -19,21 +19,22 @@ from prefect_wavespeed.urls import without_signature
 from prefect_wavespeed.words import requirement
 
 _PARAMS: dict[str, Any] = {name: field.annotation for name, field in ReduxParams.model_fields.items()}
-_LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")  # JSON can say one, UTF-8 cannot
+_LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")  # JSON can express one, UTF-8 cannot
 _VARIANT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=MAX_SEED)])
+_SHOWN_LENGTH = 80
 
 COLUMNS: tuple[str, ...] = ("image", "id", "variant", *_PARAMS)
-"""What a manifest may tell of an image."""
+"""What a manifest may say about an image."""
 
 Kind = Literal["a whole number", "a number", "true or false", "text", "text or a number"]
-_KIND_OF: dict[object, Kind] = {int: "a whole number", float: "a number", bool: "true or false"}
+_KIND_OF_TYPE: dict[object, Kind] = {int: "a whole number", float: "a number", bool: "true or false"}
 KINDS: dict[str, Kind] = {
     "image": "text",
     "id": "text or a number",
     "variant": "a whole number",
-    **{name: _KIND_OF.get(kind, "text") for name, kind in _PARAMS.items()},
+    **{name: _KIND_OF_TYPE.get(type_, "text") for name, type_ in _PARAMS.items()},
 }
-"""What the values of each column are."""
+"""What each column holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,10 @@ class Row:
     """One image to restyle.
 
     Attributes:
-        number: the row's number, for people.
+        number: number of the row, for messages.
         image: https URL (which may be signed: a secret), ``s3://bucket/key``, or a local path.
-        params: the defaults with what the row itself says.
-        id: the user's own name of it.
+        params: the batch's parameters, overridden by those of the row.
+        id: the user's own name for it.
         variant: another picture of the same source: 0, 1, 2, …
     """
 
@@ -55,9 +56,9 @@ class Row:
     variant: int = 0
 
     @property
-    def shown(self) -> str:
+    def safe_image(self) -> str:
         """The image without its signature: safe to show."""
-        return _unsigned(self.image)
+        return _without_signature(self.image)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,71 +66,73 @@ class BadRow:
     """A row that cannot be used.
 
     Attributes:
-        number: the row's number, for people.
+        number: number of the row, for messages.
         reason: what is wrong and what to do, in one line.
-        id: the user's own name of it, where that could be read.
-        image: the image, safe to show, where that could be read.
-        error: the error's name, where nothing is wrong with the row itself: its picture cannot be used.
+        id: the user's own name for it, if it could be read.
+        image: the image, safe to show, if it could be read.
+        error_type: class of the error if the row itself is valid but its image cannot be used.
     """
 
     number: int
     reason: str
     id: str | None = None
     image: str | None = None
-    error: str | None = None
+    error_type: str | None = None
 
     @property
     def status(self) -> Literal["failed", "invalid"]:
-        """What it counts as, if it is skipped: a missing picture has failed, as one missed later has."""
-        return "failed" if self.error else "invalid"
+        """Its status in the report if it is skipped; an image that is missing counts as failed."""
+        return "failed" if self.error_type else "invalid"
 
 
 @dataclass(frozen=True, slots=True)
 class RowReader:
-    """Makes rows of what a file says.
+    """Turns what a file holds into rows.
 
     Attributes:
-        params: what holds where a row says nothing.
-        from_text: every value is text, as in CSV, and is converted; else it must be of its column's kind.
+        params: what applies where a row does not say otherwise.
+        from_text: all values are text, as in CSV, and are converted; else each must be of its column's kind.
     """
 
     params: ReduxParams
     from_text: bool = False
 
     def read(self, number: int, cells: Mapping[str, Any]) -> Row | BadRow:
-        """Check one row. Empty values and null mean "not given"; nothing is looked up."""
-        given = {name: value for name, value in cells.items() if not _nothing(value)}
+        """Check one row. Empty values and null mean "not given"; the image is not looked up."""
+        given = {name: value for name, value in cells.items() if not _is_empty(value)}
         try:
             return self._row(number, given)
         except SourceError as error:
             reason = error.message
         except ValidationError as error:
-            reason = _told(error)
+            reason = _reason(error)
         except _RefusedError as error:
             reason = str(error)
         image, row_id = (_as_text(given.get(name)) for name in ("image", "id"))
-        return BadRow(number, redact(reason), row_id and redact(row_id), image and redact(_unsigned(image)))
+        return BadRow(
+            number, redact(reason), row_id and redact(row_id), image and redact(_without_signature(image))
+        )
 
     def _row(self, number: int, given: Mapping[str, Any]) -> Row:
-        wrong = [unknown(name) for name in given if name not in KINDS]
+        problems = [unknown_column(name) for name in given if name not in KINDS]
         if not self.from_text:
-            wrong += [
+            problems += [
                 f"{name} {show(value)}: give {KINDS[name]}"
                 for name, value in given.items()
-                if name in KINDS and not _is(KINDS[name], value)
+                if name in KINDS and not _is_kind(KINDS[name], value)
             ]
-        if wrong:
-            raise _RefusedError("; ".join(wrong))
+        if problems:
+            raise _RefusedError("; ".join(problems))
         image, row_id = given.get("image", ""), _as_text(given.get("id"))
         check_image(image)
         if row_id and _LONE_SURROGATE.search(row_id):
-            raise _RefusedError(f"id {show(row_id)} holds half a character")
+            raise _RefusedError(f"id {show(row_id)} contains half a character (a lone surrogate)")
         own = {name: value for name, value in given.items() if name in _PARAMS}
         params = ReduxParams(**{**dict(self.params), **own}) if own else self.params
         variant = _VARIANT.validate_python(given.get("variant", 0))
         if variant and params.seed != -1:
             raise _RefusedError(
-                f"variant {variant} with seed {params.seed}: a variant chooses its own seed: give one of them"
+                f"variant {variant} with seed {params.seed}: a variant has its own seed: give one of the two"
             )
         return Row(number, image, params, row_id, variant)
 
@@ -138,11 +141,11 @@ class _RefusedError(ValueError):
     """What is wrong with a row."""
 
 
-def unknown(column: str) -> str:
-    """What to say of a column that there is none of."""
-    near = difflib.get_close_matches(column.strip().lower(), COLUMNS, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(COLUMNS)}"
-    return f"column {show(column)} is not known: {hint}"
+def unknown_column(name: str) -> str:
+    """The reason for refusing a column that does not exist."""
+    similar = difflib.get_close_matches(name.strip().lower(), COLUMNS, n=1)
+    hint = f"did you mean {similar[0]!r}?" if similar else f"the columns are {', '.join(COLUMNS)}"
+    return f"unknown column {show(name)}: {hint}"
 
 
 def show(value: object) -> str:
@@ -152,10 +155,10 @@ def show(value: object) -> str:
     except (TypeError, ValueError):
         text = repr(value)
     text = redact(text)
-    return text if len(text) <= 80 else text[:79] + "…"
+    return text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 1] + "…"
 
 
-def _unsigned(image: str) -> str:
+def _without_signature(image: str) -> str:
     if "://" not in image or image.lower().startswith("s3://"):
         return image
     try:
@@ -164,23 +167,23 @@ def _unsigned(image: str) -> str:
         return redact(image)
 
 
-def _nothing(value: object) -> bool:
+def _is_empty(value: object) -> bool:
     match value:
         case None:
             return True
         case str():
             return not value.strip()
-        case float():  # what pandas writes for nothing
+        case float():  # pandas writes missing values as NaN
             return math.isnan(value)
     return False
 
 
-def _is(kind: Kind, value: object) -> bool:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    number = whole or isinstance(value, float)
+def _is_kind(kind: Kind, value: object) -> bool:
+    integer = isinstance(value, int) and not isinstance(value, bool)
+    number = integer or isinstance(value, float)
     match kind:
         case "a whole number":  # pandas makes floats of a column of integers with gaps
-            return whole or (isinstance(value, float) and value.is_integer())
+            return integer or (isinstance(value, float) and value.is_integer())
         case "a number":
             return number
         case "true or false":
@@ -201,12 +204,12 @@ def _as_text(value: object) -> str | None:
     return None
 
 
-def _told(error: ValidationError) -> str:
-    wrong = []
+def _reason(error: ValidationError) -> str:
+    problems = []
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0]) if problem["loc"] else "variant"
-        # where it is no number, its column's kind says more than pydantic does
-        no_kind = problem["type"].endswith(("_parsing", "_type", "_from_float", "_parsing_size"))
-        wish = f"give {KINDS[name]}" if no_kind else requirement(problem, ReduxParams)
-        wrong.append(f"{name} {show(problem['input'])}: {wish}")
-    return "; ".join(wrong)
+        # for a value of another kind, the column's kind says more than pydantic does
+        wrong_kind = problem["type"].endswith(("_parsing", "_type", "_from_float", "_parsing_size"))
+        wish = f"give {KINDS[name]}" if wrong_kind else requirement(problem, ReduxParams)
+        problems.append(f"{name} {show(problem['input'])}: {wish}")
+    return "; ".join(problems)

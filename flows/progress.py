@@ -1,9 +1,9 @@
-"""Where a batch stands, for whoever looks on: Prefect's UI, and the terminal that started it."""
+"""How far a batch is, shown in Prefect's UI and to the process that started it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -12,40 +12,40 @@ from uuid import UUID
 from prefect import get_run_logger
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 
-from prefect_wavespeed.batch.run import Progress
+from prefect_wavespeed.batch.progress import OnProgress, Progress
 from prefect_wavespeed.errors import redact
 
 _SECONDS = 3.0
 
-watcher: ContextVar[Callable[[Progress], None]] = ContextVar("watcher", default=lambda _: None)
-"""Told of a batch's progress in this process."""
+observer: ContextVar[OnProgress] = ContextVar("observer", default=lambda _: None)
+"""Called with the progress of any batch that this context runs."""
 
 
 class ProgressArtifact:
-    """A progress bar in Prefect's UI. What goes wrong with it is logged, and no more."""
+    """A progress bar in Prefect's UI. Errors are logged and otherwise ignored."""
 
     def __init__(self) -> None:
         self._progress = Progress()
         self._shown = -1
         self._artifact: UUID | None = None
 
-    def changed(self, progress: Progress) -> None:
-        """Where the batch stands now."""
+    def update(self, progress: Progress) -> None:
+        """Note how far the batch is, to be shown next time."""
         self._progress = progress
 
     async def show(self) -> None:
-        """Bring the bar to where the batch stands."""
+        """Bring the bar up to date."""
         progress = self._progress
-        if progress.known == self._shown:
+        if progress.finished == self._shown:
             return
-        self._shown = progress.known
-        percent = 100 * progress.known / max(1, progress.rows)
+        self._shown = progress.finished
+        percent = 100 * progress.finished / max(1, progress.rows)
         try:
             if self._artifact:
                 await aupdate_progress_artifact(artifact_id=self._artifact, progress=percent)
                 return
             created: Any = await acreate_progress_artifact(
-                progress=percent, key="restyle-progress", description="Rows that are accounted for"
+                progress=percent, key="restyle-progress", description="Rows with an outcome"
             )
             self._artifact = created
         except Exception as error:
@@ -53,15 +53,15 @@ class ProgressArtifact:
 
 
 @asynccontextmanager
-async def moving(artifact: ProgressArtifact) -> AsyncIterator[None]:
-    """Move the bar every few seconds, and once more at the end."""
+async def updating(artifact: ProgressArtifact) -> AsyncIterator[None]:
+    """Update the bar every few seconds, and once more at the end."""
 
-    async def move() -> None:
+    async def update() -> None:
         while True:
             await asyncio.sleep(_SECONDS)
             await artifact.show()
 
-    task = asyncio.create_task(move())
+    task = asyncio.create_task(update())
     try:
         yield
     finally:

@@ -1,0 +1,245 @@
+"""Read a manifest wherever it is, as a stream: a million rows need no more memory than a thousand."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+import httpx
+
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.api.urls import is_loopback
+from prefect_wavespeed.batch.manifest.files import FileReader, UnreadableError, reader_for
+from prefect_wavespeed.batch.manifest.rows import BadRow, Row, RowReader
+from prefect_wavespeed.concurrency import map_all
+from prefect_wavespeed.errors import ManifestError, SourceError, redact
+from prefect_wavespeed.sources.objects import find_object
+from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.backend import Entry
+from prefect_wavespeed.storage.open_store import bucket_store, s3_access
+from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.urls import without_signature
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+
+_ROWS_AT_ONCE = 500
+_CONCURRENT_HEADS = 50
+_S3 = "s3://"
+
+Rows: TypeAlias = list[Row | BadRow]
+
+
+async def read_manifest(
+    manifest: str | Sequence[str], params: ReduxParams, store: Store
+) -> AsyncGenerator[Rows, None]:
+    """Read the images of a batch, in order, a few hundred at a time.
+
+    Columns are ``image`` and, optionally, ``id``, ``variant`` and every field of ReduxParams. What a row
+    leaves empty is as in ``params``. The images themselves are not looked up here.
+
+    Args:
+        manifest: path, ``s3://`` object or https URL of a .jsonl, .ndjson, .csv or .parquet file (the first
+            three also gzipped, .gz); ``s3://bucket/prefix/`` for every image below it, except pictures that
+            outputs of this project stored there; or a list of images. A relative path is relative to the
+            working directory.
+        params: what applies where a row does not say otherwise.
+        store: where outputs go: S3 is read with its credentials, if it is on S3.
+
+    Yields:
+        Rows, and BadRows for those that cannot be used. Close it (``contextlib.aclosing``) unless it is read
+        to its end.
+
+    Raises:
+        ManifestError: there is no such manifest, it has no rows, or it cannot be read as a whole.
+        ConfigurationError: S3 denies access.
+        StoreError: S3 cannot be read now.
+    """
+    empty = True
+    try:
+        async with aclosing(_all_rows(manifest, params, store)) as batches:
+            async for rows in batches:
+                empty = False
+                yield rows
+    except UnreadableError as error:
+        raise ManifestError(f"manifest {safe_name(manifest)}: {redact(error)}") from None
+    if empty:
+        raise ManifestError(f"manifest {safe_name(manifest)}: it has no rows: give at least one image")
+
+
+def safe_name(manifest: str | Sequence[str]) -> str:
+    """The manifest's name without its signature: safe to show."""
+    if not isinstance(manifest, str):
+        return f"(a list of {len(manifest)})"
+    try:
+        return redact(without_signature(manifest) if _is_url(manifest) else manifest) or "''"
+    except ValueError:
+        return redact(manifest)
+
+
+def _all_rows(manifest: str | Sequence[str], params: ReduxParams, store: Store) -> AsyncGenerator[Rows, None]:
+    if not isinstance(manifest, str):
+        return _in_batches(_images(enumerate(manifest, 1), params))
+    if _is_s3(manifest) and (manifest.endswith("/") or manifest.count("/") == 2):
+        return _below(manifest, params, store)
+    return _of_file(manifest, params, store)
+
+
+def _images(images: Iterable[tuple[int, str]], params: ReduxParams) -> Iterator[Row | BadRow]:
+    reader = RowReader(params)
+    return (reader.read(number, {"image": image}) for number, image in images)
+
+
+async def _in_batches(rows: Iterator[Row | BadRow]) -> AsyncGenerator[Rows, None]:
+    """Read in a thread: files block, and validation takes CPU time."""
+    while batch := await asyncio.to_thread(lambda: list(islice(rows, _ROWS_AT_ONCE))):
+        yield batch
+
+
+def _is_url(manifest: str) -> bool:
+    return "://" in manifest and not _is_s3(manifest)
+
+
+def _is_s3(manifest: str) -> bool:
+    return manifest.lower().startswith(_S3)
+
+
+# --- every image below a prefix ---
+
+
+async def _below(manifest: str, params: ReduxParams, store: Store) -> AsyncGenerator[Rows, None]:
+    bucket, _, prefix = manifest[len(_S3) :].partition("/")
+    if not bucket:
+        raise UnreadableError("the bucket's name is missing: give s3://bucket/prefix/")
+    root = f"{_S3}{bucket}/{prefix}"
+    own, number = _own_folders(root, store), 0
+    async for page in _bucket(bucket, store).pages(prefix):
+        images = [f"{_S3}{bucket}/{entry.path}" for entry in page if _is_picture(entry)]
+        images = await _without_outputs([image for image in images if not image.startswith(own)], root, store)
+        numbered = list(enumerate(images, number + 1))
+        number += len(images)
+        async with aclosing(_in_batches(_images(numbered, params))) as batches:
+            async for batch in batches:
+                yield batch
+    if not number:
+        raise UnreadableError(
+            f"no images below it ({', '.join(PICTURES)}) except those that this project stored: to restyle "
+            "these, name their folder images/"
+        )
+
+
+def _own_folders(root: str, store: Store) -> tuple[str, ...]:
+    """The uris below which this batch's own output stores pictures."""
+    output = store.uri_of("")
+    if output.startswith(root) and output != root:
+        return (output,)
+    return store.uri_of(layout.IMAGES), store.uri_of(layout.QUARANTINE)  # beside the sources, or above them
+
+
+def _is_picture(entry: Entry) -> bool:
+    return PurePosixPath(entry.path).suffix.lower() in PICTURES
+
+
+async def _without_outputs(images: list[str], root: str, store: Store) -> list[str]:
+    """The images except pictures of other outputs: two batches that read each other's would never end.
+
+    A root that names the folder ``images/`` itself is taken to mean them.
+    """
+    candidates = [image for image in images if layout.is_picture(image.removeprefix(root))]
+    stored = await map_all(lambda image: _is_stored(image, store), candidates, _CONCURRENT_HEADS)
+    outputs = {image for image, is_output in zip(candidates, stored, strict=True) if is_output}
+    return [image for image in images if image not in outputs]
+
+
+async def _is_stored(image: str, store: Store) -> bool:
+    try:
+        return (await find_object(image, store, with_bytes=False)).is_output
+    except SourceError:  # reported for its row
+        return False
+
+
+def _bucket(name: str, store: Store) -> Store:
+    return bucket_store(s3_access(store), name)
+
+
+# --- a file, wherever it is ---
+
+
+async def _of_file(manifest: str, params: ReduxParams, store: Store) -> AsyncGenerator[Rows, None]:
+    async with _local_file(manifest, store) as path:
+        read = _reader(manifest)
+        async with aclosing(_in_batches(read(path, params))) as batches:
+            async for batch in batches:
+                yield batch
+
+
+def _reader(manifest: str) -> FileReader:
+    return reader_for(urlsplit(manifest).path if _is_url(manifest) else manifest)
+
+
+@asynccontextmanager
+async def _local_file(manifest: str, store: Store) -> AsyncIterator[Path]:
+    """The file itself, or a temporary copy."""
+    if "://" not in manifest:
+        yield await asyncio.to_thread(_existing, manifest)
+        return
+    _reader(manifest)  # refuses before anything is fetched
+    with tempfile.TemporaryDirectory(prefix="restyle-") as folder:
+        path = Path(folder, "manifest")
+        if _is_s3(manifest):
+            bucket, _, key = manifest[len(_S3) :].partition("/")
+            if not await _bucket(bucket, store).get_file(key, path):
+                raise UnreadableError("no such object, or no such bucket")
+        else:
+            await _download(manifest, path)
+        yield path
+
+
+def _existing(manifest: str) -> Path:
+    try:
+        path = Path(manifest).expanduser()
+        if path.is_dir():
+            raise UnreadableError(
+                "it is a directory: give a file, or s3://bucket/prefix/ for every image below it"
+            )
+        if not path.exists():
+            raise UnreadableError("no such file")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UnreadableError(getattr(error, "strerror", None) or str(error)) from None
+    return path
+
+
+async def _download(url: str, path: Path) -> None:
+    """Fetch a file of any size, without the API key."""
+    _refuse_plain_http(urlsplit(url).scheme, urlsplit(url).hostname)
+    headers = {"Accept-Encoding": "identity"}
+    try:
+        async with (
+            httpx.AsyncClient(follow_redirects=True, timeout=30) as http,
+            http.stream("GET", url, headers=headers) as response,
+        ):
+            _refuse_plain_http(response.url.scheme, response.url.host)
+            if response.status_code != 200:
+                raise UnreadableError(f"HTTP {response.status_code}{_HINTS.get(response.status_code, '')}")
+            with path.open("wb") as file:
+                async for chunk in response.aiter_bytes():
+                    await asyncio.to_thread(file.write, chunk)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise UnreadableError(f"cannot be fetched: {str(error) or type(error).__name__}") from None
+
+
+_HINTS = {
+    401: ": access denied: give a signed URL",
+    403: ": access denied, or the signature has expired",
+    404: ": no such file",
+}
+
+
+def _refuse_plain_http(scheme: str, host: str | None) -> None:
+    if scheme.lower() != "https" and not (scheme.lower() == "http" and is_loopback(host or "")):
+        raise UnreadableError(f"{scheme}:// is not supported: give https://, s3:// or a path")

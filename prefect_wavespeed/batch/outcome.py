@@ -1,0 +1,83 @@
+"""How a job of a batch ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from prefect_wavespeed import errors
+from prefect_wavespeed.errors import RestyleError
+from prefect_wavespeed.job import Restyled
+
+Status = Literal["stored", "done", "submitted", "failed", "open", "unsubmitted", "invalid"]
+"""``stored``: by this run; ``done``: stored earlier; ``submitted``: left to settle; ``failed``: an error, for
+good or in this run; ``open``: submitted, not finished when the run ended; ``unsubmitted``: never sent,
+because a cap was reached or the run stopped; ``invalid``: a bad row that was skipped."""
+
+
+@dataclass(frozen=True)
+class JobOutcome:
+    """The outcome of a job, for all rows that ask for it. The fields are those of ``ReportRow``."""
+
+    status: Status
+    prediction_id: str | None = None
+    outputs: list[str] = field(default_factory=list)
+    metadata_uri: str | None = None
+    cost_usd: float | None = None
+    attempts: int | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    retryable: bool | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def of_pictures(
+        cls, restyled: Restyled, *, paid: bool, attempts: int | None = None, seconds: float | None = None
+    ) -> JobOutcome:
+        """A job whose pictures are stored.
+
+        Args:
+            restyled: what is stored.
+            paid: whether this run paid for it.
+            attempts: how often it was submitted.
+            seconds: from submission to stored.
+        """
+        return cls(
+            "done" if restyled.cached else "stored",
+            prediction_id=restyled.prediction_id,
+            outputs=[output.uri for output in restyled.outputs if output.uri],
+            metadata_uri=restyled.metadata_uri,
+            cost_usd=restyled.cost_usd if paid else 0.0,
+            attempts=attempts,
+            seconds=seconds,
+        )
+
+    @classmethod
+    def of_error(
+        cls,
+        status: Status,
+        error: RestyleError,
+        *,
+        prediction_id: str | None = None,
+        attempts: int | None = None,
+    ) -> JobOutcome:
+        """A job that ended with an error."""
+        return cls(
+            status,
+            prediction_id=error.prediction_id or prediction_id,
+            attempts=attempts,
+            error_type=type(error).__name__,
+            error_message=error.message,
+            retryable=error.retryable,
+        )
+
+
+def rebuilt_error(error_type: str | None, message: str, retryable: bool | None) -> RestyleError:
+    """An error as an outcome keeps it: its class, its message and whether it may be retried."""
+    kind = getattr(errors, error_type or "", None)
+    if not (isinstance(kind, type) and issubclass(kind, RestyleError)):
+        kind = RestyleError
+    error: RestyleError = kind(message)
+    if retryable is not None:
+        error.retryable = retryable
+    return error

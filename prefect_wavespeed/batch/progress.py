@@ -1,0 +1,85 @@
+"""How far a batch is, and where outcomes are recorded."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from prefect_wavespeed.batch.job_table import JobTable
+from prefect_wavespeed.batch.outcome import JobOutcome, Status
+from prefect_wavespeed.batch.report.parts import ReportParts
+
+
+@dataclass
+class Progress:
+    """How far a batch is.
+
+    Attributes:
+        rows: of the manifest.
+        counts: rows with an outcome, by status.
+        spent_usd: what this run has paid so far for pictures stored or submitted.
+        started: on the monotonic clock.
+    """
+
+    rows: int = 0
+    counts: Counter[Status] = field(default_factory=Counter)
+    spent_usd: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def finished(self) -> int:
+        """Rows with an outcome."""
+        return self.counts.total()
+
+
+OnProgress = Callable[[Progress], None]
+"""Called whenever some more rows have an outcome. What it raises is ignored: a terminal may be gone."""
+
+
+class Recorder:
+    """Records outcomes in the job table, in the parts of the report and in the progress.
+
+    Args:
+        table: where outcomes are kept.
+        parts: where the report is written while the batch runs.
+        on_progress: called after each outcome.
+
+    Attributes:
+        progress: how far the batch is.
+        writes_parts: False until the batch has begun: a dry run leaves nothing behind.
+    """
+
+    def __init__(self, table: JobTable, parts: ReportParts, on_progress: OnProgress) -> None:
+        self.progress = Progress()
+        self.writes_parts = False
+        self._table = table
+        self._parts = parts
+        self._on_progress = on_progress
+
+    def record(self, job_key: str, outcome: JobOutcome) -> None:
+        """Record the outcome of a job."""
+        rows = self._table.record(job_key, outcome)
+        for row in rows:
+            self.progress.counts[row.status] += 1
+            self.progress.spent_usd += row.cost_usd or 0.0
+        if self.writes_parts:
+            self._parts.add(rows)
+        self._report_progress()
+
+    async def flush_if_due(self) -> None:
+        """Write a part of the report if one is due."""
+        if self.writes_parts:
+            await self._parts.flush_if_due()
+
+    def recount(self) -> None:
+        """Bring the progress up to date with what was recorded in the table directly."""
+        self.progress.counts = Counter(self._table.report.finished_counts())
+        self.progress.spent_usd = self._table.report.spent_usd()
+        self._report_progress()
+
+    def _report_progress(self) -> None:
+        with suppress(Exception):  # an observer must not stop what is paid for
+            self._on_progress(self.progress)

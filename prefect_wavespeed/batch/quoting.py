@@ -1,0 +1,173 @@
+"""What a batch would cost, and whether it can be paid, before anything is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.batch.budget import Budget
+from prefect_wavespeed.batch.job_table import JobTable
+from prefect_wavespeed.batch.ledger_view import JobState, LedgerView
+from prefect_wavespeed.batch.options import BatchOptions
+from prefect_wavespeed.batch.progress import Recorder
+from prefect_wavespeed.errors import BudgetExceededError, InsufficientCreditsError
+from prefect_wavespeed.job import Job
+from prefect_wavespeed.steps.prices import PriceCache
+
+_PAGE = 500  # jobs
+_ROUNDING = 1e-9  # USD by which sums of floats may differ
+
+
+@dataclass(frozen=True)
+class BatchQuote:
+    """What a batch would cost, before anything is spent.
+
+    ``done``, ``open`` and ``failed`` are None if the jobs were not looked up one by one, because all could be
+    paid for anyway.
+
+    Attributes:
+        rows: of the manifest.
+        invalid: invalid rows, which are skipped.
+        unusable: rows whose image cannot be used, which are skipped and count as failed.
+        jobs: distinct jobs that the rows ask for.
+        done: jobs that are stored already.
+        open: jobs whose prediction exists: it is used, and billed again only if it has failed.
+        failed: jobs that failed for good earlier and are not submitted again.
+        billed: jobs that would be billed, at most.
+        usd: what these cost.
+        balance_usd: the account's balance.
+    """
+
+    rows: int
+    invalid: int
+    unusable: int
+    jobs: int
+    done: int | None
+    open: int | None
+    failed: int | None
+    billed: int
+    usd: float
+    balance_usd: float
+
+
+class Quoting:
+    """Quotes the jobs in a job table.
+
+    Args:
+        client: asked for the balance.
+        prices: what jobs cost.
+        budget: counts what an earlier try of the run has spent.
+        table: the jobs.
+        ledger: what is stored, submitted or failed.
+        recorder: records the jobs that are found to be done.
+        options: the cap, and whether failed jobs are submitted again.
+    """
+
+    def __init__(
+        self,
+        client: WaveSpeedClient,
+        prices: PriceCache,
+        budget: Budget,
+        table: JobTable,
+        ledger: LedgerView,
+        recorder: Recorder,
+        options: BatchOptions,
+    ) -> None:
+        self._client = client
+        self._prices = prices
+        self._budget = budget
+        self._table = table
+        self._ledger = ledger
+        self._recorder = recorder
+        self._options = options
+
+    async def quote(self, *, look_up: bool) -> BatchQuote:
+        """Find out what the batch would cost and what the account holds. Nothing is spent.
+
+        Args:
+            look_up: find out, job by job, what is stored already; otherwise all jobs are quoted.
+
+        Raises:
+            RestyleError: the price, the balance or the store cannot be read now.
+        """
+        if look_up:
+            await self._look_up_all()
+        table, usd, billed = self._table, 0.0, 0
+        for job, count, _ in table.billable():
+            usd += await self._price(job) * count
+            billed += count
+        return BatchQuote(
+            rows=table.row_count,
+            invalid=table.bad_rows["invalid"],
+            unusable=table.bad_rows["failed"],
+            jobs=table.job_count,
+            done=table.count_stored() if look_up else None,
+            open=table.count_unbilled("open") if look_up else None,
+            failed=table.count_unbilled("failed") if look_up else None,
+            billed=billed,
+            usd=usd,
+            balance_usd=await self._client.balance(),
+        )
+
+    async def afford(self, *, look_up: bool) -> BatchQuote:
+        """Refuse what cannot be paid for, before the first submission.
+
+        Args:
+            look_up: as in ``quote``; done in any case before a batch is refused.
+
+        Raises:
+            BudgetExceededError: it costs more than ``max_cost_usd``.
+            InsufficientCreditsError: it costs more than the account holds.
+            RestyleError: the price, the balance or the store cannot be read now.
+        """
+        quote, cap = await self.quote(look_up=look_up), self._options.max_cost_usd
+        available = quote.balance_usd if cap is None else min(cap, quote.balance_usd)
+        if quote.usd > available + _ROUNDING and not look_up:
+            quote = await self.quote(look_up=True)
+        figures = f"{quote.billed:,} images to bill cost {quote.usd:g} USD"
+        if cap is not None and quote.usd + self._budget.total > cap + _ROUNDING:
+            spent = f" and {self._budget.total:g} USD are spent already" if self._budget.total else ""
+            raise BudgetExceededError(
+                f"max_cost_usd {cap:g}: {figures}{spent}: raise the limit or restyle fewer images; nothing "
+                "was submitted"
+            )
+        if quote.usd > quote.balance_usd + _ROUNDING:
+            raise InsufficientCreditsError(
+                f"{figures} and the balance is {quote.balance_usd:g} USD: top up the WaveSpeed account; "
+                "nothing was submitted"
+            )
+        return quote
+
+    async def shares_of_cap(self, cap: float, shards: int) -> Sequence[float]:
+        """Divide what is left of the cap among shards: each gets what its jobs cost, and a share of the rest.
+
+        Returns:
+            USD by shard, together no more than the cap.
+        """
+        left = cap - self._budget.total
+        costs = [0.0] * shards
+        for job, count, shard in self._table.billable(shards):
+            costs[shard - 1] += await self._price(job) * count
+        return [left * cost / (sum(costs) or 1.0) for cost in costs]
+
+    async def _look_up_all(self) -> None:
+        jobs = self._table.unfinished()
+        while page := list(islice(jobs, _PAGE)):
+            for job, state in zip(page, await self._ledger.states(page), strict=True):
+                await self._note(job, state)
+            await self._recorder.flush_if_due()
+
+    async def _note(self, job: Job, state: JobState) -> None:
+        if state.paid_attempts and self._options.max_cost_usd is not None:
+            self._budget.count(state.paid_attempts * await self._price(job))
+        if state.metadata:
+            self._recorder.record(job.key, self._ledger.stored_outcome(job, state.metadata, state))
+        elif state.is_submitted:
+            self._table.mark_unbilled(job.key, "open")
+        elif state.dead_letter and not self._options.retry_failed:
+            self._table.mark_unbilled(job.key, "failed")
+
+    async def _price(self, job: Job) -> float:
+        return (await self._prices.price(job.request("-"))).usd

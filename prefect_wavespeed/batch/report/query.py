@@ -1,0 +1,179 @@
+"""What the report says, read from the tables of ``JobTable``."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+
+from pydantic import TypeAdapter
+
+from prefect_wavespeed.batch.manifest.rows import BadRow
+from prefect_wavespeed.batch.outcome import JobOutcome, Status, rebuilt_error
+from prefect_wavespeed.batch.report.rows import ReportRow, Thumbnails
+from prefect_wavespeed.errors import RestyleError
+from prefect_wavespeed.job import Job
+
+OUTCOME = TypeAdapter(JobOutcome)
+SOURCE_POSITION = -1  # of the source's thumbnail; the outputs' are 0, 1, …
+
+_ROWS = (
+    "SELECT rows.number, rows.id, rows.image, rows.job_key, rows.reason, rows.error_type,"
+    " jobs.status, jobs.job, jobs.outcome, jobs.first_row"
+    " FROM rows LEFT JOIN jobs ON rows.job_key = jobs.key"
+)
+
+
+class JobReport:
+    """Reads rows, counts and figures of a batch; rows always in the order of the manifest.
+
+    Args:
+        db: the tables ``rows``, ``jobs`` and ``thumbnails``.
+        bad_rows: how many bad rows there are of each status.
+    """
+
+    def __init__(self, db: sqlite3.Connection, bad_rows: Counter[Status]) -> None:
+        self._db = db
+        self._bad_rows = bad_rows
+
+    # -- rows ---------------------------------------------------------------------------------------
+
+    def rows(self) -> Iterator[tuple[ReportRow, Thumbnails | None]]:
+        """All rows, with the thumbnails of those that have any."""
+        for row in self._rows():
+            yield row, self._thumbnails(row.job_key)
+
+    def rows_of(self, job_key: str) -> list[ReportRow]:
+        """The rows that ask for a job."""
+        return list(self._rows("WHERE rows.job_key = ?", job_key))
+
+    def failures(self, limit: int) -> list[ReportRow]:
+        """The first rows that failed or were left open."""
+        where = "WHERE jobs.status IN ('failed', 'open') OR rows.error_type IS NOT NULL"
+        return list(self._rows(where, limit=limit))
+
+    def pictured(self, limit: int) -> list[tuple[ReportRow, Thumbnails]]:
+        """The first rows that have thumbnails."""
+        where = "WHERE rows.job_key IN (SELECT job_key FROM thumbnails)"
+        return [
+            (row, self._thumbnails(row.job_key) or Thumbnails()) for row in self._rows(where, limit=limit)
+        ]
+
+    def first_stopped(self) -> ReportRow | None:
+        """The first row that was not submitted because submitting had stopped; its error says why."""
+        where = "WHERE jobs.status = 'unsubmitted' AND jobs.error_type IS NOT NULL"
+        return next(self._rows(where, limit=1), None)
+
+    # -- figures ------------------------------------------------------------------------------------
+
+    def counts(self) -> dict[Status, int]:
+        """How many rows there are of each status."""
+        return self._with_bad_rows("SELECT status, sum(row_count) FROM jobs GROUP BY status")
+
+    def finished_counts(self) -> dict[Status, int]:
+        """How many rows there are of each status, without those whose jobs have no outcome yet."""
+        query = "SELECT status, sum(row_count) FROM jobs WHERE outcome IS NOT NULL GROUP BY status"
+        return self._with_bad_rows(query)
+
+    def errors(self) -> dict[str, int]:
+        """How many rows failed with each class of error, the most frequent first."""
+        query = (
+            "SELECT error_type, sum(count) FROM ("
+            "SELECT error_type, row_count AS count FROM jobs"
+            " WHERE error_type IS NOT NULL AND status IN ('failed', 'open')"
+            " UNION ALL SELECT error_type, 1 FROM rows WHERE error_type IS NOT NULL"
+            ") GROUP BY error_type ORDER BY 2 DESC, 1"
+        )
+        return dict(self._db.execute(query).fetchall())
+
+    def job_errors(self) -> list[RestyleError]:
+        """The errors of jobs, one of each class that may or may not be retried, without their messages."""
+        query = "SELECT DISTINCT error_type, retryable FROM jobs WHERE error_type IS NOT NULL"
+        return [
+            rebuilt_error(name, "", None if retryable is None else bool(retryable))
+            for name, retryable in self._db.execute(query).fetchall()
+        ]
+
+    def pictures(self) -> int:
+        """Pictures stored by this run."""
+        query = "SELECT coalesce(sum(pictures), 0) FROM jobs WHERE status = 'stored'"
+        return int(self._db.execute(query).fetchone()[0])
+
+    def spent_usd(self) -> float:
+        """What this run has paid, in USD, for all that was stored or submitted."""
+        return float(self._db.execute("SELECT coalesce(sum(cost_usd), 0) FROM jobs").fetchone()[0])
+
+    def latency(self, quantile: float) -> float | None:
+        """Seconds from submission to stored: a quantile, 0 to 1, over the jobs that this run has stored."""
+        stored = "FROM jobs WHERE status = 'stored' AND seconds IS NOT NULL"
+        (count,) = self._db.execute(f"SELECT count(*) {stored}").fetchone()
+        if not count:
+            return None
+        query = f"SELECT seconds {stored} ORDER BY seconds LIMIT 1 OFFSET ?"
+        (seconds,) = self._db.execute(query, (min(count - 1, int(quantile * count)),)).fetchone()
+        return float(seconds)
+
+    # -----------------------------------------------------------------------------------------------
+
+    def _rows(self, where: str = "", *values: object, limit: int = -1) -> Iterator[ReportRow]:
+        query = f"{_ROWS} {where} ORDER BY rows.number LIMIT ?"
+        for columns in self._db.execute(query, (*values, limit)):
+            number, row_id, image, _, reason, error_type, status, job, outcome, first_row = columns
+            if job is None:
+                yield _bad_row(BadRow(number, reason, row_id, image, error_type))
+            else:
+                yield _row(number, row_id, image, status, job, outcome, is_first=number == first_row)
+
+    def _thumbnails(self, job_key: str | None) -> Thumbnails | None:
+        query = "SELECT position, jpeg FROM thumbnails WHERE job_key = ? ORDER BY position"
+        jpegs = dict(self._db.execute(query, (job_key,)).fetchall())
+        source = jpegs.pop(SOURCE_POSITION, None)
+        return Thumbnails(source, list(jpegs.values())) if source or jpegs else None
+
+    def _with_bad_rows(self, query: str) -> dict[Status, int]:
+        return dict(Counter(dict(self._db.execute(query).fetchall())) + self._bad_rows)
+
+
+def _bad_row(row: BadRow) -> ReportRow:
+    return ReportRow(
+        row=row.number,
+        id=row.id,
+        image=row.image or "",
+        status=row.status,
+        error_type=row.error_type or "BadRow",
+        error_message=row.reason,
+        retryable=False,
+    )
+
+
+def _row(
+    number: int,
+    row_id: str | None,
+    image: str | None,
+    status: Status,
+    job_json: str,
+    outcome_json: bytes | None,
+    *,
+    is_first: bool,
+) -> ReportRow:
+    job = Job.model_validate_json(job_json)
+    outcome = OUTCOME.validate_json(outcome_json) if outcome_json else JobOutcome("unsubmitted")
+    return ReportRow(
+        row=number,
+        id=row_id,
+        image=image or "",
+        status=status,
+        variant=job.variant,
+        job_key=job.key,
+        prediction_id=outcome.prediction_id,
+        seed=job.seed,
+        outputs=outcome.outputs,
+        metadata_uri=outcome.metadata_uri,
+        # a job that several rows ask for is paid once
+        cost_usd=outcome.cost_usd if is_first or not outcome.cost_usd else 0.0,
+        attempts=outcome.attempts,
+        error_type=outcome.error_type,
+        error_message=outcome.error_message,
+        retryable=outcome.retryable,
+        seconds=outcome.seconds,
+    )

@@ -1,0 +1,102 @@
+"""What the report of a batch says: the outcome of every row, and the run in figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_wavespeed.batch.outcome import Status
+
+
+class ReportRow(BaseModel):
+    """The outcome of one row of the manifest: a line of ``manifest.jsonl``, a row of ``manifest.parquet``."""
+
+    row: int = Field(ge=1, description="The row's number in the manifest.")
+    id: str | None = Field(default=None, description="The user's own name for it.")
+    image: str = Field(description="The source, without its signature.")
+    status: Status = Field(
+        description="stored: by this run; done: stored earlier; submitted: left to settle; failed: an error, "
+        "for good or in this run; open: submitted, not finished when the run ended; unsubmitted: never sent; "
+        "invalid: a bad row that was skipped."
+    )
+    variant: int = Field(default=0, ge=0, description="Another picture of the same source: 0, 1, 2, …")
+    job_key: str | None = Field(default=None, description="The job; rows with the same key share a picture.")
+    prediction_id: str | None = Field(default=None, description="WaveSpeedAI's id of the prediction.")
+    seed: int | None = Field(default=None, description="The seed that was sent.")
+    outputs: list[str] = Field(default_factory=list, description="Full uris of the pictures.")
+    metadata_uri: str | None = Field(default=None, description="Full uri of the side-car.")
+    cost_usd: float | None = Field(
+        default=None, description="USD that this run paid for it; null when not known."
+    )
+    attempts: int | None = Field(default=None, description="How often it was submitted.")
+    error_type: str | None = Field(default=None, description="The error's class.")
+    error_message: str | None = Field(default=None, description="What happened and what to do.")
+    retryable: bool | None = Field(
+        default=None, description="Whether the same may succeed later; null when there was no error."
+    )
+    seconds: float | None = Field(
+        default=None, description="From submission to stored, in seconds; null unless stored by this run."
+    )
+
+
+class Summary(BaseModel):
+    """A whole run in figures, ``summary.json``. It is written last: it exists, so the report is complete."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    schema_: Literal[1] = Field(default=1, alias="schema")
+    flow_run_id: str | None = None
+    flow_run_name: str | None = None
+    manifest: str = Field(description="What was read, without its signature.")
+    output: str = Field(description="Where the pictures are.")
+    report: str = Field(default="", description="Where the report is.")
+    started: datetime
+    ended: datetime
+    rows: int = Field(ge=0, description="Rows of the manifest.")
+    counts: dict[Status, int] = Field(description="Rows by status.")
+    errors: dict[str, int] = Field(default_factory=dict, description="Failed rows, by the error's class.")
+    jobs: int = Field(ge=0, description="Distinct jobs among the rows.")
+    quoted_usd: float | None = Field(default=None, description="What the run was quoted at, in USD.")
+    spent_usd: float = Field(description="What this run paid, in USD.")
+    balance_usd: float | None = Field(
+        default=None, description="The account's balance before the first submission, in USD."
+    )
+    latency_p50: float | None = Field(
+        default=None, description="Median of the rows' seconds, over those stored by this run."
+    )
+    latency_p95: float | None = Field(
+        default=None, description="95th percentile of the rows' seconds, over those stored by this run."
+    )
+    images: int = Field(ge=0, description="Pictures stored by this run.")
+    images_per_minute: float | None = Field(default=None, description="Pictures stored a minute.")
+    seconds: float = Field(ge=0, description="How long the run took.")
+
+
+@dataclass
+class Thumbnails:
+    """Small JPEGs of a row's pictures.
+
+    Attributes:
+        source: of the source; None if there is none.
+        outputs: of the outputs, in their order.
+    """
+
+    source: bytes | None = field(repr=False, default=None)
+    outputs: list[bytes] = field(repr=False, default_factory=list)
+
+
+Rows: TypeAlias = Callable[[], Iterable[tuple[ReportRow, Thumbnails | None]]]
+
+
+def encode_part(rows: Iterable[ReportRow]) -> bytes:
+    """Rows as lines of JSON."""
+    return b"".join(row.model_dump_json().encode() + b"\n" for row in rows)
+
+
+def decode_part(data: bytes) -> list[ReportRow]:
+    """The rows of a part, or of a whole ``manifest.jsonl``."""
+    return [ReportRow.model_validate_json(line) for line in data.split(b"\n") if line]

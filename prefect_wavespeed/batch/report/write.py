@@ -1,0 +1,85 @@
+"""Write the report of a batch into the run's folder.
+
+Its files are ``manifest.jsonl`` and ``manifest.parquet`` (the outcome of every row), ``gallery.html`` and
+``summary.json``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from prefect_wavespeed.batch.report.gallery import write_gallery
+from prefect_wavespeed.batch.report.rows import ReportRow, Rows, Summary, encode_part
+from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.store import Store
+
+JSONL = "application/x-ndjson"
+_ROW_GROUP = 5_000  # rows in memory at once while the Parquet file is written
+
+
+async def write_report(store: Store, folder: str, rows: Rows, summary: Summary) -> None:
+    """Write the report of a run, replacing that of an earlier try; the summary last.
+
+    Args:
+        store: where it goes.
+        folder: the run's folder in it.
+        rows: returns every row with its thumbnails, in order, anew each time it is called. It is called
+            several times, in a thread, and its rows are not kept: there may be a million.
+        summary: the run in figures.
+
+    Raises:
+        StoreError: the store cannot be written now.
+    """
+    with tempfile.TemporaryDirectory(prefix="restyle-") as name:
+        scratch = Path(name)
+        await asyncio.to_thread(_write_files, scratch, store.uri, folder, rows, summary)
+        for file, content_type in (
+            (layout.MANIFEST_JSONL, JSONL),
+            (layout.MANIFEST_PARQUET, "application/vnd.apache.parquet"),
+            (layout.GALLERY, "text/html; charset=utf-8"),
+        ):
+            await store.put_file(f"{folder}/{file}", scratch / file, content_type)
+    data = summary.model_dump_json(indent=2).encode() + b"\n"
+    await store.put(f"{folder}/{layout.SUMMARY}", data, "application/json")
+
+
+def _write_files(scratch: Path, output: str, folder: str, rows: Rows, summary: Summary) -> None:
+    _write_tables(
+        scratch / layout.MANIFEST_JSONL, scratch / layout.MANIFEST_PARQUET, (row for row, _ in rows())
+    )
+    write_gallery(scratch / layout.GALLERY, output, folder, rows, summary)
+
+
+def _write_tables(jsonl: Path, parquet: Path, rows: Iterator[ReportRow]) -> None:
+    """Write the same rows as lines of JSON and as Parquet, without holding them all."""
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    schema = pa.schema(
+        [
+            pa.field("row", pa.int64(), nullable=False),
+            pa.field("id", pa.string()),
+            pa.field("image", pa.string(), nullable=False),
+            pa.field("status", pa.string(), nullable=False),
+            pa.field("variant", pa.int64(), nullable=False),
+            pa.field("job_key", pa.string()),
+            pa.field("prediction_id", pa.string()),
+            pa.field("seed", pa.int64()),
+            pa.field("outputs", pa.list_(pa.string()), nullable=False),
+            pa.field("metadata_uri", pa.string()),
+            pa.field("cost_usd", pa.float64()),
+            pa.field("attempts", pa.int64()),
+            pa.field("error_type", pa.string()),
+            pa.field("error_message", pa.string()),
+            pa.field("retryable", pa.bool_()),
+            pa.field("seconds", pa.float64()),
+        ]
+    )
+    with jsonl.open("wb") as lines, ParquetWriter(parquet, schema) as table:
+        while group := list(islice(rows, _ROW_GROUP)):
+            lines.write(encode_part(group))
+            table.write_table(pa.Table.from_pylist([row.model_dump() for row in group], schema))
