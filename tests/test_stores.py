@@ -9,10 +9,12 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import boto3
 import pytest
 
 from prefect_wavespeed.errors import ConfigurationError, StoreError, UnsafeStoreError
-from prefect_wavespeed.storage.open_store import directory_store, open_store, s3_store
+from prefect_wavespeed.storage.open_store import bucket_store, directory_store, open_store, s3_store
+from prefect_wavespeed.storage.s3 import S3Access, split_s3_uri
 from prefect_wavespeed.storage.store import Store
 from tests.support.s3_proxy import Fault, proxy
 from tests.support.s3_servers import S3Server
@@ -210,8 +212,58 @@ def test_no_credentials_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         open_store("s3://bucket/prefix")
 
 
-def test_names_on_s3_are_tidy(moto: S3Server) -> None:
-    for prefix in ("a/b", "/a/b/", "a/b/"):
-        store = s3_store("bucket", prefix, moto.session(), endpoint_url=moto.endpoint)
-        assert store.uri_of("x.json") == "s3://bucket/a/b/x.json"
-    assert s3_store("bucket", "", moto.session(), endpoint_url=moto.endpoint).uri == "s3://bucket"
+@pytest.fixture(scope="module")
+def access() -> S3Access:
+    session = boto3.Session(aws_access_key_id="a", aws_secret_access_key="b", region_name="us-east-1")
+    return S3Access(session, endpoint_url="http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "uri"),
+    [
+        ("a/b", "s3://bucket/a/b"),
+        ("/a/b/", "s3://bucket/a/b"),
+        ("a/b/", "s3://bucket/a/b"),
+        ("", "s3://bucket"),
+    ],
+)
+def test_names_on_s3_are_tidy(prefix: str, uri: str, access: S3Access) -> None:
+    store = bucket_store(access, "bucket", prefix)
+    assert (store.uri, store.uri_of("x.json")) == (uri, f"{uri}/x.json")
+
+
+def test_a_bucket_keeps_its_handle_and_with_it_its_connections(access: S3Access) -> None:
+    assert access.bucket("bucket", "a") is access.bucket("bucket", "a")
+    assert access.bucket("bucket", "a") is not access.bucket("bucket", "b")
+    assert access.bucket("bucket", "a") is not access.bucket("bucket", "a", retries=False)
+
+
+def test_sources_are_on_the_stores_server_or_else_on_the_environments(
+    access: S3Access, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert bucket_store(access, "bucket").source_access is access
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:10")
+    local = directory_store(tmp_path)
+    assert local.source_access.endpoint_url == "http://127.0.0.1:10"
+    assert local.source_access is local.source_access
+
+
+@pytest.mark.parametrize(
+    ("uri", "parts"),
+    [
+        ("s3://bucket/a/b", ("bucket", "a/b")),
+        ("s3://bucket", ("bucket", "")),
+        ("s3:///a", ("", "a")),
+        ("S3://bucket/a", ("bucket", "a")),
+    ],
+)
+def test_an_s3_uri_is_split(uri: str, parts: tuple[str, str]) -> None:
+    assert split_s3_uri(uri) == parts
+
+
+def test_a_bad_endpoint_or_profile_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match=r"^invalid S3 configuration: .*not a url"):
+        s3_store("bucket", "", boto3.Session(), endpoint_url="not a url")
+    monkeypatch.setenv("AWS_PROFILE", "nobody-has-this-one")
+    with pytest.raises(ConfigurationError, match=r"^invalid AWS configuration: .*nobody-has-this-one"):
+        open_store("s3://bucket/prefix")

@@ -10,7 +10,6 @@ from prefect_wavespeed.errors import SourceDeniedError, SourceError, StoreError
 from prefect_wavespeed.job import Source
 from prefect_wavespeed.quality.verify import check_source_size
 from prefect_wavespeed.storage.errors import bucket_is_missing, translate
-from prefect_wavespeed.storage.open_store import s3_access
 from prefect_wavespeed.storage.s3 import split_s3_uri
 from prefect_wavespeed.storage.store import Store
 
@@ -119,7 +118,7 @@ def handle_and_key(uri: str, store: Store) -> tuple[S3Store, str]:
     bucket, key = split_s3_uri(uri)
     if not {"", ".", ".."}.isdisjoint(key.split("/")):
         raise SourceError(f"empty part, '.' or '..' in the key: image {uri}: rename the object")
-    return s3_access(store).bucket(bucket), key
+    return store.source_access.bucket(bucket), key
 
 
 def _source_error(uri: str, error: Exception) -> SourceError | StoreError:

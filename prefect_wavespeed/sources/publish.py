@@ -19,7 +19,6 @@ from prefect_wavespeed.quality.verify import verify_source
 from prefect_wavespeed.sources.files import read_file
 from prefect_wavespeed.sources.objects import find_object, handle_and_key
 from prefect_wavespeed.storage import layout
-from prefect_wavespeed.storage.open_store import s3_access
 from prefect_wavespeed.storage.store import Store
 
 PRESIGNED_FOR = timedelta(hours=1)
@@ -56,7 +55,7 @@ class Publisher:
             return await self._uploaded(await asyncio.to_thread(read_file, source.location), source)
         if scheme.lower() != "s3":
             return source.location
-        if s3_access(self._store).is_aws:
+        if self._store.source_access.is_aws:
             bucket, key = handle_and_key(source.location, self._store)
             return str(await obstore.sign_async(bucket, "GET", key, PRESIGNED_FOR))
         found = await find_object(source.location, self._store)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import boto3
-from botocore.exceptions import BotoCoreError
 
-from prefect_wavespeed.errors import ConfigurationError, redact
+from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.storage.directory import DirectoryBackend
-from prefect_wavespeed.storage.s3 import S3Access, S3Backend, split_s3_uri
+from prefect_wavespeed.storage.s3 import S3Access, S3Backend, environment_access, split_s3_uri
 from prefect_wavespeed.storage.store import Store
 
 S3_BLOCK_PREFIX = "s3-bucket/"
@@ -42,11 +41,7 @@ def open_store(output: str) -> Store:
     bucket, prefix = split_s3_uri(output)
     if not bucket:
         raise ConfigurationError(f"no bucket: output {output}: use s3://bucket/prefix")
-    try:
-        session = boto3.Session()
-    except BotoCoreError as error:
-        raise ConfigurationError(f"{redact(error)}: output {output}") from None
-    return s3_store(bucket, prefix, session)
+    return bucket_store(environment_access(), bucket, prefix)
 
 
 def s3_store(
@@ -92,8 +87,3 @@ def directory_store(path: Path) -> Store:
             f"{error.strerror}: output {path}: use a directory that can be written"
         ) from None
     return Store(DirectoryBackend(path), str(path))
-
-
-def s3_access(store: Store) -> S3Access:
-    """The server on which ``s3://`` sources and manifests are: the store's, else the environment's."""
-    return store.access or S3Access(boto3.Session())

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import atexit
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache, cached_property
+from threading import RLock
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ import boto3
 import obstore
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
+from cachetools import LRUCache, cachedmethod
 from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
@@ -30,6 +32,8 @@ _RETRIES: Any = {
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=3), "base": 2},
     "retry_timeout": timedelta(seconds=30),
 }
+_HANDLES = 32  # that an S3Access keeps
+
 _NO_RETRIES: Any = {**_RETRIES, "max_retries": 0}
 
 
@@ -60,6 +64,8 @@ class S3Access:
     ) -> None:
         self.session = session
         self.verify = verify
+        self._handles: LRUCache[Hashable, S3Store] = LRUCache(_HANDLES)
+        self._lock = RLock()
         try:
             config = Config(s3={"addressing_style": "path"})
             client = session.client("s3", endpoint_url=endpoint_url, config=config)
@@ -74,8 +80,9 @@ class S3Access:
         host = urlsplit(self.endpoint_url).hostname or ""
         return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
-    def bucket(self, name: str, prefix: str = "", retries: Any = _RETRIES) -> S3Store:
-        """An obstore handle on a bucket.
+    @cachedmethod(lambda self: self._handles, lock=lambda self: self._lock)
+    def bucket(self, name: str, prefix: str = "", *, retries: bool = True) -> S3Store:
+        """An obstore handle on a bucket; the same one each time, as it costs 5 ms and keeps connections.
 
         Raises:
             ConfigurationError: no credentials are found, or a name is not valid.
@@ -95,7 +102,7 @@ class S3Access:
                     "connect_timeout": "5s",
                     "timeout": "120s",
                 },
-                retry_config=retries,
+                retry_config=_RETRIES if retries else _NO_RETRIES,
             )
         except ValueError as error:
             if "get_credentials" not in str(error):
@@ -106,6 +113,19 @@ class S3Access:
             ) from None
         except (BaseError, BotoCoreError) as error:
             raise ConfigurationError(f"{redact(error)}: bucket s3://{name}") from None
+
+
+def environment_access() -> S3Access:
+    """The server and identity that the environment names, by boto3's credential chain and endpoint variables.
+
+    Raises:
+        ConfigurationError: they cannot be used.
+    """
+    try:
+        session = boto3.Session()
+    except BotoCoreError as error:
+        raise ConfigurationError(f"invalid AWS configuration: {redact(error)}") from None
+    return S3Access(session)
 
 
 class S3Backend(Backend):
@@ -131,7 +151,7 @@ class S3Backend(Backend):
     @cached_property
     def _without_retries(self) -> S3Store:
         access, bucket, prefix = self._location
-        return access.bucket(bucket, prefix, _NO_RETRIES)
+        return access.bucket(bucket, prefix, retries=False)
 
     def attributes(self, content_type: str, metadata: Mapping[str, str]) -> Any:
         """The object's headers."""

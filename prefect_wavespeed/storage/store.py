@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
 from obstore.exceptions import AlreadyExistsError
@@ -15,7 +16,7 @@ from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.backend import Backend, Entry
 from prefect_wavespeed.storage.clock import StoreClock, clocks
 from prefect_wavespeed.storage.errors import SAFE_STORES, translated
-from prefect_wavespeed.storage.s3 import S3Access
+from prefect_wavespeed.storage.s3 import S3Access, environment_access
 
 
 class Store:
@@ -43,6 +44,15 @@ class Store:
     def is_immediate(self) -> bool:
         """Whether calls are answered so quickly that making several at a time gains nothing."""
         return self._backend.is_immediate
+
+    @cached_property
+    def source_access(self) -> S3Access:
+        """The server on which ``s3://`` sources and manifests are: this store's, else the environment's.
+
+        Raises:
+            ConfigurationError: the environment's cannot be used.
+        """
+        return self.access or environment_access()
 
     def uri_of(self, path: str) -> str:
         """The full uri of an object."""

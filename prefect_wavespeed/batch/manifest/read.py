@@ -22,7 +22,7 @@ from prefect_wavespeed.errors import ManifestError, SourceError, redact
 from prefect_wavespeed.sources.objects import find_object
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.backend import Entry
-from prefect_wavespeed.storage.open_store import bucket_store, s3_access
+from prefect_wavespeed.storage.open_store import bucket_store
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.urls import without_signature
 
@@ -164,7 +164,7 @@ async def _is_stored(image: str, store: Store) -> bool:
 
 
 def _bucket(name: str, store: Store) -> Store:
-    return bucket_store(s3_access(store), name)
+    return bucket_store(store.source_access, name)
 
 
 # --- a file, wherever it is ---
