@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
 import json
 import logging
-import os
 import pickle
 import time
-import tracemalloc
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -19,21 +15,16 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from pydantic import SecretStr
 
 from prefect_wavespeed import errors
-from prefect_wavespeed.api.base64_stream import LONG, Sieve
+from prefect_wavespeed.api.billing import Quote
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import MODEL, ReduxRequest
+from tests.support.clients import CREATED, KEY, REQUEST, client_of, holds_no_key
 from tests.support.emulator_process import Emulator
 from tests.support.raw_server import Answer, RawServer, answer, cut, drip, drop, hang, http
-
-KEY = "canary-2f6d1c9e8b7a4053"
-REQUEST = ReduxRequest(image="https://example.com/cat.jpg", seed=7)
-CREATED = {"id": "p1", "model": MODEL, "status": "created"}
 
 Call = Callable[[WaveSpeedClient], Awaitable[Any]]
 CALLS: dict[str, Call] = {
@@ -47,21 +38,6 @@ CALLS: dict[str, Call] = {
     "upload": lambda client: client.upload("cat.jpg", b"cat", "image/jpeg"),
     "webhook_secret": lambda client: client.webhook_secret(),
 }
-
-
-def client_of(server: RawServer, **options: Any) -> WaveSpeedClient:
-    return WaveSpeedClient(KEY, server.url, **options)
-
-
-def holds_no_key(error: BaseException) -> None:
-    """Neither shown, nor pickled, nor in anything that hangs on the error."""
-    again = pickle.loads(pickle.dumps(error))
-    assert vars(again) == vars(error)
-    for each in (error, again):
-        assert KEY not in f"{each!s} {each!r} {vars(each)}"
-    assert KEY.encode() not in pickle.dumps(error)
-    for chained in (error.__cause__, error.__context__):
-        assert chained is None or isinstance(chained, errors.RestyleError)
 
 
 # One POST a submission, and what is made of the answer
@@ -191,22 +167,13 @@ async def test_waiting_in_vain_for_a_free_connection_means_that_nothing_was_sent
     "said",
     [
         answer({**CREATED, "status": "processing"}, status=504, code=5004, message="timeout"),
-        answer({**CREATED, "status": "processing"}, code=5004),
-        answer({**CREATED, "status": "failed", "error": "oops", "code": 5000}, status=500, code=500),
         http(200, json.dumps(CREATED)),
-        answer({**CREATED, "created_at": "yesterday", "timings": 3, "outputs": "none yet"}),
     ],
-    ids=["504", "5004", "500", "no envelope", "odd fields"],
+    ids=["504", "no envelope"],
 )
 async def test_an_answer_with_an_id_is_a_prediction_whatever_else_it_says(said: bytes) -> None:
     async with RawServer(said) as server, client_of(server) as client:
         assert (await client.submit(REQUEST)).id == "p1"
-
-
-async def test_a_refusal_with_an_id_is_a_refusal() -> None:
-    async with RawServer(answer({"id": "x"}, status=400, code=400)) as server, client_of(server) as client:
-        with pytest.raises(errors.InvalidRequestError):
-            await client.submit(REQUEST)
 
 
 async def test_a_submission_holds_every_field_and_the_webhook_in_its_query() -> None:
@@ -218,27 +185,6 @@ async def test_a_submission_holds_every_field_and_the_webhook_in_its_query() -> 
     assert parse_qs(query) == {"webhook": ["https://example.com/hook?token=a&b=c"]}
     assert f"authorization: bearer {KEY}".encode() in head.lower()
     assert json.loads(body) == REQUEST.model_dump()
-
-
-@pytest.mark.parametrize(
-    ("message", "field"),
-    [
-        ("property 'num_images' must be at most 4", "num_images"),
-        ('invalid value for "size" of image', "size"),
-        ("guidance_scale: out of range", "guidance_scale"),
-        ("cannot read https://example.com/size/seed.jpg", None),
-        ("bad request", None),
-    ],
-)
-async def test_an_invalid_request_names_the_field(message: str, field: str | None) -> None:
-    async with (
-        RawServer(answer(None, status=400, code=400, message=message)) as server,
-        client_of(server) as client,
-    ):
-        with pytest.raises(errors.InvalidRequestError) as caught:
-            await client.submit(REQUEST)
-    assert caught.value.field == field
-    assert not caught.value.retryable
 
 
 # Rate limits
@@ -302,14 +248,13 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
         ({}, None),
     ],
 )
-@pytest.mark.parametrize("status", [429, 503])
 async def test_retry_after_is_read_as_seconds_or_as_a_date(
-    status: int, headers: dict[str, str], seconds: float | None
+    headers: dict[str, str], seconds: float | None
 ) -> None:
-    async with RawServer(http(status, **headers)) as server, client_of(server) as client:
-        with pytest.raises((errors.RateLimitedError, errors.UnavailableError)) as caught:
+    async with RawServer(http(429, **headers)) as server, client_of(server) as client:
+        with pytest.raises(errors.RateLimitedError) as caught:
             await client.result("p1")
-    assert getattr(caught.value, "retry_after") == seconds  # noqa: B009
+    assert caught.value.retry_after == seconds
 
 
 async def test_retry_after_without_a_date_of_the_servers_counts_from_now() -> None:
@@ -324,18 +269,34 @@ async def test_retry_after_without_a_date_of_the_servers_counts_from_now() -> No
 # Other calls
 
 
-@pytest.mark.parametrize("case", [case for case in DOUBTS if "id" not in case])
+# What an answer is made of that comes whole is in test_answers.
+BROKEN = [
+    "301",
+    "503",
+    "200, garbage",
+    "200, cut",
+    "no HTTP",
+    "half a head",
+    "dropped",
+    "hangs",
+    "never ends",
+]
+
+
+@pytest.mark.parametrize("case", BROKEN)
 async def test_other_calls_say_that_the_api_is_unavailable(
     case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prefect_wavespeed.api.client._TRANSFER_SECONDS", 0.2)
-    async with RawServer(DOUBTS[case]) as server, client_of(server, timeout=0.2) as client:
-        for name, call in CALLS.items():
-            if name != "submit":
-                with pytest.raises(errors.UnavailableError) as caught:
-                    await asyncio.wait_for(call(client), 2)
-                assert caught.value.retryable, name
-                holds_no_key(caught.value)
+    monkeypatch.setattr("prefect_wavespeed.api.client._TRANSFER_SECONDS", 0.5)
+    calls = [call for name, call in CALLS.items() if name != "submit"]
+    async with RawServer(DOUBTS[case]) as server, client_of(server, timeout=0.5) as client:
+        results = await asyncio.wait_for(
+            asyncio.gather(*(call(client) for call in calls), return_exceptions=True), 5
+        )
+    for error in results:
+        assert isinstance(error, errors.UnavailableError)
+        assert error.retryable
+        holds_no_key(error)
 
 
 async def test_an_unknown_prediction_is_named_in_the_error() -> None:
@@ -358,29 +319,12 @@ async def test_balance_and_price_fall_back_to_the_older_calls() -> None:
         assert server.heads == ["POST /api/v3/model/price", "POST /api/v3/model/pricing"]
 
 
-@pytest.mark.parametrize(
-    ("told", "usd"),
-    [
-        ({"price": 0.05, "discounted_price": 0.04, "currency": "USD"}, 0.04),
-        ({"price": 0.05, "discounted_price": None, "currency": None}, 0.05),
-        ({"price": 0.05, "discounted_price": 0}, 0.0),
-        ({"price": 0.05}, 0.05),
-    ],
-)
-async def test_the_price_is_the_discounted_one_where_there_is_one(told: dict[str, Any], usd: float) -> None:
-    async with RawServer(answer(told)) as server, client_of(server) as client:
-        assert (await client.price(REQUEST)).usd == usd
-
-
-@pytest.mark.parametrize("figure", ["NaN", "Infinity", "-1", '"much"', "null", "{}"])
-async def test_a_price_or_balance_that_is_none_is_no_answer(figure: str) -> None:
-    said = http(200, f'{{"code": 200, "data": {{"price": {figure}, "balance": {figure}}}}}')
-    async with RawServer(said) as server, client_of(server) as client:
-        with pytest.raises(errors.UnavailableError):
-            await client.price(REQUEST)
-        if figure != "-1":  # an account may be overdrawn
-            with pytest.raises(errors.UnavailableError):
-                await client.balance()
+async def test_the_price_is_the_discounted_one_also_where_that_is_nothing() -> None:
+    async with (
+        RawServer(answer({"price": 0.05, "discounted_price": 0})) as server,
+        client_of(server) as client,
+    ):
+        assert await client.price(REQUEST) == Quote(usd=0.0, currency="USD")
 
 
 async def test_history_asks_for_what_it_was_told_to() -> None:
@@ -441,23 +385,17 @@ async def test_downloads_never_carry_the_key_not_even_to_base_url_or_after_a_red
         assert b"transfer-encoding" not in request.lower()  # a GET with a body is refused by some
 
 
-@pytest.mark.parametrize("status", [200, 302, 400, 401, 402, 403, 422, 429, 500, 503])
-async def test_an_error_that_echoes_the_key_does_not_spread_it(status: int) -> None:
+async def test_an_error_that_echoes_the_key_does_not_spread_it() -> None:
     message = f"no luck with Authorization: Bearer {KEY}, key={KEY}"
-    said = answer(None, status=status, code=max(status, 500), message=message)
-    async with RawServer(said) as server, client_of(server) as client:
+    async with (
+        RawServer(answer(None, status=401, code=401, message=message)) as server,
+        client_of(server) as client,
+    ):
         for call in CALLS.values():
-            with pytest.raises(errors.RestyleError) as caught:
+            with pytest.raises(errors.AuthenticationError) as caught:
                 await call(client)
-            assert "no luck with Authorization: Bearer ***" in str(caught.value)
+            assert "no luck with Authorization: Bearer *** key=***" in str(caught.value)
             holds_no_key(caught.value)
-
-
-async def test_a_failed_prediction_that_echoes_the_key_does_not_spread_it() -> None:
-    failed = {**CREATED, "status": "failed", "error": f"key {KEY} has no luck"}
-    async with RawServer(answer(failed)) as server, client_of(server) as client:
-        prediction = await client.result("p1")
-    assert prediction.error == "key *** has no luck"
 
 
 async def test_a_client_shows_no_key_and_cannot_be_pickled() -> None:
@@ -547,217 +485,6 @@ def test_a_key_that_is_none_is_refused_without_being_shown(key: str) -> None:
     assert not key.strip() or key not in str(caught.value)
 
 
-# Downloads
-
-
-@pytest.mark.parametrize("status", [403, 404, 410])
-async def test_an_expired_output_is_not_found(status: int) -> None:
-    async with RawServer(http(status, "<html>")) as server, client_of(server) as client:
-        with pytest.raises(errors.NotFoundError) as caught:
-            await client.download(f"{server.url}/1.jpeg?signature=s")
-    assert "signature" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("said", "gone"),
-    [
-        (http(404), True),
-        (http(410), True),
-        (http(200), False),
-        (http(403), False),
-        (http(405), False),
-        (http(500), False),
-        (drop, False),
-        (hang, False),
-        (b"garbage\r\n\r\n", False),
-    ],
-    ids=["404", "410", "200", "403", "405", "500", "dropped", "hangs", "garbage"],
-)
-async def test_an_upload_is_gone_only_where_that_is_said(said: Answer, gone: bool) -> None:
-    async with (
-        RawServer(said) as other,
-        RawServer(http(302, Location=f"{other.url}/moved")) as server,
-        client_of(server, timeout=0.3) as client,
-    ):
-        assert await asyncio.wait_for(client.is_gone(f"{server.url}/cat.jpg"), 3) is gone
-        assert (set(server.heads), set(other.heads)) == ({"HEAD /cat.jpg"}, {"HEAD /moved"})
-        assert not any(b"authorization" in request.lower() for request in server.requests + other.requests)
-        assert await client.is_gone("not a url") is False
-
-
-async def chunked_and_cut(writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
-    await writer.drain()
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        cut(http(200, "picture"), 2),
-        chunked_and_cut,
-        http(500),
-        http(429),
-        http(304),
-        drop,
-        hang,
-        b"garbage\r\n\r\n",
-    ],
-    ids=["cut", "chunked and cut", "500", "429", "304", "dropped", "hangs", "garbage"],
-)
-async def test_an_output_that_does_not_come_whole_may_be_tried_again(said: Answer) -> None:
-    async with RawServer(said) as server, client_of(server, timeout=0.3) as client:
-        with pytest.raises(errors.OutputError) as caught:
-            await asyncio.wait_for(client.download(f"{server.url}/1.jpeg?signature=s"), 3)
-    assert caught.value.retryable
-    assert "signature" not in str(caught.value)
-    holds_no_key(caught.value)
-
-
-async def endless(writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-    while True:
-        writer.write(bytes(65536))
-        await writer.drain()
-
-
-@pytest.mark.parametrize("said", [http(200, b"x" * 1001), endless], ids=["announced", "endless"])
-async def test_an_output_over_the_limit_is_given_up_for_good(said: Answer) -> None:
-    async with RawServer(said) as server, client_of(server) as client:
-        with pytest.raises(errors.OutputError, match="larger than") as caught:
-            await asyncio.wait_for(client.download(f"{server.url}/1.jpeg", limit=1000), 3)
-    assert not caught.value.retryable
-    assert not pickle.loads(pickle.dumps(caught.value)).retryable
-
-
-async def test_an_output_of_just_the_limit_is_taken() -> None:
-    async with RawServer(http(200, b"x" * 1000)) as server, client_of(server) as client:
-        assert await client.download(f"{server.url}/1.jpeg", limit=1000) == b"x" * 1000
-
-
-@pytest.mark.parametrize(
-    "url", ["ftp://127.0.0.1/1", "file:///etc/passwd", "inline:0", "", "http://", "not a url"]
-)
-async def test_only_http_is_downloaded(url: str) -> None:
-    async with WaveSpeedClient(KEY) as client:
-        with pytest.raises(errors.OutputError):
-            await client.download(url)
-
-
-async def test_a_redirect_to_a_file_or_in_a_circle_is_not_followed() -> None:
-    async with RawServer(http(302, Location="file:///etc/passwd")) as server, client_of(server) as client:
-        with pytest.raises(errors.OutputError):
-            await client.download(f"{server.url}/1.jpeg")
-    async with RawServer(http(302, Location="/1.jpeg")) as server, client_of(server) as client:
-        with pytest.raises(errors.OutputError):
-            await client.download(f"{server.url}/1.jpeg")
-
-
-# Base64 outputs
-
-
-@pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
-@pytest.mark.parametrize("size", [1, 3, 1000, LONG, 1_000_001])
-async def test_base64_outputs_are_decoded_and_urls_left_alone(size: int, prefix: str) -> None:
-    picture = os.urandom(size)
-    encoded = prefix + base64.b64encode(picture).decode()
-    completed = {**CREATED, "status": "completed", "outputs": [encoded, "https://example.com/2.png", encoded]}
-    plain = answer(completed)
-    escaped = json.dumps({"code": 200, "data": completed}).replace("/", "\\/").replace("=", "\\u003d")
-    async with RawServer(plain, http(200, escaped)) as server, client_of(server) as client:
-        for _ in range(2):
-            prediction = await client.result("p1")
-            assert prediction.outputs == ["inline:0", "https://example.com/2.png", "inline:2"]
-            assert [prediction.inline(output) for output in prediction.outputs] == [picture, None, picture]
-            assert "inline" not in prediction.model_dump_json(exclude={"outputs"})
-
-
-async def test_a_base64_output_is_never_in_memory_twice() -> None:
-    size = 16 * 1024 * 1024
-    encoded = base64.b64encode(bytes(size)).decode()
-    said = answer({**CREATED, "status": "completed", "outputs": [encoded]})
-
-    async def send(writer: asyncio.StreamWriter) -> None:
-        for start in range(0, len(said), 65536):
-            writer.write(said[start : start + 65536])
-            await writer.drain()
-
-    async with RawServer(send) as server, client_of(server) as client:
-        tracemalloc.start()
-        try:
-            prediction = await client.result("p1")
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-    assert len(prediction.inline("inline:0") or b"") == size
-    # A growing buffer needs some room; the encoded text alone would be a third more on top.
-    assert peak < 1.5 * size
-
-
-def sieved(document: bytes, step: int) -> tuple[Any, Any]:
-    sieve = Sieve()
-    for start in range(0, len(document), step):
-        sieve.feed(document[start : start + step])
-    return sieve.close()
-
-
-ANY_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-)
-
-
-@settings(max_examples=50, deadline=None)
-@given(document=ANY_JSON, ascii_only=st.booleans(), step=st.integers(1, 9))
-def test_the_sieve_changes_nothing_but_long_strings(document: Any, ascii_only: bool, step: int) -> None:
-    text = json.dumps(document, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
-    assert sieved(text, step) == (json.loads(text), {})
-
-
-@given(document=st.binary(max_size=200), step=st.integers(1, 9))
-def test_the_sieve_takes_garbage_for_garbage(document: bytes, step: int) -> None:
-    with contextlib.suppress(ValueError):
-        sieved(document, step)
-
-
-@pytest.mark.parametrize("step", [5, 7, 16384])
-@pytest.mark.parametrize("size", [LONG, LONG + 1, LONG + 2])
-def test_the_sieve_decodes_whatever_the_chunks(size: int, step: int) -> None:
-    picture = os.urandom(size)
-    for encoded in (
-        base64.b64encode(picture),
-        base64.b64encode(picture).rstrip(b"="),
-        base64.urlsafe_b64encode(picture),
-        base64.encodebytes(picture).replace(b"\n", b"\\r\\n").replace(b"\\r\\n", b"\n"),
-        b"data:image/png;base64," + base64.b64encode(picture).replace(b"/", b"\\/").replace(b"+", b"\\u002B"),
-    ):
-        document, pictures = sieved(b'{"a": ["' + encoded + b'", "b"]}', step)
-        assert document["a"][1] == "b"
-        assert pictures[document["a"][0]] == picture
-
-
-def test_a_long_text_that_is_not_base64_is_cut_off() -> None:
-    said = 'a "long" story… ' * LONG
-    document, pictures = sieved(json.dumps({"error": said, "id": "p1"}).encode(), 1000)
-    assert document["id"] == "p1"
-    assert said.startswith(document["error"])
-    assert len(document["error"]) <= LONG + 1000
-    assert not pictures
-
-
-@pytest.mark.parametrize("text", [b'{"a": "', b'{"a": "\\u12', b'"\\uzzzz and so on"', b"", b'{"a": "b"'])
-def test_half_a_document_is_no_document(text: bytes) -> None:
-    with pytest.raises(ValueError, match=r"JSON|Expecting|delimiter"):
-        sieved(text, 3)
-
-
-async def test_base64_that_breaks_off_in_garbage_is_no_answer() -> None:
-    broken = base64.b64encode(bytes(LONG * 2)).decode() + "!!!!"
-    said = answer({**CREATED, "status": "completed", "outputs": [broken]})
-    async with RawServer(said) as server, client_of(server) as client:
-        with pytest.raises(errors.UnavailableError):
-            await client.result("p1")
-
-
 # Against the emulator
 
 
@@ -807,12 +534,3 @@ async def test_sync_mode_with_base64_outputs_brings_the_pictures_with_the_answer
         assert inline.outputs == ["inline:0"]
         by_url = await client.submit(ReduxRequest(**options, enable_sync_mode=True))
         assert inline.inline("inline:0") == await client.download(by_url.outputs[0])
-
-
-async def test_a_wrong_key_is_an_authentication_error() -> None:
-    with Emulator("--key", "the-right-one") as running:
-        async with WaveSpeedClient(KEY, running.url) as client:
-            for call in CALLS.values():
-                with pytest.raises(errors.AuthenticationError) as caught:
-                    await call(client)
-                holds_no_key(caught.value)

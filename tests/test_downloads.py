@@ -1,0 +1,115 @@
+"""Files without the key, whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+
+import pytest
+
+from prefect_wavespeed import errors
+from prefect_wavespeed.api.client import WaveSpeedClient
+from tests.support.clients import KEY, client_of, holds_no_key
+from tests.support.raw_server import Answer, RawServer, cut, drop, hang, http
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+async def test_an_expired_output_is_not_found(status: int) -> None:
+    async with RawServer(http(status, "<html>")) as server, client_of(server) as client:
+        with pytest.raises(errors.NotFoundError) as caught:
+            await client.download(f"{server.url}/1.jpeg?signature=s")
+    assert "signature" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "gone"),
+    [
+        (http(404), True),
+        (http(410), True),
+        (http(200), False),
+        (http(403), False),
+        (http(405), False),
+        (http(500), False),
+        (drop, False),
+        (hang, False),
+        (b"garbage\r\n\r\n", False),
+    ],
+    ids=["404", "410", "200", "403", "405", "500", "dropped", "hangs", "garbage"],
+)
+async def test_an_upload_is_gone_only_where_that_is_said(said: Answer, gone: bool) -> None:
+    async with (
+        RawServer(said) as other,
+        RawServer(http(302, Location=f"{other.url}/moved")) as server,
+        client_of(server, timeout=0.3) as client,
+    ):
+        assert await asyncio.wait_for(client.is_gone(f"{server.url}/cat.jpg"), 3) is gone
+        assert (set(server.heads), set(other.heads)) == ({"HEAD /cat.jpg"}, {"HEAD /moved"})
+        assert not any(b"authorization" in request.lower() for request in server.requests + other.requests)
+        assert await client.is_gone("not a url") is False
+
+
+async def chunked_and_cut(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+    await writer.drain()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        cut(http(200, "picture"), 2),
+        chunked_and_cut,
+        http(500),
+        http(429),
+        http(304),
+        drop,
+        hang,
+        b"garbage\r\n\r\n",
+    ],
+    ids=["cut", "chunked and cut", "500", "429", "304", "dropped", "hangs", "garbage"],
+)
+async def test_an_output_that_does_not_come_whole_may_be_tried_again(said: Answer) -> None:
+    async with RawServer(said) as server, client_of(server, timeout=0.3) as client:
+        with pytest.raises(errors.OutputError) as caught:
+            await asyncio.wait_for(client.download(f"{server.url}/1.jpeg?signature=s"), 3)
+    assert caught.value.retryable
+    assert "signature" not in str(caught.value)
+    holds_no_key(caught.value)
+
+
+async def endless(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        writer.write(bytes(65536))
+        await writer.drain()
+
+
+@pytest.mark.parametrize("said", [http(200, b"x" * 1001), endless], ids=["announced", "endless"])
+async def test_an_output_over_the_limit_is_given_up_for_good(said: Answer) -> None:
+    async with RawServer(said) as server, client_of(server) as client:
+        with pytest.raises(errors.OutputError, match="larger than") as caught:
+            await asyncio.wait_for(client.download(f"{server.url}/1.jpeg", limit=1000), 3)
+    assert not caught.value.retryable
+    assert not pickle.loads(pickle.dumps(caught.value)).retryable
+
+
+async def test_an_output_of_just_the_limit_is_taken() -> None:
+    async with RawServer(http(200, b"x" * 1000)) as server, client_of(server) as client:
+        assert await client.download(f"{server.url}/1.jpeg", limit=1000) == b"x" * 1000
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://127.0.0.1/1", "file:///etc/passwd", "inline:0", "", "http://", "not a url"]
+)
+async def test_only_http_is_downloaded(url: str) -> None:
+    async with WaveSpeedClient(KEY) as client:
+        with pytest.raises(errors.OutputError):
+            await client.download(url)
+
+
+async def test_a_redirect_to_a_file_or_in_a_circle_is_not_followed() -> None:
+    async with RawServer(http(302, Location="file:///etc/passwd")) as server, client_of(server) as client:
+        with pytest.raises(errors.OutputError):
+            await client.download(f"{server.url}/1.jpeg")
+    async with RawServer(http(302, Location="/1.jpeg")) as server, client_of(server) as client:
+        with pytest.raises(errors.OutputError):
+            await client.download(f"{server.url}/1.jpeg")
