@@ -166,12 +166,15 @@ def test_a_jpeg_that_lacks_a_byte_anywhere_is_not_whole(edge: int, progressive: 
 
 
 @pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])
-@pytest.mark.parametrize("edge", [64, 300, 1024])
-def test_a_jpeg_is_refused_wherever_a_full_decoding_would_refuse_it(edge: int, progressive: bool) -> None:
+@pytest.mark.parametrize(("edge", "rounds"), [(64, 60), (300, 60), (1024, 8)])
+def test_a_jpeg_is_refused_wherever_a_full_decoding_would_refuse_it(
+    edge: int, rounds: int, progressive: bool
+) -> None:
+    """64 is decoded in full, 300 at half its size, 1024 at an eighth."""
     chance = random.Random(edge)
     whole = picture("jpeg", edge, edge, progressive=progressive)
     refused = 0
-    for _ in range(60):
+    for _ in range(rounds):
         at = chance.randrange(2, len(whole))
         flipped = bytearray(whole)
         flipped[at] ^= 1 << chance.randrange(8)
@@ -184,7 +187,7 @@ def test_a_jpeg_is_refused_wherever_a_full_decoding_would_refuse_it(edge: int, p
         ):
             refused += not verified(broken)
             assert verified(broken) == (decodes_in_full(broken) and b"\xff\xd9" in broken)
-    assert refused > 100
+    assert refused > 1.6 * rounds
 
 
 def verified(data: bytes) -> bool:

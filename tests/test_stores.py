@@ -267,3 +267,17 @@ def test_a_bad_endpoint_or_profile_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("AWS_PROFILE", "nobody-has-this-one")
     with pytest.raises(ConfigurationError, match=r"^invalid AWS configuration: .*nobody-has-this-one"):
         open_store("s3://bucket/prefix")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "is_aws"),
+    [
+        (None, True),
+        ("https://s3.cn-north-1.amazonaws.com.cn", True),
+        ("https://minio.example.com", False),
+        ("https://s3.amazonaws.com.example.com", False),
+        ("http://127.0.0.1:9000", False),
+    ],
+)
+def test_which_endpoints_are_amazons(endpoint: str | None, is_aws: bool, access: S3Access) -> None:
+    assert S3Access(access.session, endpoint_url=endpoint).is_aws is is_aws
