@@ -9,11 +9,11 @@ import pytest
 from pydantic import BaseModel
 
 from prefect_wavespeed import errors
-from prefect_wavespeed.api._transport import Reply
 from prefect_wavespeed.api.answers import (
     Balance,
     Deleted,
     Price,
+    Reply,
     UnitPrice,
     Upload,
     WebhookSecret,

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -25,6 +24,7 @@ from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
 from pydantic import SecretStr
 
 from prefect_wavespeed import metrics
+from prefect_wavespeed.api.answers import Reply
 from prefect_wavespeed.api.base64_stream import LONG, Sieve
 from prefect_wavespeed.api.urls import checked_base_url, is_loopback, proxy_for, without_query
 from prefect_wavespeed.errors import ConfigurationError, NotFoundError, OutputError, redact
@@ -42,27 +42,6 @@ _NEVER_CONNECTED = (
     aiohttp.ConnectionTimeoutError,
     aiohttp.ClientHttpProxyError,
 )
-
-
-@dataclass
-class Reply:
-    """What came back from one request to the API.
-
-    Attributes:
-        status: the HTTP status; None where there was no answer.
-        retry_after: seconds to wait, as the answer says; None where it does not.
-        body: the decoded JSON document.
-        pictures: base64 pictures of the document, by the marks that stand for them in it.
-        failure: why there is no answer, or none that is whole and readable; redacted.
-        sent: False when no connection was established, so that nothing can have reached the API.
-    """
-
-    status: int | None = None
-    retry_after: float | None = None
-    body: Any = None
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
-    failure: str | None = None
-    sent: bool = True
 
 
 class Transport:

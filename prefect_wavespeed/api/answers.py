@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, FiniteFloat, SecretStr
 
-from prefect_wavespeed.api._transport import Reply
 from prefect_wavespeed.api.models import ReduxRequest
 from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.errors import (
@@ -31,6 +31,27 @@ _QUOTED_FIELD = re.compile(f"[\"'`]{_FIELD}[\"'`]")
 _NAMED_FIELD = re.compile(_FIELD)
 
 _BAD_PARAMETER = (1400, 1401, 1402)  # WaveSpeed's own codes, where an envelope holds one instead of 400
+
+
+@dataclass
+class Reply:
+    """What came back from one request to the API.
+
+    Attributes:
+        status: the HTTP status; None where there was no answer.
+        retry_after: seconds to wait, as the answer says; None where it does not.
+        body: the decoded JSON document.
+        pictures: base64 pictures of the document, by the marks that stand for them in it.
+        failure: why there is no answer, or none that is whole and readable; redacted.
+        sent: False when no connection was established, so that nothing can have reached the API.
+    """
+
+    status: int | None = None
+    retry_after: float | None = None
+    body: Any = None
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    failure: str | None = None
+    sent: bool = True
 
 
 class Deleted(BaseModel):
