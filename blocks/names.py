@@ -18,10 +18,13 @@ RECEIVER_TOKEN_VARIABLE = "RESTYLE_RECEIVER_TOKEN"  # noqa: S105
 WEBHOOK_SECRET = "wavespeed-webhook-secret"  # noqa: S105
 """Secret block with the account's webhook secret, kept by the receiver."""
 
+S3_BLOCK_PREFIX = "s3-bucket/"
+LOCAL_BLOCK_PREFIX = "local-file-system/"
+"""What an output begins with that names a saved block, instead of a directory or `s3://bucket/prefix`."""
 OUTPUT_BLOCK = "restyle-output"
 """Name of the storage block that `restyle setup --out` saves, and of its credentials."""
-BUCKET_OUTPUT = f"s3-bucket/{OUTPUT_BLOCK}"
-DIRECTORY_OUTPUT = f"local-file-system/{OUTPUT_BLOCK}"
+BUCKET_OUTPUT = f"{S3_BLOCK_PREFIX}{OUTPUT_BLOCK}"
+DIRECTORY_OUTPUT = f"{LOCAL_BLOCK_PREFIX}{OUTPUT_BLOCK}"
 DEFAULT_OUTPUT = BUCKET_OUTPUT
 """Where pictures go unless a run says otherwise."""
 
@@ -48,3 +51,8 @@ Setting = Literal["work_pool", "image", "watch", "watching", "output", "schedule
 def variable(setting: Setting) -> str:
     """The Prefect variable that holds a setting of the deployments."""
     return f"restyle_{setting}"
+
+
+def is_block(output: str) -> bool:
+    """Whether an output names a saved block, which `blocks.output` opens; otherwise `open_store` does."""
+    return output.startswith((S3_BLOCK_PREFIX, LOCAL_BLOCK_PREFIX))

@@ -8,14 +8,9 @@ from typing import Any
 from prefect.filesystems import LocalFileSystem
 
 from prefect_wavespeed.blocks.loading import load_block
+from prefect_wavespeed.blocks.names import LOCAL_BLOCK_PREFIX, is_block
 from prefect_wavespeed.errors import ConfigurationError
-from prefect_wavespeed.storage.open_store import (
-    LOCAL_BLOCK_PREFIX,
-    directory_store,
-    is_block,
-    open_store,
-    s3_store,
-)
+from prefect_wavespeed.storage.open_store import directory_store, open_store, s3_store
 from prefect_wavespeed.storage.store import Store
 
 _IF_MISSING = "save it with `restyle setup --out …`, or name another output"

@@ -99,8 +99,9 @@ class _Command:
 
 async def _check(asked: _Command) -> None:
     """Refuse what cannot work before Prefect is started, which takes seconds."""
+    from prefect_wavespeed.blocks.names import is_block
     from prefect_wavespeed.settings import get_settings
-    from prefect_wavespeed.storage.open_store import is_block, open_store
+    from prefect_wavespeed.storage.open_store import open_store
 
     get_settings()
     if is_block(asked.out):  # only Prefect can load it

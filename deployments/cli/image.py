@@ -72,10 +72,11 @@ def _check_max_cost(limit: float | None) -> None:
 
 async def _check(source: str, params: ReduxParams, variant: int, out: str) -> None:
     """Refuse what cannot work before Prefect is started, which takes seconds."""
+    from prefect_wavespeed.blocks.names import is_block
     from prefect_wavespeed.settings import get_settings
     from prefect_wavespeed.sources.files import read_file
     from prefect_wavespeed.steps.step_set import make_job
-    from prefect_wavespeed.storage.open_store import is_block, open_store
+    from prefect_wavespeed.storage.open_store import open_store
 
     get_settings()
     if is_block(out):  # only the flow can resolve it, with Prefect

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from datetime import timedelta
 
+from prefect_wavespeed.blocks.names import is_block
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 from prefect_wavespeed.deployments.doctor import prefect_checks
 from prefect_wavespeed.deployments.prefect_errors import as_restyle_error
@@ -20,7 +21,7 @@ from prefect_wavespeed.inspect.checks import (
     skipped,
     warning,
 )
-from prefect_wavespeed.storage.open_store import is_block, open_store
+from prefect_wavespeed.storage.open_store import open_store
 
 _SECONDS = 20.0  # for what has no shorter limit of its own
 

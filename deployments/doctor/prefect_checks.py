@@ -17,14 +17,19 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
 from prefect_wavespeed.blocks.loading import BlockNotFoundError
-from prefect_wavespeed.blocks.names import BUCKET_OUTPUT, DIRECTORY_OUTPUT, WORK_POOL, variable
+from prefect_wavespeed.blocks.names import (
+    BUCKET_OUTPUT,
+    DIRECTORY_OUTPUT,
+    S3_BLOCK_PREFIX,
+    WORK_POOL,
+    variable,
+)
 from prefect_wavespeed.blocks.output import open_output
 from prefect_wavespeed.blocks.wavespeed import ApiMismatchError, WaveSpeed, load_wavespeed
 from prefect_wavespeed.deployments.prefect_errors import describe_api_error, without_credentials
 from prefect_wavespeed.deployments.setup.tiers import TIERS
 from prefect_wavespeed.errors import ConfigurationError, RestyleError, redact
 from prefect_wavespeed.inspect.checks import Check, error, ok, warning
-from prefect_wavespeed.storage.open_store import S3_BLOCK_PREFIX
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.words import counted
 

@@ -11,17 +11,9 @@ from prefect_wavespeed.storage.directory import DirectoryBackend
 from prefect_wavespeed.storage.s3 import S3Access, S3Backend, environment_access, split_s3_uri
 from prefect_wavespeed.storage.store import Store
 
-S3_BLOCK_PREFIX = "s3-bucket/"
-LOCAL_BLOCK_PREFIX = "local-file-system/"
-
-
-def is_block(output: str) -> bool:
-    """Whether an output names a block saved in Prefect: ``blocks.output`` opens those."""
-    return output.startswith((S3_BLOCK_PREFIX, LOCAL_BLOCK_PREFIX))
-
 
 def open_store(output: str) -> Store:
-    """A store by its name.
+    """A store by its name; ``blocks.output`` opens the ones that are saved in Prefect.
 
     Args:
         output: ``s3://bucket/prefix`` (by boto3's own credential chain) or a directory.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from prefect_wavespeed.blocks.names import is_block
 from prefect_wavespeed.errors import ConfigurationError
-from prefect_wavespeed.storage.open_store import is_block, open_store
+from prefect_wavespeed.storage.open_store import open_store
 from prefect_wavespeed.storage.store import Store
 
 
