@@ -47,7 +47,7 @@ def bomb(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", CONTENT_TYPES)
-def test_a_format_is_told_from_the_first_bytes(kind: str) -> None:
+def test_a_format_is_recognized_by_the_first_bytes(kind: str) -> None:
     assert sniff(picture(kind)) == kind
 
 
@@ -83,7 +83,7 @@ def test_an_output_is_cut_short_wherever_it_is_cut(kind: str, options: dict[str,
 
 @pytest.mark.parametrize("kind", OUTPUT_FORMATS)
 @pytest.mark.parametrize("expected", OUTPUT_FORMATS)
-def test_an_output_must_have_the_format_that_was_asked_for(kind: str, expected: str) -> None:
+def test_an_output_must_have_the_requested_format(kind: str, expected: str) -> None:
     if kind != expected:
         with pytest.raises(OutputError, match=f"is {kind}, not {expected}"):
             verify_output(picture(kind), expected)
@@ -147,12 +147,12 @@ def test_a_thumbnail_stands_upright() -> None:
     assert small.size == (50, 100)
 
 
-def test_there_is_no_thumbnail_of_a_text() -> None:
+def test_a_text_has_no_thumbnail() -> None:
     with pytest.raises(OutputError):
         thumbnail(b"a story")
 
 
-# Outputs are decoded at a fraction of their size: nothing that is broken may get through by that
+# Outputs are decoded at a fraction of their size: that must not let a broken one pass.
 
 
 @pytest.mark.parametrize("progressive", [False, True], ids=["baseline", "progressive"])

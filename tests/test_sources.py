@@ -123,7 +123,7 @@ async def test_the_same_bytes_are_uploaded_once_for_many_jobs_and_processes(
 
 
 @pytest.mark.parametrize("kind", ["file", "object"])
-async def test_an_upload_that_is_gone_before_its_time_is_made_anew_and_its_job_billed_once(
+async def test_a_lost_upload_is_sent_again_and_its_job_billed_once(
     kind: str, emulator: Emulator, store: Store, moto: S3Server, on_s3: Store
 ) -> None:
     out, image = store, str(PHOTO)
@@ -137,7 +137,7 @@ async def test_an_upload_that_is_gone_before_its_time_is_made_anew_and_its_job_b
     assert (ledger["calls"]["upload"], ledger["calls"]["submit"], ledger["billed"]) == (1, 2, 2)
 
 
-async def test_an_upload_of_which_nothing_is_told_is_trusted_and_tried_anew_on_request(
+async def test_an_upload_that_cannot_be_checked_is_used_and_sent_again_on_retry_failed(
     emulator: Emulator, store: Store
 ) -> None:
     unavailable = [{"on": "cdn", "fault": "status", "status": 503}]
@@ -155,7 +155,7 @@ async def test_an_upload_of_which_nothing_is_told_is_trusted_and_tried_anew_on_r
     assert (ledger["calls"]["upload"], ledger["billed"]) == (1, 1)
 
 
-async def test_whether_an_upload_is_there_is_asked_once_a_process_and_never_after_uploading(
+async def test_an_upload_is_checked_once_a_process_and_never_after_sending_it(
     emulator: Emulator, store: Store
 ) -> None:
     await store.ensure_conditional_put()

@@ -1,4 +1,4 @@
-"""What a store promises, on a directory and on S3; and what it says when it cannot keep it."""
+"""What a store promises, on a directory and on S3, and how it reports what it cannot do."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ async def test_of_24_racing_creators_one_wins_and_the_object_is_its_own(store: S
     assert await store.get("race.json") == b"%d" % won.index(True)
 
 
-async def test_a_put_goes_over_what_is_there(store: Store) -> None:
+async def test_a_put_overwrites(store: Store) -> None:
     await store.create("a.txt", b"first")
     await store.put("a.txt", b"second", "text/plain")
     assert await store.get("a.txt") == b"second"
 
 
-async def test_what_is_not_there_is_none_and_removing_it_is_no_error(store: Store) -> None:
+async def test_a_missing_object_is_none_and_removing_it_is_no_error(store: Store) -> None:
     assert await store.get("nothing.json") is None
     assert await store.head("nothing.json") is None
     assert await store.list("nothing/") == []
@@ -60,7 +60,7 @@ async def test_what_is_not_there_is_none_and_removing_it_is_no_error(store: Stor
     await store.delete(["a/1.json", "nothing.json"])
 
 
-async def test_a_listing_tells_paths_below_the_stores_own_prefix_times_and_sizes(store: Store) -> None:
+async def test_a_listing_has_paths_below_the_stores_own_prefix_times_and_sizes(store: Store) -> None:
     assert await store.list("open/") == [], "also when nothing was ever written"
     before = datetime.now(UTC) - timedelta(seconds=2)
     for path in ("open/k/1.claim.json", "open/k/2.claim.json", "open/kk/1.claim.json"):
@@ -123,7 +123,7 @@ async def test_another_prefix_of_a_probed_bucket_is_not_probed_again(moto: S3Ser
         assert len([request for request in way.request_lines if "/.probe/" in request]) == 3
 
 
-async def test_objects_on_s3_bear_their_type_and_metadata(moto: S3Server) -> None:
+async def test_objects_on_s3_have_their_type_and_metadata(moto: S3Server) -> None:
     store = on_moto(moto)
     await store.create("1.jpeg", b"picture", "image/jpeg", {"job-key": "abc", "seed": "7"})
     await store.put("2.jpeg", b"picture", "image/jpeg", {"job-key": "abc", "seed": "7"})
@@ -144,7 +144,7 @@ async def test_a_put_whose_answer_was_lost_is_sent_again_and_meets_itself(moto: 
         assert way.request_lines.count("PUT /restyle/lost/a.json") == 2
 
 
-async def test_a_store_that_cannot_be_reached_says_so_soon_and_may_be_tried_again(moto: S3Server) -> None:
+async def test_an_unreachable_store_is_reported_soon_and_as_retryable(moto: S3Server) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -158,7 +158,7 @@ async def test_a_store_that_cannot_be_reached_says_so_soon_and_may_be_tried_agai
     assert time.monotonic() - start < 10
 
 
-async def test_a_host_that_is_none_is_told_with_the_variable_that_names_it(
+async def test_an_unknown_host_is_reported_with_the_variable_that_names_it(
     moto: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://user:secret@s3.invalid:9000")
@@ -169,7 +169,7 @@ async def test_a_host_that_is_none_is_told_with_the_variable_that_names_it(
             await action
 
 
-async def test_a_bucket_that_does_not_exist_is_told_by_name(moto: S3Server) -> None:
+async def test_a_missing_bucket_is_reported_by_name(moto: S3Server) -> None:
     store = s3_store("nowhere", "x", moto.session(), endpoint_url=moto.endpoint)
     for action in (
         store.ensure_conditional_put(),
@@ -181,7 +181,7 @@ async def test_a_bucket_that_does_not_exist_is_told_by_name(moto: S3Server) -> N
             await action
 
 
-async def test_a_directory_that_is_a_file_is_told(tmp_path: Path) -> None:
+async def test_an_output_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="use a directory that can be written"):
         open_store(str(tmp_path / "file" / "out"))
@@ -197,12 +197,12 @@ async def test_a_directory_that_is_a_file_is_told(tmp_path: Path) -> None:
         ("https://bucket.s3.amazonaws.com", "unsupported scheme https://"),
     ],
 )
-def test_a_name_that_is_none_is_told(output: str, says: str) -> None:
+def test_an_output_that_names_no_store_is_refused(output: str, says: str) -> None:
     with pytest.raises(ConfigurationError, match=says):
         open_store(output)
 
 
-def test_no_credentials_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -227,7 +227,7 @@ def access() -> S3Access:
         ("", "s3://bucket"),
     ],
 )
-def test_names_on_s3_are_tidy(prefix: str, uri: str, access: S3Access) -> None:
+def test_slashes_around_a_prefix_do_not_matter(prefix: str, uri: str, access: S3Access) -> None:
     store = bucket_store(access, "bucket", prefix)
     assert (store.uri, store.uri_of("x.json")) == (uri, f"{uri}/x.json")
 
