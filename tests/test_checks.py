@@ -12,15 +12,8 @@ import pytest
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.inspect.check_api import BALANCE, KEY, PRICE, check_api
-from prefect_wavespeed.inspect.check_store import (
-    CHECKSUMS,
-    CREATE,
-    NOTIFICATIONS,
-    OUTPUT,
-    PRESIGN,
-    check_directory,
-    check_store,
-)
+from prefect_wavespeed.inspect.check_s3 import CHECKSUMS, NOTIFICATIONS, PRESIGN
+from prefect_wavespeed.inspect.check_store import CREATE, OUTPUT, check_directory, check_store
 from prefect_wavespeed.inspect.checks import CLOCK, STORE_CLOCK, Check, check_clocks, check_settings
 from prefect_wavespeed.settings import get_settings
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
@@ -200,7 +193,7 @@ async def test_a_store_that_keeps_it_only_one_after_the_other_is_an_error(moto: 
         store.create = careless  # type: ignore[method-assign]
         told = by_name((await check_store(store))[0])
     assert told[CREATE].status == "error"
-    assert "writers at once all won" in told[CREATE].found
+    assert "simultaneous puts all won" in told[CREATE].found
     assert left_on(moto, "race") == []
 
 

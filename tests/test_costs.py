@@ -19,7 +19,8 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxRequest
 from prefect_wavespeed.deployments.cli.shared.since import parse_since
 from prefect_wavespeed.errors import ConfigurationError, PredictionFailedError, StoreError
-from prefect_wavespeed.inspect.costs import Costs, costs
+from prefect_wavespeed.inspect.cost_report import CostReport
+from prefect_wavespeed.inspect.costs import costs
 from prefect_wavespeed.ledger.records import Metadata
 from prefect_wavespeed.steps.step_set import StepSet, make_job
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
@@ -64,7 +65,7 @@ class World:
     def client(self) -> WaveSpeedClient:
         return WaveSpeedClient("test-key", self.emulator.url, submit_timeout=1.5)
 
-    async def costs(self, since: datetime | None = None) -> Costs:
+    async def costs(self, since: datetime | None = None) -> CostReport:
         async with self.client() as client:
             return await costs(client, self.store, since)
 
@@ -126,7 +127,7 @@ async def test_a_price_that_changed_is_a_difference(world: World) -> None:
     told = await world.costs()
     assert told.agreed == 1
     assert (told.differ.predictions, told.differ.usd) == (1, 0.005)
-    (one,) = told.differ.told
+    (one,) = told.differ.items
     assert (one.prediction_id, one.recorded_usd, one.billed_usd) == (submitted.prediction_id, 0.025, 0.03)
     assert told.without_side_car["open"].predictions == 1
 
@@ -138,8 +139,8 @@ async def test_a_prediction_that_failed_is_refunded(world: World) -> None:
     await world.restyle(1)
     told = await world.costs()
     assert (told.agreed, told.billed_usd) == (1, 0.025)
-    (one,) = told.refunded.told
-    assert (one.prediction_id, one.whose, one.billed_usd) == (failed.value.prediction_id, "failed", 0)
+    (one,) = told.refunded.items
+    assert (one.prediction_id, one.belongs_to, one.billed_usd) == (failed.value.prediction_id, "failed", 0)
 
 
 async def test_an_attempt_that_failed_before_the_picture_is_told(world: World) -> None:
@@ -148,8 +149,8 @@ async def test_an_attempt_that_failed_before_the_picture_is_told(world: World) -
     first, second = world.emulator.ledger()["predictions"]
     told = await world.costs()
     assert (told.agreed, told.total.usd) == (1, 0.025)
-    (one,) = told.refunded.told
-    assert (one.prediction_id, one.whose) == (first["id"], "earlier attempt")
+    (one,) = told.refunded.items
+    assert (one.prediction_id, one.belongs_to) == (first["id"], "earlier attempt")
     assert second["billed"]
 
 
@@ -163,7 +164,7 @@ async def test_what_is_billed_without_a_side_car_says_whose_it_is(world: World) 
     told = await world.costs()
     assert told.agreed == 1
     assert {
-        whose: [(one.prediction_id, one.billed_usd) for one in of.told]
+        whose: [(one.prediction_id, one.billed_usd) for one in of.items]
         for whose, of in told.without_side_car.items()
     } == {
         "failed": [(failed.value.prediction_id, 0.025)],
@@ -180,7 +181,7 @@ async def test_what_is_recorded_and_not_billed_is_told(world: World) -> None:
     await world.restyle(1)
     told = await world.costs()
     assert told.agreed == 1
-    assert (told.unbilled.usd, [one.prediction_id for one in told.unbilled.told]) == (0.025, [lost])
+    assert (told.unbilled.usd, [one.prediction_id for one in told.unbilled.items]) == (0.025, [lost])
 
 
 async def test_a_price_that_was_not_known_is_told(world: World) -> None:
@@ -188,7 +189,7 @@ async def test_a_price_that_was_not_known_is_told(world: World) -> None:
     await world.restyle(0)
     told = await world.costs()
     assert (told.unpriced, told.total.usd, told.billed_usd) == (1, 0, 0.025)
-    (one,) = told.differ.told
+    (one,) = told.differ.items
     assert (one.recorded_usd, one.billed_usd) == (None, 0.025)
 
 
@@ -201,7 +202,7 @@ async def test_since_leaves_out_what_is_older(world: World) -> None:
     foreign = await world.foreign()
     told = await world.costs(since)
     assert (told.total.jobs, told.agreed) == (1, 1)
-    assert [one.prediction_id for one in told.without_side_car["not of this output"].told] == [foreign]
+    assert [one.prediction_id for one in told.without_side_car["not of this output"].items] == [foreign]
     assert old not in told.model_dump_json()
 
 
@@ -305,7 +306,7 @@ async def test_a_refund_in_a_record_of_its_own_is_taken_off(world: World) -> Non
     async with RawServer(http(200, page)) as server, WaveSpeedClient("test-key", server.url) as client:
         told = await costs(client, world.store)
     assert (told.agreed, told.billed_usd) == (1, 0.025)
-    assert [one.prediction_id for one in told.refunded.told] == [ids[0]]
+    assert [one.prediction_id for one in told.refunded.items] == [ids[0]]
     assert told.without_side_car == {}
 
 

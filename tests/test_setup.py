@@ -234,7 +234,7 @@ def test_a_block_whose_secret_was_deleted_is_told_with_the_remedy(team: Team) ->
     ended = team.run()
     assert ended.status == 1
     (line,) = ended.stderr.splitlines()
-    assert line.startswith("error: a block that wavespeed/default refers to may have been deleted")
+    assert line.startswith("error: block wavespeed/default cannot be loaded")
     (remedy,) = re.findall("`prefect (block delete .*?)`", line)
     assert team.prefect.python("-m", "prefect", *remedy.split()).ended().status == 0
     assert team.setup()["wavespeed/default"] == "created"

@@ -19,7 +19,8 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.errors import PredictionFailedError
 from prefect_wavespeed.inspect import jobs as browsing
 from prefect_wavespeed.inspect.advice import after_failure
-from prefect_wavespeed.inspect.jobs import JobView, find, jobs
+from prefect_wavespeed.inspect.job_view import JobView
+from prefect_wavespeed.inspect.jobs import find, jobs
 from prefect_wavespeed.job import Restyled
 from prefect_wavespeed.ledger.records import Failure
 from prefect_wavespeed.steps.step_set import StepSet, make_job
@@ -151,7 +152,7 @@ async def test_the_newest_come_first(world: World) -> None:
 
 
 async def test_more_jobs_than_are_sorted_are_all_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(browsing, "SORTED", 2)
+    monkeypatch.setattr(browsing, "MAX_SORTED", 2)
     keys = {(await world.done(variant)).job_key for variant in range(5)}
     assert {facts.key async for facts in jobs(world.store)} == keys
 

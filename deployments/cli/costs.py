@@ -12,7 +12,7 @@ from prefect_wavespeed.deployments.cli.shared.since import parse_since
 from prefect_wavespeed.deployments.prefect_runtime import quiet_run
 
 if TYPE_CHECKING:
-    from prefect_wavespeed.inspect.costs import Costs
+    from prefect_wavespeed.inspect.cost_report import CostReport
 
 
 def costs(
@@ -31,7 +31,7 @@ def costs(
     return 0
 
 
-async def _costs(out: str, since: datetime | None, wavespeed: str) -> Costs:
+async def _costs(out: str, since: datetime | None, wavespeed: str) -> CostReport:
     from prefect_wavespeed.deployments.cli.shared.outputs import open_existing_output
     from prefect_wavespeed.inspect.costs import costs
 

@@ -13,7 +13,7 @@ from prefect_wavespeed.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from prefect_wavespeed.api.predictions import Prediction
-    from prefect_wavespeed.inspect.jobs import JobView
+    from prefect_wavespeed.inspect.job_view import JobView
 
 _MAX_MATCHES = 20
 _API_SECONDS = 15.0  # for WaveSpeedAI's word on an open job, which is helpful but optional

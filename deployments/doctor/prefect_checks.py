@@ -1,18 +1,18 @@
-"""What deployed flows need in Prefect, looked at without changing anything."""
+"""What runs need in Prefect: its API, the `WaveSpeed` block, the concurrency limit, the work pool."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
 
 import httpx
 import prefect
 from packaging.version import Version
 from prefect.client.base import ServerType
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.objects import Worker, WorkerStatus
+from prefect.client.schemas.objects import WorkerStatus
+from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
@@ -35,122 +35,130 @@ from prefect_wavespeed.words import counted
 
 API, BLOCK, LIMIT, POOL = "Prefect API", "WaveSpeed block", "concurrency limit", "work pool"
 
-_FAR_ABOVE = 3  # WaveSpeedAI's own pages differ by that much on what a level allows
+_SUSPICIOUS_FACTOR = 3  # by so much WaveSpeedAI's own pages differ on what a level allows
 _SECONDS = 5.0
 _SETUP = "run `restyle setup`"
+_SET_URL = "set PREFECT_API_URL, such as http://127.0.0.1:4200/api after `prefect server start`"
 
 
 @asynccontextmanager
-async def _impatient() -> AsyncIterator[PrefectClient]:
-    """Prefect's client, for calls that are answered soon or not at all."""
+async def _impatient_client() -> AsyncIterator[PrefectClient]:
     async with get_client(httpx_settings={"timeout": httpx.Timeout(_SECONDS)}) as client:
         yield client
 
 
 async def check_api() -> Check:
-    """Whether Prefect's API can be reached, and whether it understands this version."""
+    """Check that Prefect's API can be reached, and that its version fits."""
     url = get_current_settings().api.url
     try:
-        async with asyncio.timeout(2 * _SECONDS if url else None), _impatient() as client:
+        async with asyncio.timeout(2 * _SECONDS if url else None), _impatient_client() as client:
             if client.server_type == ServerType.CLOUD:
                 await client.read_block_type_by_slug("secret")
                 return ok(API, f"Prefect Cloud, client {prefect.__version__}")
             server = await client.api_version()
     except Exception as problem:
         if not url:
-            return error(API, f"no PREFECT_API_URL is set: {redact(problem)}", _set_url())
+            return error(API, f"PREFECT_API_URL is not set: {redact(problem)}", _SET_URL)
         return error(API, *describe_api_error(url, problem))
     if not url:
-        found = f"no PREFECT_API_URL is set: every command starts a temporary server ({server}) of its own"
-        return warning(API, found, f"fine to try things out; for deployments, {_set_url()}")
-    return _versions(url, server)
+        found = f"PREFECT_API_URL is not set: every command starts a temporary server ({server}) of its own"
+        return warning(API, found, f"fine to try things out; for deployments, {_SET_URL}")
+    return _check_versions(url, server)
 
 
-def _set_url() -> str:
-    return "set PREFECT_API_URL, such as http://127.0.0.1:4200/api after `prefect server start`"
-
-
-def _versions(url: str, server: str) -> Check:
+def _check_versions(url: str, server: str) -> Check:
     found = f"{without_credentials(url)}, server {server}, client {prefect.__version__}"
-    there, here = Version(server), Version(prefect.__version__)
-    if there.major != here.major:
+    server_version, client_version = Version(server), Version(prefect.__version__)
+    if server_version.major != client_version.major:
         return error(API, found, "install the same major version of Prefect on both sides")
-    if there.release[:2] < here.release[:2]:
-        return warning(API, found, "upgrade the server: it may not be older than its clients")
+    if server_version.release[:2] < client_version.release[:2]:
+        return warning(API, found, "upgrade the server: it should not be older than its clients")
     return ok(API, found)
 
 
 async def check_block(name: str) -> tuple[Check, WaveSpeed | None]:
-    """The `WaveSpeed` block with its key; where none is saved the environment, which serves here only."""
-    saving = f"{_SETUP} with WAVESPEED_API_KEY set: it saves the block and its key"
+    """Check the `WaveSpeed` block with its key, or the environment where no block is saved.
+
+    Returns:
+        The check, and the block if it can be used.
+    """
+    save = f"{_SETUP} with WAVESPEED_API_KEY set: it saves the block and its key"
     try:
         block = await load_wavespeed(name)
     except ApiMismatchError as problem:
-        return error(
-            BLOCK, problem.message, "unset WAVESPEED_BASE_URL, or name another block with --wavespeed"
-        ), None
+        remedy = "unset WAVESPEED_BASE_URL, or name another block with --wavespeed"
+        return error(BLOCK, problem.message, remedy), None
     except BlockNotFoundError as problem:
-        return error(BLOCK, problem.message, saving), None
+        return error(BLOCK, problem.message, save), None
     except Exception:
         slug = f"wavespeed/{name.removeprefix('wavespeed/')}"
         found = f"{slug} cannot be loaded: a field is not valid, or its Secret block is gone"
-        return error(BLOCK, found, f"`prefect block delete {slug}`, then {saving}"), None
+        return error(BLOCK, found, f"`prefect block delete {slug}`, then {save}"), None
     saved, secret = block._block_document_name, block.api_key._block_document_name
     if not saved:
-        found = "none is saved: WAVESPEED_API_KEY is used, which only this machine knows"
+        found = "none is saved: WAVESPEED_API_KEY is used, which only this machine has"
         return warning(BLOCK, found, f"fine to try things out; for deployments, {_SETUP}"), block
     return ok(BLOCK, f"wavespeed/{saved} for {block.base_url}, its key in secret/{secret}"), block
 
 
 async def check_limit(block: WaveSpeed) -> Check:
-    """The places in flight that all runs share."""
+    """Check the concurrency limit by which all runs share the account's slots in flight."""
     most, name = block.max_in_flight, block.concurrency_limit
     if name is None:
-        alone = f"each process has {most:,} places in flight" if most else "nothing limits what is in flight"
+        alone = f"each process has {most:,} slots in flight" if most else "nothing limits what is in flight"
         return warning(
             LIMIT,
             f"none in the block: {alone}",
             "run `restyle setup --tier …` (your account's level), so that runs share what the account allows",
         )
     try:
-        async with _impatient() as client:
-            there = await client.read_global_concurrency_limit_by_name(name)
+        async with _impatient_client() as client:
+            limit = await client.read_global_concurrency_limit_by_name(name)
     except ObjectNotFound:
         remedy = f"run `restyle setup --tier …` or `prefect gcl create {name} --limit {most or 'N'}`"
         return error(LIMIT, f"{name}, which the block names, does not exist: runs fail", remedy)
-    found = f"{name}: {there.active_slots:,} of {there.limit:,} in use"
-    if there.limit < 1:
+    return _check_limit_value(block, limit)
+
+
+def _check_limit_value(block: WaveSpeed, limit: GlobalConcurrencyLimitResponse) -> Check:
+    most, name = block.max_in_flight, limit.name
+    found = f"{name}: {limit.active_slots:,} of {limit.limit:,} in use"
+    if limit.limit < 1:
         return error(LIMIT, f"{name} is 0: runs fail", f"prefect gcl update {name} --limit {most or 'N'}")
-    if not there.active:
-        return warning(LIMIT, f"{found}, but it is switched off", f"prefect gcl enable {name}")
-    if most and most > there.limit:
+    if not limit.active:
+        return warning(LIMIT, f"{found}, but it is disabled", f"prefect gcl enable {name}")
+    if most and most > limit.limit:
         return warning(
             LIMIT,
             f"{found}, less than the {most:,} in flight that the block allows one process",
             f"prefect gcl update {name} --limit {most}, if the account allows it; else lower max_in_flight",
         )
-    if (level := _level(block)) and there.limit > _FAR_ABOVE * level[1]:
+    if (level := _level(block)) and limit.limit > _SUSPICIOUS_FACTOR * level[1]:
         tier, in_flight = level
         return warning(
             LIMIT,
             f"{found}, but an account with the block's {block.requests_per_minute:,} submissions a minute "
-            f"({tier}) has about {in_flight:,}: expect to be told to slow down (429)",
-            f"`restyle setup --tier …` as your account's level is, or prefect gcl update {name} "
+            f"({tier}) has about {in_flight:,}: expect to be asked to slow down (429)",
+            f"`restyle setup --tier …` with your account's level, or prefect gcl update {name} "
             f"--limit {in_flight}",
         )
-    return ok(LIMIT, f"{found}; one process takes at most {min(most or there.limit, there.limit):,}")
+    return ok(LIMIT, f"{found}; one process takes at most {min(most or limit.limit, limit.limit):,}")
 
 
 def _level(block: WaveSpeed) -> tuple[str, int] | None:
-    """The lowest account level that allows the block's submissions a minute, and its places in flight."""
+    """Return the lowest level that allows the block's submissions a minute, and its slots in flight."""
     wanted = block.requests_per_minute
-    levels = ((name, there) for name, (a_minute, there) in TIERS.items() if wanted and wanted <= a_minute)
+    levels = (
+        (tier, limits.in_flight)
+        for tier, limits in TIERS.items()
+        if wanted and wanted <= limits.requests_per_minute
+    )
     return next(levels, None)
 
 
 async def check_pool() -> Check:
-    """The work pool that deployments wait in, and whether somebody works it off."""
-    async with _impatient() as client:
+    """Check the deployments' work pool, and that a worker serves it."""
+    async with _impatient_client() as client:
         saved = await client.read_variable_by_name(variable("work_pool"))
         name = str(saved.value) if saved else WORK_POOL
         try:
@@ -158,7 +166,7 @@ async def check_pool() -> Check:
         except ObjectNotFound:
             if saved is None:
                 remedy = f"nothing to do, unless flows are to be deployed: then {_SETUP}"
-                return warning(POOL, "none: nothing is set up to be deployed", remedy)
+                return warning(POOL, "none: nothing is set up for deployments", remedy)
             return error(POOL, f"{name} does not exist: deployed flows never run", _SETUP)
         start = f"prefect worker start --pool {name}"
         if pool.is_paused:
@@ -168,18 +176,15 @@ async def check_pool() -> Check:
         workers = await client.read_workers_for_work_pool(name)
     live = [worker for worker in workers if worker.status == WorkerStatus.ONLINE]
     if not live:
-        gone = f"; last seen: {max(seen):%Y-%m-%d %H:%M} UTC" if (seen := _seen(workers)) else ""
-        return error(POOL, f"{name} has no live worker: deployed flows wait{gone}", f"start one: {start}")
+        heartbeats = [worker.last_heartbeat_time for worker in workers if worker.last_heartbeat_time]
+        last = f"; last seen: {max(heartbeats):%Y-%m-%d %H:%M} UTC" if heartbeats else ""
+        return error(POOL, f"{name} has no live worker: deployed flows wait{last}", f"start one: {start}")
     return ok(POOL, f"{name} ({pool.type}), {counted(len(live), 'live worker')}")
 
 
-def _seen(workers: list[Worker]) -> list[datetime]:
-    return [worker.last_heartbeat_time for worker in workers if worker.last_heartbeat_time]
-
-
 async def find_output() -> str | None:
-    """The output that deployments use; None where none is saved."""
-    async with _impatient() as client:
+    """Return the output that deployments use; None where none is saved."""
+    async with _impatient_client() as client:
         if saved := await client.read_variable_by_name(variable("output")):
             return str(saved.value)
         for output in (BUCKET_OUTPUT, DIRECTORY_OUTPUT):
@@ -193,7 +198,11 @@ async def find_output() -> str | None:
 
 
 async def open_block(output: str) -> Store:
-    """The store that an output names; ConfigurationError where its block cannot be used."""
+    """Open an output that is a block.
+
+    Raises:
+        RestyleError: the block is missing, or it cannot be used.
+    """
     try:
         return await open_output(output)
     except RestyleError:

@@ -1,4 +1,4 @@
-"""Whether WaveSpeedAI takes the key, and what an image costs there. Nothing is created."""
+"""Whether WaveSpeedAI accepts the key, and what an image costs. Nothing is created."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from prefect_wavespeed.inspect.checks import Check, error, ok, skipped, warning
 
 KEY, PRICE, BALANCE = "WaveSpeed key", "price", "balance"
 
-_ONE = ReduxRequest(image="https://example.com/image.jpg", seed=0)  # asked the price of, never submitted
+_ONE = ReduxRequest(image="https://example.com/image.jpg", seed=0)  # quoted, never submitted
 _T = TypeVar("_T")
 
 
 async def check_api(client: WaveSpeedClient) -> list[Check]:
-    """Check the key, the price of one image and the balance; afterwards the client knows the clock, too."""
-    balance, price = await asyncio.gather(_tried(client.balance()), _tried(client.price(_ONE)))
+    """Check the key, the price of one image and the balance; the client then knows the API's clock, too."""
+    balance, price = await asyncio.gather(_result_of(client.balance()), _result_of(client.price(_ONE)))
     key = _key(client, balance)
     if key.status == "error":
         return [key, *account_skipped(KEY)[1:]]
@@ -28,11 +28,11 @@ async def check_api(client: WaveSpeedClient) -> list[Check]:
 
 
 def account_skipped(because: str) -> list[Check]:
-    """What to tell where WaveSpeedAI cannot be asked; ``because`` of another check."""
+    """The checks of an account that cannot be examined, because of another check."""
     return [skipped(name, f"{because}: see above") for name in (KEY, PRICE, BALANCE)]
 
 
-async def _tried(call: Awaitable[_T]) -> _T | RestyleError:
+async def _result_of(call: Awaitable[_T]) -> _T | RestyleError:
     try:
         return await call
     except RestyleError as problem:
@@ -52,15 +52,15 @@ def _key(client: WaveSpeedClient, balance: float | RestyleError) -> Check:
     return error(
         KEY,
         balance.message,
-        f"see whether {client.base_url} (the block's base_url) can be reached from here: network, proxy, "
+        f"check that {client.base_url} (the block's base_url) can be reached from here: network, proxy, "
         "WaveSpeedAI's status page",
     )
 
 
 def _price(price: Quote | RestyleError) -> Check:
     if isinstance(price, RestyleError):
-        remedy = "nothing can be kept to max_cost_usd until it is: try again later"
-        return warning(PRICE, f"not known: {price.message}", remedy)
+        remedy = "max_cost_usd cannot be kept until it is known: try again later"
+        return warning(PRICE, f"unknown: {price.message}", remedy)
     return ok(PRICE, f"{price.usd:g} {price.currency} for one image of {_ONE.size}")
 
 

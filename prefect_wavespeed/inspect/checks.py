@@ -1,4 +1,4 @@
-"""A check of what a run needs, and what came of it: what `restyle doctor` tells, a line each."""
+"""Checks of what a run needs, as `restyle doctor` reports them; and those of settings and clocks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from prefect_wavespeed.errors import ConfigurationError
+from prefect_wavespeed.ledger.history import MARGIN as HISTORY_MARGIN
 from prefect_wavespeed.settings import get_settings
 
 Status = Literal["ok", "warning", "error", "skipped"]
@@ -15,47 +16,46 @@ Status = Literal["ok", "warning", "error", "skipped"]
 CLOCK = "clock"
 STORE_CLOCK = "output's clock"
 
-_WEBHOOK = timedelta(seconds=300)  # WaveSpeedAI's: older or newer webhooks are to be refused
-_HISTORY = timedelta(hours=1)  # our own: history.MARGIN
+_WEBHOOK_TOLERANCE = timedelta(seconds=300)  # WaveSpeedAI's: webhooks that are further off are to be refused
 _NOTICEABLE = timedelta(seconds=60)
-_SAME = timedelta(seconds=3)  # both clocks are told in whole seconds, over a network
+_EQUAL = timedelta(seconds=3)  # both clocks are read in whole seconds, over a network
 
 
 class Check(BaseModel):
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        status: ``warning``: it works, but look at it; ``skipped``: not checked, because another check failed.
+        status: ``warning``: it works, but not as it should; ``skipped``: another check has failed.
     """
 
     name: str
     status: Status
     found: str
-    remedy: str = Field(default="", description="What to do; empty where all is well.")
+    remedy: str = Field(default="", description="What to do; empty where nothing is wrong.")
 
 
 def ok(name: str, found: str) -> Check:
-    """All is well."""
+    """A check that passed."""
     return Check(name=name, status="ok", found=found)
 
 
 def warning(name: str, found: str, remedy: str) -> Check:
-    """It works, but not as well as it could."""
+    """A check of something that works, but not as it should."""
     return Check(name=name, status="warning", found=found, remedy=remedy)
 
 
 def error(name: str, found: str, remedy: str) -> Check:
-    """It does not work."""
+    """A check that failed."""
     return Check(name=name, status="error", found=found, remedy=remedy)
 
 
 def skipped(name: str, because: str) -> Check:
-    """It cannot be told."""
+    """A check that was not made."""
     return Check(name=name, status="skipped", found=f"not checked: {because}")
 
 
 def check_settings() -> Check:
-    """The settings of the environment, ``RESTYLE_…``."""
+    """Check the settings in the environment, ``RESTYLE_…``."""
     try:
         settings = get_settings()
     except ConfigurationError as problem:
@@ -64,41 +64,41 @@ def check_settings() -> Check:
 
 
 def check_clocks(api: timedelta | None, store: timedelta | None) -> list[Check]:
-    """Whether the clocks agree well enough.
+    """Check whether the clocks agree well enough.
 
     Args:
-        api: how far WaveSpeedAI's clock is ahead of this machine's; None where that is not known.
-        store: the same of the output's.
+        api: how far WaveSpeedAI's clock is ahead of this machine's; None where that is unknown.
+        store: the same for the output's.
     """
     return [
-        skipped(CLOCK, "WaveSpeedAI did not tell its time") if api is None else _machine(api),
-        skipped(STORE_CLOCK, "nothing could be written") if store is None else _store(store, api),
+        skipped(CLOCK, "WaveSpeedAI's time is unknown") if api is None else _check_machine(api),
+        skipped(STORE_CLOCK, "nothing could be written") if store is None else _check_output(store, api),
     ]
 
 
-def _machine(api: timedelta) -> Check:
-    found = f"{_apart(-api)} WaveSpeedAI's"
+def _check_machine(api: timedelta) -> Check:
+    found = f"{_compare(-api)} WaveSpeedAI's"
     remedy = "let NTP set this machine's clock (`timedatectl set-ntp true`)"
-    if abs(api) >= _WEBHOOK:
+    if abs(api) >= _WEBHOOK_TOLERANCE:
         return error(CLOCK, f"{found}: every webhook would be refused (300 s)", remedy)
     if abs(api) >= _NOTICEABLE:
         return warning(CLOCK, f"{found}: from 300 s on, every webhook would be refused", remedy)
     return ok(CLOCK, found)
 
 
-def _store(store: timedelta, api: timedelta | None) -> Check:
-    apart = store - api if api is not None else store
-    found = f"{_apart(apart)} {'WaveSpeedAI' if api is not None else 'this machine'}'s"
-    if abs(apart) >= _HISTORY:
-        told = "lost submissions would not be found (1 h), and could be billed twice"
-        return error(STORE_CLOCK, f"{found}: {told}", "let NTP set the clock of the storage server")
-    if abs(apart) >= _WEBHOOK:
+def _check_output(store: timedelta, api: timedelta | None) -> Check:
+    ahead = store - api if api is not None else store
+    found = f"{_compare(ahead)} {'WaveSpeedAI' if api is not None else 'this machine'}'s"
+    if abs(ahead) >= HISTORY_MARGIN:
+        risk = "lost submissions would not be found (1 h), and could be billed twice"
+        return error(STORE_CLOCK, f"{found}: {risk}", "let NTP set the clock of the storage server")
+    if abs(ahead) >= _WEBHOOK_TOLERANCE:
         return warning(STORE_CLOCK, found, "let NTP set the clock of the storage server")
     return ok(STORE_CLOCK, found)
 
 
-def _apart(ahead: timedelta) -> str:
-    if abs(ahead) <= _SAME:
+def _compare(ahead: timedelta) -> str:
+    if abs(ahead) <= _EQUAL:
         return "agrees with"
     seconds = abs(ahead).total_seconds()
     return f"{seconds:,.0f} s {'ahead of' if ahead > timedelta() else 'behind'}"

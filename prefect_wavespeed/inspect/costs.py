@@ -1,184 +1,109 @@
-"""What an output has cost: what its side-cars say against what WaveSpeedAI billed.
+"""What an output has cost, according to its side-cars and according to WaveSpeedAI's billing.
 
-Memory holds an id and a price for each prediction; everything else is added up as it is read.
+Memory holds an id and a price for each prediction; everything else is added up while it is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from heapq import nlargest
-from math import fsum, isclose
-from typing import Literal
+from math import fsum
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import ValidationError
 
 from prefect_wavespeed.api.billing import Billing
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.inspect.jobs import MARGIN, contents, young
-from prefect_wavespeed.ledger.ledger import now
+from prefect_wavespeed.concurrency import map_stream
+from prefect_wavespeed.inspect.cost_report import MAX_ITEMS, CostReport, Owner, RunSum, Sum, rounded
+from prefect_wavespeed.inspect.listing import CLOCK_MARGIN, recent_entries
 from prefect_wavespeed.ledger.records import DeadLetter, Metadata, Record
 from prefect_wavespeed.retry import retry
+from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
 
-TOLD = 1_000
-"""Differences of a kind that are kept; of more, only number and sum are."""
-
-_PAGE = 100
-
-Whose = Literal["open", "failed", "earlier attempt", "not of this output"]
-"""Where a billed prediction without a side-car belongs to."""
+_CONCURRENCY = 64  # objects that are read at once
+_PAGE = 100  # billing records in a call
 
 
-class Sum(BaseModel):
-    """Jobs, and what their side-cars say that they cost."""
-
-    jobs: int = 0
-    pictures: int = 0
-    usd: float = Field(default=0.0, description="As recorded; jobs without a recorded price count as 0.")
-
-    def add(self, pictures: int, usd: float | None) -> None:
-        """Add a job."""
-        self.jobs += 1
-        self.pictures += pictures
-        self.usd = _rounded(self.usd + (usd or 0.0))
-
-
-class RunSum(Sum):
-    """The jobs that one flow run finished."""
-
-    flow_run_name: str | None
-    flow_run_id: str | None
-
-
-class Difference(BaseModel):
-    """A prediction of which the two accounts say different things."""
-
-    prediction_id: str
-    recorded_usd: float | None = Field(default=None, description="None where no price was known.")
-    billed_usd: float | None = None
-    whose: Whose | None = Field(default=None, description="Of a prediction that has no side-car.")
-
-
-class Differences(BaseModel):
-    """Differences of one kind."""
-
-    predictions: int = 0
-    usd: float = Field(default=0.0, description="What they make together.")
-    told: list[Difference] = Field(default_factory=list, description=f"The first {TOLD}.")
-
-    def add(self, difference: Difference, usd: float) -> None:
-        """Add one."""
-        self.predictions += 1
-        self.usd = _rounded(self.usd + usd)
-        if len(self.told) < TOLD:
-            self.told.append(difference)
-
-
-class Costs(BaseModel):
-    """What an output has cost."""
-
-    since: datetime | None = Field(description="Of what was stored, or billed, from then on.")
-    total: Sum = Field(default_factory=Sum)
-    days: dict[str, Sum] = Field(
-        default_factory=dict, description="By the UTC day on which the pictures were stored."
-    )
-    runs: list[RunSum] = Field(
-        default_factory=list, description=f"By the run that stored them: the {TOLD} dearest."
-    )
-    runs_left_out: int = 0
-    unpriced: int = Field(default=0, description="Jobs whose price was not known when they were submitted.")
-    unreadable: int = Field(default=0, description="Side-cars of another version; they are in no sum.")
-
-    billed_usd: float = Field(
-        default=0.0, description="Billed for this output's predictions, refunds taken off."
-    )
-    agreed: int = Field(default=0, description="Predictions of which both accounts say the same.")
-    differ: Differences = Field(
-        default_factory=Differences, description="Billed otherwise than recorded: billed minus recorded."
-    )
-    unbilled: Differences = Field(default_factory=Differences, description="Recorded, and not billed.")
-    refunded: Differences = Field(
-        default_factory=Differences, description="Given back, or billed as 0: what was recorded of it."
-    )
-    without_side_car: dict[Whose, Differences] = Field(
-        default_factory=dict, description="Billed, and no side-car tells of it."
-    )
-
-
-async def costs(client: WaveSpeedClient, store: Store, since: datetime | None = None) -> Costs:
+async def costs(client: WaveSpeedClient, store: Store, since: datetime | None = None) -> CostReport:
     """Add up what an output has cost, and compare it with the account's billing.
 
     Args:
         client: of the account that paid.
         store: the output.
-        since: leave out what was stored and billed earlier.
+        since: leave out what was stored or billed earlier.
 
     Raises:
         StoreError, ConfigurationError: the store cannot be read.
-        RestyleError: WaveSpeedAI does not tell what it billed.
+        RestyleError: the billing cannot be read.
     """
-    return await _Accountant(client, store, since).run()
+    return await _Audit(client, store, since).run()
 
 
-class _Accountant:
+class _Audit:
     """One comparison."""
 
     def __init__(self, client: WaveSpeedClient, store: Store, since: datetime | None) -> None:
         self._client = client
         self._store = store
         self._since = since
-        self._costs = Costs(since=since)
-        self._recorded: dict[str, float | None] = {}  # predictions with a side-car, and what it says
-        self._others: dict[str, Whose] = {}  # this output's predictions without one
-        self._billed: dict[str, float] = {}  # what was billed for both
+        self._report = CostReport(since=since)
+        self._recorded: dict[str, float | None] = {}  # USD by prediction with a side-car
+        self._others: dict[str, Owner] = {}  # this output's predictions without one
+        self._billed: dict[str, float] = {}  # USD by prediction, for both
         self._runs: dict[str, _Run] = {}
-        self._earliest = since
+        self._earliest = since  # the billing is read from then on
 
-    async def run(self) -> Costs:
-        began = now()
-        # In the order in which jobs move on, so that none of them is missed on its way.
-        await self._each("open/", ".prediction.json", self._open)
-        await self._each("failed/", ".json", self._failed)
-        await self._each("images/", "/metadata.json", self._side_car)
+    async def run(self) -> CostReport:
+        began = datetime.now(UTC)
+        # In the order in which jobs move, so that none is missed while it does.
+        await self._read(layout.OPEN, layout.PREDICTION_SUFFIX, self._add_open)
+        await self._read(layout.FAILED, layout.DEAD_LETTER_SUFFIX, self._add_failed)
+        await self._read(layout.IMAGES, layout.METADATA_SUFFIX, self._add_done)
         if self._earliest:
-            await self._bill(self._earliest, began)
-        self._compare()
-        dearest = nlargest(TOLD, self._runs.items(), key=lambda item: item[1].usd)
-        self._costs.runs = [run.told(run_id) for run_id, run in dearest]
-        self._costs.runs_left_out = len(self._runs) - len(dearest)
-        self._costs.days = dict(sorted(self._costs.days.items()))
-        return self._costs
+            await self._read_billing(self._earliest, began)
+        report = self._report
+        report.compare(self._recorded, self._others, self._billed)
+        report.billed_usd = rounded(fsum(self._billed.values()))
+        most_expensive = nlargest(MAX_ITEMS, self._runs.items(), key=lambda item: item[1].usd)
+        report.runs = [run.as_sum(run_id) for run_id, run in most_expensive]
+        report.runs_left_out = len(self._runs) - len(most_expensive)
+        report.days = dict(sorted(report.days.items()))
+        return report
 
-    # -- what the output says -------------------------------------------------------------------
+    # --- the output ---
 
-    async def _each(self, prefix: str, ending: str, take: Callable[[bytes], None]) -> None:
-        """Read all objects of a kind that are as young as what is asked for, a number of them at once."""
-        async for entries in young(self._store, prefix, ending, self._since):
-            async for data in contents(self._store, entries):
-                take(data)
+    async def _read(self, prefix: str, suffix: str, add: Callable[[bytes], None]) -> None:
+        """Read all recent objects of one kind, several at once."""
+        async for entries in recent_entries(self._store, prefix, suffix, self._since):
+            paths = (entry.path for entry in entries)
+            async with aclosing(map_stream(self._store.get, paths, _CONCURRENCY)) as contents:
+                async for data in contents:
+                    if data is not None:  # else the job has moved
+                        add(data)
 
-    def _open(self, data: bytes) -> None:
+    def _add_open(self, data: bytes) -> None:
         with suppress(ValidationError):
             record = Record.model_validate_json(data)
             self._others[record.prediction_id] = "open"
-            self._saw(record.submitted_at)
+            self._include(record.submitted_at)
 
-    def _failed(self, data: bytes) -> None:
+    def _add_failed(self, data: bytes) -> None:
         with suppress(ValidationError):
             letter = DeadLetter.model_validate_json(data)
             ids = {letter.error.prediction_id, *(attempt.prediction_id for attempt in letter.attempts)}
-            self._others.update((one, "failed") for one in ids if one)
-            self._saw(min((attempt.claimed_at for attempt in letter.attempts), default=None))
+            self._others.update((prediction_id, "failed") for prediction_id in ids if prediction_id)
+            self._include(min((attempt.claimed_at for attempt in letter.attempts), default=None))
 
-    def _side_car(self, data: bytes) -> None:
+    def _add_done(self, data: bytes) -> None:
         try:
             metadata = Metadata.model_validate_json(data)
         except ValidationError:
-            self._costs.unreadable += 1
+            self._report.unreadable += 1
             return
         if self._since and metadata.times.stored < self._since:
             return
@@ -188,89 +113,58 @@ class _Accountant:
                 self._others[attempt.prediction_id] = "earlier attempt"
         self._others.pop(prediction.id, None)
         self._recorded[prediction.id] = usd
-        self._saw(prediction.created_at or metadata.times.claimed or metadata.times.stored)
+        self._include(prediction.created_at or metadata.times.claimed or metadata.times.stored)
 
         pictures = len(metadata.outputs)
-        self._costs.unpriced += usd is None
-        self._costs.total.add(pictures, usd)
+        self._report.unpriced += usd is None
+        self._report.total.add(pictures, usd)
         day = metadata.times.stored.astimezone(UTC).date().isoformat()
-        self._costs.days.setdefault(day, Sum()).add(pictures, usd)
+        self._report.days.setdefault(day, Sum()).add(pictures, usd)
         self._runs.setdefault(run.flow_run_id or "", _Run(run.flow_run_name)).add(pictures, usd)
 
-    def _saw(self, moment: datetime | None) -> None:
-        """Remember from when on the billing is of interest."""
+    def _include(self, moment: datetime | None) -> None:
+        """Read the billing from this moment on, or earlier."""
         if moment and (self._earliest is None or moment < self._earliest):
             self._earliest = moment
 
-    # -- what WaveSpeedAI says ------------------------------------------------------------------
+    # --- the billing ---
 
-    async def _bill(self, earliest: datetime, began: datetime) -> None:
-        """Read the billing, and keep what is of this output.
+    async def _read_billing(self, earliest: datetime, began: datetime) -> None:
+        """Read the billing, and keep what belongs to this output.
 
-        What is of nobody's is told from ``since`` on, or from this output's first prediction on; but not
-        what was billed while this was under way: its record may have been written after we looked.
+        Predictions of others are reported from ``since`` on, or from this output's first prediction on; but
+        not those billed after this began: their records may have been written after they were looked for.
         """
-        strangers_from = self._since or earliest
-        async for billing in self._records(earliest - MARGIN):
-            one, usd = billing.prediction.uuid, billing.usd
-            if not one or usd is None:
+        others_from = self._since or earliest
+        async for billing in _billings(self._client, earliest - CLOCK_MARGIN):
+            prediction_id, usd = billing.prediction.uuid, billing.usd
+            if not prediction_id or usd is None:
                 continue
-            if one in self._recorded or one in self._others:
-                self._billed[one] = self._billed.get(one, 0.0) + usd
-            elif usd and (billing.created_at is None or strangers_from <= billing.created_at <= began):
-                self._without_side_car("not of this output", one, usd)
+            if prediction_id in self._recorded or prediction_id in self._others:
+                self._billed[prediction_id] = self._billed.get(prediction_id, 0.0) + usd
+            elif usd and (billing.created_at is None or others_from <= billing.created_at <= began):
+                self._report.add_without_side_car("not of this output", prediction_id, usd)
 
-    async def _records(self, start: datetime) -> AsyncIterator[Billing]:
-        """All billing records from a moment on. One that comes with two pages is told once."""
-        before: set[str] = set()
-        page = 1
-        while True:
-            items = await self._page(page, start)
-            for item in items:
-                if not item.uuid or item.uuid not in before:
-                    yield item
-            now_there = {item.uuid for item in items}
-            if len(items) < _PAGE or now_there == before:
-                return
-            before, page = now_there, page + 1
 
-    async def _page(self, page: int, start: datetime) -> list[Billing]:
-        ask = partial(self._client.billings, page=page, page_size=_PAGE, start_time=start)
-        return (await retry(ask, tries=5)).items
-
-    # -- both -----------------------------------------------------------------------------------
-
-    def _compare(self) -> None:
-        told = self._costs
-        for one, recorded in self._recorded.items():
-            billed = self._billed.get(one)
-            difference = Difference(prediction_id=one, recorded_usd=recorded, billed_usd=billed)
-            if billed is None:
-                told.unbilled.add(difference, recorded or 0.0)
-            elif recorded is not None and _same(recorded, billed):
-                told.agreed += 1
-            elif _same(billed, 0.0):
-                told.refunded.add(difference, recorded or 0.0)
-            else:
-                told.differ.add(difference, billed - (recorded or 0.0))
-        for one, whose in self._others.items():
-            billed = self._billed.get(one)
-            if billed is None:
-                continue
-            if _same(billed, 0.0):
-                told.refunded.add(Difference(prediction_id=one, billed_usd=billed, whose=whose), 0.0)
-            else:
-                self._without_side_car(whose, one, billed)
-        told.billed_usd = _rounded(fsum(self._billed.values()))
-
-    def _without_side_car(self, whose: Whose, prediction_id: str, usd: float) -> None:
-        difference = Difference(prediction_id=prediction_id, billed_usd=_rounded(usd), whose=whose)
-        self._costs.without_side_car.setdefault(whose, Differences()).add(difference, usd)
+async def _billings(client: WaveSpeedClient, start: datetime) -> AsyncIterator[Billing]:
+    """Yield all billing records from a moment on; one that is on two successive pages only once."""
+    previous: set[str] = set()
+    page = 1
+    while True:
+        call = partial(client.billings, page=page, page_size=_PAGE, start_time=start)
+        items = (await retry(call, tries=5)).items
+        for item in items:
+            if not item.uuid or item.uuid not in previous:
+                yield item
+        current = {item.uuid for item in items}
+        if len(items) < _PAGE or current == previous:
+            return
+        previous, page = current, page + 1
 
 
 @dataclass(slots=True)
 class _Run:
-    """What one run stored; there may be as many as there are jobs."""
+    """What one run stored; smaller than a `RunSum`, as there may be as many as jobs."""
 
     name: str | None
     jobs: int = 0
@@ -280,9 +174,9 @@ class _Run:
     def add(self, pictures: int, usd: float | None) -> None:
         self.jobs += 1
         self.pictures += pictures
-        self.usd = _rounded(self.usd + (usd or 0.0))
+        self.usd = rounded(self.usd + (usd or 0.0))
 
-    def told(self, run_id: str) -> RunSum:
+    def as_sum(self, run_id: str) -> RunSum:
         return RunSum(
             jobs=self.jobs,
             pictures=self.pictures,
@@ -290,12 +184,3 @@ class _Run:
             flow_run_name=self.name,
             flow_run_id=run_id or None,
         )
-
-
-def _same(one: float, other: float) -> bool:
-    return isclose(one, other, rel_tol=0.0, abs_tol=1e-6)
-
-
-def _rounded(usd: float) -> float:
-    """Without what binary fractions add: prices have at most six digits."""
-    return round(usd, 6)

@@ -37,8 +37,8 @@ from prefect_wavespeed.errors import (
     StoreError,
     redact,
 )
-from prefect_wavespeed.inspect.jobs import open_keys
 from prefect_wavespeed.job import Job, Restyled, RunInfo
+from prefect_wavespeed.ledger.open_jobs import open_keys
 from prefect_wavespeed.ledger.records import Claim, DeadLetter, Failure, OpenJob, Record
 from prefect_wavespeed.retry import retry
 from prefect_wavespeed.settings import Settings, get_settings

@@ -244,7 +244,7 @@ def test_no_server_is_named(clinic: Clinic, tmp_path: Path) -> None:
     bare = {"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path), "WAVESPEED_API_KEY": KEY}
     told = clinic.ask("--out", clinic.out, env={**bare, "WAVESPEED_BASE_URL": clinic.emulator.url})
     assert (told.status, told.errors()) == (0, set())
-    assert "no PREFECT_API_URL is set" in told.checks["Prefect API"]["found"]
+    assert "PREFECT_API_URL is not set" in told.checks["Prefect API"]["found"]
     assert told.checks["WaveSpeed block"]["status"] == "warning"
 
 

@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_wavespeed.errors import redact
-from prefect_wavespeed.inspect.costs import Costs, Difference, Differences, Sum
+from prefect_wavespeed.inspect.cost_report import CostReport, Difference, Differences, Owner, Sum
 
 _MAX_ROWS = 20  # of what may be long; `--json` prints more
-_OWNERS = {
+_OWNERS: dict[Owner, str] = {
     "open": "the job is still open",
     "failed": "the job failed for good",
     "earlier attempt": "an earlier attempt at a job that is stored",
@@ -31,7 +31,7 @@ class _Section:
     rows: Sequence[tuple[str, ...]]
 
 
-def print_costs(costs: Costs) -> None:
+def print_costs(costs: CostReport) -> None:
     """Print tables that fit the terminal; where there is none, plain lines."""
     console = Console(highlight=False)
     for number, section in enumerate(_sections(costs)):
@@ -45,7 +45,7 @@ def print_costs(costs: Costs) -> None:
 # --- what to show ---
 
 
-def _sections(costs: Costs) -> list[_Section]:
+def _sections(costs: CostReport) -> list[_Section]:
     since = f" since {costs.since:%Y-%m-%d}" if costs.since else ""
     sums = ("jobs", "pictures", "USD")
     days = [(day, *_figures(of)) for day, of in costs.days.items()]
@@ -61,14 +61,14 @@ def _sections(costs: Costs) -> list[_Section]:
     return [section for section in sections if section.rows]
 
 
-def _comparison(costs: Costs) -> Sequence[tuple[str, ...]]:
+def _comparison(costs: CostReport) -> Sequence[tuple[str, ...]]:
     groups = [
         ("billed differently: billed minus recorded", costs.differ),
         ("recorded but not billed", costs.unbilled),
         ("refunded", costs.refunded),
         *(
-            (f"billed without a side-car: {_OWNERS[owner]}", of)
-            for owner, of in costs.without_side_car.items()
+            (f"billed without a side-car: {_OWNERS[belongs_to]}", of)
+            for belongs_to, of in costs.without_side_car.items()
         ),
     ]
     rows = [
@@ -83,25 +83,25 @@ def _comparison(costs: Costs) -> Sequence[tuple[str, ...]]:
     return rows
 
 
-def _differences(costs: Costs) -> list[tuple[str, ...]]:
+def _differences(costs: CostReport) -> list[tuple[str, ...]]:
     kinds = [
         ("differs", costs.differ),
         ("not billed", costs.unbilled),
         ("refunded", costs.refunded),
-        *((_OWNERS[owner], of) for owner, of in costs.without_side_car.items()),
+        *((_OWNERS[belongs_to], of) for belongs_to, of in costs.without_side_car.items()),
     ]
     return [row for kind, of in kinds for row in _difference_rows(kind, of)]
 
 
 def _difference_rows(kind: str, differences: Differences) -> list[tuple[str, ...]]:
-    rows = [_difference_row(one, kind) for one in differences.told[:_MAX_ROWS]]
+    rows = [_difference_row(one, kind) for one in differences.items[:_MAX_ROWS]]
     if more := differences.predictions - len(rows):
         rows.append((f"… and {more} more: use --json", "", "", kind))
     return rows
 
 
 def _difference_row(one: Difference, kind: str) -> tuple[str, ...]:
-    details = f"{kind}: {_OWNERS[one.whose]}" if one.whose and kind == "refunded" else kind
+    details = f"{kind}: {_OWNERS[one.belongs_to]}" if one.belongs_to and kind == "refunded" else kind
     return (redact(one.prediction_id), _usd(one.recorded_usd), _usd(one.billed_usd), details)
 
 

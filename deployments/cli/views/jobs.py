@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.text import Text
 
 from prefect_wavespeed.inspect.advice import reason
-from prefect_wavespeed.inspect.jobs import JobView, Status
+from prefect_wavespeed.inspect.job_view import JobView
+from prefect_wavespeed.inspect.listing import Status
 
 COLOURS: dict[Status, str] = {"done": "green", "failed": "red", "open": "yellow"}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.deployments.cli.views.jobs import as_dict
-from prefect_wavespeed.inspect.jobs import JobView
+from prefect_wavespeed.inspect.job_view import JobView
 from prefect_wavespeed.ledger.records import Attempt
 from prefect_wavespeed.storage.backend import Entry
 from prefect_wavespeed.storage.store import Store
