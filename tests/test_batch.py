@@ -12,13 +12,9 @@ import pytest
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.options import BatchOptions
-from prefect_wavespeed.batch.progress import Progress
 from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.errors import (
-    BatchFailedError,
     BudgetExceededError,
-    InsufficientCreditsError,
-    ManifestError,
 )
 from prefect_wavespeed.job import RunInfo
 from prefect_wavespeed.ledger.ledger import now
@@ -26,7 +22,7 @@ from prefect_wavespeed.ledger.records import Metadata
 from prefect_wavespeed.settings import Settings
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.open_store import open_store
-from tests.support.batches import PLACE, pictures, restyle_all, write_manifest
+from tests.support.batches import pictures, restyle_all, write_manifest
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
 
@@ -112,55 +108,6 @@ async def test_local_files_and_their_parameters_become_jobs_like_those_of_single
     assert gallery.count("data:image/jpeg;base64,") + gallery.count("/9j/") >= 1
 
 
-async def test_bad_rows_are_told_before_anything_is_spent(api: Emulator, tmp_path: Path) -> None:
-    rows = [*pictures(6), {"image": f"{PLACE}/x.jpg", "size": "9*9"}, {"image": str(tmp_path / "none.jpg")}]
-    manifest = write_manifest(tmp_path / "m.jsonl", rows)
-    with pytest.raises(ManifestError) as caught:
-        await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
-    assert "2 of 8 rows cannot be used" in caught.value.message
-    assert "row 7: size" in caught.value.message
-    assert f"row 8: no such file: image {tmp_path / 'none.jpg'}" in caught.value.message
-    assert api.ledger()["calls"]["submit"] == 0
-
-
-async def test_bad_rows_can_be_skipped_and_are_accounted_for(api: Emulator, tmp_path: Path) -> None:
-    rows = [*pictures(3), {"image": f"{PLACE}/x.jpg", "size": "9*9", "id": "bad"}, *pictures(5)[3:]]
-    manifest = write_manifest(tmp_path / "m.jsonl", rows)
-    options = BatchOptions(params=SMALL, on_bad_row="skip")
-    result = await restyle_all(api.url, str(tmp_path / "out"), manifest, options)
-    assert result.error is None
-    assert result.statuses == ["stored"] * 3 + ["invalid"] + ["stored"] * 2
-    bad = result.rows[3]
-    assert bad.id == "bad"
-    assert "9*9" in (bad.error_message or "")
-    assert api.ledger()["billed"] == 5
-
-
-async def test_a_skipped_row_counts_as_failed_where_its_image_is_missing_and_not_where_it_says_nothing_usable(
-    api: Emulator, tmp_path: Path
-) -> None:
-    gone, page = tmp_path / "gone.jpg", tmp_path / "page.jpg"
-    page.write_text("<html>")
-    rows = [*pictures(2), {"image": str(gone)}, {"image": str(page), "id": "page"}, {"image": "ftp://a/b"}]
-    manifest, out = write_manifest(tmp_path / "m.jsonl", rows), str(tmp_path / "out")
-    for max_failed in (0.3, 0.4):
-        options = BatchOptions(params=SMALL, on_bad_row="skip", max_failed=max_failed)
-        result = await restyle_all(api.url, out, manifest, options)
-        assert result.statuses[2:] == ["failed", "failed", "invalid"]
-        assert [row.error_type for row in result.rows[2:]] == ["SourceError", "SourceError", "BadRow"]
-        assert f"no such file: image {gone}" in (result.rows[2].error_message or "")
-        assert result.rows[3].id == "page"
-        assert result.summary.errors == {"SourceError": 2}
-        assert {"failed": 2, "invalid": 1}.items() <= result.summary.counts.items()
-        if max_failed == 0.3:
-            assert isinstance(result.error, BatchFailedError)
-            assert "2 of 5 rows failed (2 SourceError)" in result.error.message
-            assert not result.error.retryable
-        else:
-            assert result.error is None
-    assert api.ledger()["billed"] == 2
-
-
 async def test_one_bad_image_never_stops_the_others(api: Emulator, tmp_path: Path) -> None:
     api.faults(
         [
@@ -188,48 +135,6 @@ async def test_one_bad_image_never_stops_the_others(api: Emulator, tmp_path: Pat
     assert (await restyle_all(api.url, str(tmp_path / "out"), manifest, tolerant)).error is None
 
 
-async def test_an_image_survives_a_moment_in_which_the_store_cannot_be_read(
-    api: Emulator, tmp_path: Path
-) -> None:
-    """The look before the first step is tried again like every step."""
-    manifest = write_manifest(tmp_path / "m.jsonl", pictures(3))
-    in_the_way = tmp_path / "out" / "failed"  # where dead letters are read
-    in_the_way.parent.mkdir()
-    in_the_way.touch()
-    asyncio.get_running_loop().call_later(1, in_the_way.unlink)
-    result = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
-    assert result.statuses == ["stored"] * 3
-    assert api.ledger()["billed"] == 3
-
-
-async def test_what_costs_more_than_the_cap_is_refused_with_both_figures(
-    api: Emulator, tmp_path: Path
-) -> None:
-    manifest = write_manifest(tmp_path / "m.jsonl", pictures(10))
-    with pytest.raises(BudgetExceededError, match=r"max_cost_usd 0\.2: 10 images to bill cost 0\.25 USD"):
-        await restyle_all(
-            api.url, str(tmp_path / "out"), manifest, BatchOptions(params=SMALL, max_cost_usd=0.2)
-        )
-    assert api.ledger()["calls"]["submit"] == 0
-
-
-async def test_what_is_stored_already_does_not_count_against_the_cap(api: Emulator, tmp_path: Path) -> None:
-    out, few = str(tmp_path / "out"), write_manifest(tmp_path / "few.jsonl", pictures(6))
-    await restyle_all(api.url, out, few, ORDER)
-    manifest = write_manifest(tmp_path / "m.jsonl", pictures(10))
-    result = await restyle_all(api.url, out, manifest, BatchOptions(params=SMALL, max_cost_usd=0.1))
-    assert result.statuses == ["done"] * 6 + ["stored"] * 4
-    assert result.summary.quoted_usd == pytest.approx(0.1)
-
-
-async def test_what_the_account_cannot_pay_is_refused_before_the_first_submission(tmp_path: Path) -> None:
-    manifest = write_manifest(tmp_path / "m.jsonl", pictures(10))
-    with Emulator("--prerendered", "--balance", "0.2") as poor:
-        with pytest.raises(InsufficientCreditsError, match=r"cost 0\.25 USD and the balance is 0\.2 USD"):
-            await restyle_all(poor.url, str(tmp_path / "out"), manifest, ORDER)
-        assert poor.ledger()["calls"]["submit"] == 0
-
-
 async def test_the_cap_is_kept_to_the_cent_when_predictions_must_be_made_again_and_a_rerun_finishes(
     api: Emulator, tmp_path: Path
 ) -> None:
@@ -250,66 +155,6 @@ async def test_the_cap_is_kept_to_the_cent_when_predictions_must_be_made_again_a
     assert finished.error is None
     assert set(finished.statuses) == {"done", "stored"}
     assert api.ledger()["billed"] == 20
-
-
-async def test_a_price_that_rises_meanwhile_stops_the_run_below_its_cap(
-    api: Emulator, tmp_path: Path
-) -> None:
-    api.faults([{"on": "prediction", "fault": "slow", "seconds": 0.5, "times": None}])
-    manifest = write_manifest(tmp_path / "m.jsonl", pictures(12))
-    options = BatchOptions(params=SMALL, max_cost_usd=0.3, concurrency=2)
-
-    def dearer(progress: Progress) -> None:
-        if progress.finished == 4:
-            api.price(0.05)
-
-    result = await restyle_all(api.url, str(tmp_path / "out"), manifest, options, on_progress=dearer)
-    assert isinstance(result.error, BudgetExceededError)
-    assert _mills(api) <= 1000 * 0.3
-
-
-async def test_an_empty_account_stops_submitting_and_what_flies_is_stored(tmp_path: Path) -> None:
-    """Somebody else's spending empties it: here, a price that rises after the fourth picture."""
-    manifest = write_manifest(tmp_path / "m.jsonl", pictures(20))
-    with Emulator("--prerendered", "--latency", "0.2", "0.4", "--balance", "0.5") as api:
-
-        def dearer(progress: Progress) -> None:
-            if progress.finished == 4:
-                api.price(0.1)
-
-        api.faults([{"on": "balance", "fault": "hang", "seconds": 1, "times": None}])  # it is known late
-        options = BatchOptions(params=SMALL, concurrency=4)
-        result = await restyle_all(api.url, str(tmp_path / "out"), manifest, options, on_progress=dearer)
-        ledger = api.ledger()
-    assert isinstance(result.error, InsufficientCreditsError)
-    stored = result.statuses.count("stored")
-    assert stored == ledger["billed"]
-    assert result.statuses.count("unsubmitted") == 20 - stored
-    assert ledger["calls"]["submit"] <= stored + 4  # those that were at the door, and no more
-
-
-@pytest.mark.parametrize("status", [401, 402, 403])
-async def test_an_image_that_is_refused_like_a_key_or_an_empty_account_stops_nothing(
-    api: Emulator, tmp_path: Path, status: int
-) -> None:
-    third = {"times": None, "match": {"image": "/3.jpg"}}
-    api.faults([{"on": "submit", "fault": "refused", "status": status, **third}])
-    manifest = write_manifest(tmp_path / "m.jsonl", pictures(12))
-    result = await restyle_all(
-        api.url, str(tmp_path / "out"), manifest, BatchOptions(params=SMALL, concurrency=2)
-    )
-    assert [row.row for row in result.rows if row.status == "failed"] == [3]
-    assert result.statuses.count("stored") == 11
-
-
-async def test_the_cap_holds_with_many_at_once_when_attempts_fail(api: Emulator, tmp_path: Path) -> None:
-    api.faults([{"on": "prediction", "fault": "failed", "code": 5000, "times": 12}])
-    manifest = write_manifest(tmp_path / "m.jsonl", pictures(40))
-    options = BatchOptions(params=SMALL, max_cost_usd=1.0, concurrency=32)
-    result = await restyle_all(api.url, str(tmp_path / "out"), manifest, options)
-    assert isinstance(result.error, BudgetExceededError)
-    assert _mills(api) <= 1000
-    assert result.summary.spent_usd == pytest.approx(0.025 * result.statuses.count("stored"))
 
 
 async def test_the_cap_holds_when_the_price_rises_while_submissions_rest(
@@ -357,31 +202,6 @@ async def test_without_waiting_a_failed_attempt_is_made_again_by_the_next_run(
     assert len(api.ledger()["predictions"]) == 6
     assert (await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)).statuses == ["stored"] * 3
     assert api.ledger()["billed"] == 3
-
-
-async def test_who_looks_on_cannot_stop_a_batch(api: Emulator, tmp_path: Path) -> None:
-    def broken(_: Progress) -> None:
-        raise BrokenPipeError
-
-    manifest = write_manifest(tmp_path / "m.jsonl", pictures(12))
-    result = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER, on_progress=broken)
-    assert result.statuses == ["stored"] * 12
-
-
-async def test_never_more_in_flight_than_asked_for_and_nobody_waits_for_the_slowest(
-    api: Emulator, tmp_path: Path
-) -> None:
-    api.faults([{"on": "prediction", "fault": "slow", "seconds": 4, "match": {"image": "/1.jpg"}}])
-    manifest = write_manifest(tmp_path / "m.jsonl", pictures(40))
-    options = BatchOptions(params=SMALL, concurrency=6)
-    result = await restyle_all(api.url, str(tmp_path / "out"), manifest, options)
-    ledger = api.ledger()
-    assert ledger["max_in_flight"] == 6
-    stored = {
-        row.row: Metadata.model_validate_json(Path(row.metadata_uri or "").read_bytes()).times.stored
-        for row in result.rows
-    }
-    assert max(stored, key=lambda row: stored[row]) == 1
 
 
 async def test_a_dry_run_counts_what_is_done_open_or_given_up_and_spends_nothing(

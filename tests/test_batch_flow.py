@@ -19,7 +19,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
-from prefect_wavespeed.errors import BatchFailedError, UnavailableError
+from prefect_wavespeed.errors import BatchFailedError, ConfigurationError, UnavailableError
 from prefect_wavespeed.flows import restyle_batch
 from prefect_wavespeed.ledger.records import Metadata
 from tests.support.batches import PLACE, pictures, write_manifest
@@ -347,3 +347,13 @@ def test_a_run_does_not_ask_prefects_server_about_itself_for_every_image(
     manifest = write_manifest(world.folder / "m.jsonl", pictures(60))
     assert world.restyle(manifest).counts == {"stored": 60}
     assert len(asked) < 10
+
+
+def test_shards_without_a_deployment_are_refused_before_anything_is_spent(world: World) -> None:
+    with (
+        world.prefect.used_here(),
+        pytest.raises(ConfigurationError, match="start it with `prefect deployment run"),
+    ):
+        asyncio.run(restyle_batch([f"{PLACE}/1.jpg"], output=str(world.output), shards=2))
+    assert world.emulator.ledger()["calls"]["submit"] == 0
+    assert list(world.output.rglob("*")) == []

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-import time
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from json import dumps
 from typing import TYPE_CHECKING, Annotated
 
-from rich import progress as bars
 from rich.console import Console
 
 from prefect_wavespeed.batch.options import BatchOptions
@@ -24,16 +21,14 @@ from prefect_wavespeed.deployments.cli.shared.flags import (
     with_flags,
 )
 from prefect_wavespeed.deployments.cli.shared.options import AsJson, Out, WaveSpeedBlock
+from prefect_wavespeed.deployments.cli.shared.progress import BatchProgress
 from prefect_wavespeed.deployments.prefect_runtime import quiet_run
 from prefect_wavespeed.words import counted
 
 if TYPE_CHECKING:
-    from prefect_wavespeed.batch.progress import Progress
     from prefect_wavespeed.batch.quoting import BatchQuote
     from prefect_wavespeed.batch.report.rows import Summary
     from prefect_wavespeed.storage.store import Store
-
-_LINE_SECONDS = 10.0  # between lines where there is no terminal
 
 
 @with_flags(seed=NO_FLAG)
@@ -148,7 +143,7 @@ def _restyle(asked: _Command, console: Console) -> Summary:
     from prefect_wavespeed.flows import restyle_batch
     from prefect_wavespeed.flows.progress import observer
 
-    with _Bar(console) as bar:
+    with BatchProgress(console) as bar:
         token = observer.set(bar.update)
         try:
             # no retries: the user decides whether to run it again
@@ -159,55 +154,6 @@ def _restyle(asked: _Command, console: Console) -> Summary:
             )
         finally:
             observer.reset(token)
-
-
-class _Bar:
-    """A progress bar on a terminal; elsewhere a plain line now and then."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar = bars.Progress(
-            bars.TextColumn("restyling"),
-            bars.BarColumn(),
-            bars.MofNCompleteColumn(),
-            bars.TextColumn("{task.fields[rate]}"),
-            bars.TextColumn("{task.fields[spent]}"),
-            bars.TimeRemainingColumn(),
-            bars.TextColumn("[red]{task.fields[failed]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=None, rate="", spent="", failed="")
-        self._line = time.monotonic()
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def update(self, progress: Progress) -> None:
-        """Show how far the batch is."""
-        seconds = time.monotonic() - progress.started
-        stored, failed = progress.counts["stored"], progress.counts["failed"] + progress.counts["open"]
-        rate = f"{stored / seconds * 60:,.0f}/min" if stored else ""
-        spent = f"{progress.spent_usd:,.2f} USD"
-        failures = f"{failed:,} failed" if failed else ""
-        if self._console.is_terminal:
-            self._bar.update(
-                self._task,
-                completed=progress.finished,
-                total=progress.rows,
-                rate=rate,
-                spent=spent,
-                failed=failures,
-            )
-        elif time.monotonic() - self._line > _LINE_SECONDS:
-            self._line = time.monotonic()
-            parts = [f"{progress.finished:,} of {progress.rows:,} rows", rate, spent, failures]
-            print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
 
 
 def _closing_lines(summary: Summary) -> str:

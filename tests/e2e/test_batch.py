@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 from prefect_wavespeed.ledger.records import DeadLetter, Metadata
-from tests.support.batch_shell import KEY, Shell, one_line, told
+from tests.support.batch_shell import KEY, Shell, one_line, without_progress
 from tests.support.batches import pictures
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
@@ -155,7 +155,7 @@ def billed_by_image(emulator: Emulator) -> Counter[str]:
 def finished(command: Command) -> Summary:
     """The summary of a command that succeeds."""
     ended = command.ended(1200)
-    assert (ended.status, told(ended)) == (0, ""), ended
+    assert (ended.status, without_progress(ended)) == (0, ""), ended
     return Summary.model_validate_json(ended.stdout)
 
 
@@ -206,7 +206,7 @@ def test_killed_three_times_while_everything_goes_wrong_none_is_billed_twice(
         ground.kill_in_the_middle(manifest, 3, in_flight=60)
         for _ in range(5):  # what had no luck in any of its tries stays for the next run
             ended = shell.start(manifest, "--concurrency", "400", "--json", "--max-failed", "1").ended(1200)
-            assert (ended.status, told(ended)) == (0, ""), ended
+            assert (ended.status, without_progress(ended)) == (0, ""), ended
             summary = Summary.model_validate_json(ended.stdout)
             rows = shell.report(summary)
             letters = ground.dead_letters()
@@ -318,7 +318,7 @@ def test_ten_times_the_images_need_no_more_memory_and_a_few_hundred_task_runs(
             running = prefect.python("-m", "tests.support.batch_runner", *arguments, *options, env=shell.env)
             ended = running.ended(1800)
             assert ended.status == 0, ended
-            peak = re.fullmatch(r"peak (\d+) MB\n", told(ended))
+            peak = re.fullmatch(r"peak (\d+) MB\n", without_progress(ended))
             assert peak
             memory[count] = int(peak[1])
 

@@ -64,18 +64,18 @@ class Shell:
         return len(list((self.folder / "out" / "images").glob("*/metadata.json")))
 
 
-# What tells how it goes where there is no terminal: on a slow machine a short run has such lines, too.
+# Without a terminal, a batch that takes long says now and then how far it is.
 PROGRESS = re.compile(r"^[\d,]+ of [\d,]+ rows(, [\d,]+/min)?, [\d,.]+ USD(, [\d,]+ failed)?\n", re.MULTILINE)
 
 
-def told(ended: Ended) -> str:
-    """What is said on stderr, but how it goes."""
+def without_progress(ended: Ended) -> str:
+    """What is on stderr, without the lines that say how far the batch is."""
     return PROGRESS.sub("", ended.stderr)
 
 
 def one_line(ended: Ended, status: int = 1, begins: str = "error: ") -> str:
-    """What a command that comes to nothing says: one line on stderr, and nothing else."""
-    said = told(ended)
+    """What a command that fails says: one line on stderr, and nothing else."""
+    said = without_progress(ended)
     assert (ended.status, ended.stdout) == (status, ""), ended
     assert said.startswith(begins), ended
     assert said.count("\n") == 1

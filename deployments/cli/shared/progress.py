@@ -1,13 +1,18 @@
-"""Signs of life on stderr while a command lists an output."""
+"""Signs of life on stderr while a command takes its time."""
 
 from __future__ import annotations
 
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
+from rich import progress as bars
 from rich.console import Console
 from rich.status import Status
+
+if TYPE_CHECKING:
+    from prefect_wavespeed.batch.progress import Progress
 
 _LINE_SECONDS = 10.0  # between lines where stderr is not a terminal
 
@@ -44,3 +49,56 @@ class ListingProgress:
         elif time.monotonic() - self._last_line > _LINE_SECONDS:
             self._last_line = time.monotonic()
             print(f"listing: {self._objects:,} objects so far", file=sys.stderr, flush=True)
+
+
+class BatchProgress:
+    """How far a batch is: a bar on a terminal, otherwise a line now and then.
+
+    Args:
+        console: where the bar is shown.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = bars.Progress(
+            bars.TextColumn("restyling"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TextColumn("{task.fields[rate]}"),
+            bars.TextColumn("{task.fields[spent]}"),
+            bars.TimeRemainingColumn(),
+            bars.TextColumn("[red]{task.fields[failed]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None, rate="", spent="", failed="")
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> BatchProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, progress: Progress) -> None:
+        """Show how far the batch is."""
+        seconds = time.monotonic() - progress.started
+        stored, failed = progress.counts["stored"], progress.counts["failed"] + progress.counts["open"]
+        rate = f"{stored / seconds * 60:,.0f}/min" if stored else ""
+        spent = f"{progress.spent_usd:,.2f} USD"
+        failures = f"{failed:,} failed" if failed else ""
+        if self._console.is_terminal:
+            self._bar.update(
+                self._task,
+                completed=progress.finished,
+                total=progress.rows,
+                rate=rate,
+                spent=spent,
+                failed=failures,
+            )
+        elif time.monotonic() - self._last_line > _LINE_SECONDS:
+            self._last_line = time.monotonic()
+            parts = [f"{progress.finished:,} of {progress.rows:,} rows", rate, spent, failures]
+            print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)

@@ -1,0 +1,70 @@
+"""How far a batch is, as a terminal or a log shows it."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections import Counter
+
+import pytest
+from rich.console import Console
+
+from prefect_wavespeed.batch.progress import Progress
+from prefect_wavespeed.deployments.cli.shared.progress import BatchProgress
+
+
+def _progress(stored: int, failed: int = 0) -> Progress:
+    counts: Counter[str] = Counter(stored=stored, failed=failed, open=failed)
+    return Progress(2_000, counts, 0.025 * stored, time.monotonic())  # type: ignore[arg-type]
+
+
+class Clock:
+    """The monotonic clock, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("time.monotonic", made)
+    return made
+
+
+def test_without_a_terminal_there_is_a_line_every_ten_seconds(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BatchProgress(Console(stderr=True)) as shown:
+        progress = _progress(1_200, failed=3)
+        for _ in range(30):
+            clock.now += 1
+            shown.update(progress)
+    assert capsys.readouterr().err.splitlines() == [
+        "1,206 of 2,000 rows, 6,545/min, 30.00 USD, 6 failed",
+        "1,206 of 2,000 rows, 3,273/min, 30.00 USD, 6 failed",
+    ]
+
+
+def test_nothing_stored_and_nothing_failed_is_not_mentioned(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with BatchProgress(Console(stderr=True)) as shown:
+        progress = _progress(0)
+        clock.now += 11
+        shown.update(progress)
+    assert capsys.readouterr().err == "0 of 2,000 rows, 0.00 USD\n"
+
+
+def test_a_terminal_has_a_bar_and_no_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120, color_system=None)
+    with BatchProgress(console) as shown:
+        shown.update(_progress(1_200, failed=3))
+    assert "restyling" in screen.getvalue()
+    assert "1206/2000" in screen.getvalue()
+    assert "6 failed" in screen.getvalue()
+    assert capsys.readouterr().err == ""
