@@ -26,7 +26,11 @@ from tests.support.processes import Command, wait_until
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-IMAGES, PLACES = 2_000, 50
+IMAGES = int(os.environ.get("RESTYLE_SHARDS_IMAGES", "400"))
+MEASURED = (
+    IMAGES >= 2_000
+)  # then what starting the shards takes is little of it: docs/scaling.md has the times
+SLOTS = 50
 
 
 @dataclass
@@ -49,7 +53,7 @@ class World:
         with self.prefect.used_here():
             block = WaveSpeed.load("default")
             assert isinstance(block, WaveSpeed)
-            block.max_in_flight = PLACES  # of one process: two have twice as many
+            block.max_in_flight = SLOTS  # of one process: two have twice as many
             block.save("default", overwrite=True)
         deploy = ["-m", "prefect", "--no-prompt", "deploy", "--name", "restyle-batch"]
         deployed = self.prefect.python(
@@ -170,14 +174,14 @@ def _fresh(world: World) -> None:
     world.emulator.reset()
 
 
-def test_two_workers_make_one_report_of_two_thousand_images(world: World) -> None:
+def test_two_workers_make_one_report_of_hundreds_of_images(world: World) -> None:
     manifest = write_manifest(world.folder / "m.jsonl", pictures(IMAGES))
     took = {}
     with world.worker("a", 2), world.worker("b", 2):
-        for shards in (1, 2):
+        for shards in (1, 2) if MEASURED else (2,):
             world.emulator.reset()
             out = world.folder / f"{shards}-shards"
-            run = world.ended(world.start(manifest, out, shards, concurrency=2 * PLACES))
+            run = world.ended(world.start(manifest, out, shards, concurrency=2 * SLOTS))
             assert run["state_type"] == "COMPLETED", run["state"]["message"]
             took[shards] = seconds(run)
 
@@ -194,14 +198,14 @@ def test_two_workers_make_one_report_of_two_thousand_images(world: World) -> Non
                 ["restyle m.jsonl, 1/2", "restyle m.jsonl, 2/2"] if shards == 2 else []
             )
             assert {child["state_type"] for child in children} <= {"COMPLETED"}
-    print(
-        f"\n{IMAGES:,} images, {PLACES} in flight a process: {took[1]:.1f} s in one, {took[2]:.1f} s in two"
-    )
-    assert took[2] < 0.85 * took[1]  # places, not the processor, bound both: half, and what starting takes
+    if MEASURED:
+        one, two = took[1], took[2]
+        print(f"\n{IMAGES:,} images, {SLOTS} in flight a process: {one:.1f} s in one, {two:.1f} s in two")
+        assert two < 0.85 * one  # slots, not the processor, bound both: half, and what starting takes
 
 
 def test_a_worker_that_is_killed_in_the_middle_costs_time_and_no_money(world: World) -> None:
-    manifest, out = write_manifest(world.folder / "k.jsonl", pictures(300)), world.folder / "killed"
+    manifest, out = write_manifest(world.folder / "k.jsonl", pictures(200)), world.folder / "killed"
     with world.worker("c", 2):  # has the whole run, and one place for a shard
         run_id = world.start(manifest, out, 2, concurrency=20, max_cost_usd=10)
         wait_until(lambda: len(world.children(run_id)) == 2)
@@ -217,15 +221,15 @@ def test_a_worker_that_is_killed_in_the_middle_costs_time_and_no_money(world: Wo
     crashed = [child for child in world.children(run_id) if child["state_type"] == "CRASHED"]
     assert [child["id"] in began for child in crashed] == [True]
     ledger = world.emulator.ledger()
-    assert (len(ledger["predictions"]), ledger["billed"]) == (300, 300)
+    assert (len(ledger["predictions"]), ledger["billed"]) == (200, 200)
     summary, rows = report(out, run_id)
-    assert summary.counts == {"stored": 300}
-    assert summary.spent_usd == pytest.approx(7.5)
-    assert [row.id for row in rows] == [f"n{n}" for n in range(1, 301)]
+    assert summary.counts == {"stored": 200}
+    assert summary.spent_usd == pytest.approx(5)
+    assert [row.id for row in rows] == [f"n{n}" for n in range(1, 201)]
 
 
 def test_a_run_that_is_killed_and_tried_again_finds_its_shards_where_they_are(world: World) -> None:
-    manifest, out = write_manifest(world.folder / "p.jsonl", pictures(300)), world.folder / "parent"
+    manifest, out = write_manifest(world.folder / "p.jsonl", pictures(200)), world.folder / "parent"
     with world.worker("e", 1) as victim:
         run_id = world.start(manifest, out, 2, concurrency=20)
         wait_until(lambda: len(world.children(run_id)) == 2)
@@ -238,10 +242,10 @@ def test_a_run_that_is_killed_and_tried_again_finds_its_shards_where_they_are(wo
     assert run["run_count"] == 2
     assert [child["state_type"] for child in world.children(run_id)] == ["COMPLETED"] * 2
     ledger = world.emulator.ledger()
-    assert (len(ledger["predictions"]), ledger["billed"]) == (300, 300)
+    assert (len(ledger["predictions"]), ledger["billed"]) == (200, 200)
     summary, _ = report(out, run_id)
-    assert summary.counts == {"stored": 300}
-    assert summary.spent_usd == pytest.approx(7.5)
+    assert summary.counts == {"stored": 200}
+    assert summary.spent_usd == pytest.approx(5)
 
 
 def test_a_run_that_is_cancelled_takes_its_shards_with_it_and_another_goes_on(world: World) -> None:
