@@ -77,7 +77,7 @@ async def test_our_own_pictures_folders_and_what_is_not_watched_are_ignored(worl
     marks = {"job-key": "0" * 64, "prediction-id": "p"}
     ours = world.put("ours.jpg", PHOTO.read_bytes(), Metadata=marks)
     half = world.put("folder/", b"")
-    assert "one of our own" in str(await world.deliver(ours))
+    assert "is an output of this project" in str(await world.deliver(ours))
     assert "is a folder" in str(await world.deliver(half))
     outside = ours.model_copy(update={"key": ours.key.replace("/in/", "/inn/")})
     assert "is not below" in str(await world.deliver(outside))

@@ -1,7 +1,7 @@
-"""An object that was created in a bucket, and what becomes of it: a job, a dead letter, or nothing.
+"""An object that was created in a bucket, and what to do about it: a job, a dead letter, or nothing.
 
-What lies there now is what counts, whatever the event says of it: so an event that comes twice, late or out
-of order makes no other job than ``restyle image s3://bucket/key`` would make, and nothing is billed twice.
+The object as it is now counts, not what the event says of it: an event that comes twice, late or out of order
+leads to the same job as ``restyle image s3://bucket/key``, and nothing is billed twice.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from prefect_wavespeed.storage.store import Store
 MetadataParam = Literal[
     "size", "num_inference_steps", "guidance_scale", "num_images", "seed", "output_format"
 ]
-"""A parameter that an object's own metadata may give, where that is allowed."""
+"""A parameter that an object's own metadata may set, if that is allowed."""
 
 _SCHEME = "s3://"
 
 
 class ObjectCreated(BaseModel):
-    """That an object was created or overwritten, as a store's notification tells it."""
+    """An object was created or overwritten, as a store's notification says."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,7 +39,7 @@ class ObjectCreated(BaseModel):
     key: str = Field(
         min_length=1, description="The object's key, not URL-encoded.", examples=["in/photo.jpg"]
     )
-    version: str | None = Field(default=None, description="Its version, where the bucket keeps versions.")
+    version: str | None = Field(default=None, description="Its version, if the bucket keeps versions.")
     etag: str | None = Field(default=None, description="Its ETag.")
     sequencer: str | None = Field(
         default=None, description="Orders the events of one key (AWS, Ceph and MinIO send one)."
@@ -53,23 +53,23 @@ class ObjectCreated(BaseModel):
 
     @property
     def name(self) -> str:
-        """What names the work: the same for every delivery of one event, another once it is overwritten."""
-        return f"{self.uri}#{self._mark}"
+        """Identifies the work: the same for every delivery of one event, another once it is overwritten."""
+        return f"{self.uri}#{self._version_mark}"
 
     @property
     def is_named(self) -> bool:
-        """Whether the event tells which version it is about."""
-        return bool(self._mark)
+        """Whether the event says which version it is about."""
+        return bool(self._version_mark)
 
     @property
-    def _mark(self) -> str:
+    def _version_mark(self) -> str:
         version = None if self.version == "null" else self.version
         marks = (("version", version), ("sequencer", self.sequencer), ("etag", self.etag))
         return next((f"{kind}={value.strip(chr(34))}" for kind, value in marks if value), "")
 
 
 class Handled(BaseModel):
-    """What became of an event.
+    """The outcome of an event.
 
     Attributes:
         restyled: what is stored.
@@ -81,12 +81,12 @@ class Handled(BaseModel):
 
 
 class Found(BaseModel):
-    """What an event is about.
+    """What to do about an event.
 
     Attributes:
-        job: what to do; None where there is nothing to do.
+        job: the job; None if there is nothing to do.
         ignored: why there is nothing to do.
-        refused: why the job cannot be done, for good.
+        refused: why the job can never be done.
     """
 
     job: Job | None = None
@@ -101,9 +101,9 @@ async def find(
     from_metadata: Iterable[MetadataParam],
     store: Store,
 ) -> Found:
-    """Find out what is to be done about an object, with one GET and before anything is spent.
+    """Find out what to do about an object, with one GET and before anything is spent.
 
-    The picture's bytes are read only where nothing is known of its job yet.
+    The picture's bytes are read only if the ledger has nothing of its job yet.
 
     Args:
         created: the event.
@@ -113,7 +113,7 @@ async def find(
         store: where the outputs and the ledger are.
 
     Raises:
-        ConfigurationError: the output and ``watched`` overlap, or ``watched`` is no ``s3://bucket/prefix``.
+        ConfigurationError: the output and ``watched`` overlap, or ``watched`` is not ``s3://bucket/prefix``.
         SourceDeniedError: these credentials may not read the object.
         StoreError: the object or the ledger cannot be read now.
     """
@@ -123,43 +123,43 @@ async def find(
     if created.key.endswith("/"):
         return Found(ignored=f"{created.uri} is a folder")
     try:
-        there = await find_object(created.uri, store)
-    except SourceDeniedError:  # its next event, or the next batch, would be refused as well: mend the set-up
+        current = await find_object(created.uri, store)
+    except SourceDeniedError:  # the set-up's fault, not the object's: its next event would be refused as well
         raise
-    except SourceError as error:  # what the event tells is all that is left of it
+    except SourceError as error:  # the event is all that is left of it
         source = object_source(created.uri, created.version, created.etag)
         return Found(job=Job(source=source, params=params), refused=error.message)
-    if there.is_output:
-        return Found(ignored=f"{created.uri} is one of our own pictures (prediction-id in its metadata)")
+    if current.is_output:
+        return Found(ignored=f"{created.uri} is an output of this project (prediction-id in its metadata)")
 
-    job = _job(there.source, params, set(from_metadata), there.metadata)
+    job = _job(current.source, params, set(from_metadata), current.metadata)
     if isinstance(job, Found):
         return job
-    metadata, letter, open_job = await Ledger(store).look(job)
-    if metadata or letter or open_job.latest:
+    metadata, dead_letter, open_job = await Ledger(store).look(job)
+    if metadata or dead_letter or open_job.latest:
         return Found(job=job)
     try:
-        verify_source(await there.read(), f"image {created.uri}")
+        verify_source(await current.read(), f"image {created.uri}")
     except SourceError as error:
         return Found(job=job, refused=error.message)
     return Found(job=job)
 
 
 async def give_up(job: Job, reason: str, store: Store, run: RunInfo) -> PredictionFailedError | None:
-    """Write the dead letter of a job that cannot be done, unless one is there, and return its error.
+    """Write the dead letter of a job that can never be done, unless it has one, and return its error.
 
     Returns:
-        None where the job is done, or somebody is at it: it is carried on with, like any other.
+        None if the job is done or in progress: it then continues like any other.
 
     Raises:
         StoreError, UnsafeStoreError: the store cannot be relied on.
     """
     await store.ensure_conditional_put()
     ledger = Ledger(store)
-    metadata, letter, open_job = await ledger.look(job)
+    metadata, dead_letter, open_job = await ledger.look(job)
     if metadata or open_job.latest:
         return None
-    letter = letter or await ledger.bury(
+    dead_letter = dead_letter or await ledger.bury(
         DeadLetter(
             job_key=job.key,
             last_attempt=0,
@@ -172,20 +172,20 @@ async def give_up(job: Job, reason: str, store: Store, run: RunInfo) -> Predicti
             failed_at=now(),
         )
     )
-    return letter.as_error()
+    return dead_letter.as_error()
 
 
 def refuse_overlap(watched: str, output: str) -> None:
-    """Refuse an output whose objects a watch could take for new pictures, again and again.
+    """Refuse an output whose objects would be taken for new sources, again and again.
 
     Args:
         watched: ``s3://bucket/prefix``. The prefix is S3's: ``in`` watches ``in-restyled/…`` as well.
         output: the uri of the output's store: ``s3://bucket/prefix``, or a directory.
 
     Raises:
-        ConfigurationError: one of the two lies inside the other, or ``watched`` is no ``s3://bucket/prefix``.
+        ConfigurationError: one of the two is inside the other, or ``watched`` is not ``s3://bucket/prefix``.
     """
-    bucket, prefix = _watch(watched)
+    bucket, prefix = _split(watched)
     if not _overlap(bucket, prefix, output):
         return
     beside = f"{_SCHEME}{bucket}/restyled"
@@ -199,12 +199,13 @@ def refuse_overlap(watched: str, output: str) -> None:
 def _overlap(bucket: str, prefix: str, output: str) -> bool:
     if not output.startswith(_SCHEME):
         return False
-    there, _, folder = output[len(_SCHEME) :].partition("/")
-    ours = f"{folder.strip('/')}/" if folder.strip("/") else ""
-    return there == bucket and (ours.startswith(prefix) or prefix.startswith(ours))
+    output_bucket, _, folder = output[len(_SCHEME) :].partition("/")
+    output_prefix = f"{folder.strip('/')}/" if folder.strip("/") else ""
+    same_bucket = output_bucket == bucket
+    return same_bucket and (output_prefix.startswith(prefix) or prefix.startswith(output_prefix))
 
 
-def _watch(watched: str) -> tuple[str, str]:
+def _split(watched: str) -> tuple[str, str]:
     bucket, _, prefix = watched.removeprefix(_SCHEME).partition("/")
     if not (watched.startswith(_SCHEME) and bucket):
         raise ConfigurationError(f"watched {watched or '(empty)'}: give s3://bucket/prefix")
@@ -212,27 +213,27 @@ def _watch(watched: str) -> tuple[str, str]:
 
 
 def _is_below(created: ObjectCreated, watched: str) -> bool:
-    bucket, prefix = _watch(watched)
+    bucket, prefix = _split(watched)
     return created.bucket == bucket and created.key.startswith(prefix)
 
 
 def _job(
     source: Source, params: ReduxParams, allowed: set[MetadataParam], metadata: Mapping[str, str]
 ) -> Job | Found:
-    """The job, with what the object's own metadata may say of it; refused where that is not valid."""
+    """The job, with the parameters that the object's own metadata may set; refused if these are invalid."""
     given: dict[str, str] = {
         name: value for name in allowed if (value := metadata.get(_header(name))) is not None
     }
     row = RowReader(params, from_text=True).read(0, {"image": source.uri, **given})
     if not isinstance(row, BadRow):
         return Job(source=source, params=row.params)
-    # a key of its own: the letter must not stand in the way of the object's mended metadata
-    wrong = "&".join(f"{_header(name)}={given[name]}" for name in sorted(given))
-    wrongly = source.model_copy(update={"identity": f"{source.identity}#{wrong}"})
+    # another identity: the dead letter must not block the object once its metadata are fixed
+    invalid = "&".join(f"{_header(name)}={given[name]}" for name in sorted(given))
+    refused_source = source.model_copy(update={"identity": f"{source.identity}#{invalid}"})
     reason = f"image {source.uri}: its metadata restyle-… cannot be used: {row.reason}"
-    return Found(job=Job(source=wrongly, params=params), refused=reason)
+    return Found(job=Job(source=refused_source, params=params), refused=reason)
 
 
 def _header(name: str) -> str:
-    """``num_images`` as it stands in an object's metadata."""
+    """The name of a parameter in an object's metadata: ``restyle-num-images`` for ``num_images``."""
     return f"restyle-{name.replace('_', '-')}"

@@ -49,7 +49,7 @@ async def test_our_own_pictures_are_recognized_by_their_metadata(world: World) -
     copy = f"{world.folder}/in/copy.jpg"
     s3.copy_object(Bucket=world.s3.bucket, Key=copy, CopySource=source)
     created = world.put("b.jpg", b"").model_copy(update={"key": copy})
-    assert "one of our own pictures" in str(await world.deliver(created))
+    assert "is an output of this project" in str(await world.deliver(created))
     assert world.submitted == 1
 
 

@@ -27,9 +27,7 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 IMAGES = int(os.environ.get("RESTYLE_SHARDS_IMAGES", "400"))
-MEASURED = (
-    IMAGES >= 2_000
-)  # then what starting the shards takes is little of it: docs/scaling.md has the times
+MEASURED = IMAGES >= 2_000  # enough for the times in docs/scaling.md: most of them is not starting
 SLOTS = 50
 
 
