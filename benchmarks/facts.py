@@ -35,12 +35,12 @@ class Facts:
     @classmethod
     def of(cls, ledger: dict[str, Any]) -> Facts:
         """Read the emulator's ledger."""
-        told = [one for one in ledger["predictions"] if one["told_at"]]
+        told = [one for one in ledger["predictions"] if one["reported_at"]]
         return cls(
             began=min(_seconds(one["created_at"]) for one in told),
             calls=sum(ledger["calls"].values()) - ledger["calls"]["cdn"],
             took=[_seconds(one["completed_at"]) - _seconds(one["created_at"]) for one in told],
-            delays=sorted(_seconds(one["told_at"]) - _seconds(one["completed_at"]) for one in told),
+            delays=sorted(_seconds(one["reported_at"]) - _seconds(one["completed_at"]) for one in told),
             billed=ledger["billed"],
             max_in_flight=ledger["max_in_flight"],
         )

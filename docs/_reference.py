@@ -44,9 +44,9 @@ def _command() -> str:
 
 
 def _emulator() -> str:
-    from prefect_wavespeed.emulator.cli import parser
+    from prefect_wavespeed.emulator.cli import make_parser
 
-    return f"```text\n{parser('restyle emulator').format_help()}```"
+    return f"```text\n{make_parser('restyle emulator').format_help()}```"
 
 
 def _settings() -> str:

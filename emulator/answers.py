@@ -1,4 +1,4 @@
-"""Answers in the API's envelope, and the ways in which an answer can go wrong."""
+"""Answers in the API's envelope, and faulty ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiohttp import web
 
 from prefect_wavespeed.emulator.faults import Rule
 
-_WORDS = {
+_MESSAGES = {
     400: "bad request",
     401: "unauthorized",
     402: "insufficient credits, please top up",
@@ -37,50 +37,50 @@ def refusal(
     retry_after: float | str | None = None,
     enveloped: bool = False,
 ) -> web.Response:
-    """An error in the envelope; ``enveloped`` says it under HTTP 200."""
+    """An error in the envelope; with ``enveloped``, under HTTP 200."""
     headers: dict[str, str] = {}
     if retry_after is not None:
         headers["Retry-After"] = retry_after if isinstance(retry_after, str) else f"{retry_after:g}"
     return web.json_response(
         {
             "code": status,
-            "message": message or _WORDS.get(status, "error"),
-            "error_code": _WORDS.get(status, "error").split(",")[0].replace(" ", "_"),
+            "message": message or _MESSAGES.get(status, "error"),
+            "error_code": _MESSAGES.get(status, "error").split(",")[0].replace(" ", "_"),
         },
         status=200 if enveloped else status,
         headers=headers,
     )
 
 
-def as_told(rule: Rule) -> web.Response:
-    """The refusal that a rule describes."""
+def by_rule(rule: Rule) -> web.Response:
+    """The error that a rule describes."""
     return refusal(rule.status, rule.message, retry_after=rule.retry_after, enveloped=rule.enveloped)
 
 
 def drop(request: web.Request) -> web.Response:
-    """Cut the connection. The answer returned is heard by nobody."""
+    """Cut the connection; the answer returned reaches nobody."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()
 
 
 def garbage() -> web.Response:
-    """HTTP 200 with a body that starts like JSON and is none."""
+    """HTTP 200 with a body that begins like JSON but is not."""
     return web.Response(body=b'{"code": 200, "data": {"id": "\xff\xfe', content_type="application/json")
 
 
 def html() -> web.Response:
-    """HTTP 200 with a page where something else was asked for."""
+    """HTTP 200 with an HTML page."""
     return web.Response(text=HTML, content_type="text/html")
 
 
 def redirect(rule: Rule) -> web.Response:
-    """A 307 to where the rule says."""
+    """A 307 to the rule's location."""
     return web.Response(status=307, headers={"Location": rule.location or "/"})
 
 
 async def hang(seconds: float | None) -> None:
-    """Wait; None is until the client goes away."""
+    """Wait; for None, until the client disconnects."""
     if seconds is None:
         await asyncio.Event().wait()
     else:
@@ -88,7 +88,7 @@ async def hang(seconds: float | None) -> None:
 
 
 async def body_of(request: web.Request) -> dict[str, Any] | None:
-    """The JSON object in the body, or None where there is none."""
+    """Return the JSON object in the body; None for anything else."""
     try:
         body = json.loads(await request.read())
     except ValueError:

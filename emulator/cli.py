@@ -1,4 +1,4 @@
-"""``python -m prefect_wavespeed.emulator``: the command line."""
+"""The emulator's command line."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from prefect_wavespeed.emulator.app import serve
-from prefect_wavespeed.emulator.faults import Script, ScriptError
-from prefect_wavespeed.emulator.options import Options
-
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
+    """Reports an error in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
@@ -42,78 +38,85 @@ def _port(text: str) -> int:
     return value
 
 
-# argparse names the type in its message: "invalid number value: 'x'".
+# argparse shows the name of the type: "invalid number value: 'x'"
 _number.__name__, _count.__name__, _port.__name__ = "number", "count", "port"
 
 
-def parser(prog: str = "emulator") -> argparse.ArgumentParser:
-    """The options of the emulator."""
-    made = _Parser(prog=prog, description="A stand-in for the WaveSpeedAI v3 API, on this machine only.")
-    made.add_argument("--port", type=_port, default=0, help="port on 127.0.0.1; 0 (default) takes a free one")
-    made.add_argument(
+def make_parser(prog: str = "emulator") -> argparse.ArgumentParser:
+    """Build the parser of the emulator's options."""
+    parser = _Parser(prog=prog, description="A stand-in for the WaveSpeedAI v3 API, on this machine only.")
+    parser.add_argument("--port", type=_port, default=0, help="port on 127.0.0.1; 0 (default): a free one")
+    parser.add_argument(
         "--latency",
         type=_number,
         nargs=2,
         default=(2.0, 4.0),
         metavar=("LOW", "HIGH"),
-        help="seconds that a prediction takes, evenly spread (default: 2 4)",
+        help="seconds that a prediction takes, uniformly distributed (default: 2 4)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--tier",
         type=_count,
         nargs=2,
         metavar=("RPM", "IN_FLIGHT"),
-        help="submissions a minute and predictions in flight; more is answered with 429 (default: no limits)",
+        help="submissions a minute and predictions in flight; beyond that 429 (default: no limits)",
     )
-    made.add_argument(
-        "--faults", metavar="FILE", help="what goes wrong: JSON, described in emulator/faults.py"
+    parser.add_argument(
+        "--faults", metavar="FILE", help="fault script in JSON, as described in emulator/faults.py"
     )
-    made.add_argument(
-        "--balance", type=_number, default=100.0, metavar="USD", help="of the account (default: 100)"
+    parser.add_argument(
+        "--balance", type=_number, default=100.0, metavar="USD", help="balance of the account (default: 100)"
     )
-    made.add_argument(
-        "--price", type=_number, default=0.025, metavar="USD", help="of one picture (default: 0.025)"
+    parser.add_argument(
+        "--price", type=_number, default=0.025, metavar="USD", help="price of one picture (default: 0.025)"
     )
-    made.add_argument(
-        "--key", action="append", default=[], help="accept this API key only; may be repeated (default: any)"
+    parser.add_argument(
+        "--key",
+        action="append",
+        default=[],
+        help="accept only this API key; may be repeated (default: any)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--prerendered",
         action="store_true",
-        help="serve one picture made beforehand, whatever the input, to measure throughput",
+        help="serve the same picture for any input, to measure throughput",
     )
-    return made
+    return parser
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "emulator") -> int:
-    """Run the emulator until it is told to stop.
+    """Run the emulator until it is stopped.
 
     Args:
         argv: the options; those of the process by default.
         prog: what the command is called in messages.
 
     Returns:
-        The exit status: 0 after SIGTERM or SIGINT, 1 when the port cannot be had. Options that cannot be
-        used exit with status 2 and one line on stderr.
+        The exit status: 0 after SIGTERM or SIGINT, 1 if the port is not available. Invalid options exit with
+        status 2 and one line on stderr.
     """
-    command = parser(prog)
-    told = command.parse_args(argv)
-    low, high = told.latency
+    parser = make_parser(prog)
+    arguments = parser.parse_args(argv)  # ends here for --help, which must not wait for the imports below
+    from prefect_wavespeed.emulator.app import serve
+    from prefect_wavespeed.emulator.faults import Script, ScriptError
+    from prefect_wavespeed.emulator.options import Options
+
+    low, high = arguments.latency
     if low > high:
-        command.error("argument --latency: LOW must not be greater than HIGH")
+        parser.error("argument --latency: LOW must not be greater than HIGH")
     try:
-        script = Script.read(told.faults) if told.faults else Script()
+        script = Script.read(arguments.faults) if arguments.faults else Script()
     except ScriptError as error:
-        command.error(f"argument --faults: {error}")
+        parser.error(f"argument --faults: {error}")
     options = Options(
-        port=told.port,
+        port=arguments.port,
         latency=(low, high),
-        tier=(told.tier[0], told.tier[1]) if told.tier else None,
+        tier=(arguments.tier[0], arguments.tier[1]) if arguments.tier else None,
         faults=script,
-        balance=told.balance,
-        price=told.price,
-        keys=frozenset(told.key),
-        prerendered=told.prerendered,
+        balance=arguments.balance,
+        price=arguments.price,
+        keys=frozenset(arguments.key),
+        prerendered=arguments.prerendered,
     )
     try:
         asyncio.run(serve(options))

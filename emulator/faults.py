@@ -1,7 +1,7 @@
-"""What goes wrong, on purpose: the fault script.
+"""Faults on purpose: the fault script.
 
 A script is a JSON list of rules, given as ``--faults FILE`` or at run time with ``PUT /emulator/faults``
-(which replaces the whole script). Every call is offered to the rules in order until one fires::
+(which replaces the whole script). For every call, the first rule that matches fires::
 
     [
       {"on": "submit", "fault": "refused", "status": 429, "retry_after": 1, "times": 2},
@@ -14,11 +14,11 @@ Each rule has:
 ======================= ==========================================================================
 ``on``                  where: see below
 ``fault``               what: see below
-``times`` = 1           how often it fires; null: for ever
-``skip`` = 0            how many calls it lets pass before it first fires
-``probability`` = 1     how likely it is to fire when it could (drawn from a fixed seed)
+``times`` = 1           how often it fires; null: always
+``skip`` = 0            how many matching calls pass before it fires
+``probability`` = 1     of firing when it could (drawn from a fixed seed)
 ``match``               ``{"image": part of the image URL, "seed": number}``, both optional: only for
-                        such a request; for submit, prediction, result, cdn and webhook
+                        these requests; for submit, prediction, result, cdn and webhook
 ======================= ==========================================================================
 
 ``submit``
@@ -28,7 +28,7 @@ Each rule has:
     * ``status_after``: created, then ``status`` = 504, ``message``, ``retry_after``, ``enveloped``
     * ``hang_before``: no answer and nothing created; after ``seconds`` (default: never) a 503
     * ``hang_after``: created; the answer comes after ``seconds`` (default: never)
-    * ``garbage_before`` / ``garbage``: HTTP 200 with a body that is no JSON, before / after creation
+    * ``garbage_before`` / ``garbage``: HTTP 200 with a body that is not JSON, before / after creation
     * ``no_id``: created, HTTP 200 without the id
     * ``late``: the connection is cut, and ``seconds`` = 1 later the prediction is created
     * ``sync_timeout``: created; answers at once with code 5004 and status processing, as sync mode does
@@ -52,13 +52,13 @@ Each rule has:
 ``prediction`` (how it ends; asked once, when it is created)
     * ``failed``: with ``code`` = 5000 and ``message``
     * ``timeout``, ``cancelled``, ``deleted``: ends with that status
-    * ``stuck``: stays processing for ever
+    * ``stuck``: processing for ever
     * ``slow``: takes ``seconds`` = 10
     * ``nsfw``: every output is flagged
-    * ``expired``: the first output URLs that are told answer 404; asking the result again gives good ones
+    * ``expired``: the first output URLs answer 404; the next result call returns valid ones
     * ``no_outputs``: completed, without outputs
     * ``data_uri``: base64 outputs come as ``data:image/…;base64,…``
-    * ``unlisted``: the history does not show it for the first ``seconds`` = 5
+    * ``unlisted``: missing in the history for the first ``seconds`` = 5
 ``webhook``
     * ``drop``: never sent
     * ``twice``: sent twice
@@ -97,9 +97,9 @@ CALLS = (
     "billings",
     "secret",
 )
-"""The calls which know the plain faults only."""
+"""The calls that have only the plain faults."""
 
-# Place -> fault -> what the fault can be told, with the defaults.
+# Where -> fault -> its options with their defaults.
 FAULTS: dict[str, dict[str, dict[str, Any]]] = {
     "submit": {
         "refused": _REFUSAL,
@@ -146,26 +146,26 @@ _MATCHING = frozenset({"submit", "prediction", "result", "cdn", "webhook"})
 
 
 class ScriptError(ValueError):
-    """A fault script that cannot be used; the message is one line and says where."""
+    """An invalid fault script; the message is one line and says where."""
 
 
 class Match(BaseModel):
-    """Which requests a rule is for."""
+    """The requests that a rule is for."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     image: str | None = None
     seed: int | None = None
 
-    def fits(self, asked: Mapping[str, Any]) -> bool:
-        """Whether the request, as it was sent, is one of them."""
-        if self.image is not None and self.image not in str(asked.get("image", "")):
+    def fits(self, body: Mapping[str, Any]) -> bool:
+        """Whether a request's body is one of them."""
+        if self.image is not None and self.image not in str(body.get("image", "")):
             return False
-        return self.seed is None or asked.get("seed") == self.seed
+        return self.seed is None or body.get("seed") == self.seed
 
 
 class Rule(BaseModel):
-    """One fault: where, what and how often. The module's docstring tells every field."""
+    """One fault: where, what and how often. The module's docstring explains the fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -186,7 +186,7 @@ class Rule(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _only_what_the_fault_knows(cls, value: Any) -> Any:
+    def _check_options(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             raise ValueError("must be an object")
         for name in ("on", "fault"):
@@ -197,33 +197,33 @@ class Rule(BaseModel):
             raise ValueError(f'"on" is "{on}", but must be one of {", ".join(FAULTS)}')
         if fault not in FAULTS[on]:
             raise ValueError(f'"{on}" has no fault "{fault}", only {", ".join(FAULTS[on])}')
-        knows = FAULTS[on][fault]
+        options = FAULTS[on][fault]
         for name in value:
-            if name not in knows and name not in ("on", "fault", "times", "skip", "probability", "match"):
-                raise ValueError(f'"{name}" means nothing to "{fault}" on "{on}"')
+            if name not in options and name not in ("on", "fault", "times", "skip", "probability", "match"):
+                raise ValueError(f'"{name}" is not an option of "{fault}" on "{on}"')
         if value.get("match") is not None and on not in _MATCHING:
-            raise ValueError(f'"match" means nothing on "{on}"')
+            raise ValueError(f'"match" is not possible on "{on}"')
         if fault == "redirect" and not value.get("location"):
             raise ValueError('"redirect" needs a "location"')
-        return {**knows, **value}
+        return {**options, **value}
 
 
 _RULES = TypeAdapter(list[Rule])
 
 
 class Script:
-    """The rules in force and how often each has fired."""
+    """The rules, and how often each has fired."""
 
     def __init__(self, rules: Sequence[Rule] = ()) -> None:
         self.rules = list(rules)
         self._passed = [0] * len(self.rules)
         self._fired = [0] * len(self.rules)
         self._random = random.Random(0)
-        self._places = frozenset(rule.on for rule in self.rules)
+        self._occurring = frozenset(rule.on for rule in self.rules)
 
     @classmethod
     def parse(cls, raw: Any) -> Script:
-        """Make a script of decoded JSON.
+        """Build a script from decoded JSON.
 
         Raises:
             ScriptError: it is not a list of valid rules.
@@ -238,10 +238,10 @@ class Script:
 
     @classmethod
     def read(cls, path: str) -> Script:
-        """Make a script of a JSON file.
+        """Build a script from a JSON file.
 
         Raises:
-            ScriptError: the file cannot be read, is no JSON, or holds no valid script.
+            ScriptError: the file cannot be read, is not JSON, or not a valid script.
         """
         try:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -251,12 +251,12 @@ class Script:
             raise ScriptError(f"{path} is not JSON: {error}") from None
         return cls.parse(raw)
 
-    def pick(self, on: str, asked: Mapping[str, Any] | None = None) -> Rule | None:
-        """The rule that fires for this call, if any; it is then counted as fired."""
-        if on not in self._places:
+    def pick(self, on: str, body: Mapping[str, Any] | None = None) -> Rule | None:
+        """Return the rule that fires for this call, if any, and count it."""
+        if on not in self._occurring:
             return None
         for number, rule in enumerate(self.rules):
-            if rule.on != on or (rule.match is not None and not rule.match.fits(asked or {})):
+            if rule.on != on or (rule.match is not None and not rule.match.fits(body or {})):
                 continue
             if rule.times is not None and self._fired[number] >= rule.times:
                 continue
@@ -270,7 +270,7 @@ class Script:
         return None
 
     def state(self) -> list[dict[str, Any]]:
-        """The rules with how often each has fired, for ``GET /emulator/faults``."""
+        """Return the rules with how often each has fired, for ``GET /emulator/faults``."""
         return [
             {**rule.model_dump(exclude_unset=True), "fired": fired}
             for rule, fired in zip(self.rules, self._fired, strict=True)

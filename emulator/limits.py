@@ -1,4 +1,4 @@
-"""What an account level allows: submissions a minute and predictions in flight."""
+"""The limits of an account level."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _WINDOW = 60.0
 
 
 class Tier:
-    """Counts the submissions of the last 60 seconds (a sliding window) against an account's limits."""
+    """Limits submissions in a sliding window of 60 seconds, and predictions in flight."""
 
     def __init__(self, requests_per_minute: int, in_flight: int) -> None:
         self._requests_per_minute = requests_per_minute
@@ -18,7 +18,7 @@ class Tier:
         self._accepted: deque[float] = deque()
 
     def refuse(self, in_flight: int) -> int | None:
-        """Count one submission, or return for how many whole seconds it has to wait."""
+        """Count a submission; or return how many seconds it has to wait."""
         now = time.monotonic()
         while self._accepted and self._accepted[0] <= now - _WINDOW:
             self._accepted.popleft()
@@ -30,5 +30,5 @@ class Tier:
         return None
 
     def reset(self) -> None:
-        """Forget what was submitted."""
+        """Forget all submissions."""
         self._accepted.clear()

@@ -1,4 +1,4 @@
-"""What the emulator can be told when it starts."""
+"""The emulator's options."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from prefect_wavespeed.emulator.faults import Script
 
 @dataclass(frozen=True)
 class Options:
-    """The command's options.
+    """What the emulator is started with.
 
     Attributes:
-        port: on loopback; 0 takes a free one.
+        port: on loopback; 0 picks a free one.
         latency: shortest and longest time that a prediction takes, in seconds.
         tier: submissions a minute and predictions in flight; None for no limits.
-        faults: what goes wrong from the start.
+        faults: the first fault script.
         balance: of the account, in USD.
         price: of one picture, in USD.
-        keys: the API keys that are accepted; none means that any is.
-        prerendered: serve one picture, made beforehand, whatever the input (for measuring throughput).
+        keys: the API keys that are accepted; if empty, any is.
+        prerendered: serve the same picture for any input, to measure throughput.
     """
 
     port: int = 0

@@ -1,7 +1,7 @@
-"""Real variations: the picture itself, cropped to the size asked for and restyled by the seed.
+"""Real variations: the source, cropped to the requested size and restyled according to the seed.
 
-The seed chooses one of the styles below and a palette of related hues for it. A style works on the small
-where it can, because everything here has to be quick: about 0.1 s for 1024x1024 on one slow core.
+The seed chooses one of the styles below and a palette of related hues. A style works on a reduced copy where
+it can, because everything here has to be quick: about 0.1 s for 1024x1024 on one slow core.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ def variation(
 
 
 def sample(width: int, height: int, output_format: str) -> bytes:
-    """A picture of that size made of nothing but colour."""
+    """Return a gradient as a file."""
     gradient = Image.linear_gradient("L").rotate(30, expand=True).resize((width, height))
     return encode(_mapped(gradient, palette(random.Random(7))), output_format)
 
 
 def encode(picture: Image.Image, output_format: str) -> bytes:
-    """The picture as a file."""
+    """Return a picture as a file."""
     out = io.BytesIO()
     picture.save(out, output_format.upper(), **_ENCODERS[output_format])
     return out.getvalue()
 
 
 def in_another_format(data: bytes, content_type: str) -> bytes:
-    """The picture as PNG, or as JPEG where it is a PNG."""
+    """Convert a file to PNG, or a PNG to JPEG."""
     with Image.open(io.BytesIO(data)) as opened:
         return encode(opened.convert("RGB"), "jpeg" if content_type == "image/png" else "png")
 
@@ -91,7 +91,7 @@ def _cover(source: bytes, width: int, height: int) -> Image.Image:
 
 
 def palette(rng: random.Random) -> list[Colour]:
-    """Five related colours, from the darkest to the lightest."""
+    """Return five related colours, darkest first."""
     base = rng.random()
     turn = _PALETTE_HUES[int(rng.random() * len(_PALETTE_HUES))]
     rich = 0.55 + 0.35 * rng.random()
@@ -111,16 +111,16 @@ def _colour(hue: float, lightness: float, saturation: float) -> Colour:
 
 
 def _mapped(grey: Image.Image, colours: Palette, flat: bool = False) -> Image.Image:
-    """Give each grey its colour: in flat bands, or blending from one colour to the next."""
+    """Map each grey to a colour: in flat bands, or blending from one colour to the next."""
     table: list[int] = []
     for band in range(3):
         for value in range(256):
             if flat:
                 table.append(colours[value * len(colours) // 256][band])
                 continue
-            place = value / 255 * (len(colours) - 1)
-            left = min(int(place), len(colours) - 2)
-            share = place - left
+            position = value / 255 * (len(colours) - 1)
+            left = min(int(position), len(colours) - 2)
+            share = position - left
             table.append(round(colours[left][band] * (1 - share) + colours[left + 1][band] * share))
     return Image.merge("RGB", (grey, grey, grey)).point(table)
 
@@ -130,13 +130,13 @@ def _grey(picture: Image.Image) -> Image.Image:
 
 
 def _soft(picture: Image.Image, reduction: int, radius: float) -> Image.Image:
-    """Blurred, by way of a smaller copy."""
+    """Blur by way of a reduced copy."""
     small = picture.reduce(reduction).filter(ImageFilter.GaussianBlur(radius))
     return small.resize(picture.size, Image.Resampling.BICUBIC)
 
 
 def _saturated(picture: Image.Image, amount: float, turn: float = 0.0) -> Image.Image:
-    """With its colours strengthened and their hues turned (in whole turns), in one matrix."""
+    """Strengthen the colours and rotate their hues (in turns), in one matrix."""
     cos, sin = math.cos(turn * math.tau) * amount, math.sin(turn * math.tau) * amount
     grey = (0.299, 0.587, 0.114)
     # Rows of "identity minus grey" and of the rotation by 90 degrees about the grey axis.
@@ -161,7 +161,7 @@ def _lines(picture: Image.Image, strength: float) -> Image.Image:
 
 
 def duotone(picture: Image.Image, colours: Palette, rng: random.Random) -> Image.Image:
-    """The greys take the palette's colours, with a glow in the lights."""
+    """Greys in the palette's colours, with a glow in the highlights."""
     grey = _grey(picture)
     return _mapped(ImageChops.screen(grey, _soft(grey, 4, 6).point(lambda value: value * 0.25)), colours)
 
@@ -187,7 +187,7 @@ def oil(picture: Image.Image, colours: Palette, rng: random.Random) -> Image.Ima
 def sketch(picture: Image.Image, colours: Palette, rng: random.Random) -> Image.Image:
     """A drawing in ink on tinted paper, thinly coloured."""
     grey = _grey(picture)
-    # Taking its surroundings away leaves what differs from them: the lines.
+    # Subtracting its surroundings leaves the lines.
     around = _soft(grey, 4, 3)
     drawn = ImageChops.add(grey, ImageChops.invert(around), scale=2).point(
         [max(0, min(255, (value - 85) * 6)) for value in range(256)]
@@ -213,7 +213,7 @@ def screen_print(picture: Image.Image, colours: Palette, rng: random.Random) -> 
 
 
 def dream(picture: Image.Image, colours: Palette, rng: random.Random) -> Image.Image:
-    """Turned hues, the palette in lights and shades, and a soft bloom."""
+    """Rotated hues, the palette in highlights and shadows, and a soft bloom."""
     turned = _saturated(picture, 1.25, 0.12 + 0.76 * rng.random())
     toned = Image.blend(turned, _mapped(_grey(picture), colours), 0.35)
     return ImageChops.screen(toned, _soft(toned, 8, 3).point(lambda value: value * 0.35))
@@ -221,9 +221,9 @@ def dream(picture: Image.Image, colours: Palette, rng: random.Random) -> Image.I
 
 @functools.lru_cache(maxsize=16)
 def _screen(size: tuple[int, int], angle: float) -> Image.Image:
-    """A halftone screen: a soft grid of dots, turned."""
+    """Return a halftone screen: a rotated soft grid of dots."""
     pitch = 8
-    wave = [math.cos(place * math.tau / pitch) for place in range(pitch)]
+    wave = [math.cos(x * math.tau / pitch) for x in range(pitch)]
     tile = Image.new("L", (pitch, pitch))
     tile.putdata([round(128 + 62 * (across + down)) for down in wave for across in wave])
     edge = (math.isqrt(size[0] ** 2 + size[1] ** 2) // pitch + 2) * pitch

@@ -1,4 +1,4 @@
-"""Everything that one emulator remembers, and how its handlers get at it."""
+"""The state of an emulator, and how its handlers reach it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prefect_wavespeed.emulator.predictions import Predictions
 
 
 class State:
-    """The account with its predictions, its limits, and counts of the calls."""
+    """The account: its predictions, its limits, and counts of the calls."""
 
     def __init__(self, options: Options, predictions: Predictions) -> None:
         self.options = options
@@ -25,7 +25,7 @@ class State:
         self.keys_seen_on_cdn = False
 
     def ledger(self) -> dict[str, Any]:
-        """What ``GET /emulator/ledger`` answers."""
+        """Return what ``GET /emulator/ledger`` answers."""
         return {
             **self.predictions.ledger(),
             "calls": {name: self.calls[name] for name in ("submit", *CALLS, "cdn")},
@@ -34,7 +34,7 @@ class State:
         }
 
     async def reset(self) -> None:
-        """Back to the beginning, and nothing going wrong."""
+        """Start anew with an empty account and no faults."""
         await self.predictions.reset()
         if self.tier:
             self.tier.reset()

@@ -1,4 +1,4 @@
-"""Uploaded files, kept for 7 days, and fetching the picture that a request names."""
+"""Uploaded files, kept for 7 days, and fetching the source of a request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import aiohttp
 
 WEEK = 7 * 24 * 3600.0
 UPLOAD_LIMIT = 20 * 1024 * 1024
-"""Bytes; what the media upload takes and the model fetches."""
+"""Bytes; for media uploads and for sources."""
 
 _FETCH_TIMEOUT = aiohttp.ClientTimeout(total=15, connect=5)
 _CHUNK = 64 * 1024
@@ -23,7 +23,7 @@ class FetchError(Exception):
 
 @dataclass(slots=True)
 class Upload:
-    """A file, or the ticket for one while ``data`` is None."""
+    """A file; while ``data`` is None, a ticket for one."""
 
     id: str
     filename: str
@@ -46,7 +46,7 @@ class Uploads:
         self._by_id: dict[str, Upload] = {}
 
     def add(self, filename: str, content_type: str, size: int, data: bytes | None = None) -> Upload:
-        """Keep a file, or (without data) promise a place for it."""
+        """Keep a file; without data, issue a ticket for it."""
         oldest = time.time() - WEEK
         while self._by_id and next(iter(self._by_id.values())).created < oldest:
             del self._by_id[next(iter(self._by_id))]
@@ -56,27 +56,27 @@ class Uploads:
         return upload
 
     def get(self, upload_id: str) -> Upload | None:
-        """The upload or ticket of that id, unless it is too old."""
+        """Return an upload or ticket, unless it is too old."""
         upload = self._by_id.get(upload_id)
         return upload if upload is not None and upload.created >= time.time() - WEEK else None
 
     def url(self, upload: Upload) -> str:
-        """Where the file can be downloaded without a key."""
+        """Return the URL of the file, which needs no key."""
         return self._base_url + upload.path
 
     def reset(self) -> None:
-        """Forget all of them."""
+        """Forget all uploads."""
         self._by_id.clear()
 
     def __len__(self) -> int:
         return sum(1 for upload in self._by_id.values() if upload.data is not None)
 
     async def fetch(self, url: str, session: aiohttp.ClientSession) -> bytes:
-        """The picture behind the URL of a request; our own uploads are taken from memory.
+        """Fetch the source of a request; uploads come from memory.
 
         Raises:
-            FetchError: it is no http(s) URL, cannot be reached within 15 seconds, is not answered with
-                2xx, or is bigger than 20 MB.
+            FetchError: it is not an http(s) URL, cannot be fetched within 15 seconds, is not answered with
+                2xx, or is larger than 20 MB.
         """
         if url.startswith(f"{self._base_url}/cdn/uploads/"):
             upload = self.get(unquote(urlsplit(url).path).split("/")[3])

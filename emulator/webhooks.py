@@ -1,4 +1,4 @@
-"""Webhooks: signed like WaveSpeedAI's, delivered with three retries."""
+"""Webhooks, signed as WaveSpeedAI does, and delivered with three retries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ANSWER_TIMEOUT = aiohttp.ClientTimeout(total=10)
 
 
 def secret_of(key: str) -> str:
-    """The webhook secret of an API key: always the same one, so that receivers survive a restart."""
+    """Return the webhook secret of an API key: always the same, so that receivers survive a restart."""
     return "whsec_" + hashlib.sha256(b"webhook secret of " + key.encode()).hexdigest()
 
 
@@ -40,9 +40,9 @@ async def deliver(
     """Deliver one webhook until it is answered with 2xx, four times at the most.
 
     Args:
-        webhook_id: stays the same for every attempt, so that a receiver can tell a repetition.
-        log: receives the status of every attempt; None where there was no answer.
-        rule: what is to go wrong.
+        webhook_id: the same for every attempt, by which a receiver recognises a repetition.
+        log: gets the status of every attempt; None where there was no answer.
+        rule: the fault, if any.
     """
     fault = rule.fault if rule else None
     if fault == "drop":
@@ -50,7 +50,7 @@ async def deliver(
     if fault == "late" and rule is not None:
         await asyncio.sleep(rule.seconds or 0)
     if fault == "forged":
-        secret = secret_of("somebody else")
+        secret = secret_of("another account")
     for _ in range(2 if fault == "twice" else 1):
         for wait in (*BACKOFF, None):
             status = await _attempt(session, url, secret, webhook_id, body)

@@ -58,9 +58,9 @@ def test_what_the_emulator_tells_is_read_to_the_nanosecond() -> None:
         return f"2026-01-01T00:00:{second:02}.{nanoseconds:09}Z"
 
     predictions = [
-        {"created_at": at(1), "completed_at": at(3, 500_000_000), "told_at": at(4)},
-        {"created_at": at(2), "completed_at": at(5), "told_at": at(5, 250_000_000)},
-        {"created_at": at(2), "completed_at": None, "told_at": None},
+        {"created_at": at(1), "completed_at": at(3, 500_000_000), "reported_at": at(4)},
+        {"created_at": at(2), "completed_at": at(5), "reported_at": at(5, 250_000_000)},
+        {"created_at": at(2), "completed_at": None, "reported_at": None},
     ]
     facts = Facts.of(
         {"predictions": predictions, "calls": {"submit": 3, "cdn": 2}, "billed": 3, "max_in_flight": 3}

@@ -135,14 +135,14 @@ def test_the_ledger_tells_when_a_prediction_ended_and_when_that_was_first_told(
 ) -> None:
     api.submit(image=api.upload())
     (flying,) = emulator.ledger()["predictions"]
-    assert flying["completed_at"] is flying["told_at"] is None
+    assert flying["completed_at"] is flying["reported_at"] is None
     until(lambda: emulator.ledger()["in_flight"] == 0)
     (ended,) = emulator.ledger()["predictions"]
     assert ended["created_at"] < ended["completed_at"]
-    assert ended["told_at"] is None
+    assert ended["reported_at"] is None
     api.result(ended["id"])
     (told,) = emulator.ledger()["predictions"]
-    assert told["completed_at"] == ended["completed_at"] < told["told_at"]
+    assert told["completed_at"] == ended["completed_at"] < told["reported_at"]
     api.result(ended["id"])
     assert emulator.ledger()["predictions"] == [told]
 
@@ -817,12 +817,12 @@ def test_every_documented_fault_is_accepted(on: str) -> None:
         ([{"on": "cdn"}], '"fault"'),
         ([{"on": "nowhere", "fault": "drop"}], "submit, result"),
         ([{"on": "cdn", "fault": "no_id"}], "truncated"),
-        ([{"on": "cdn", "fault": "drop", "seconds": 3}], '"seconds" means nothing'),
+        ([{"on": "cdn", "fault": "drop", "seconds": 3}], '"seconds" is not an option'),
         ([{"on": "cdn", "fault": "drop", "times": 0}], "times"),
         ([{"on": "cdn", "fault": "drop", "times": "2"}], "times"),
         ([{"on": "cdn", "fault": "drop", "probability": 2}], "probability"),
         ([{"on": "submit", "fault": "refused", "status": 42}], "status"),
-        ([{"on": "balance", "fault": "drop", "match": {"seed": 1}}], '"match" means nothing'),
+        ([{"on": "balance", "fault": "drop", "match": {"seed": 1}}], '"match" is not possible'),
         ([{"on": "submit", "fault": "drop_after", "match": {"size": 1}}], "match.size"),
         ([{"on": "result", "fault": "redirect"}], "location"),
     ],

@@ -1,4 +1,4 @@
-"""Media uploads, and the CDN that serves them and the outputs without a key."""
+"""Media uploads, and the CDN that serves them and the outputs. It needs no key."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from aiohttp import BodyPartReader, web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prefect_wavespeed.emulator import answers, pictures
-from prefect_wavespeed.emulator.api import call, invalid
 from prefect_wavespeed.emulator.faults import Rule
+from prefect_wavespeed.emulator.handlers.common import call, invalid
 from prefect_wavespeed.emulator.state import STATE
 from prefect_wavespeed.emulator.uploads import UPLOAD_LIMIT
 
 _TOO_BIG = 'invalid parameter "file": larger than 20 MB'
-_DRIBBLES = 20
+_PIECES = 20
 
 
-# Uploads
+# --- uploads ---
 
 
 @call("upload")
@@ -83,57 +83,59 @@ async def upload_ticket(request: web.Request) -> web.StreamResponse:
 
 @call("upload", keyed=False)
 async def upload_put(request: web.Request) -> web.StreamResponse:
-    """``PUT`` to the URL of a ticket: once, with the size and type that it was made for."""
-    _look_for_key(request)
+    """``PUT`` to the URL of a ticket: once, with its size and type."""
+    _note_key(request)
     upload = request.app[STATE].predictions.uploads.get(request.match_info["upload"])
     if upload is None or upload.data is not None:
         return web.Response(status=403, text="no such upload")
     data = await request.read()
     if len(data) != upload.size or request.headers.get("Content-Type") != upload.content_type:
-        return web.Response(status=400, text="size or Content-Type is not that of the ticket")
+        return web.Response(status=400, text="size or Content-Type differs from the ticket's")
     upload.data = data
     return web.Response(status=200)
 
 
-# Downloads
+# --- downloads ---
 
 
 async def download_upload(request: web.Request) -> web.StreamResponse:
     """``GET /cdn/uploads/{upload}/{filename}``."""
     state = request.app[STATE]
     state.calls["cdn"] += 1
-    _look_for_key(request)
+    _note_key(request)
     upload = state.predictions.uploads.get(request.match_info["upload"])
     rule = state.predictions.script.pick("cdn", {"image": str(request.url)})
-    return await _serve(request, upload.data if upload else None, upload.content_type if upload else "", rule)
+    return await _send(request, upload.data if upload else None, upload.content_type if upload else "", rule)
 
 
 async def download_output(request: web.Request) -> web.StreamResponse:
     """``GET /cdn/outputs/{prediction}/{edition}/{number}.{format}``."""
     state = request.app[STATE]
     state.calls["cdn"] += 1
-    _look_for_key(request)
-    record = state.predictions.get(request.match_info["prediction"])
-    rule = state.predictions.script.pick("cdn", record.asked if record else None)
+    _note_key(request)
+    prediction = state.predictions.get(request.match_info["prediction"])
+    rule = state.predictions.script.pick("cdn", prediction.input if prediction else None)
     number = int(request.match_info["number"])
     expired = request.match_info["edition"] == "0"
-    if record is None or expired or not 1 <= number <= len(record.pictures):
-        return await _serve(request, None, "", rule)
-    return await _serve(request, record.pictures[number - 1], f"image/{record.request.output_format}", rule)
+    if prediction is None or expired or not 1 <= number <= len(prediction.pictures):
+        return await _send(request, None, "", rule)
+    return await _send(
+        request, prediction.pictures[number - 1], f"image/{prediction.request.output_format}", rule
+    )
 
 
-def _look_for_key(request: web.Request) -> None:
+def _note_key(request: web.Request) -> None:
     if "Authorization" in request.headers:
         request.app[STATE].keys_seen_on_cdn = True
 
 
-async def _serve(
+async def _send(
     request: web.Request, data: bytes | None, content_type: str, rule: Rule | None
 ) -> web.StreamResponse:
     if rule is not None:
         match rule.fault:
             case "status":
-                return answers.as_told(rule)
+                return answers.by_rule(rule)
             case "drop":
                 return answers.drop(request)
             case "html":
@@ -169,8 +171,8 @@ async def _truncated(request: web.Request, data: bytes, content_type: str) -> we
 async def _slow(request: web.Request, data: bytes, content_type: str, seconds: float) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": content_type, "Content-Length": str(len(data))})
     await response.prepare(request)
-    step = len(data) // _DRIBBLES + 1
+    step = len(data) // _PIECES + 1
     for start in range(0, len(data), step):
-        await asyncio.sleep(seconds / _DRIBBLES)
+        await asyncio.sleep(seconds / _PIECES)
         await response.write(data[start : start + step])
     return response

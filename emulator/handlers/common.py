@@ -1,0 +1,90 @@
+"""What all calls of the API share: counting, the key, faults, and errors in the request."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from prefect_wavespeed.emulator import answers
+from prefect_wavespeed.emulator.faults import Rule
+from prefect_wavespeed.emulator.state import STATE
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def key_of(request: web.Request) -> str | None:
+    """Return the API key of a request."""
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    return key.strip() or None if scheme.lower() == "bearer" else None
+
+
+def refuse_key(request: web.Request) -> web.Response | None:
+    """Return the refusal of a request without an acceptable key."""
+    key = key_of(request)
+    keys = request.app[STATE].options.keys
+    if key is None or (keys and key not in keys):
+        return answers.refusal(401, "unauthorized, the API key is missing or wrong")
+    return None
+
+
+def call(name: str, *, keyed: bool = True) -> Callable[[Handler], Handler]:
+    """Decorate the handler of a call: count it, check its key, and apply its faults.
+
+    Args:
+        name: of the call, as in ``faults.CALLS``.
+        keyed: whether the call needs a key.
+    """
+
+    def decorate(handler: Handler) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            state = request.app[STATE]
+            state.calls[name] += 1
+            if keyed and (refused := refuse_key(request)) is not None:
+                return refused
+            prediction = state.predictions.get(request.match_info.get("id", ""))
+            rule = state.predictions.script.pick(name, prediction.input if prediction else None)
+            if rule is not None and (faulty := await _apply(request, rule)) is not None:
+                return faulty
+            return await handler(request)
+
+        return handle
+
+    return decorate
+
+
+async def _apply(request: web.Request, rule: Rule) -> web.Response | None:
+    """Return the faulty answer; None where the call goes on."""
+    match rule.fault:
+        case "status":
+            return answers.by_rule(rule)
+        case "drop":
+            return answers.drop(request)
+        case "garbage":
+            return answers.garbage()
+        case "html":
+            return answers.html()
+        case "redirect":
+            return answers.redirect(rule)
+        case _:
+            await answers.hang(rule.seconds)
+            return None
+
+
+def invalid(error: ValidationError) -> web.Response:
+    """A 400 that names the field."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"]) or "body"
+    reason = (
+        "unknown field" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
+    )
+    return answers.refusal(400, f'invalid parameter "{name}": {reason}')
+
+
+def nanoseconds(moment: datetime | None, default: int) -> int:
+    """A time of a query as Unix nanoseconds; one without a zone is UTC."""
+    if moment is None:
+        return default
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000_000) * 1000

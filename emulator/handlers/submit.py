@@ -1,0 +1,127 @@
+"""Submitting a prediction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from prefect_wavespeed.api.models import ReduxRequest
+from prefect_wavespeed.emulator import answers
+from prefect_wavespeed.emulator.faults import Rule
+from prefect_wavespeed.emulator.handlers.common import invalid, key_of, refuse_key
+from prefect_wavespeed.emulator.prediction import Prediction
+from prefect_wavespeed.emulator.predictions import NoCreditsError
+from prefect_wavespeed.emulator.state import STATE, State
+
+SYNC_LIMIT = 120.0
+"""Seconds that a submission in sync mode waits before it answers that the prediction is still processing."""
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+async def submit(request: web.Request) -> web.StreamResponse:
+    """``POST /api/v3/wavespeed-ai/flux-redux-dev``."""
+    state = request.app[STATE]
+    state.calls["submit"] += 1
+    if (refused := refuse_key(request)) is not None:
+        return refused
+    body = await answers.body_of(request)
+    if body is None:
+        return answers.refusal(400, 'invalid parameter "body": must be a JSON object')
+    rule = state.predictions.script.pick("submit", body)
+    if rule is not None and (faulty := await _apply_before(request, state, body, rule)) is not None:
+        return faulty
+    created = _create(request, state, body)
+    if isinstance(created, web.Response):
+        return created
+    return await _answer(request, state, created, rule)
+
+
+async def _apply_before(
+    request: web.Request, state: State, body: Mapping[str, Any], rule: Rule
+) -> web.Response | None:
+    """Return the answer of a fault that strikes before the creation; None for any other."""
+    match rule.fault:
+        case "refused":
+            return answers.by_rule(rule)
+        case "drop_before":
+            return answers.drop(request)
+        case "garbage_before":
+            return answers.garbage()
+        case "redirect":
+            return answers.redirect(rule)
+        case "hang_before":
+            await answers.hang(rule.seconds)
+            return answers.refusal(503)
+        case "late":
+            state.predictions.start(_create_later(request, state, body, rule.seconds or 0))
+            return answers.drop(request)
+    return None
+
+
+def _create(request: web.Request, state: State, body: Mapping[str, Any]) -> Prediction | web.Response:
+    try:
+        wanted = ReduxRequest.model_validate(body, strict=True)
+    except ValidationError as error:
+        return invalid(error)
+    webhook = request.query.get("webhook")
+    if webhook is not None and not _is_acceptable(webhook):
+        return answers.refusal(400, 'invalid parameter "webhook": must be an https URL')
+    if state.tier is not None and (wait := state.tier.refuse(state.predictions.in_flight)) is not None:
+        state.rejected += 1
+        return answers.refusal(429, retry_after=wait)
+    try:
+        return state.predictions.create(wanted, body, webhook, key_of(request) or "")
+    except NoCreditsError:
+        return answers.refusal(402)
+
+
+async def _create_later(request: web.Request, state: State, body: Mapping[str, Any], seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    _create(request, state, body)
+
+
+def _is_acceptable(webhook: str) -> bool:
+    """Whether a webhook URL is https, as the API requires; or http, for a receiver on this machine."""
+    try:
+        parts = urlsplit(webhook)
+        host = parts.hostname
+    except ValueError:
+        return False
+    return bool(host) and (parts.scheme == "https" or (parts.scheme == "http" and host in _LOOPBACK))
+
+
+async def _answer(
+    request: web.Request, state: State, prediction: Prediction, rule: Rule | None
+) -> web.Response:
+    created = state.predictions.view(prediction)
+    match rule.fault if rule else None:
+        case "drop_after":
+            return answers.drop(request)
+        case "status_after" if rule is not None:
+            return answers.by_rule(rule)
+        case "garbage":
+            return answers.garbage()
+        case "no_id":
+            return answers.success({k: value for k, value in created.items() if k not in ("id", "urls")})
+        case "hang_after" if rule is not None:
+            await answers.hang(rule.seconds)
+        case "sync_timeout":
+            return _still_processing(created)
+    if not prediction.request.enable_sync_mode:
+        return answers.success(created)
+    try:
+        await asyncio.wait_for(prediction.done.wait(), SYNC_LIMIT)
+    except TimeoutError:
+        return _still_processing(created)
+    return answers.success(state.predictions.answer(prediction))
+
+
+def _still_processing(view: dict[str, Any]) -> web.Response:
+    message = "Sync mode timed out; the prediction goes on, query the result later"
+    return answers.success({**view, "status": "processing", "code": 5004, "error": message})

@@ -1,0 +1,146 @@
+"""One prediction: its state, and how the API shows and bills it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from prefect_wavespeed.api.models import MODEL, ReduxRequest
+from prefect_wavespeed.emulator.faults import Rule
+
+Status = Literal["created", "processing", "completed", "failed", "timeout", "cancelled", "deleted"]
+TERMINAL = frozenset({"completed", "failed", "timeout", "cancelled", "deleted"})
+
+SECOND = 1_000_000_000
+"""In nanoseconds."""
+
+
+@dataclass(slots=True, eq=False)
+class Prediction:
+    """A prediction. Times are Unix nanoseconds, 0 where they have not come; prices are in USD.
+
+    Attributes:
+        request: as validated.
+        input: as it was sent.
+        price: of the whole request.
+        webhook: URL to deliver to.
+        key: the API key that submitted it.
+        rule: the fault that it ends with.
+        pictures: the outputs as files.
+        inline: the outputs as base64, where that was asked for.
+        handed_out: whether output URLs have been given to the client.
+        completed_at: when it ended, in whatever way.
+        reported_at: when the first answer said so; a webhook is not an answer.
+        listed_from: since when the history contains it.
+        deliveries: statuses of the webhook's deliveries; None where there was no answer.
+        done: set when it ends.
+        task: works on it.
+    """
+
+    request: ReduxRequest
+    input: Mapping[str, Any]
+    price: float
+    webhook: str | None
+    key: str
+    rule: Rule | None
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    created: int = field(default_factory=time.time_ns)
+    status: Status = "created"
+    code: int = 0
+    error: str = ""
+    inference_ms: int = 0
+    refunded: bool = False
+    pictures: list[bytes] = field(default_factory=list)
+    inline: list[str] | None = None
+    handed_out: bool = False
+    completed_at: int = 0
+    reported_at: int = 0
+    listed_from: int = 0
+    deliveries: list[int | None] = field(default_factory=list)
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def fault(self) -> str | None:
+        """Name of the fault that it ends with."""
+        return self.rule.fault if self.rule else None
+
+    @property
+    def terminal(self) -> bool:
+        """Whether it has ended."""
+        return self.status in TERMINAL
+
+    def view(self, base_url: str, *, hand_out: bool = False) -> dict[str, Any]:
+        """The API's prediction object.
+
+        Args:
+            base_url: of the emulator.
+            hand_out: the client gets these output URLs, so that expired ones are replaced the next time.
+        """
+        completed = self.status == "completed"
+        outputs: list[str] = []
+        if completed and self.inline is not None:
+            outputs = self.inline
+        elif completed:
+            edition = int(self.handed_out or self.fault != "expired")
+            outputs = [
+                f"{base_url}/cdn/outputs/{self.id}/{edition}/{number}.{self.request.output_format}"
+                for number in range(1, len(self.pictures) + 1)
+            ]
+            self.handed_out = self.handed_out or hand_out
+        return {
+            "id": self.id,
+            "model": MODEL,
+            "outputs": outputs,
+            "urls": {"get": f"{base_url}/api/v3/predictions/{self.id}/result"},
+            "has_nsfw_contents": [self.fault == "nsfw"] * len(self.pictures) if completed else None,
+            "status": self.status,
+            "created_at": timestamp(self.created),
+            "error": self.error,
+            "code": self.code,
+            "executionTime": self.inference_ms,
+            "timings": {"inference": self.inference_ms},
+        }
+
+    def bill(self) -> dict[str, Any]:
+        """The item of the billings call."""
+        price = 0.0 if self.refunded else self.price
+        return {
+            "uuid": f"bill_{self.id}",
+            "billing_type": "deduct",
+            "price": price,
+            "created_at": timestamp(self.created),
+            "updated_at": timestamp(self.created),
+            "order": {"state": "done", "price": price, "origin_price": self.price, "status": ""},
+            "access_key_name": "",
+            "prediction": {"uuid": self.id, "model_uuid": MODEL, "status": self.status},
+        }
+
+    def entry(self) -> dict[str, Any]:
+        """The item of ``GET /emulator/ledger``."""
+        return {
+            "id": self.id,
+            "created_at": timestamp(self.created),
+            "completed_at": timestamp(self.completed_at) if self.completed_at else None,
+            "reported_at": timestamp(self.reported_at) if self.reported_at else None,
+            "status": self.status,
+            "code": self.code,
+            "model": MODEL,
+            "input": self.input,
+            "price": self.price,
+            "billed": not self.refunded,
+            "refunded": self.refunded,
+            "webhook": self.webhook,
+            "deliveries": self.deliveries,
+        }
+
+
+def timestamp(nanoseconds: int) -> str:
+    """An ISO timestamp with nine decimal places, as the API writes it."""
+    seconds, fraction = divmod(nanoseconds, SECOND)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:09d}Z"
