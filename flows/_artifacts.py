@@ -30,7 +30,7 @@ async def publish_restyled(job: Job, restyled: Restyled, store: Store) -> None:
     Errors are only logged: the pictures are stored and paid for.
     """
     try:
-        metadata = await Ledger(store).done(job)
+        metadata = await Ledger(store).side_car(job)
         if metadata is None:
             return
         await acreate_markdown_artifact(

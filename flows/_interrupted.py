@@ -17,7 +17,7 @@ from prefect_wavespeed.errors import RestyleError, redact
 from prefect_wavespeed.flows._artifacts import publish_job_status
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.ledger.ledger import Ledger
-from prefect_wavespeed.steps.step_set import make_job
+from prefect_wavespeed.steps.run_job import make_job
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
 
@@ -62,16 +62,16 @@ async def _job(arguments: dict[str, Any], store: Store) -> Job:
 
 async def _status(job: Job, store: Store) -> str:
     ledger = Ledger(store)
-    if done := await ledger.done(job):
+    if done := await ledger.side_car(job):
         return f"Done: prediction {done.prediction.id} is stored, and nothing is open. Job {job.key}."
-    if letter := await ledger.dead(job.key):
+    if letter := await ledger.dead_letter(job.key):
         reason = redact(letter.error.message)
         return f"Failed for good: {reason}. To submit it again, use retry_failed. Job {job.key}."
-    attempt = (await ledger.open(job.key)).latest
+    attempt = (await ledger.open_job(job.key)).latest
     if not attempt:
         return f"Nothing was submitted and nothing is billed. {_RUN_AGAIN} Job {job.key}."
     where = f"Job {job.key}, open in the ledger at {store.uri_of(layout.open_job(job.key))}."
-    if record := await ledger.recorded(job.key, attempt):
+    if record := await ledger.read_record(job.key, attempt):
         return (
             f"Attempt {attempt} is submitted and goes on at WaveSpeedAI: prediction {record.prediction_id}. "
             f"{_RUN_AGAIN} {where}"

@@ -6,7 +6,7 @@ from functools import partial
 
 from prefect_wavespeed.flows._artifacts import publish_restyled
 from prefect_wavespeed.job import Job, NsfwPolicy, Restyled
-from prefect_wavespeed.steps.step_set import run_job
+from prefect_wavespeed.steps.run_job import run_job
 from prefect_wavespeed.tasks import Runtime, collecting_task_runs, download, poll, submit
 
 

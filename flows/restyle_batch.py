@@ -28,7 +28,7 @@ from prefect_wavespeed.flows._retries import retry_only
 from prefect_wavespeed.flows._shards import cancel_shards, carry_out_in_shards, check_room_for_shards
 from prefect_wavespeed.flows.progress import ProgressArtifact, observer, updating
 from prefect_wavespeed.job import Job
-from prefect_wavespeed.steps.step_set import Submitted
+from prefect_wavespeed.steps.attempts import Submitted
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.tasks import (
     Runtime,

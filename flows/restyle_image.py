@@ -17,7 +17,7 @@ from prefect_wavespeed.flows._interrupted import report_interrupted_job
 from prefect_wavespeed.flows._restyle_job import restyle_job
 from prefect_wavespeed.flows._retries import retry_only
 from prefect_wavespeed.job import NsfwPolicy, Restyled
-from prefect_wavespeed.steps.step_set import make_job
+from prefect_wavespeed.steps.run_job import make_job
 from prefect_wavespeed.tasks import open_runtime
 
 _DEFAULT = ReduxParams()

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from prefect_wavespeed.job import Job, Restyled, RunInfo
     from prefect_wavespeed.settings import Settings
     from prefect_wavespeed.steps.engine import Engine
-    from prefect_wavespeed.steps.step_set import StepSet, make_job, run_job
+    from prefect_wavespeed.steps.run_job import make_job, run_job
+    from prefect_wavespeed.steps.step_set import StepSet
     from prefect_wavespeed.storage.open_store import open_store
     from prefect_wavespeed.storage.store import Store
 
@@ -76,12 +77,12 @@ _MODULES = {
     "Summary": "batch.report.rows",
     "WaveSpeed": "blocks.wavespeed",
     "WaveSpeedClient": "api.client",
-    "make_job": "steps.step_set",
+    "make_job": "steps.run_job",
     "open_store": "storage.open_store",
     "restyle_batch": "flows.restyle_batch",
     "restyle_image": "flows.restyle_image",
     "restyle_object": "flows.restyle_object",
-    "run_job": "steps.step_set",
+    "run_job": "steps.run_job",
     "settle": "flows.settle",
 }
 

@@ -6,7 +6,7 @@ from prefect import task
 
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.job import Job, NsfwPolicy, Restyled
-from prefect_wavespeed.steps.step_set import Submitted
+from prefect_wavespeed.steps.attempts import Submitted
 from prefect_wavespeed.tasks._options import TASK_OPTIONS
 from prefect_wavespeed.tasks.runtime import open_runtime
 

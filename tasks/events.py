@@ -16,7 +16,7 @@ from prefect.events import emit_event
 from prefect_wavespeed.api.models import MODEL
 from prefect_wavespeed.errors import PredictionFailedError
 from prefect_wavespeed.job import Job, Restyled
-from prefect_wavespeed.steps.step_set import Submitted
+from prefect_wavespeed.steps.attempts import Submitted
 from prefect_wavespeed.tasks.assets import emit_lineage
 
 _NAMESPACE = UUID("27fc87b8-4233-4c9c-bb02-7d355f42b93e")

@@ -12,7 +12,8 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.blocks.output import open_output
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed, load_wavespeed
 from prefect_wavespeed.job import Job, NsfwPolicy, Restyled
-from prefect_wavespeed.steps.step_set import Polled, StepSet, Submitted
+from prefect_wavespeed.steps.attempts import Polled, Submitted
+from prefect_wavespeed.steps.step_set import StepSet
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.tasks._options import safe_errors
 from prefect_wavespeed.tasks._shared import shared

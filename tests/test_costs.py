@@ -22,7 +22,8 @@ from prefect_wavespeed.errors import ConfigurationError, PredictionFailedError, 
 from prefect_wavespeed.inspect.cost_report import CostReport
 from prefect_wavespeed.inspect.costs import costs
 from prefect_wavespeed.ledger.records import Metadata
-from prefect_wavespeed.steps.step_set import StepSet, make_job
+from prefect_wavespeed.steps.run_job import make_job
+from prefect_wavespeed.steps.step_set import StepSet
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
 from prefect_wavespeed.storage.store import Store
 from tests.support import settler

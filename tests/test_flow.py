@@ -38,7 +38,8 @@ from prefect_wavespeed.errors import (
 )
 from prefect_wavespeed.flows import restyle_image
 from prefect_wavespeed.job import Job, Restyled, RunInfo
-from prefect_wavespeed.steps.step_set import StepSet, make_job
+from prefect_wavespeed.steps.run_job import make_job
+from prefect_wavespeed.steps.step_set import StepSet
 from prefect_wavespeed.storage.open_store import open_store
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO

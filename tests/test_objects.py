@@ -188,7 +188,7 @@ async def test_settle_leaves_such_letters_alone(world: World) -> None:
     before = world.below("failed/")
     async with WaveSpeedClient("test-key", world.emulator.url, submit_timeout=1) as client:
         settled = await settle(client, world.store, RunInfo(package_version="test"), QUICK)
-    assert settled.failed == settled.unsettled == 0
+    assert settled.failed == settled.error == 0
     assert world.below("failed/") == before
 
 

@@ -17,7 +17,8 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.errors import AuthenticationError, PredictionFailedError, StoreError, UnavailableError
 from prefect_wavespeed.ledger.records import Metadata
 from prefect_wavespeed.settings import Settings
-from prefect_wavespeed.steps.settle import Settled, settle
+from prefect_wavespeed.steps.settle import settle
+from prefect_wavespeed.steps.settle_summary import Settled
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
 from prefect_wavespeed.storage.store import Store
 from tests.support import settler
@@ -175,7 +176,7 @@ async def test_what_was_never_submitted_is_told_and_left_to_the_next_run(world: 
     assert world.start("submit", "--at", "before submit").ended().status == -signal.SIGKILL
     world.age(_OLD)
     settled = await world.settle()
-    assert _told(settled) == {"unsubmitted": 1}
+    assert _told(settled) == {"not_submitted": 1}
     (problem,) = settled.problems
     assert "nothing was submitted" in problem.message
     assert problem.source is not None
@@ -224,7 +225,7 @@ async def test_a_record_whose_claim_is_gone_is_left_alone(world: World) -> None:
         if path.endswith(".claim.json"):
             await world.store.delete([path])
     settled = await world.settle()
-    assert _told(settled) == {"unsettled": 1}
+    assert _told(settled) == {"error": 1}
     assert "its claim is gone" in settled.problems[0].message
     assert len(await world.paths("open/")) == 1
 
@@ -252,7 +253,7 @@ async def test_what_may_be_tried_again_stays_open_for_the_next_run(world: World)
     world.emulator.faults([{"on": "prediction", "fault": "failed", "code": 5000}])
     world.submit(1)
     settled = await world.settle()
-    assert _told(settled) == {"again": 1}
+    assert _told(settled) == {"retryable": 1}
     assert "may be tried again" in settled.problems[0].message
     assert await world.paths("failed/") == []
     await restyle(world.emulator.url, world.store, settings=_SETTINGS)
@@ -268,7 +269,7 @@ async def test_a_prediction_that_is_stuck_does_not_keep_the_others_waiting(world
     world.emulator.faults([])
     world.submit(5, "--first", "70")
     settled = await world.settle(poll_timeout_seconds=1)
-    assert _told(settled) == {"stored": 5, "unready": 70}
+    assert _told(settled) == {"stored": 5, "not_ready": 70}
     assert len(await world.side_cars()) == 5
 
 
@@ -297,7 +298,7 @@ async def test_a_job_that_is_open_at_another_api_is_left_alone(world: World) -> 
     with Emulator() as other:
         settled = await world.settle(other.url)
         calls = other.ledger()["calls"]
-    assert _told(settled) == {"elsewhere": 3}
+    assert _told(settled) == {"other_api": 3}
     assert world.emulator.url in settled.problems[0].message
     assert await world.paths("") == before
     assert {name for name, count in calls.items() if count} == {"balance"}
@@ -363,7 +364,7 @@ async def test_what_goes_wrong_with_one_job_is_that_jobs_alone(world: World) -> 
     claims = [path for path in await world.paths("open/") if path.endswith(".claim.json")]
     await world.store.put(claims[0], b"{}", "application/json")
     settled = await world.settle()
-    assert _told(settled) == {"stored": 2, "unsettled": 1}
+    assert _told(settled) == {"stored": 2, "error": 1}
     assert settled.problems[0].job_key == claims[0].split("/")[1]
 
 
@@ -372,7 +373,7 @@ async def test_a_claim_that_holds_another_job_is_not_believed(world: World) -> N
     one, other = [path for path in await world.paths("open/") if path.endswith(".claim.json")]
     await world.store.put(one, await world.store.get(other) or b"", "application/json")
     settled = await world.settle()
-    assert _told(settled) == {"stored": 1, "unsettled": 1}
+    assert _told(settled) == {"stored": 1, "error": 1}
     assert "another job" in settled.problems[0].message
 
 
@@ -381,7 +382,7 @@ async def test_a_history_that_cannot_be_read_leaves_the_jobs_as_they_are(world: 
     world.age(_OLD)
     world.emulator.faults([{"on": "history", "fault": "status", "status": 400, "times": None}])
     before = await world.paths("open/")
-    assert _told(await world.settle()) == {"unsettled": 2}
+    assert _told(await world.settle()) == {"error": 2}
     assert await world.paths("open/") == before
     world.emulator.faults([])
     assert _told(await world.settle()) == {"stored": 2}

@@ -23,7 +23,8 @@ from prefect_wavespeed.inspect.job_view import JobView
 from prefect_wavespeed.inspect.jobs import find, jobs
 from prefect_wavespeed.job import Restyled
 from prefect_wavespeed.ledger.records import Failure
-from prefect_wavespeed.steps.step_set import StepSet, make_job
+from prefect_wavespeed.steps.run_job import make_job
+from prefect_wavespeed.steps.step_set import StepSet
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
 from prefect_wavespeed.storage.store import Store
 from tests.support import settler

@@ -75,7 +75,7 @@ async def _check(source: str, params: ReduxParams, variant: int, out: str) -> No
     from prefect_wavespeed.blocks.names import is_block
     from prefect_wavespeed.settings import get_settings
     from prefect_wavespeed.sources.files import read_file
-    from prefect_wavespeed.steps.step_set import make_job
+    from prefect_wavespeed.steps.run_job import make_job
     from prefect_wavespeed.storage.open_store import open_store
 
     get_settings()

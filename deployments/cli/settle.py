@@ -10,7 +10,7 @@ from prefect_wavespeed.deployments.cli.shared.options import AsJson, Out, WaveSp
 from prefect_wavespeed.deployments.prefect_runtime import quiet_run
 
 if TYPE_CHECKING:
-    from prefect_wavespeed.steps.settle import Settled
+    from prefect_wavespeed.steps.settle_summary import Settled
 
 _MAX_PROBLEMS = 20  # `--json` prints more
 
@@ -39,7 +39,7 @@ async def _settle(out: str, wavespeed: str) -> Settled:
 
 def _summary(settled: Settled) -> str:
     groups = [f"{count:7}  {what}" for what, count in settled.groups() if count]
-    shown = [f"{p.standing}: {p.source or p.job_key}: {p.message}" for p in settled.problems[:_MAX_PROBLEMS]]
+    shown = [f"{p.status}: {p.source or p.job_key}: {p.message}" for p in settled.problems[:_MAX_PROBLEMS]]
     if more := len(settled.problems) + settled.problems_left_out - len(shown):
         shown.append(f"… and {more} more: use --json")
     return "\n".join([*groups, *shown]) or "nothing is open"

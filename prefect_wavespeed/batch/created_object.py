@@ -17,9 +17,9 @@ from prefect_wavespeed.errors import ConfigurationError, PredictionFailedError, 
 from prefect_wavespeed.job import Job, Restyled, RunInfo, Source
 from prefect_wavespeed.ledger.ledger import Ledger, now
 from prefect_wavespeed.ledger.records import DeadLetter, Failure
+from prefect_wavespeed.ledger.sidecar import source_info
 from prefect_wavespeed.quality.verify import verify_source
 from prefect_wavespeed.sources.objects import find_object, object_source
-from prefect_wavespeed.steps.attempts import source_facts
 from prefect_wavespeed.storage.store import Store
 
 MetadataParam = Literal[
@@ -165,7 +165,7 @@ async def give_up(job: Job, reason: str, store: Store, run: RunInfo) -> Predicti
             last_attempt=0,
             error=Failure(type="SourceError", message=reason),
             flow_run_id=run.flow_run_id,
-            source=source_facts(job),
+            source=source_info(job),
             request=job.request(job.source.uri),
             variant=job.variant,
             attempts=[],

@@ -33,8 +33,9 @@ from prefect_wavespeed.errors import (
     redact,
 )
 from prefect_wavespeed.job import Job, Restyled
+from prefect_wavespeed.steps.attempts import Submitted
 from prefect_wavespeed.steps.prices import PriceCache
-from prefect_wavespeed.steps.step_set import DownloadStep, LookStep, PollStep, SubmitStep, Submitted, run_job
+from prefect_wavespeed.steps.run_job import DownloadStep, LookStep, PollStep, SubmitStep, run_job
 
 # After these the attempt that was about to be submitted was not billed.
 _UNBILLED = (

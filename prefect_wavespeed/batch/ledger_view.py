@@ -11,7 +11,7 @@ from prefect_wavespeed.concurrency import map_all
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.ledger.ledger import Ledger
 from prefect_wavespeed.ledger.records import DeadLetter, Metadata, OpenJob
-from prefect_wavespeed.steps.collect_outputs import restyled_from
+from prefect_wavespeed.ledger.sidecar import restyled_from
 
 _CONCURRENCY = 32
 
@@ -65,7 +65,7 @@ class LedgerView:
 
     async def _state(self, job: Job) -> JobState:
         metadata, dead_letter, open_job = await self._ledger.look(job)
-        claims = [] if metadata else [await self._ledger.claimed(job.key, n) for n in open_job.claimed]
+        claims = [] if metadata else [await self._ledger.read_claim(job.key, n) for n in open_job.claimed]
         closed = metadata or dead_letter
         attempts = closed.attempts if closed else []
         submitters = [attempt.flow_run_id for attempt in attempts if attempt.prediction_id]
@@ -78,7 +78,7 @@ class LedgerView:
         Raises:
             StoreError: the store cannot be read now.
         """
-        record = await self._ledger.recorded(job.key, attempt)
+        record = await self._ledger.read_record(job.key, attempt)
         return record.prediction_id if record else None
 
     def stored_outcome(self, job: Job, metadata: Metadata, state: JobState) -> JobOutcome:

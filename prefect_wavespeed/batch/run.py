@@ -50,7 +50,7 @@ from prefect_wavespeed.errors import (
 from prefect_wavespeed.job import Job, RunInfo
 from prefect_wavespeed.ledger.ledger import Ledger, now
 from prefect_wavespeed.steps.prices import PriceCache
-from prefect_wavespeed.steps.step_set import make_job
+from prefect_wavespeed.steps.run_job import make_job
 from prefect_wavespeed.storage.store import Store
 
 _CONCURRENT_ROWS = 32  # whose images are looked up

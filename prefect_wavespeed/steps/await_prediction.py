@@ -1,4 +1,4 @@
-"""The second step: waiting for a prediction's end."""
+"""The second step: waiting until a prediction has ended."""
 
 from __future__ import annotations
 
@@ -10,114 +10,128 @@ from prefect_wavespeed.errors import NotFoundError, PredictionTimeoutError, Rate
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.ledger.records import Failure
 from prefect_wavespeed.retry import backoff
-from prefect_wavespeed.steps.attempts import Polled, Shared, Submitted, ending
+from prefect_wavespeed.steps.attempts import Polled, Submitted, describe_end
+from prefect_wavespeed.steps.context import StepContext
 from prefect_wavespeed.steps.poll_schedule import poll_schedule
 
-# An API may for a moment not know a prediction, or know it without its outputs: so many answers in a row,
-# over RESTYLE_RECONCILE_SECONDS at least, before that is believed.
 DOUBTS = 3
+"""The API may for a moment not know a prediction, or know it without its outputs: so many answers in a row,
+over RESTYLE_RECONCILE_SECONDS at least, before that is believed."""
 
 
-class Poller:
-    """Polls."""
+class PredictionWait:
+    """Waits for predictions, and decides what the end of one means for its job."""
 
-    def __init__(self, shared: Shared) -> None:
-        self._shared = shared
-        self._client = shared.client
-        self._settings = shared.settings
-        self._ledger = shared.ledger
-        self._memory = shared.memory
-        self._inbox = shared.inbox
+    def __init__(self, context: StepContext) -> None:
+        self._context = context
 
     async def poll(self, job: Job, submitted: Submitted) -> Polled:
         """``StepSet.poll``."""
         prediction_id = submitted.prediction_id
         try:
             with metrics.IN_FLIGHT.track_inprogress():
-                prediction = await self._watch(submitted)
+                prediction = await self._end_of(submitted)
         except NotFoundError:
             failure = _lost(prediction_id)
         else:
             if prediction.status == "completed" and prediction.outputs:
-                self._memory.completed(prediction)
+                self._context.memory.keep_completed(prediction)
                 return Polled(
                     prediction_id=prediction_id, completed=True, inference_ms=prediction.inference_ms
                 )
-            if _may_go_again(prediction) and not submitted.last_attempt:
-                return Polled(prediction_id=prediction_id, completed=False, error=ending(prediction))
-            failure = _failure(prediction)
-        if await self._ledger.done(job):  # by another runner, earlier
+            if _allows_another_attempt(prediction) and not submitted.last_attempt:
+                return Polled(prediction_id=prediction_id, completed=False, error=describe_end(prediction))
+            failure = _failed(prediction)
+        if await self._context.ledger.side_car(job):  # another runner stored it before
             return Polled(prediction_id=prediction_id, completed=True)
-        raise await self._shared.fail(job, submitted.attempt, failure)
+        raise await self._context.give_up(job, submitted.attempt, failure)
 
-    async def _watch(self, submitted: Submitted) -> Prediction:
-        """Ask for the result until it is final, or a webhook has told it.
+    async def _end_of(self, submitted: Submitted) -> Prediction:
+        """Ask for the result until it is final, or a webhook brings it.
 
         Raises:
             NotFoundError: the API has not known the prediction for long enough to be believed.
             PredictionTimeoutError: it was not ready in time.
         """
-        start = time.monotonic()
-        doubts = 0  # answers in a row that may be a fresh prediction's: unknown, or outputs still to come
-        doubted = start
-        rests = backoff()
-        resting = start
-        since = self._memory.since(submitted)
+        settings, doubts = self._context.settings, _Doubts(self._context.settings.reconcile_seconds)
+        deadline = time.monotonic() + settings.poll_timeout_seconds
+        pauses, paused_until = backoff(), 0.0
+        since = self._context.memory.answered_at(submitted)
         with (
-            self._inbox.watch(submitted.prediction_id) as notice,
+            self._context.inbox.watch(submitted.prediction_id) as notice,
             poll_schedule.flight(fresh=submitted.fresh, since=since, notice=notice) as flight,
         ):
-            while True:
-                left = start + self._settings.poll_timeout_seconds - time.monotonic()
-                if left <= 0:
-                    raise PredictionTimeoutError(
-                        f"prediction {submitted.prediction_id} was not ready after "
-                        f"{self._settings.poll_timeout_seconds:g} s: it goes on; run the job again to "
-                        "resume it",
-                        job_key=submitted.job_key,
-                        prediction_id=submitted.prediction_id,
-                    )
-                await flight.wait(resting - time.monotonic(), left)
-                if told := notice.read():
-                    if told.status == "completed" and told.outputs:
-                        flight.ready((told.inference_ms or 0) / 1000)
-                        return told
-                    if time.monotonic() < resting:
+            while (left := deadline - time.monotonic()) > 0:
+                await flight.wait(paused_until - time.monotonic(), left)
+                if notified := notice.read():
+                    if notified.status == "completed" and notified.outputs:
+                        flight.ready((notified.inference_ms or 0) / 1000)
+                        return notified
+                    if time.monotonic() < paused_until:
                         continue
-                if not doubts:
-                    doubted = time.monotonic()
-                sure = doubts >= DOUBTS and time.monotonic() - doubted >= self._settings.reconcile_seconds
                 try:
-                    prediction = await self._client.result(submitted.prediction_id)
+                    prediction = await self._context.client.result(submitted.prediction_id)
                 except NotFoundError:
-                    if sure:
+                    if doubts.are_believed():
                         raise
-                    doubts += 1
+                    continue
                 except (UnavailableError, RateLimitedError) as error:
-                    resting = time.monotonic() + max(next(rests), error.retry_after or 0)
-                else:
-                    if prediction.status == "completed" and not prediction.outputs and not sure:
-                        doubts += 1
-                    elif prediction.terminal:
-                        if prediction.status == "completed":
-                            flight.ready((prediction.inference_ms or 0) / 1000)
+                    paused_until = time.monotonic() + max(next(pauses), error.retry_after or 0)
+                    continue
+                if prediction.status == "completed" and not prediction.outputs:
+                    if doubts.are_believed():
                         return prediction
-                    else:
-                        doubts = 0
-                        flight.not_ready()
+                elif prediction.terminal:
+                    if prediction.status == "completed":
+                        flight.ready((prediction.inference_ms or 0) / 1000)
+                    return prediction
+                else:
+                    doubts.clear()
+                    flight.not_ready()
+        raise PredictionTimeoutError(
+            f"the prediction was not ready after {settings.poll_timeout_seconds:g} s and is still in "
+            f"progress: run the job again to resume it (prediction {submitted.prediction_id})",
+            job_key=submitted.job_key,
+            prediction_id=submitted.prediction_id,
+        )
 
 
-def _may_go_again(prediction: Prediction) -> bool:
+class _Doubts:
+    """Answers in a row that a prediction which was created just now may give: unknown, or without outputs.
+
+    Args:
+        seconds: for how long at least they must go on before they are believed.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._count = 0
+        self._since = 0.0
+
+    def are_believed(self) -> bool:
+        """Count one more; whether there were enough before it."""
+        if not self._count:
+            self._since = time.monotonic()
+        enough = self._count >= DOUBTS and time.monotonic() - self._since >= self._seconds
+        self._count += 1
+        return enough
+
+    def clear(self) -> None:
+        """The prediction is known, and in progress."""
+        self._count = 0
+
+
+def _allows_another_attempt(prediction: Prediction) -> bool:
     """Whether WaveSpeedAI says that another attempt may succeed: codes 5xxx and timeouts."""
     return prediction.status == "timeout" or (
         prediction.status == "failed" and 5000 <= prediction.code < 6000
     )
 
 
-def _failure(prediction: Prediction) -> Failure:
+def _failed(prediction: Prediction) -> Failure:
     return Failure(
         type="PredictionFailed",
-        message=ending(prediction),
+        message=describe_end(prediction),
         code=prediction.code,
         status=prediction.status,
         prediction_id=prediction.id,
@@ -127,7 +141,7 @@ def _failure(prediction: Prediction) -> Failure:
 def _lost(prediction_id: str) -> Failure:
     return Failure(
         type="PredictionLost",
-        message=f"WaveSpeed does not know prediction {prediction_id} any more",
+        message=f"WaveSpeedAI no longer knows the prediction (prediction {prediction_id})",
         status="deleted",
         prediction_id=prediction_id,
     )

@@ -9,7 +9,8 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.job import NsfwPolicy, Restyled, RunInfo
 from prefect_wavespeed.settings import Settings
-from prefect_wavespeed.steps.step_set import StepSet, make_job, run_job
+from prefect_wavespeed.steps.run_job import make_job, run_job
+from prefect_wavespeed.steps.step_set import StepSet
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.version import package_version
 

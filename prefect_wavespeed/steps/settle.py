@@ -1,15 +1,14 @@
-"""Bringing every open job of an output forward, whoever submitted it, without ever submitting anything.
+"""Finishing every open job of an output, whoever submitted it, without submitting anything.
 
-For each job under ``open/``:
+For each job under ``open/``, ``ledger/rules.py`` decides, with a runner that may not submit:
 
-- its side-car or its dead letter is there: what is left open is removed;
+- done, or failed for good: what is left open is removed;
 - its newest attempt has a prediction: it is polled, and its outputs are stored;
-- its newest attempt is a young claim: its runner is at it, so it is left alone;
-- its newest attempt is an old claim: its runner is gone, and the history is searched for what it may have
-  created. What is found is recorded and goes on as above; what is not found was never billed.
+- its newest claim is young: its runner is working on it, so it is left alone;
+- its newest claim is old: its runner is gone, and the history is searched for what it may have created.
 
-Nothing here calls ``submit``, and all that it writes is created only if absent: so it is safe beside
-runners, beside itself, and killed at any time. Jobs that need a new submission stay open and are told.
+All that settling writes is created only if absent: so it is safe beside runners, beside itself, and killed at
+any time. Jobs that need a new submission stay open and are reported.
 """
 
 from __future__ import annotations
@@ -17,12 +16,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
-from typing import Literal
-
-from pydantic import BaseModel, Field
 
 from prefect_wavespeed import metrics
 from prefect_wavespeed.api.client import WaveSpeedClient
@@ -37,115 +32,29 @@ from prefect_wavespeed.errors import (
     StoreError,
     redact,
 )
-from prefect_wavespeed.job import Job, Restyled, RunInfo
+from prefect_wavespeed.job import RunInfo
+from prefect_wavespeed.ledger import moves, rules
+from prefect_wavespeed.ledger.ledger import Look
 from prefect_wavespeed.ledger.open_jobs import open_keys
-from prefect_wavespeed.ledger.records import Claim, DeadLetter, Failure, OpenJob, Record
+from prefect_wavespeed.ledger.records import Claim, DeadLetter, Failure, OpenJob
+from prefect_wavespeed.ledger.sidecar import restyled_from
 from prefect_wavespeed.retry import retry
 from prefect_wavespeed.settings import Settings, get_settings
-from prefect_wavespeed.steps.attempts import Shared
-from prefect_wavespeed.steps.collect_outputs import restyled_from
-from prefect_wavespeed.steps.step_set import CLOCK_GRAIN, MAX_ATTEMPTS, StepSet, Submitted
+from prefect_wavespeed.steps.attempts import Submitted
+from prefect_wavespeed.steps.context import StepContext
+from prefect_wavespeed.steps.settle_summary import Settled, SettleOutcome, SettleStatus
+from prefect_wavespeed.steps.step_set import StepSet
+from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
 
-AT_ONCE = 64
+CONCURRENCY = 64
 """Jobs that are worked on at once."""
-SEARCHING = 1_000
+SEARCHES = 1_000
 """Jobs that share one scan of the history."""
-TOLD = 1_000
-"""Problems that are kept; of more, only the number is."""
-KEPT = timedelta(days=7)
-"""How long WaveSpeedAI's history remembers a prediction."""
 
-_FIRST_LOOK = 1.0  # seconds that a prediction is polled, before the jobs behind it have their turn
-_LONGEST_LOOK = 60.0
-
-Standing = Literal[
-    "stored", "closed", "failed", "running", "unready", "unsubmitted", "again", "elsewhere", "unsettled"
-]
-"""What became of a job; the fields of ``Settled`` say what each word means."""
-_PROBLEMS: frozenset[Standing] = frozenset(
-    {"failed", "unready", "unsubmitted", "again", "elsewhere", "unsettled"}
-)
-
-
-@dataclass
-class SettleOutcome:
-    """What became of one job.
-
-    Attributes:
-        standing: None as long as there is nothing to tell.
-        job: None where nothing tells what was asked for.
-        restyled: what is stored of it, now or earlier.
-        error: why it has failed for good, now or earlier.
-    """
-
-    job_key: str
-    standing: Standing | None = None
-    message: str = ""
-    job: Job | None = None
-    prediction_id: str | None = None
-    restyled: Restyled | None = None
-    error: PredictionFailedError | None = None
-
-
-class Problem(BaseModel):
-    """A job that is not stored, and why."""
-
-    job_key: str
-    standing: Standing
-    message: str
-    source: str | None = Field(description="Of the picture; nothing secret in it.")
-    prediction_id: str | None
-
-
-class Settled(BaseModel):
-    """What was done, in jobs."""
-
-    stored: int = Field(default=0, description="Their pictures were brought home now.")
-    closed: int = Field(default=0, description="Were done, or had failed, already: what was open is removed.")
-    failed: int = Field(default=0, description="Failed for good; each has its dead letter.")
-    running: int = Field(default=0, description="A runner has just claimed them: left alone.")
-    unready: int = Field(default=0, description="Not ready at WaveSpeedAI within the poll's time.")
-    unsubmitted: int = Field(default=0, description="Their runner is gone and never submitted them.")
-    again: int = Field(default=0, description="Failed at WaveSpeedAI in a way that may be tried again.")
-    elsewhere: int = Field(default=0, description="Open at another API: left alone.")
-    unsettled: int = Field(default=0, description="Something went wrong here; they are as they were.")
-    problems: list[Problem] = Field(default_factory=list, description=f"The first {TOLD}.")
-    problems_left_out: int = 0
-
-    def groups(self) -> list[tuple[str, int]]:
-        """What was done, for people: a line for each group, and how many jobs are in it."""
-        return [
-            ("stored", self.stored),
-            ("done or failed already: what was left open is removed", self.closed),
-            ("failed for good: see failed/", self.failed),
-            ("still running elsewhere: left alone", self.running),
-            ("not ready at WaveSpeedAI yet: settle again later", self.unready),
-            ("never submitted: run them again", self.unsubmitted),
-            ("failed at WaveSpeedAI, may be tried again: run them again", self.again),
-            ("open at another API: settle them with that one", self.elsewhere),
-            ("something went wrong: left as they were", self.unsettled),
-        ]
-
-    def count(self, outcome: SettleOutcome) -> None:
-        """Add what became of a job."""
-        if outcome.standing is None:
-            return
-        setattr(self, outcome.standing, getattr(self, outcome.standing) + 1)
-        if outcome.standing not in _PROBLEMS:
-            return
-        if len(self.problems) == TOLD:
-            self.problems_left_out += 1
-            return
-        self.problems.append(
-            Problem(
-                job_key=outcome.job_key,
-                standing=outcome.standing,
-                message=outcome.message,
-                source=outcome.job.source.uri if outcome.job else None,
-                prediction_id=outcome.prediction_id,
-            )
-        )
+_FIRST_POLL = 1.0  # seconds that a prediction is polled, before the jobs behind it have their turn
+_LONGEST_POLL = 60.0
+_HISTORY_DAYS = timedelta(seconds=rules.HISTORY_SECONDS).days
 
 
 async def settle(
@@ -155,28 +64,31 @@ async def settle(
     settings: Settings | None = None,
     on_progress: Callable[[SettleOutcome], None] = lambda outcome: None,
 ) -> Settled:
-    """Bring every open job of an output forward.
+    """Finish every open job of an output as far as possible; nothing is submitted, so nothing is billed.
 
-    Predictions that are not ready are come back to until ``poll_timeout_seconds`` have passed since all
-    jobs were looked at once.
+    Predictions that are not ready are polled again and again until ``poll_timeout_seconds`` have passed since
+    all jobs were looked at once.
 
     Args:
         client: the API that the jobs were submitted to.
         store: the output.
-        run: who does it, for the side-cars.
+        run: the run that does it, for the side-cars.
         settings: times; by default those of the environment.
-        on_progress: called for each job, when it is known what became of it.
+        on_progress: called with each job's outcome.
+
+    Returns:
+        What was done, in jobs.
 
     Raises:
         StoreError, ConfigurationError: the store cannot be used.
         AuthenticationError: WaveSpeedAI refuses the key.
-        UnavailableError, RateLimitedError: WaveSpeedAI cannot be asked anything now.
+        UnavailableError, RateLimitedError: WaveSpeedAI is not available now.
     """
-    return await _Settling(client, store, run, settings or get_settings(), on_progress).run()
+    return await _Settlement(client, store, run, settings or get_settings(), on_progress).run()
 
 
-class _Settling:
-    """One go at an output."""
+class _Settlement:
+    """One call of ``settle``."""
 
     def __init__(
         self,
@@ -191,222 +103,250 @@ class _Settling:
         self._run = run
         self._settings = settings
         self._on_progress = on_progress
-        self._shared = Shared(client, store, settings)
-        self._ledger = self._shared.ledger
+        self._context = StepContext(client, store, settings)
+        self._ledger = self._context.ledger
+        self._runner = rules.Runner(settings.lease_seconds / 2, may_submit=False)
         self._settled = Settled()
-        self._orphans: list[str] = []  # old claims without a prediction, to be searched for together
-        self._waiting: list[str] = []  # to be looked at again
-        self._give_up = float("inf")
+        self._to_search: list[str] = []  # old claims without a prediction: one scan of the history serves all
+        self._to_revisit: list[str] = []
+        self._deadline = float("inf")
 
     async def run(self) -> Settled:
         await self._store.ensure_conditional_put()
-        await self._each(self._keys(), AT_ONCE, partial(self._look, self._steps(_FIRST_LOOK)))
-        # One prediction that is stuck must not keep the others waiting: so round after round, each longer.
-        self._give_up = time.monotonic() + self._settings.poll_timeout_seconds
-        patience = _FIRST_LOOK
-        while self._orphans or self._waiting:
-            await self._each(_taken(self._orphans), SEARCHING, self._adopt)
-            left = max(_FIRST_LOOK, self._give_up - time.monotonic())
-            patience = min(patience * 2, left, _LONGEST_LOOK)
-            await self._each(_taken(self._waiting), AT_ONCE, partial(self._look, self._steps(patience)))
+        await self._each(self._keys(), CONCURRENCY, partial(self._visit, self._steps(_FIRST_POLL)))
+        # One stuck prediction must not keep the others waiting: so round after round, each longer.
+        self._deadline = time.monotonic() + self._settings.poll_timeout_seconds
+        patience = _FIRST_POLL
+        while self._to_search or self._to_revisit:
+            await self._each(_emptied(self._to_search), SEARCHES, self._search)
+            left = max(_FIRST_POLL, self._deadline - time.monotonic())
+            patience = min(patience * 2, left, _LONGEST_POLL)
+            await self._each(
+                _emptied(self._to_revisit), CONCURRENCY, partial(self._visit, self._steps(patience))
+            )
         return self._settled
 
     async def _keys(self) -> AsyncIterator[str]:
         """The keys of all open jobs."""
-        reached = False
+        checked = False
         async for key, _ in open_keys(self._store):
-            if not reached:
-                await self._reach_api()
-                reached = True
+            if not checked:  # once, not job by job: is the API available, and does it take the key?
+                await retry(self._client.balance, tries=3)
+                checked = True
             yield key
-
-    async def _reach_api(self) -> None:
-        """Find out at once, not job by job, that the API is away or refuses the key."""
-        await retry(self._client.balance, tries=3)
 
     async def _each(
         self,
         keys: AsyncIterable[str] | Iterable[str],
-        at_once: int,
+        limit: int,
         work: Callable[[SettleOutcome], Awaitable[None]],
     ) -> None:
-        """Do something for each job, a number of them at once."""
-        await for_each(lambda key: self._tell(SettleOutcome(key), work), keys, at_once)
+        """Work on each job, and report its outcome. Only an error that concerns all of them is raised."""
 
-    async def _tell(self, outcome: SettleOutcome, work: Callable[[SettleOutcome], Awaitable[None]]) -> None:
-        """Do the work for one job, count it and tell it. Only what would stop all the others is raised."""
+        async def one(key: str) -> None:
+            outcome = SettleOutcome(key)
+            await self._guarded(outcome, work)
+            if outcome.status:
+                self._settled.count(outcome)
+                self._on_progress(outcome)
+
+        await for_each(one, keys, limit)
+
+    async def _guarded(
+        self, outcome: SettleOutcome, work: Callable[[SettleOutcome], Awaitable[None]]
+    ) -> None:
         try:
             await work(outcome)
         except PredictionFailedError as error:
-            outcome.standing, outcome.message, outcome.error = "failed", error.message, error
+            outcome.status, outcome.message, outcome.error = "failed", error.message, error
             outcome.prediction_id = error.prediction_id
         except PredictionTimeoutError as error:
-            outcome.message = f"prediction {error.prediction_id} is not ready: settle again later"
-            self._later(outcome, "unready")
+            outcome.message = f"still in progress: settle again later (prediction {error.prediction_id})"
+            self._revisit(outcome, "not_ready")
         except AuthenticationError:
             raise
         except RestyleError as error:
             if isinstance(error, StoreError | ConfigurationError):
-                await self._store.head("open/.settle")  # raises where the store is away for all of them
-            outcome.standing, outcome.message = "unsettled", error.message
-        except Exception as error:  # a defect that one job brings to light is that job's
-            outcome.standing = "unsettled"
+                await self._store.head(layout.probe("settle"))  # raises where no job can be read at all
+            outcome.status, outcome.message = "error", error.message
+        except Exception as error:  # a defect that shows with one job is that job's
+            outcome.status = "error"
             outcome.message = f"unexpected {type(error).__name__}: {redact(error)}"
-        if outcome.standing:
-            self._settled.count(outcome)
-            self._on_progress(outcome)
 
-    def _later(self, outcome: SettleOutcome, otherwise: Standing) -> None:
-        """Have another look at the job in the next round, as long as there is time for one."""
-        if time.monotonic() < self._give_up:
-            self._waiting.append(outcome.job_key)
+    def _revisit(self, outcome: SettleOutcome, otherwise: SettleStatus) -> None:
+        """Visit the job again in the next round, as long as there is time for one."""
+        if time.monotonic() < self._deadline:
+            self._to_revisit.append(outcome.job_key)
         else:
-            outcome.standing = otherwise
+            outcome.status = otherwise
 
     # -- one job --------------------------------------------------------------------------------
 
-    async def _look(self, steps: StepSet, outcome: SettleOutcome) -> None:
-        """Look where a job stands and, where it has a prediction, bring it home."""
+    async def _visit(self, steps: StepSet, outcome: SettleOutcome) -> None:
+        """Do what the rules say next about a job, where that does not need the history."""
         key = outcome.job_key
-        there, claims = await self._read(key)
-        if not there.latest:
-            return  # closed by somebody meanwhile
-        letter = await self._ledger.dead(key)
-        if letter and letter.last_attempt >= there.latest:
-            await self._ledger.close(key, there, letter.last_attempt, done=False)
-            outcome.standing, outcome.error = "closed", letter.as_error()
-            outcome.job = _newest(claims).job if claims else None
+        open_job, claims = await self._read(key)
+        if not open_job.latest:
+            return  # another process has closed it
+        letter = await self._ledger.dead_letter(key)
+        if letter and letter.last_attempt >= open_job.latest:
+            await self._close_failed(outcome, open_job, claims, letter)
             return
         if not claims:
-            outcome.standing = "unsettled"
-            outcome.message = "its claim is gone, so nothing tells what was asked for: run the job again"
+            outcome.status = "error"
+            outcome.message = "its claim is gone, so nothing says what was asked for: run the job again"
             return
-        claim = _newest(claims)
-        job = outcome.job = claim.job
-        if metadata := await self._ledger.done(job):
-            await self._shared.sweep(job)
-            outcome.restyled = restyled_from(self._store, job, metadata, cached=True)
-            outcome.standing, outcome.prediction_id = "closed", metadata.prediction.id
-            return
-        if there.latest not in there.recorded:
-            if self._is_here(claim.base_url, outcome):
-                self._wait_or_search(there, claims, outcome)
-            return
-        record = await self._ledger.recorded(key, there.latest)
-        if record is None or not self._is_here(record.base_url, outcome):
-            return
-        outcome.prediction_id = record.prediction_id
-        submitted = Submitted(
-            job_key=key,
-            prediction_id=record.prediction_id,
-            attempt=there.latest,
-            flow_run_id=claim.flow_run_id,
-            last_attempt=there.latest - (letter.last_attempt if letter else 0) >= MAX_ATTEMPTS,
-        )
-        polled = await steps.poll(job, submitted)
-        if not polled.completed:
-            outcome.standing = "again"
-            outcome.message = f"{polled.error}: failed at WaveSpeedAI, may be tried again: run it again"
-            return
-        outcome.restyled = await steps.download(job, submitted, run=self._run, nsfw=claim.nsfw)
-        outcome.standing = "stored"
+        look, move = await self._next_move(outcome, open_job, claims, letter)
+        match move:
+            case moves.Done():
+                await self._close_done(outcome, look)
+            case moves.Join(attempt):
+                await self._finish(steps, outcome, attempt, claims, look)
+            case moves.Wait():
+                outcome.status = "running"
+            case _ if open_job.latest not in claims:  # given back this very moment
+                self._revisit(outcome, "running")
+            case _:
+                if self._is_same_api(_newest(claims).base_url, outcome):
+                    self._to_search.append(key)
 
-    def _wait_or_search(self, there: OpenJob, claims: dict[int, Claim], outcome: SettleOutcome) -> None:
-        """A claim without a prediction is its runner's while it is young."""
-        if there.latest not in claims:  # given back this very moment
-            self._later(outcome, "running")
-        elif self._age(there) < _lease(claims[there.latest]):
-            outcome.standing = "running"
-        else:
-            self._orphans.append(outcome.job_key)
-
-    async def _adopt(self, outcome: SettleOutcome) -> None:
+    async def _search(self, outcome: SettleOutcome) -> None:
         """Search for what a runner that is gone may have created, and record it."""
         key = outcome.job_key
-        there, claims = await self._read(key)
-        attempt = there.latest
-        if attempt not in claims or attempt in there.recorded:  # somebody has gone on with it
-            self._later(outcome, "running")
+        open_job, claims = await self._read(key)
+        attempt = open_job.latest
+        if attempt not in claims or attempt in open_job.recorded:  # another process has gone on with it
+            self._revisit(outcome, "running")
             return
-        claim, age = claims[attempt], self._age(there)
-        job = outcome.job = claim.job
-        if age < _lease(claim):
-            outcome.standing = "running"
+        letter = await self._ledger.dead_letter(key)
+        look, move = await self._next_move(outcome, open_job, claims, letter)
+        if isinstance(move, moves.Wait):
+            outcome.status = "running"
             return
-        letter = await self._ledger.dead(key)
-        found = await self._search(there, claims, age, letter)
+        found = await self._search_history(look, claims)
         if found:
-            await self._record(job, attempt, found)
-            if await self._ledger.done(job):  # and so nobody else will remove the record that we just wrote
-                await self._shared.sweep(job)
-                outcome.standing = "closed"
-            else:
-                self._waiting.append(key)
-        elif age < KEPT:
-            outcome.standing = "unsubmitted"
-            outcome.message = f"nothing was submitted in attempt {attempt}: run it again"
-        else:
-            raise await self._give_up_on(job, attempt)
+            await self._record(outcome, attempt, found, claims[attempt])
+            return
+        runner = rules.begin(self._state(look, claims), self._runner).after_search("over")
+        match rules.next_move(self._state(look, claims), runner):
+            case moves.GiveUp():
+                raise await self._give_up(outcome, attempt, claims[attempt])
+            case _:
+                outcome.status = "not_submitted"
+                outcome.message = f"attempt {attempt} submitted nothing: run the job again"
 
-    async def _search(
-        self, there: OpenJob, claims: dict[int, Claim], age: timedelta, letter: DeadLetter | None
-    ) -> Prediction | None:
-        """What the attempts so far may have created; looked for longer where it may still be on its way."""
-        times: list[datetime] = [*there.claimed.values(), *(claim.claimed_at for claim in claims.values())]
-        fresh = _lease(claims[there.latest]) - age + timedelta(seconds=self._settings.reconcile_seconds)
-        useless = frozenset({letter.error.prediction_id or ""} if letter else ())
-        requests = [claim.request for claim in claims.values()]
-        return await self._shared.history.search(
-            requests, min(times), max(0.0, fresh.total_seconds()), useless
+    async def _next_move(
+        self,
+        outcome: SettleOutcome,
+        open_job: OpenJob,
+        claims: dict[int, Claim],
+        letter: DeadLetter | None,
+    ) -> tuple[Look, moves.Move]:
+        outcome.job = _newest(claims).job
+        look = Look(await self._ledger.side_car(outcome.job), letter, open_job)
+        state = self._state(look, claims)
+        return look, rules.next_move(state, rules.begin(state, self._runner))
+
+    def _state(self, look: Look, claims: dict[int, Claim]) -> rules.JobState:
+        return self._context.job_state(look, self._context.lease_of(_newest(claims)), flow_run_id=None)
+
+    async def _close_failed(
+        self, outcome: SettleOutcome, open_job: OpenJob, claims: dict[int, Claim], letter: DeadLetter
+    ) -> None:
+        await self._ledger.close(outcome.job_key, open_job, letter.last_attempt, done=False)
+        outcome.status, outcome.error = "closed", letter.as_error()
+        outcome.job = _newest(claims).job if claims else None
+
+    async def _close_done(self, outcome: SettleOutcome, look: Look) -> None:
+        if outcome.job is None or look.side_car is None:
+            return
+        await self._context.remove_leftovers(outcome.job)
+        outcome.restyled = restyled_from(self._store, outcome.job, look.side_car, cached=True)
+        outcome.status, outcome.prediction_id = "closed", look.side_car.prediction.id
+
+    async def _finish(
+        self,
+        steps: StepSet,
+        outcome: SettleOutcome,
+        attempt: int,
+        claims: dict[int, Claim],
+        look: Look,
+    ) -> None:
+        """Poll an attempt's prediction and store its outputs."""
+        claim = _newest(claims)
+        record = await self._ledger.read_record(outcome.job_key, attempt)
+        if record is None or not self._is_same_api(record.base_url, outcome):
+            return
+        outcome.prediction_id = record.prediction_id
+        forgiven = look.letter.last_attempt if look.letter else 0
+        submitted = Submitted(
+            job_key=outcome.job_key,
+            prediction_id=record.prediction_id,
+            attempt=attempt,
+            flow_run_id=claim.flow_run_id,
+            last_attempt=rules.is_last(attempt, forgiven),
+        )
+        polled = await steps.poll(claim.job, submitted)
+        if not polled.completed:
+            outcome.status = "retryable"
+            outcome.message = f"{polled.error}; it may be tried again: run the job again"
+            return
+        outcome.restyled = await steps.download(claim.job, submitted, run=self._run, nsfw=claim.nsfw)
+        outcome.status = "stored"
+
+    async def _search_history(self, look: Look, claims: dict[int, Claim]) -> Prediction | None:
+        """What the attempts so far may have created; searched for longer where it may still be on its way."""
+        newest = look.open_job.claimed[look.open_job.latest]
+        left = self._context.lease_of(_newest(claims)) - (self._store.now() - newest)
+        seconds = left.total_seconds() + self._settings.reconcile_seconds
+        return await self._context.search_history(
+            look.open_job, list(claims.values()), look.letter, max(0.0, seconds)
         )
 
-    async def _record(self, job: Job, attempt: int, found: Prediction) -> None:
-        record = Record(
-            prediction_id=found.id,
-            submitted_at=found.created_at,
-            quoted_usd=await self._shared.prices.usd(job.request(job.source.location), required=False),
-            base_url=self._client.base_url,
-        )
-        await self._ledger.record(job.key, attempt, record)
+    async def _record(self, outcome: SettleOutcome, attempt: int, found: Prediction, claim: Claim) -> None:
+        record = await self._context.make_record(claim.job, found)
+        await self._ledger.record(claim.job.key, attempt, record)
         metrics.adopted(record.quoted_usd)
+        if await self._ledger.side_car(claim.job):  # then nobody else removes the record just written
+            await self._context.remove_leftovers(claim.job)
+            outcome.status = "closed"
+        else:
+            self._to_revisit.append(claim.job.key)
 
-    async def _give_up_on(self, job: Job, attempt: int) -> PredictionFailedError:
-        """Write the dead letter of a job of which nothing came for so long that nothing ever will."""
-        there = await self._ledger.open(job.key)
-        if there.latest != attempt or attempt in there.recorded:
-            raise StoreError("somebody has gone on with this job meanwhile: settle again")
+    async def _give_up(self, outcome: SettleOutcome, attempt: int, claim: Claim) -> PredictionFailedError:
+        """Write the dead letter of a job of which nothing came for as long as the history remembers."""
+        open_job = await self._ledger.open_job(outcome.job_key)
+        if open_job.latest != attempt or attempt in open_job.recorded:
+            raise StoreError("another process has gone on with this job: settle again")
         failure = Failure(
             type="NeverSubmitted",
-            message=f"attempt {attempt} never came to anything within {KEPT.days} days: use retry_failed",
+            message=f"attempt {attempt} submitted nothing within {_HISTORY_DAYS} days: use retry_failed",
         )
-        return await self._shared.fail(job, attempt, failure)
+        return await self._context.give_up(claim.job, attempt, failure)
 
-    # -- what it takes --------------------------------------------------------------------------
+    # -- reading ----------------------------------------------------------------------------------
 
     async def _read(self, key: str) -> tuple[OpenJob, dict[int, Claim]]:
-        """What is there of a job, and its claims by their attempts."""
-        there = await self._ledger.open(key)
-        if there.latest and not there.claimed:  # caught between two removals: look again
+        """A job's attempts, and their claims by number."""
+        open_job = await self._ledger.open_job(key)
+        if open_job.latest and not open_job.claimed:  # seen between two removals: look again
             await asyncio.sleep(1)
-            there = await self._ledger.open(key)
+            open_job = await self._ledger.open_job(key)
         claims = {}
-        for attempt in there.claimed:
-            if claim := await self._ledger.claimed(key, attempt):
+        for attempt in open_job.claimed:
+            if claim := await self._ledger.read_claim(key, attempt):
                 if claim.job.key != key:
-                    raise StoreError(f"open/{key}/{attempt}.claim.json holds another job: move it away")
+                    raise StoreError(f"{layout.claim(key, attempt)} holds another job: move it away")
                 claims[attempt] = claim
-        if there.claimed and not claims:  # closed between the two calls
+        if open_job.claimed and not claims:  # closed between the two calls
             return OpenJob(), {}
-        return there, claims
+        return open_job, claims
 
-    def _age(self, there: OpenJob) -> timedelta:
-        return self._store.now() - there.claimed[there.latest]
-
-    def _is_here(self, base_url: str, outcome: SettleOutcome) -> bool:
-        """Whether the job is open at the API that we ask; told where it is not."""
+    def _is_same_api(self, base_url: str, outcome: SettleOutcome) -> bool:
+        """Whether the job is open at the API that this call uses; reported where it is not."""
         if base_url == self._client.base_url:
             return True
-        outcome.standing, outcome.message = "elsewhere", f"open at {base_url}: settle it with that API"
+        outcome.status, outcome.message = "other_api", f"open at {base_url}: settle it with that API"
         return False
 
     def _steps(self, patience: float) -> StepSet:
@@ -414,7 +354,7 @@ class _Settling:
         return StepSet(self._client, self._store, settings)
 
 
-def _taken(keys: list[str]) -> list[str]:
+def _emptied(keys: list[str]) -> list[str]:
     """All of them; the list is empty then."""
     taken = keys.copy()
     keys.clear()
@@ -423,7 +363,3 @@ def _taken(keys: list[str]) -> list[str]:
 
 def _newest(claims: dict[int, Claim]) -> Claim:
     return claims[max(claims)]
-
-
-def _lease(claim: Claim) -> timedelta:
-    return timedelta(seconds=claim.lease_seconds) + CLOCK_GRAIN

@@ -1,13 +1,15 @@
-"""The first step: a job is claimed and submitted, once, or its prediction is found."""
+"""The first step: a job is claimed and submitted, once, or its prediction is found.
+
+``ledger/rules.py`` decides what to do next; this file looks, asks, and does it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import uuid
-from dataclasses import dataclass
-from datetime import timedelta
-from functools import partial
+from contextlib import suppress
+from dataclasses import replace
 
 from prefect_wavespeed import metrics
 from prefect_wavespeed.api.models import ReduxRequest
@@ -20,419 +22,374 @@ from prefect_wavespeed.errors import (
     NotFoundError,
     RateLimitedError,
     RestyleError,
+    UnavailableError,
 )
 from prefect_wavespeed.job import Job, NsfwPolicy, RunInfo
-from prefect_wavespeed.ledger.ledger import now
-from prefect_wavespeed.ledger.records import Claim, DeadLetter, Failure, Metadata, OpenJob, Record
+from prefect_wavespeed.ledger import moves, rules
+from prefect_wavespeed.ledger.ledger import Look, now
+from prefect_wavespeed.ledger.records import Claim, Failure, OpenJob, Record
+from prefect_wavespeed.ledger.sidecar import restyled_from
 from prefect_wavespeed.retry import backoff
-from prefect_wavespeed.steps.attempts import MAX_ATTEMPTS, Admit, Mine, Shared, Submitted
-from prefect_wavespeed.steps.collect_outputs import restyled_from
+from prefect_wavespeed.steps.attempts import Admit, Submitted
+from prefect_wavespeed.steps.context import StepContext
+from prefect_wavespeed.steps.memory import FirstAttempt
 from prefect_wavespeed.urls import without_signature
 
-# S3 tells whole seconds, so an age told by its clock may be this much too high.
-CLOCK_GRAIN = timedelta(seconds=1)
 
+class Submission:
+    """One call of ``StepSet.submit``, whose arguments these are."""
 
-@dataclass
-class _Ours:
-    """A claim of this call's own.
-
-    ``since`` is taken before the put was sent, on both clocks: a machine that slept is caught by the
-    one, a clock that was set by the other.
-    """
-
-    attempt: int
-    claim: Claim
-    since: tuple[float, float]
-
-    @property
-    def age(self) -> float:
-        """Seconds since the claim was made, at the most."""
-        monotonic, wall = self.since
-        return max(time.monotonic() - monotonic, time.time() - wall)
-
-
-class Submitter:
-    """Submits.
-
-    Args:
-        shared: what it works with.
-        admit: asked before each claim.
-    """
-
-    def __init__(self, shared: Shared, admit: Admit | None) -> None:
-        self._shared = shared
-        self._client = shared.client
-        self._store = shared.store
-        self._settings = shared.settings
-        self._ledger = shared.ledger
-        self._history = shared.history
-        self._publisher = shared.publisher
-        self._prices = shared.prices
-        self._memory = shared.memory
-        self._admit = admit
-
-    async def look(self, job: Job) -> Submitted | None:
-        """``StepSet.look``."""
-        await self._store.ensure_conditional_put()
-        metadata, letter, open_job = await self._ledger.look(job)
-        if metadata:
-            return await self._done(job, metadata, open_job)
-        if letter is None and not open_job.latest:
-            self._memory.unseen(job)
-        return None
-
-    async def submit(
+    def __init__(
         self,
+        context: StepContext,
         job: Job,
         *,
         run: RunInfo,
-        max_cost_usd: float | None = None,
-        nsfw: NsfwPolicy = "keep",
-        retry_failed: bool = False,
-        after: int = 0,
-        webhook_url: str | None = None,
-    ) -> Submitted:
-        """``StepSet.submit``."""
-        await self._store.ensure_conditional_put()
-        give_up = time.monotonic() + self._settings.poll_timeout_seconds
-        waits = backoff(first=0.2, most=2.0)
-        spent = 0  # attempts of our own from which nothing can come any more
-        # What was seen to be new is claimed unseen: the look that counts comes after the claim anyway.
-        unseen = self._memory.take_unseen(job) and not after
-        first_told: int | None = None
-        while True:
-            if unseen:
-                unseen, letter, open_job, forgiven = False, None, OpenJob(), 0
-            else:
-                metadata, letter, open_job = await self._ledger.look(job)
-                if metadata:
-                    return await self._done(job, metadata, open_job)
-                if first_told is None:
-                    first_told = _forgiven(letter, open_job, run, after, retry_failed=retry_failed)
-                forgiven = first_told
-            if letter and (
-                letter.last_attempt > forgiven or _untried(letter, open_job, after, retry_failed=retry_failed)
-            ):
-                raise letter.as_error()
+        admit: Admit | None,
+        max_cost_usd: float | None,
+        nsfw: NsfwPolicy,
+        retry_failed: bool,
+        after: int,
+        webhook_url: str | None,
+    ) -> None:
+        self._context = context
+        self._ledger = context.ledger
+        self._job = job
+        self._run = run
+        self._admit = admit
+        self._max_cost_usd = max_cost_usd
+        self._nsfw = nsfw
+        self._webhook_url = webhook_url
+        self._half_lease = context.settings.lease_seconds / 2
+        self._runner = rules.Runner(self._half_lease, retry_failed=retry_failed, failed=after)
+        self._look = Look(None, None, OpenJob())
+        self._state = rules.JobState()
+        self._begun = False
+        # The claim that is held, the request to send under it, and when it was made by two clocks: one shows
+        # that the machine slept, the other that its time was set.
+        self._claim: Claim | None = None
+        self._request: ReduxRequest | None = None
+        self._claimed_at = (0.0, 0.0)
+        self._sent_at = 0.0
+        self._prediction: Prediction | Record | None = None
+        self._answered_at: float | None = None  # when a submission of this call was answered
+        self._error: RestyleError | None = None  # why the history could not be searched
+        self._waits = backoff(first=0.2, most=2.0)
+        self._deadline = time.monotonic() + context.settings.poll_timeout_seconds
 
-            newest = max(open_job.latest, forgiven)
-            if newest > forgiven and newest > after and newest in open_job.recorded:
-                if joined := await self._join(job, newest, forgiven):
-                    return joined
-                continue
-            # Somebody's claim without a prediction: theirs while it is young, an orphan afterwards.
-            orphan = (
-                newest in open_job.claimed
-                and newest not in open_job.recorded
-                and newest > max(forgiven, spent)
-            )
-            if orphan:
-                lease = await self._lease(job.key, newest)
-                if self._store.now() - open_job.claimed[newest] < lease:
-                    await asyncio.sleep(next(waits))
-                    continue
-            if newest - forgiven >= MAX_ATTEMPTS:
-                return await self._exhausted(job, open_job, forgiven, newest, letter)
+    async def run(self) -> Submitted:
+        """Do what the rules say until the job has a prediction, or an error ends it."""
+        await self._context.store.ensure_conditional_put()
+        try:
+            while True:
+                if submitted := await self._act(await self._next_move()):
+                    return submitted
+        except (RestyleError, asyncio.CancelledError):
+            await self._give_back()
+            raise
 
-            attempt = max(newest, after) + 1
-            request = await self._affordable_request(job, max_cost_usd)
-            if self._admit:
-                await self._admit(job, attempt, self._prices.cached(request))
-            ours = await self._claim(job, attempt, request, run, nsfw)
-            if ours is None:
-                await asyncio.sleep(next(waits))
-                continue
-            if orphan:
-                await self._outwait(job.key, newest, attempt, lease)
-                if slow := await self._ledger.recorded(job.key, newest):
-                    slow = await self._ledger.record(job.key, attempt, slow)
-                    return self._submitted(job, attempt, slow, forgiven, run.flow_run_id, fresh=False)
-                if found := await self._search(job, open_job, attempt, letter):
-                    return await self._record(job, attempt, found, forgiven, run.flow_run_id, fresh=False)
-            try:
-                seen = await self._may_post(job, ours, forgiven)
-                if seen is None:
-                    spent = attempt
-                    continue
-                if letter and (found := await self._revived(letter)):
-                    return await self._record(job, attempt, found, forgiven, run.flow_run_id, fresh=False)
-                sent = time.monotonic()
-                prediction = await self._client.submit(
-                    request, webhook_url=webhook_url, in_time=partial(self._young, ours)
-                )
-            except AmbiguousSubmissionError:
-                found = await self._search(job, open_job, attempt, letter, sent=sent)
-                if found is None:
-                    spent = attempt
-                    continue
-                return await self._record(job, attempt, found, forgiven, run.flow_run_id, fresh=False)
-            except RateLimitedError as error:
-                await self._ledger.release(job.key, attempt)
-                pause = error.retry_after or next(waits)
-                if time.monotonic() + pause > give_up:
-                    raise
-                await asyncio.sleep(pause)
-            except RestyleError:  # a clean refusal, or nothing was sent
-                await self._ledger.release(job.key, attempt)
-                raise
-            else:
-                answered = time.monotonic()
-                metrics.SPENT.inc(self._prices.cached(request) or 0)
-                metrics.RETRIES.inc(attempt > 1)
-                submitted = await self._record(
-                    job, attempt, prediction, forgiven, run.flow_run_id, fresh=True
-                )
-                self._remember(job, submitted, ours, seen, prediction, answered)
-                return submitted
+    async def _next_move(self) -> moves.Move:
+        held = self._runner.held
+        # After a POST a known prediction is recorded, and a lost one searched for, before anything is read.
+        if held is None or not (held.sent or held.has_prediction):
+            await self._see()
+        return rules.next_move(self._state, self._aged())
 
-    async def _lease(self, key: str, attempt: int) -> timedelta:
-        """How long a claim holds: as long as its owner relies on it, and never less than ours would."""
-        claim = await self._ledger.claimed(key, attempt)
-        if claim:
-            self._same_api(claim.base_url, key)
-        longest = max(self._settings.lease_seconds, claim.lease_seconds if claim else 0)
-        return timedelta(seconds=longest) + CLOCK_GRAIN
+    async def _act(self, move: moves.Move) -> Submitted | None:
+        """Carry out a move. Returns the job's prediction once it has one."""
+        match move:
+            case moves.Done():
+                return await _stored(self._context, self._job, self._look)
+            case moves.Failed():
+                await self._fail()
+            case moves.Join(attempt):
+                return await self._join(attempt)
+            case moves.Wait(seconds):
+                await asyncio.sleep(next(self._waits) if seconds is None else seconds)
+            case moves.Claim(attempt, takes_over):
+                await self._make_claim(attempt, takes_over)
+            case moves.Search():
+                await self._search()
+            case moves.AskForOldPrediction():
+                await self._ask_for_old_prediction()
+            case moves.Post():
+                await self._post()
+            case moves.Record():
+                return await self._record()
+            case moves.NextAttempt():
+                self._runner = self._runner.after_attempt()
+            case moves.GiveUp(attempt):
+                raise await self._give_up(attempt)
+            case moves.GiveBack() | moves.LeaveOpen():  # ``run`` gives the claim back where it may
+                raise self._error or UnavailableError("the account's history could not be searched")
+        return None
 
-    def _same_api(self, base_url: str, key: str) -> None:
-        """Only the API that a job was submitted to knows what became of it."""
-        if base_url != self._client.base_url:
-            raise ConfigurationError(
-                f"this job is open at {base_url} and this run is told to use {self._client.base_url}: "
-                "finish it there, or use another output",
-                job_key=key,
-            )
+    # -- looking ----------------------------------------------------------------------------------
 
-    def _young(self, ours: _Ours) -> bool:
-        return ours.age < self._settings.lease_seconds / 2
+    async def _see(self) -> None:
+        """Look at the job, unless this process has just seen that it is new: what is new is claimed unseen.
 
-    async def _done(self, job: Job, metadata: Metadata, left: OpenJob) -> Submitted:
-        # a runner that was killed at the very end left its claim behind
-        await self._ledger.close(job.key, left, left.latest, done=True)
-        metrics.FOUND.inc()
-        restyled = restyled_from(self._store, job, metadata, cached=True)
-        return Submitted(job_key=job.key, prediction_id=metadata.prediction.id, restyled=restyled)
+        The look that counts comes after the claim anyway.
+        """
+        is_new = not self._begun and not self._runner.failed and self._context.memory.take_new(self._job)
+        self._look = Look(None, None, OpenJob()) if is_new else await self._ledger.look(self._job)
+        lease = self._context.lease_of(await self._abandoned_claim())
+        self._state = self._context.job_state(self._look, lease, self._run.flow_run_id)
+        if not self._begun:
+            self._runner, self._begun = rules.begin(self._state, self._runner), True
 
-    async def _join(self, job: Job, attempt: int, forgiven: int) -> Submitted | None:
-        record = await self._ledger.recorded(job.key, attempt)
-        if record is None:
+    async def _abandoned_claim(self) -> Claim | None:
+        """The newest claim, if it is another runner's without a prediction: it says how long it holds."""
+        open_job, held = self._look.open_job, self._runner.held
+        newest = open_job.latest
+        if newest in open_job.recorded or not newest or (held and held.attempt == newest):
             return None
-        self._same_api(record.base_url, job.key)
-        claim = await self._ledger.claimed(job.key, attempt)
-        flow_run_id = claim.flow_run_id if claim else None
-        return self._submitted(job, attempt, record, forgiven, flow_run_id, fresh=False)
+        claim = await self._ledger.read_claim(self._job.key, newest)
+        if claim:
+            self._check_api(claim.base_url)
+        return claim
 
-    def _submitted(
-        self,
-        job: Job,
-        attempt: int,
-        record: Record,
-        forgiven: int,
-        flow_run_id: str | None,
-        *,
-        fresh: bool,
-    ) -> Submitted:
-        return Submitted(
-            job_key=job.key,
-            prediction_id=record.prediction_id,
-            attempt=attempt,
-            flow_run_id=flow_run_id,
-            fresh=fresh,
-            last_attempt=attempt - forgiven >= MAX_ATTEMPTS,
+    def _aged(self) -> rules.Runner:
+        """The runner, with its claim as old as it is now."""
+        held = self._runner.held
+        return replace(self._runner, held=replace(held, age=self._age())) if held else self._runner
+
+    def _age(self) -> float:
+        monotonic, wall = self._claimed_at
+        return max(time.monotonic() - monotonic, time.time() - wall)
+
+    def _is_young(self) -> bool:
+        return self._age() < self._half_lease
+
+    def _check_api(self, base_url: str) -> None:
+        """Refuse another API than the one the job was submitted to: only that one knows the prediction."""
+        if base_url != self._context.client.base_url:
+            raise ConfigurationError(
+                f"base_url {self._context.client.base_url}: this job is open at {base_url}: "
+                "finish it there, or use another output",
+                job_key=self._job.key,
+            )
+
+    # -- claiming and posting ---------------------------------------------------------------------
+
+    async def _make_claim(self, attempt: int, takes_over: int | None) -> None:
+        request = await self._affordable_request()
+        if self._admit:
+            await self._admit(self._job, attempt, self._context.prices.cached(request))
+        claimed_at = (time.monotonic(), time.time())  # before the put is sent
+        claim = Claim(
+            nonce=uuid.uuid4().hex,
+            flow_run_id=self._run.flow_run_id,
+            claimed_at=now(),
+            lease_seconds=self._context.settings.lease_seconds,
+            base_url=self._context.client.base_url,
+            request=request.model_copy(update={"image": without_signature(request.image)}),
+            job=_without_secrets(self._job),
+            nsfw=self._nsfw,
         )
+        if not await self._ledger.claim(self._job.key, attempt, claim):
+            await asyncio.sleep(next(self._waits))
+            return
+        self._claim, self._request, self._claimed_at = claim, request, claimed_at
+        self._runner = self._runner.with_claim(attempt, takes_over, self._state.lease)
 
-    async def _affordable_request(self, job: Job, max_cost_usd: float | None) -> ReduxRequest:
-        """The request, with a URL that can be fetched, once it is known that it may be paid."""
+    async def _affordable_request(self) -> ReduxRequest:
+        """The request, with a URL that can be fetched, once it is known that it can be paid."""
+        job, limit = self._job, self._max_cost_usd
         draft = job.request(without_signature(job.source.location))
-        price = await self._prices.usd(draft, required=max_cost_usd is not None)
-        if max_cost_usd is not None and price is not None:
-            if price > max_cost_usd:
+        price = await self._context.prices.usd(draft, required=limit is not None)
+        if limit is not None and price is not None:
+            if price > limit:
                 raise BudgetExceededError(
-                    f"max_cost_usd {max_cost_usd:g}: this job costs {price:g} USD: "
-                    "raise the limit or ask for less",
+                    f"max_cost_usd {limit:g}: this job costs {price:g} USD: raise the limit or ask for less",
                     job_key=job.key,
                 )
-            balance = await self._client.balance()
+            balance = await self._context.client.balance()
             if price > balance:
                 raise InsufficientCreditsError(
                     f"this job costs {price:g} USD and the balance is {balance:g} USD: "
                     "top up the WaveSpeed account",
                     job_key=job.key,
                 )
-        return job.request(await self._publisher.url(job.source))
+        return job.request(await self._context.publisher.url(job.source))
 
-    async def _claim(
-        self, job: Job, attempt: int, request: ReduxRequest, run: RunInfo, nsfw: NsfwPolicy
-    ) -> _Ours | None:
-        since = (time.monotonic(), time.time())
-        claim = Claim(
-            nonce=uuid.uuid4().hex,
-            flow_run_id=run.flow_run_id,
-            claimed_at=now(),
-            lease_seconds=self._settings.lease_seconds,
-            base_url=self._client.base_url,
-            request=request.model_copy(update={"image": without_signature(request.image)}),
-            job=_unsigned(job),
-            nsfw=nsfw,
-        )
-        won = await self._ledger.claim(job.key, attempt, claim)
-        return _Ours(attempt, claim, since) if won else None
-
-    async def _outwait(self, key: str, orphan: int, ours: int, lease: timedelta) -> None:
-        """Wait until the orphaned claim is a lease older than ours, so that nothing of it still flies."""
-        made = time.monotonic()
-        while True:
-            old, new = (
-                await self._ledger.claimed_at(key, orphan),
-                await self._ledger.claimed_at(key, ours),
-            )
-            if old is None or new is None:
-                return
-            left = (lease - (new - old)).total_seconds() - (time.monotonic() - made)
-            if left <= 0:
-                return
-            await asyncio.sleep(left)
-
-    async def _may_post(self, job: Job, ours: _Ours, forgiven: int) -> OpenJob | None:
-        """What is open, if the job is still nobody's but ours, not done meanwhile, and our claim young."""
-        metadata, letter, open_job = await self._ledger.look(job)
-        if metadata:
-            return None
-        if letter and letter.last_attempt > forgiven:
-            await self._ledger.close(job.key, open_job, letter.last_attempt, done=False)
-            return None
-        if open_job.latest != ours.attempt or ours.attempt not in open_job.claimed:
-            return None
-        return open_job if self._young(ours) else None
-
-    async def _revived(self, letter: DeadLetter) -> Prediction | None:
-        """What the job was given up with, if it has come to something after all: it is paid for."""
-        if letter.error.prediction_id is None:
-            return None
+    async def _post(self) -> None:
+        if self._request is None:
+            raise RuntimeError("a claim is made together with its request")
+        before = self._runner
+        self._runner, self._sent_at = self._runner.with_post_sent(), time.monotonic()
         try:
-            prediction = await self._client.result(letter.error.prediction_id)
-        except NotFoundError:
+            self._prediction = await self._context.client.submit(
+                self._request, webhook_url=self._webhook_url, in_time=self._is_young
+            )
+        except AmbiguousSubmissionError:
+            return  # the prediction may exist
+        except RateLimitedError as error:  # nothing was created
+            self._runner = before
+            await self._give_back()
+            pause = error.retry_after or next(self._waits)
+            if time.monotonic() + pause > self._deadline:
+                raise
+            await asyncio.sleep(pause)
+            return
+        except RestyleError:  # refused, or not sent
+            self._runner = before
+            raise
+        self._answered_at = time.monotonic()
+        self._runner = self._runner.with_prediction()
+        metrics.SPENT.inc(self._context.prices.cached(self._request) or 0)
+        if self._runner.held and self._runner.held.attempt > 1:
+            metrics.RETRIES.inc()
+
+    async def _give_back(self) -> None:
+        """Remove the claim that is held, if nothing was sent and it is young; then hold none."""
+        held = self._runner.held
+        self._runner = replace(self._runner, held=None, search="not yet")
+        if held and not (held.sent or held.has_prediction) and self._is_young():
+            with suppress(RestyleError):  # then it grows old and is taken over
+                await asyncio.shield(self._ledger.release(self._job.key, held.attempt))
+
+    # -- looking for what exists --------------------------------------------------------------------
+
+    async def _search(self) -> None:
+        """Search for what the attempts so far may have created: their late records, then the history."""
+        try:
+            self._prediction = await self._late_record() or await self._from_history()
+        except RestyleError as error:
+            self._error = error
+            self._runner = self._runner.after_search("failed")
+            return
+        if self._prediction is None:
+            self._runner = self._runner.after_search("over")
+            return
+        if self._runner.held is None:
+            self._runner = self._runner.with_claim(self._look.open_job.latest, None, 0.0)
+        self._runner = self._runner.with_prediction()
+
+    async def _late_record(self) -> Record | None:
+        """The record of the abandoned attempt, if its owner has written it since."""
+        held = self._runner.held
+        if held is None or held.takes_over is None or held.sent:
             return None
-        useless = prediction.terminal and not prediction.outputs
-        return None if useless or prediction.status in ENDED_BADLY else prediction
+        return await self._ledger.read_record(self._job.key, held.takes_over)
 
-    async def _search(
-        self,
-        job: Job,
-        open_job: OpenJob,
-        attempt: int,
-        letter: DeadLetter | None,
-        sent: float | None = None,
-    ) -> Prediction | None:
-        """Look for what the attempts so far may have created.
-
-        Args:
-            job: whose.
-            open_job: what was there before the newest attempt.
-            attempt: the newest attempt.
-            letter: an earlier dead letter; its prediction is of no use.
-            sent: when a submission of ours was sent (monotonic clock). Until its time is over the API may
-                still act on it, so that long the search goes on.
-        """
-        claims = [await self._ledger.claimed(job.key, n) for n in sorted({*open_job.claimed, attempt})]
-        there = [claim for claim in claims if claim]
-        # the earliest by any clock that has a say
-        times = [*open_job.claimed.values(), *(claim.claimed_at for claim in there), self._store.now()]
-        seconds = self._settings.reconcile_seconds
-        if sent is not None:
-            seconds += max(0.0, self._client.submit_timeout - (time.monotonic() - sent))
-        useless = frozenset({letter.error.prediction_id or ""} if letter else ())
-        found = await self._history.search([claim.request for claim in there], min(times), seconds, useless)
+    async def _from_history(self) -> Prediction | None:
+        job, open_job, held = self._job, self._look.open_job, self._runner.held
+        attempts = sorted({*open_job.claimed, *([held.attempt] if held else [])})
+        claims = [await self._ledger.read_claim(job.key, number) for number in attempts]
+        seconds = self._context.settings.reconcile_seconds
+        if held and held.sent:  # until its time is over the API may still act on it
+            seconds += max(0.0, self._context.client.submit_timeout - (time.monotonic() - self._sent_at))
+        found = await self._context.search_history(
+            open_job, [claim for claim in claims if claim], self._look.letter, seconds
+        )
         if found:
-            metrics.adopted(self._prices.cached(job.params))
+            metrics.adopted(self._context.prices.cached(job.params))
         return found
 
-    async def _record(
-        self,
-        job: Job,
-        attempt: int,
-        prediction: Prediction,
-        forgiven: int,
-        flow_run_id: str | None,
-        *,
-        fresh: bool,
-    ) -> Submitted:
-        record = self._to_record(job, prediction)
-        record = await self._ledger.record(job.key, attempt, record)
-        return self._submitted(job, attempt, record, forgiven, flow_run_id, fresh=fresh)
+    async def _ask_for_old_prediction(self) -> None:
+        """Ask for what the job was given up with: it is paid for."""
+        letter = self._look.letter
+        if letter is None or letter.error.prediction_id is None:
+            return
+        try:
+            prediction = await self._context.client.result(letter.error.prediction_id)
+        except NotFoundError:
+            prediction = None
+        useless = prediction is None or prediction.status in ENDED_BADLY
+        if prediction is None or useless or (prediction.terminal and not prediction.outputs):
+            self._runner = self._runner.with_old_prediction_asked()
+            return
+        self._prediction, self._runner = prediction, self._runner.with_prediction()
 
-    def _to_record(self, job: Job, prediction: Prediction) -> Record:
-        return Record(
-            prediction_id=prediction.id,
-            submitted_at=prediction.created_at,
-            quoted_usd=self._prices.cached(job.params),
-            base_url=self._client.base_url,
+    # -- ending -------------------------------------------------------------------------------------
+
+    async def _fail(self) -> None:
+        if letter := self._look.letter:
+            await self._ledger.close(self._job.key, self._look.open_job, letter.last_attempt, done=False)
+            raise letter.as_error()
+
+    async def _join(self, attempt: int) -> Submitted | None:
+        record = await self._ledger.read_record(self._job.key, attempt)
+        if record is None:  # closed meanwhile
+            return None
+        self._check_api(record.base_url)
+        await self._give_back()
+        claim = await self._ledger.read_claim(self._job.key, attempt)
+        return self._submitted(attempt, record, claim.flow_run_id if claim else None, fresh=False)
+
+    async def _record(self) -> Submitted:
+        held, prediction, job = self._runner.held, self._prediction, self._job
+        if held is None or prediction is None:
+            raise RuntimeError("a prediction is known together with its claim")
+        if isinstance(prediction, Prediction):
+            prediction = await self._context.make_record(job, prediction)
+        record = await self._ledger.record(job.key, held.attempt, prediction)
+        claim = self._claim or await self._ledger.read_claim(job.key, held.attempt)
+        submitted = self._submitted(
+            held.attempt,
+            record,
+            claim.flow_run_id if claim else None,
+            fresh=self._answered_at is not None and record is prediction,
         )
+        if submitted.fresh and held.attempt == 1 and self._claim and not self._look.open_job.recorded:
+            self._remember(self._claim, record)
+        return submitted
 
-    def _remember(
-        self,
-        job: Job,
-        submitted: Submitted,
-        ours: _Ours,
-        seen: OpenJob,
-        prediction: Prediction,
-        answered: float,
-    ) -> None:
+    def _remember(self, claim: Claim, record: Record) -> None:
         """Keep what the download needs to know of a first attempt."""
-        if submitted.attempt == 1 and not seen.recorded and submitted.prediction_id == prediction.id:
-            record = self._to_record(job, prediction)
-            mine = Mine(ours.claim, record, seen.claimed[1], self._store.now(), answered)
-            self._memory.submitted(job, mine)
+        claimed = self._look.open_job.claimed.get(1)
+        if claimed and self._answered_at is not None:
+            recorded = self._context.store.now()
+            first = FirstAttempt(claim, record, claimed, recorded, self._answered_at)
+            self._context.memory.keep_first_attempt(self._job, first)
 
-    async def _exhausted(
-        self,
-        job: Job,
-        open_job: OpenJob,
-        forgiven: int,
-        newest: int,
-        letter: DeadLetter | None,
-    ) -> Submitted:
-        """No attempt is left. What was paid for and lost is still looked for before the job is given up."""
-        if newest not in open_job.recorded and (found := await self._search(job, open_job, newest, letter)):
-            claim = await self._ledger.claimed(job.key, newest)
-            flow_run_id = claim.flow_run_id if claim else None
-            return await self._record(job, newest, found, forgiven, flow_run_id, fresh=False)
-        raise await self._shared.fail(
-            job,
-            newest,
-            Failure(
-                type="AttemptsUsedUp",
-                message=f"{MAX_ATTEMPTS} attempts came to nothing: "
-                "look at the account's history, then use retry_failed",
-            ),
+    def _submitted(self, attempt: int, record: Record, flow_run_id: str | None, *, fresh: bool) -> Submitted:
+        return Submitted(
+            job_key=self._job.key,
+            prediction_id=record.prediction_id,
+            attempt=attempt,
+            flow_run_id=flow_run_id,
+            fresh=fresh,
+            last_attempt=rules.is_last(attempt, self._runner.forgiven),
         )
 
-
-def _forgiven(
-    letter: DeadLetter | None, open_job: OpenJob, run: RunInfo, after: int, *, retry_failed: bool
-) -> int:
-    """The last attempt that a dead letter speaks of and that this run may go on from; 0 for none."""
-    if letter is None:
-        return 0
-    last = letter.last_attempt
-    if open_job.latest > last and open_job.latest in open_job.recorded:
-        return last  # somebody was told to go again and has submitted it: join
-    if not retry_failed or (after and after <= last):
-        return 0
-    # A run that failed the job itself was told once to go again, however often it is retried.
-    return 0 if run.flow_run_id and letter.flow_run_id == run.flow_run_id else last
+    async def _give_up(self, attempt: int) -> RestyleError:
+        letter = self._look.letter
+        failure = Failure(
+            type="AttemptsUsedUp",
+            message=f"{rules.MAX_ATTEMPTS} attempts failed without a prediction: "
+            "look at the account's history, then use retry_failed",
+            prediction_id=letter.error.prediction_id if letter else None,
+        )
+        return await self._context.give_up(self._job, attempt, failure)
 
 
-def _untried(letter: DeadLetter, open_job: OpenJob, after: int, *, retry_failed: bool) -> bool:
-    """Whether the job was given up before any attempt, and nobody has gone on with it since."""
-    return not (letter.last_attempt or open_job.latest or after or retry_failed)
-
-
-def _unsigned(job: Job) -> Job:
-    """The job with nothing secret in it, to be written down."""
+def _without_secrets(job: Job) -> Job:
+    """The job as it may be written down: the source's URL without its signature."""
     location = job.source.location
     if location.lower().startswith(("https://", "http://")):
         location = without_signature(location)
     if location == job.source.location:
         return job
     return job.model_copy(update={"source": job.source.model_copy(update={"location": location})})
+
+
+async def find_stored(context: StepContext, job: Job) -> Submitted | None:
+    """``StepSet.look``."""
+    await context.store.ensure_conditional_put()
+    look = await context.ledger.look(job)
+    if look.side_car is None and look.letter is None and not look.open_job.latest:
+        context.memory.keep_new(job)
+    return await _stored(context, job, look)
+
+
+async def _stored(context: StepContext, job: Job, look: Look) -> Submitted | None:
+    """What is stored of a job, if it is done. A runner that was killed at the very end left its claim."""
+    side_car = look.side_car
+    if side_car is None:
+        return None
+    await context.ledger.close(job.key, look.open_job, look.open_job.latest, done=True)
+    metrics.FOUND.inc()
+    restyled = restyled_from(context.store, job, side_car, cached=True)
+    return Submitted(job_key=job.key, prediction_id=side_car.prediction.id, restyled=restyled)

@@ -12,7 +12,8 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.created_object import MetadataParam, ObjectCreated, find, give_up
 from prefect_wavespeed.job import Restyled, RunInfo
-from prefect_wavespeed.steps.step_set import StepSet, run_job
+from prefect_wavespeed.steps.run_job import run_job
+from prefect_wavespeed.steps.step_set import StepSet
 from prefect_wavespeed.storage.open_store import s3_store
 from prefect_wavespeed.storage.store import Store
 from tests.support.emulator_process import Emulator

@@ -17,21 +17,22 @@ from prefect_wavespeed.job import Job, NsfwPolicy, RunInfo
 from prefect_wavespeed.ledger.records import OutputInfo
 from prefect_wavespeed.quality.verify import examine_output
 from prefect_wavespeed.retry import retry
+from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
 
 TRIES = 5
 _QUICK = 200_000  # bytes of a JPEG that are read in two milliseconds: not worth a change of threads
 
 OnThumbnail = Callable[[str, int, bytes], None]
-"""What is given each output's thumbnail: the job's key, the output's place (0, 1, …), a small JPEG."""
+"""Called with each output's thumbnail: the job's key, the output's index (0, 1, …), a small JPEG."""
 
 
 @dataclass
-class Collector:
+class OutputCollector:
     """Brings the outputs of one prediction into the store.
 
     Attributes:
-        prediction: as it is told last; asking again gives its outputs fresh URLs.
+        prediction: the API's last answer; asking again gives its outputs fresh URLs.
         on_thumbnail: given a small JPEG of each output, from the same decoding that verifies it.
     """
 
@@ -45,7 +46,7 @@ class Collector:
 
     @property
     def object_metadata(self) -> dict[str, str]:
-        """What every object of the job bears as S3 metadata."""
+        """The S3 metadata of every object of the job."""
         return {
             "job-key": self.job.key,
             "prediction-id": self.prediction.id,
@@ -57,8 +58,8 @@ class Collector:
         """Store all outputs.
 
         Raises:
-            OutputError: one cannot be had whole, after several tries.
-            NotFoundError: WaveSpeedAI does not know the prediction any more.
+            OutputError: one cannot be downloaded whole, after several tries.
+            NotFoundError: WaveSpeedAI no longer knows the prediction.
             RestyleError: the API or the store cannot be used now.
         """
         return [await self._output(index) for index in range(len(self.prediction.outputs))]
@@ -67,18 +68,22 @@ class Collector:
         flagged = self.prediction.has_nsfw_contents[index : index + 1] == [True]
         if flagged and self.nsfw == "drop":
             return OutputInfo(key=None, nsfw=True)
-        folder = "quarantine" if flagged and self.nsfw == "quarantine" else "images"
-        data, facts, small = await self._fetch(index)
-        facts.key = f"{folder}/{self.job.name}/{index + 1}.{self.job.params.output_format}"
-        facts.nsfw = flagged
-        await self._keep(facts.key, data, facts.content_type or "")
-        if self.on_thumbnail and small:
-            with suppress(Exception):  # it is for show: the picture that was paid for is stored
-                self.on_thumbnail(self.job.key, index, small)
-        return facts
+        data, output, thumbnail = await self._fetch(index)
+        output.key = layout.picture(
+            self.job.name,
+            index + 1,
+            self.job.params.output_format,
+            quarantined=flagged and self.nsfw == "quarantine",
+        )
+        output.nsfw = flagged
+        await self._keep(output.key, data, output.content_type or "")
+        if self.on_thumbnail and thumbnail:
+            with suppress(Exception):  # it is only shown: the picture that was paid for is stored
+                self.on_thumbnail(self.job.key, index, thumbnail)
+        return output
 
     async def _fetch(self, index: int) -> tuple[bytes, OutputInfo, bytes | None]:
-        """One output, whole and verified; a URL that has expired is asked for anew."""
+        """One output, whole and verified; the API is asked for a fresh URL when the old one has expired."""
         return await retry(
             partial(self._try_fetch, index, count()), tries=TRIES, when=_may_be_whole_next_time
         )
@@ -100,10 +105,10 @@ class Collector:
         raise problem
 
     async def _examined(self, data: bytes) -> tuple[OutputInfo, bytes | None]:
-        wanted, small = self.job.params.output_format, self.on_thumbnail is not None
-        if wanted == "jpeg" and len(data) <= _QUICK:
-            return _examine(data, wanted, with_thumbnail=small)
-        return await asyncio.to_thread(_examine, data, wanted, with_thumbnail=small)
+        expected, small = self.job.params.output_format, self.on_thumbnail is not None
+        if expected == "jpeg" and len(data) <= _QUICK:
+            return _examine(data, expected, with_thumbnail=small)
+        return await asyncio.to_thread(_examine, data, expected, with_thumbnail=small)
 
     async def _keep(self, path: str, data: bytes, content_type: str) -> None:
         if await self.store.create(path, data, content_type, self.object_metadata):
@@ -119,7 +124,7 @@ def _may_be_whole_next_time(error: BaseException) -> bool:
 
 def _examine(data: bytes, expected_format: str, *, with_thumbnail: bool) -> tuple[OutputInfo, bytes | None]:
     info, small = examine_output(data, expected_format, with_thumbnail=with_thumbnail)
-    facts = OutputInfo(
+    output = OutputInfo(
         key=None,
         sha256=hashlib.sha256(data).hexdigest(),
         bytes=len(data),
@@ -127,4 +132,4 @@ def _examine(data: bytes, expected_format: str, *, with_thumbnail: bool) -> tupl
         width=info.width,
         height=info.height,
     )
-    return facts, small
+    return output, small

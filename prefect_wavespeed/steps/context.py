@@ -1,0 +1,163 @@
+"""What the steps share: the API, the store, the ledger, and how a job is given up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.api.predictions import Prediction
+from prefect_wavespeed.errors import PredictionFailedError, RestyleError
+from prefect_wavespeed.job import Job
+from prefect_wavespeed.ledger.history import History
+from prefect_wavespeed.ledger.ledger import Ledger, Look, now
+from prefect_wavespeed.ledger.records import Attempt, Claim, DeadLetter, Failure, OpenJob, Record
+from prefect_wavespeed.ledger.rules import JobState, LetterState
+from prefect_wavespeed.ledger.sidecar import source_info
+from prefect_wavespeed.settings import Settings
+from prefect_wavespeed.sources.publish import Publisher
+from prefect_wavespeed.steps.attempts import describe_end
+from prefect_wavespeed.steps.memory import Memory
+from prefect_wavespeed.steps.prices import PriceCache
+from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
+from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.urls import without_signature
+
+CLOCK_GRAIN = timedelta(seconds=1)
+"""S3 tells whole seconds, so an age by its clock may be this much too high."""
+
+
+@dataclass
+class StepContext:
+    """What the steps work with."""
+
+    client: WaveSpeedClient
+    store: Store
+    settings: Settings
+    inbox: WebhookInbox = field(default_factory=WebhookInbox)
+    ledger: Ledger = field(init=False)
+    history: History = field(init=False)
+    publisher: Publisher = field(init=False)
+    prices: PriceCache = field(init=False)
+    memory: Memory = field(default_factory=Memory)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.store)
+        self.history = History(self.client)
+        self.publisher = Publisher(self.client, self.store)
+        self.prices = PriceCache(self.client)
+
+    def lease_of(self, claim: Claim | None) -> timedelta:
+        """How long a claim holds: as long as its owner relies on it, and no less than one of ours would."""
+        seconds = max(self.settings.lease_seconds, claim.lease_seconds if claim else 0)
+        return timedelta(seconds=seconds) + CLOCK_GRAIN
+
+    def job_state(self, look: Look, lease: timedelta, flow_run_id: str | None) -> JobState:
+        """What a look found, as the rules see it.
+
+        Args:
+            look: the look.
+            lease: how long the newest claim holds.
+            flow_run_id: the run that asks.
+        """
+        letter = None
+        if look.letter:
+            letter = LetterState(
+                look.letter.last_attempt,
+                names_prediction=look.letter.error.prediction_id is not None,
+                from_this_run=flow_run_id is not None and look.letter.flow_run_id == flow_run_id,
+            )
+        time = self.store.now()
+        return JobState(
+            done=look.side_car is not None,
+            letter=letter,
+            claims={n: (time - at).total_seconds() for n, at in look.open_job.claimed.items()},
+            records=look.open_job.recorded.keys(),
+            lease=lease.total_seconds(),
+        )
+
+    async def search_history(
+        self, open_job: OpenJob, claims: list[Claim], letter: DeadLetter | None, seconds: float
+    ) -> Prediction | None:
+        """Search the account's history for what a job's attempts may have created.
+
+        Args:
+            open_job: its attempts.
+            claims: their claims, which hold the requests.
+            letter: an earlier dead letter; its prediction is of no use.
+            seconds: for how long to look, again and again: a submission may show up late.
+
+        Returns:
+            The newest prediction that has not failed; None when there surely is none.
+
+        Raises:
+            RestyleError: the history cannot be read, so nothing is known.
+        """
+        # The earliest by any clock that has a say.
+        times: list[datetime] = [*open_job.claimed.values(), *(claim.claimed_at for claim in claims)]
+        useless = frozenset({letter.error.prediction_id} if letter and letter.error.prediction_id else ())
+        requests = [claim.request for claim in claims]
+        return await self.history.search(requests, min([*times, self.store.now()]), seconds, useless)
+
+    async def make_record(self, job: Job, prediction: Prediction) -> Record:
+        """The record of a job's prediction, with the price if it is known."""
+        return Record(
+            prediction_id=prediction.id,
+            submitted_at=prediction.created_at,
+            quoted_usd=await self.prices.usd(job.request(job.source.location), required=False),
+            base_url=self.client.base_url,
+        )
+
+    async def remove_leftovers(self, job: Job) -> None:
+        """Remove what is still open of a job that is done."""
+        open_job = await self.ledger.open_job(job.key)
+        await self.ledger.close(job.key, open_job, open_job.latest, done=True)
+
+    async def give_up(self, job: Job, attempt: int, failure: Failure) -> PredictionFailedError:
+        """Write the job's dead letter and close the job.
+
+        Returns:
+            The error to raise: of this letter, or of the one that another runner wrote.
+        """
+        self.memory.forget_attempt(job)
+        open_job = await self.ledger.open_job(job.key)
+        claim = await self.ledger.read_claim(job.key, attempt)
+        letter = DeadLetter(
+            job_key=job.key,
+            last_attempt=attempt,
+            error=failure,
+            flow_run_id=claim.flow_run_id if claim else None,
+            source=source_info(job),
+            request=job.request(without_signature(job.source.location)),
+            variant=job.variant,
+            attempts=await self.attempts(job, open_job, attempt),
+            failed_at=now(),
+        )
+        letter = await self.ledger.bury(letter)
+        await self.ledger.close(job.key, open_job, letter.last_attempt, done=False)
+        return letter.as_error()
+
+    async def attempts(self, job: Job, open_job: OpenJob, last: int) -> list[Attempt]:
+        """The attempts up to ``last``, with the errors of those before it, for side-car and letter."""
+        attempts = []
+        for number, claimed_at in sorted(open_job.claimed.items()):
+            if number > last:
+                break
+            is_recorded = number in open_job.recorded
+            record = await self.ledger.read_record(job.key, number) if is_recorded else None
+            claim = await self.ledger.read_claim(job.key, number)
+            attempt = Attempt(
+                claimed_at=claimed_at,
+                flow_run_id=claim.flow_run_id if claim else None,
+                prediction_id=record.prediction_id if record else None,
+            )
+            if number < last:
+                attempt.error = await self._error_of(record.prediction_id) if record else "no answer recorded"
+            attempts.append(attempt)
+        return attempts
+
+    async def _error_of(self, prediction_id: str) -> str:
+        try:
+            return describe_end(await self.client.result(prediction_id))
+        except RestyleError as error:
+            return error.message

@@ -1,0 +1,102 @@
+"""What settling an output did, job by job and in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from prefect_wavespeed.errors import PredictionFailedError
+from prefect_wavespeed.job import Job, Restyled
+
+MAX_PROBLEMS = 1_000
+"""Problems that are listed; of more, only the number is kept."""
+
+SettleStatus = Literal[
+    "stored", "closed", "failed", "running", "not_ready", "not_submitted", "retryable", "other_api", "error"
+]
+"""How a job ended up; the fields of ``Settled`` explain each word."""
+_PROBLEMS: frozenset[SettleStatus] = frozenset(
+    {"failed", "not_ready", "not_submitted", "retryable", "other_api", "error"}
+)
+
+
+@dataclass
+class SettleOutcome:
+    """How one job ended up.
+
+    Attributes:
+        status: None as long as it is being worked on.
+        job: None where nothing says what was asked for.
+        restyled: what is stored of it, now or before.
+        error: why it has failed for good, now or before.
+    """
+
+    job_key: str
+    status: SettleStatus | None = None
+    message: str = ""
+    job: Job | None = None
+    prediction_id: str | None = None
+    restyled: Restyled | None = None
+    error: PredictionFailedError | None = None
+
+
+class Problem(BaseModel):
+    """A job that is not stored, and why."""
+
+    job_key: str
+    status: SettleStatus
+    message: str
+    source: str | None = Field(description="The source, without its signature.")
+    prediction_id: str | None
+
+
+class Settled(BaseModel):
+    """What was done, in jobs."""
+
+    stored: int = Field(default=0, description="Their outputs were stored now.")
+    closed: int = Field(default=0, description="Were done, or had failed, before: what was open is removed.")
+    failed: int = Field(default=0, description="Failed for good; each has its dead letter.")
+    running: int = Field(default=0, description="A runner has just claimed them: left alone.")
+    not_ready: int = Field(default=0, description="Still in progress when the time for polling was over.")
+    not_submitted: int = Field(default=0, description="Their runner is gone and never submitted them.")
+    retryable: int = Field(default=0, description="Failed at WaveSpeedAI; another attempt is allowed.")
+    other_api: int = Field(default=0, description="Open at another API: left alone.")
+    error: int = Field(default=0, description="Something went wrong here; they are as they were.")
+    problems: list[Problem] = Field(default_factory=list, description=f"The first {MAX_PROBLEMS}.")
+    problems_left_out: int = 0
+
+    def groups(self) -> list[tuple[str, int]]:
+        """What was done, for people: a line for each group, and how many jobs are in it."""
+        return [
+            ("stored", self.stored),
+            ("done or failed before: what was left open is removed", self.closed),
+            ("failed for good: see failed/", self.failed),
+            ("being run by another process: left alone", self.running),
+            ("still in progress at WaveSpeedAI: settle again later", self.not_ready),
+            ("never submitted: run them again", self.not_submitted),
+            ("failed at WaveSpeedAI and may be tried again: run them again", self.retryable),
+            ("open at another API: settle them with that one", self.other_api),
+            ("error: left as they were", self.error),
+        ]
+
+    def count(self, outcome: SettleOutcome) -> None:
+        """Add the outcome of a job."""
+        if outcome.status is None:
+            return
+        setattr(self, outcome.status, getattr(self, outcome.status) + 1)
+        if outcome.status not in _PROBLEMS:
+            return
+        if len(self.problems) == MAX_PROBLEMS:
+            self.problems_left_out += 1
+            return
+        self.problems.append(
+            Problem(
+                job_key=outcome.job_key,
+                status=outcome.status,
+                message=outcome.message,
+                source=outcome.job.source.uri if outcome.job else None,
+                prediction_id=outcome.prediction_id,
+            )
+        )
