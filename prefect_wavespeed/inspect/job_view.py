@@ -95,10 +95,10 @@ async def _read_done(ledger: Ledger, listed: ListedJob) -> JobView | None:
 async def _read_unfinished(ledger: Ledger, listed: ListedJob) -> JobView | None:
     """Read an open or a failed job. One that was taken up again after its dead letter is open."""
     key = listed.key
-    open_job, letter = await ledger.open(key), await ledger.dead(key)
-    claims = {n: claim for n in open_job.claimed if (claim := await ledger.claimed(key, n))}
-    records = {n: record for n in open_job.recorded if (record := await ledger.recorded(key, n))}
-    if claims and (metadata := await ledger.done(job := claims[max(claims)].job)):
+    open_job, letter = await ledger.open_job(key), await ledger.dead_letter(key)
+    claims = {n: claim for n in open_job.claimed if (claim := await ledger.read_claim(key, n))}
+    records = {n: record for n in open_job.recorded if (record := await ledger.read_record(key, n))}
+    if claims and (metadata := await ledger.side_car(job := claims[max(claims)].job)):
         path = layout.metadata(job.name)
         return JobView("done", key, metadata.times.stored, path, metadata=metadata)
     if letter and letter.last_attempt >= open_job.latest:

@@ -20,8 +20,9 @@ from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
 from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.errors import AuthenticationError, PredictionFailedError, RestyleError
 from prefect_wavespeed.job import Job, Output, Restyled, RunInfo
+from prefect_wavespeed.ledger.rules import MAX_ATTEMPTS
 from prefect_wavespeed.retry import instant_retries
-from prefect_wavespeed.steps.attempts import MAX_ATTEMPTS, Polled, Submitted
+from prefect_wavespeed.steps.attempts import Polled, Submitted
 from prefect_wavespeed.storage.open_store import directory_store
 
 FOLDER = "runs/dt=2026-01-01/run"
