@@ -1,4 +1,4 @@
-"""Many images: one report, one bill an image, and nothing that stops the others."""
+"""A batch with the real engine against the emulator: one report, one bill an image."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
 
 SMALL = ReduxParams(size="256*256")
-ORDER = BatchOptions(params=SMALL)
+OPTIONS = BatchOptions(params=SMALL)
 PATIENT = Settings(lease_seconds=30, submit_timeout_seconds=10, reconcile_seconds=1, poll_timeout_seconds=60)
 
 
 @pytest.fixture(scope="module")
 def prerendered() -> Iterator[Emulator]:
-    """An emulator that makes nothing of the source: quick, and no source need exist."""
+    """An emulator with pictures made beforehand: quick, and no source need exist."""
     with Emulator("--prerendered", "--latency", "0.2", "0.4") as emulator:
         yield emulator
 
@@ -50,9 +50,9 @@ def _mills(api: Emulator) -> int:
     return sum(round(1000 * p["price"]) for p in api.ledger()["predictions"])
 
 
-async def test_every_row_is_answered_stored_and_billed_once(api: Emulator, tmp_path: Path) -> None:
+async def test_every_row_is_stored_reported_and_billed_once(api: Emulator, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(30))
-    first = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
+    first = await restyle_all(api.url, str(tmp_path / "out"), manifest, OPTIONS)
     assert first.error is None
     assert [row.row for row in first.rows] == list(range(1, 31))
     assert first.statuses == ["stored"] * 30
@@ -70,7 +70,7 @@ async def test_every_row_is_answered_stored_and_billed_once(api: Emulator, tmp_p
     assert first.summary.latency_p95
     assert first.summary.latency_p50 <= first.summary.latency_p95
 
-    again = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
+    again = await restyle_all(api.url, str(tmp_path / "out"), manifest, OPTIONS)
     assert again.statuses == ["done"] * 30
     assert again.summary.spent_usd == 0
     assert [row.outputs for row in again.rows] == [row.outputs for row in first.rows]
@@ -80,7 +80,7 @@ async def test_every_row_is_answered_stored_and_billed_once(api: Emulator, tmp_p
 async def test_rows_that_ask_for_the_same_share_one_prediction(api: Emulator, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [*pictures(3), *pictures(2, seed=-1), *pictures(1, variant=1)]
     result = await restyle_all(
-        api.url, str(tmp_path / "out"), write_manifest(tmp_path / "m.jsonl", rows), ORDER
+        api.url, str(tmp_path / "out"), write_manifest(tmp_path / "m.jsonl", rows), OPTIONS
     )
     assert result.statuses == ["stored"] * 6
     assert result.summary.jobs == 4
@@ -100,7 +100,7 @@ async def test_local_files_and_their_parameters_become_jobs_like_those_of_single
         {"image": str(PHOTO), "output_format": "png"},
     ]
     result = await restyle_all(
-        emulator.url, str(tmp_path / "out"), write_manifest(tmp_path / "m.jsonl", rows), ORDER
+        emulator.url, str(tmp_path / "out"), write_manifest(tmp_path / "m.jsonl", rows), OPTIONS
     )
     assert [len(row.outputs) for row in result.rows] == [2, 1]
     assert result.rows[1].outputs[0].endswith("/1.png")
@@ -122,7 +122,7 @@ async def test_one_bad_image_never_stops_the_others(api: Emulator, tmp_path: Pat
         ]
     )
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(10))
-    result = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
+    result = await restyle_all(api.url, str(tmp_path / "out"), manifest, OPTIONS)
     assert [row.row for row in result.rows if row.status == "failed"] == [3, 5]
     assert result.statuses.count("stored") == 8
     assert result.summary.errors == {"PredictionFailedError": 1, "InvalidRequestError": 1}
@@ -157,26 +157,26 @@ async def test_the_cap_is_kept_to_the_cent_when_predictions_must_be_made_again_a
     assert api.ledger()["billed"] == 20
 
 
-async def test_the_cap_holds_when_the_price_rises_while_submissions_rest(
+async def test_the_cap_holds_when_the_price_rises_while_submissions_are_paused(
     api: Emulator, tmp_path: Path
 ) -> None:
     api.faults([{"on": "submit", "fault": "refused", "status": 429, "retry_after": 2, "times": 4}])
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(4))
     options = BatchOptions(params=SMALL, max_cost_usd=0.1, concurrency=4)
 
-    async def dearer() -> None:
+    async def raise_price() -> None:
         while not api.ledger()["calls"]["submit"]:
             await asyncio.sleep(0.05)
         api.price(0.05)
 
     result, _ = await asyncio.gather(
-        restyle_all(api.url, str(tmp_path / "out"), manifest, options, settings=PATIENT), dearer()
+        restyle_all(api.url, str(tmp_path / "out"), manifest, options, settings=PATIENT), raise_price()
     )
     assert isinstance(result.error, BudgetExceededError)
     assert _mills(api) <= 100
 
 
-async def test_what_is_under_way_is_no_part_of_a_reruns_bill(tmp_path: Path) -> None:
+async def test_what_is_in_flight_is_not_billed_to_a_rerun(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(10))
     with Emulator("--prerendered", "--latency", "0.2", "0.4", "--balance", "0.3") as api:
         left = BatchOptions(params=SMALL, wait=False)
@@ -200,17 +200,17 @@ async def test_without_waiting_a_failed_attempt_is_made_again_by_the_next_run(
         await asyncio.sleep(0.1)
     await restyle_all(api.url, str(tmp_path / "out"), manifest, left)
     assert len(api.ledger()["predictions"]) == 6
-    assert (await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)).statuses == ["stored"] * 3
+    assert (await restyle_all(api.url, str(tmp_path / "out"), manifest, OPTIONS)).statuses == ["stored"] * 3
     assert api.ledger()["billed"] == 3
 
 
-async def test_a_dry_run_counts_what_is_done_open_or_given_up_and_spends_nothing(
+async def test_a_dry_run_counts_what_is_stored_open_or_failed_and_spends_nothing(
     api: Emulator, tmp_path: Path
 ) -> None:
     out = str(tmp_path / "out")
-    await restyle_all(api.url, out, write_manifest(tmp_path / "few.jsonl", pictures(4)), ORDER)
+    await restyle_all(api.url, out, write_manifest(tmp_path / "few.jsonl", pictures(4)), OPTIONS)
     api.faults([{"on": "prediction", "fault": "failed", "code": 1402, "match": {"image": "/5.jpg"}}])
-    await restyle_all(api.url, out, write_manifest(tmp_path / "failed.jsonl", pictures(5)[4:]), ORDER)
+    await restyle_all(api.url, out, write_manifest(tmp_path / "failed.jsonl", pictures(5)[4:]), OPTIONS)
     await restyle_all(
         api.url,
         out,
@@ -240,7 +240,7 @@ async def test_a_dry_run_counts_what_is_done_open_or_given_up_and_spends_nothing
     assert not (tmp_path / "out" / layout.run(now(), "dry")).exists()
 
 
-async def test_without_waiting_all_is_submitted_within_the_places_and_left_to_settle(
+async def test_without_waiting_all_is_submitted_within_the_slots_and_left_to_settle(
     api: Emulator, tmp_path: Path
 ) -> None:
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(20))
@@ -254,22 +254,22 @@ async def test_without_waiting_all_is_submitted_within_the_places_and_left_to_se
     assert ledger["max_in_flight"] == 5
     assert not (tmp_path / "out" / "images").exists()
 
-    finished = await restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER)
+    finished = await restyle_all(api.url, str(tmp_path / "out"), manifest, OPTIONS)
     assert finished.statuses == ["stored"] * 20
-    assert finished.summary.spent_usd == 0  # the first run has told it
+    assert finished.summary.spent_usd == 0  # the first run has paid
     assert api.ledger()["billed"] == 20
 
 
-async def test_runs_that_share_their_images_tell_together_what_was_billed(
+async def test_runs_that_share_their_images_report_together_what_was_billed(
     api: Emulator, tmp_path: Path
 ) -> None:
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(30))
-    two = [restyle_all(api.url, str(tmp_path / "out"), manifest, ORDER) for _ in range(2)]
+    two = [restyle_all(api.url, str(tmp_path / "out"), manifest, OPTIONS) for _ in range(2)]
     results = await asyncio.gather(*two)
     for result in results:
         assert set(result.statuses) <= {"stored", "done"}
-        told = sum(row.cost_usd or 0 for row in result.rows)
-        assert result.summary.spent_usd == pytest.approx(told)
+        reported = sum(row.cost_usd or 0 for row in result.rows)
+        assert result.summary.spent_usd == pytest.approx(reported)
     assert sum(result.summary.spent_usd for result in results) == pytest.approx(0.75)
     assert api.ledger()["billed"] == 30
 
@@ -277,7 +277,7 @@ async def test_runs_that_share_their_images_tell_together_what_was_billed(
 async def test_an_earlier_try_of_the_same_run_counts_against_its_cap(api: Emulator, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     few = write_manifest(tmp_path / "few.jsonl", pictures(4))
-    await restyle_all(api.url, out, few, ORDER, run_id="the-run")
+    await restyle_all(api.url, out, few, OPTIONS, run_id="the-run")
     api.faults([{"on": "prediction", "fault": "failed", "code": 5000, "times": 4}])
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(8))
     options = BatchOptions(params=SMALL, max_cost_usd=0.2, concurrency=2)

@@ -46,9 +46,9 @@ def shell(prefect: PrefectServer, prerendered: Emulator, tmp_path: Path) -> Shel
 def test_pictures_that_are_missing_are_reported_with_their_rows(shell: Shell) -> None:
     gone = str(shell.folder / "gone.jpg")
     manifest = shell.manifest([{"image": gone, "id": "gone"}, {"image": gone, "variant": 1}])
-    said = one_line(shell.batch(manifest, "--on-bad-row", "skip"))
-    assert f"2 of 2 rows cannot be used: row 1: no such file: image {gone}" in said
-    assert "fix them; nothing was submitted" in said
+    output = one_line(shell.batch(manifest, "--on-bad-row", "skip"))
+    assert f"2 of 2 rows cannot be used: row 1: no such file: image {gone}" in output
+    assert "fix them; nothing was submitted" in output
     assert shell.emulator.ledger()["calls"]["submit"] == 0
 
 
@@ -56,16 +56,16 @@ def test_more_failures_than_allowed_are_one_line_after_all_else_is_stored(shell:
     failing = {"on": "prediction", "fault": "failed", "code": 1402, "times": None}
     shell.emulator.faults([{**failing, "match": {"image": "/2.jpg"}}])
     manifest = shell.manifest(pictures(5))
-    said = one_line(shell.batch(manifest))
-    assert "1 of 5 rows failed (1 PredictionFailedError), more than --max-failed 0 allows" in said
-    assert "4 are stored" in said
+    output = one_line(shell.batch(manifest))
+    assert "1 of 5 rows failed (1 PredictionFailedError), more than --max-failed 0 allows" in output
+    assert "4 are stored" in output
     tolerant = shell.batch(manifest, "--max-failed", "0.2")
     assert tolerant.status == 0
     assert tolerant.stdout.startswith("5 rows: 4 done, 1 failed\n")
     assert shell.emulator.ledger()["billed"] == 4
 
 
-# --- what it says ---
+# --- what it prints ---
 
 
 async def test_a_dry_run_reports_what_would_be_billed_and_spends_nothing(shell: Shell) -> None:
@@ -158,9 +158,9 @@ def test_a_terminal_shows_a_bar_that_moves_and_no_log(shell: Shell) -> None:
         os.close(theirs)
         shown = _read_all(ours)
         assert process.stdout
-        said = process.stdout.read().decode()
+        output = process.stdout.read().decode()
     assert process.returncode == 0
-    assert said.startswith("16 rows: 16 stored\n")
+    assert output.startswith("16 rows: 16 stored\n")
     counts = [int(count) for count in re.findall(r"(\d+)/16", shown)]
     assert counts == sorted(counts)
     assert len(set(counts)) >= 3
@@ -174,12 +174,12 @@ def test_a_terminal_shows_a_bar_that_moves_and_no_log(shell: Shell) -> None:
 
 
 def _read_all(terminal: int) -> str:
-    """What is written to a terminal until nobody holds it any more."""
+    """What is written to a terminal until it is closed."""
     shown = bytearray()
     while True:
         try:
             data = os.read(terminal, 65536)
-        except OSError:  # Linux's way to say so
+        except OSError:  # closed, on Linux
             data = b""
         if not data:
             os.close(terminal)

@@ -22,7 +22,7 @@ from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
 from prefect_wavespeed.errors import BatchFailedError, ConfigurationError, UnavailableError
 from prefect_wavespeed.flows import restyle_batch
 from prefect_wavespeed.ledger.records import Metadata
-from tests.support.batches import PLACE, pictures, write_manifest
+from tests.support.batches import SITE, pictures, write_manifest
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import wait_until
@@ -114,35 +114,35 @@ def world(prefect: PrefectServer, emulator: Emulator, tmp_path: Path) -> World:
 
 
 @dataclass
-class Told:
+class Eight:
     """A run of eight images, the third of which fails, and what it returned."""
 
     world: World
     summary: Summary
     rows: list[ReportRow]
-    asked: list[str]  # source URLs that WaveSpeedAI was given
+    source_urls: list[str]  # that WaveSpeedAI was given
 
 
 def signed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same rows, with sources at URLs that let whoever has them in."""
+    """The same rows, with signed source URLs: secrets."""
     return [{**row, "image": f"{row['image']}?X-Amz-Signature={SIGNATURE}"} for row in rows]
 
 
 @pytest.fixture(scope="module")
-def eight(prefect: PrefectServer, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Told:
+def eight(prefect: PrefectServer, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Eight:
     emulator.reset()
     emulator.faults([{**FAILING, "match": {"image": "/3.jpg"}}])
     world = World(prefect, emulator, tmp_path_factory.mktemp("eight"))
     manifest = write_manifest(world.folder / "eight.jsonl", signed(pictures(8)))
     summary = world.restyle(manifest, max_failed=0.2)
-    asked = [one["input"]["image"] for one in emulator.ledger()["predictions"]]
-    return Told(world, summary, world.report(summary), asked)
+    source_urls = [one["input"]["image"] for one in emulator.ledger()["predictions"]]
+    return Eight(world, summary, world.report(summary), source_urls)
 
 
 class TestFewImages:
     """A run that a person can watch."""
 
-    def test_the_result_is_the_run_in_figures(self, eight: Told) -> None:
+    def test_the_result_is_the_run_in_figures(self, eight: Eight) -> None:
         summary = eight.summary
         assert isinstance(summary, Summary)
         assert (summary.rows, summary.jobs, summary.images) == (8, 8, 7)
@@ -155,14 +155,14 @@ class TestFewImages:
         assert run["state_type"] == "COMPLETED"
         assert f"/runs/dt={run['expected_start_time'][:10]}/{run['id']}/" in summary.report
 
-    def test_every_row_is_accounted_for(self, eight: Told) -> None:
+    def test_every_row_is_reported(self, eight: Eight) -> None:
         assert [row.id for row in eight.rows] == [f"n{n}" for n in range(1, 9)]
         assert [row.row for row in eight.rows if row.status != "stored"] == [3]
         assert all(Path(uri).is_file() for row in eight.rows for uri in row.outputs)
         gallery = (Path(eight.summary.report) / "gallery.html").read_text()
         assert "n8" in gallery
 
-    def test_every_step_of_every_image_is_a_task_run_named_after_it(self, eight: Told) -> None:
+    def test_every_step_of_every_image_is_a_task_run_named_after_it(self, eight: Eight) -> None:
         tasks = eight.world.task_runs(23)
         labels = {row.row: f"{row.row}-{(row.job_key or '')[:4]}" for row in eight.rows}
         expected = {f"{step} {label}" for step in STEPS for label in labels.values()}
@@ -170,7 +170,7 @@ class TestFewImages:
         failed = [task["name"] for task in tasks if task["state_type"] == "FAILED"]
         assert failed == [f"poll {labels[3]}"]
 
-    def test_a_side_car_names_the_task_runs_of_its_own_image_alone(self, eight: Told) -> None:
+    def test_a_side_car_names_the_task_runs_of_its_own_image_alone(self, eight: Eight) -> None:
         tasks = eight.world.task_runs(23)
         for row in eight.rows:
             if row.status == "stored":
@@ -180,11 +180,11 @@ class TestFewImages:
                 assert set(side_car.run.task_run_ids) == own
                 assert side_car.run.flow_run_id == eight.summary.flow_run_id
 
-    def test_the_progress_ends_at_its_end(self, eight: Told) -> None:
+    def test_the_progress_ends_at_100_percent(self, eight: Eight) -> None:
         progress = eight.world.artifact("restyle-progress")
         assert (progress["type"], float(progress["data"])) == ("progress", 100)
 
-    def test_the_summary_is_an_artifact(self, eight: Told) -> None:
+    def test_the_summary_is_an_artifact(self, eight: Eight) -> None:
         page = eight.world.artifact("restyle-summary")["data"]
         for fact in (
             "| Rows stored | 7 |",
@@ -196,19 +196,19 @@ class TestFewImages:
             assert fact in page
         assert eight.summary.report.rstrip("/").rpartition("/")[2] in page
 
-    def test_the_failures_are_a_table(self, eight: Told) -> None:
+    def test_the_failures_are_a_table(self, eight: Eight) -> None:
         (failure,) = json.loads(eight.world.artifact("restyle-failures")["data"])
         assert (failure["row"], failure["id"], failure["status"]) == (3, "n3", "failed")
         assert failure["error"] == "PredictionFailedError"
         assert "1402" in failure["message"]
         assert failure["job"] == eight.rows[2].job_key
 
-    def test_the_first_pictures_are_a_gallery(self, eight: Told) -> None:
+    def test_the_first_pictures_are_a_gallery(self, eight: Eight) -> None:
         page = eight.world.artifact("restyle-gallery")["data"]
         assert page.count("data:image/jpeg;base64,") == 7
         assert [f"| n{n} |" in page for n in range(1, 9)] == [n != 3 for n in range(1, 9)]
 
-    def test_every_image_has_its_events(self, eight: Told) -> None:
+    def test_every_image_has_its_events(self, eight: Eight) -> None:
         keys = {f"wavespeed.job.{row.job_key}" for row in eight.rows}
 
         def kinds() -> list[str]:
@@ -219,33 +219,33 @@ class TestFewImages:
         wait_until(lambda: len(kinds()) >= 16)
         assert kinds() == ["failed", *["stored"] * 7, *["submitted"] * 8]
 
-    def test_no_key_and_no_signed_url_is_told_to_the_server(self, eight: Told) -> None:
+    def test_no_key_and_no_signed_url_reaches_the_server(self, eight: Eight) -> None:
         eight.world.task_runs(23)
         server = eight.world.prefect
-        told = {
+        records = {
             kind: server.all(kind, **eight.world.mine) for kind in ("flow_runs", "task_runs", "artifacts")
         }
-        told["logs"] = server.all("logs")
-        told["events"] = server.events()
-        told["states"] = server.call("GET", f"/flow_run_states/?flow_run_id={eight.summary.flow_run_id}")
-        there = {kind: json.dumps(what) for kind, what in told.items()}
-        assert "eight.jsonl" in there["flow_runs"]  # where this is not found, nobody has looked
-        assert "example.com" in there["artifacts"]
+        records["logs"] = server.all("logs")
+        records["events"] = server.events()
+        records["states"] = server.call("GET", f"/flow_run_states/?flow_run_id={eight.summary.flow_run_id}")
+        texts = {kind: json.dumps(found) for kind, found in records.items()}
+        assert "eight.jsonl" in texts["flow_runs"]  # or the search itself is broken
+        assert "example.com" in texts["artifacts"]
         assert eight.rows[0].job_key is not None
-        assert eight.rows[0].job_key in there["events"]
-        secret = (KEY, SIGNATURE, "X-Amz-Signature=")
-        assert [(kind, text[:4]) for kind, said in there.items() for text in secret if text in said] == []
+        assert eight.rows[0].job_key in texts["events"]
+        secrets_ = (KEY, SIGNATURE, "X-Amz-Signature=")
+        assert [(kind, one[:4]) for kind, text in texts.items() for one in secrets_ if one in text] == []
 
-    def test_no_key_and_no_signed_url_is_in_the_output(self, eight: Told) -> None:
+    def test_no_key_and_no_signed_url_is_in_the_output(self, eight: Eight) -> None:
         files = [path for path in eight.world.output.rglob("*") if path.is_file()]
         assert len(files) > 7 * 2 + 4
         secret = (KEY.encode(), SIGNATURE.encode())
         assert [path for path in files if any(text in path.read_bytes() for text in secret)] == []
 
-    def test_wavespeed_is_given_the_signed_url(self, eight: Told) -> None:
+    def test_wavespeed_is_given_the_signed_url(self, eight: Eight) -> None:
         """Without it, no private picture could be restyled."""
-        assert len(eight.asked) == 8
-        assert [image for image in eight.asked if SIGNATURE not in image] == []
+        assert len(eight.source_urls) == 8
+        assert [image for image in eight.source_urls if SIGNATURE not in image] == []
 
 
 def test_many_images_are_a_few_task_runs_and_the_same_report(world: World) -> None:
@@ -285,9 +285,9 @@ def test_many_images_are_a_few_task_runs_and_the_same_report(world: World) -> No
 
 
 def test_the_images_can_be_a_list(world: World) -> None:
-    summary = world.restyle([f"{PLACE}/{n}.jpg" for n in (1, 2, 1)])
+    summary = world.restyle([f"{SITE}/{n}.jpg" for n in (1, 2, 1)])
     assert (summary.rows, summary.jobs, summary.counts) == (3, 2, {"stored": 3})
-    assert [row.image for row in world.report(summary)] == [f"{PLACE}/{n}.jpg" for n in (1, 2, 1)]
+    assert [row.image for row in world.report(summary)] == [f"{SITE}/{n}.jpg" for n in (1, 2, 1)]
     assert world.runs[0]["name"] == "restyle 3 images"
     assert world.emulator.ledger()["billed"] == 2
 
@@ -311,7 +311,7 @@ def test_more_failures_than_allowed_fail_the_run_after_all_else_is_stored(world:
     assert [row.status for row in world.report(summary)].count("stored") == 5
 
 
-def test_what_may_pass_is_tried_again_by_the_run_itself(world: World) -> None:
+def test_an_error_that_may_pass_lets_the_run_be_retried(world: World) -> None:
     gone = {"on": "price", "fault": "status", "status": 503, "times": None}
     world.emulator.faults([gone, {**gone, "on": "pricing"}])
     flow = restyle_batch.with_options(retries=1, retry_delay_seconds=0)
@@ -354,6 +354,6 @@ def test_shards_without_a_deployment_are_refused_before_anything_is_spent(world:
         world.prefect.used_here(),
         pytest.raises(ConfigurationError, match="start it with `prefect deployment run"),
     ):
-        asyncio.run(restyle_batch([f"{PLACE}/1.jpg"], output=str(world.output), shards=2))
+        asyncio.run(restyle_batch([f"{SITE}/1.jpg"], output=str(world.output), shards=2))
     assert world.emulator.ledger()["calls"]["submit"] == 0
     assert list(world.output.rglob("*")) == []

@@ -1,4 +1,4 @@
-"""The images of a batch: where a list of them can be, and what is told of one that is wrong."""
+"""The images of a batch: where a list of them can be, and what is wrong with one that is refused."""
 
 from __future__ import annotations
 
@@ -299,14 +299,18 @@ REASONS = [
 
 
 @pytest.mark.parametrize(("row", "reason"), REASONS)
-async def test_a_row_that_cannot_be_used_is_told(row: Any, reason: str, store: Store, tmp_path: Path) -> None:
+async def test_a_row_that_cannot_be_used_is_reported(
+    row: Any, reason: str, store: Store, tmp_path: Path
+) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(jsonl({"image": "first.jpg"}, row, {"image": "last.jpg"}))
     assert await bad(path, store) == [(2, reason)]
     assert [image for image, *_ in facts(await read(path, store))] == ["first.jpg", "last.jpg"]
 
 
-async def test_bad_json_is_told_with_its_row_and_where_in_the_row_it_is(store: Store, tmp_path: Path) -> None:
+async def test_bad_json_is_reported_with_its_row_and_where_in_the_row_it_is(
+    store: Store, tmp_path: Path
+) -> None:
     lines = [json.dumps({"image": f"{number}.jpg"}) for number in range(1, 11)]
     lines[6] = '{"image": "7.jpg", "seed": }'
     lines[8] = '{"image": "9.jpg"'
@@ -320,7 +324,7 @@ async def test_bad_json_is_told_with_its_row_and_where_in_the_row_it_is(store: S
 
 
 @pytest.mark.parametrize("line", ['{"image": "a", "guidance_scale": NaN}', "[" * 100_000, "{", "nope"])
-async def test_what_is_no_json_is_a_bad_row_and_no_more(line: str, store: Store, tmp_path: Path) -> None:
+async def test_invalid_json_is_only_a_bad_row(line: str, store: Store, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(f'{line}\n\n{{"image": "b"}}\n')
     rows = await read(tmp_path / "a.jsonl", store)
     assert isinstance(rows[0], BadRow)
@@ -339,7 +343,7 @@ async def test_what_is_no_json_is_a_bad_row_and_no_more(line: str, store: Store,
         ("a.jpg,x,1,true,5", "5 cells, but the header has 4"),
     ],
 )
-async def test_a_row_of_a_csv_file_that_cannot_be_used_is_told(
+async def test_a_row_of_a_csv_file_that_cannot_be_used_is_reported(
     cells: str, reason: str, store: Store, tmp_path: Path
 ) -> None:
     path = tmp_path / "a.csv"
@@ -356,7 +360,7 @@ async def test_a_row_of_a_csv_file_that_cannot_be_used_is_told(
     )
 
 
-async def test_a_row_of_a_parquet_file_that_cannot_be_used_is_told(store: Store, tmp_path: Path) -> None:
+async def test_a_row_of_a_parquet_file_that_cannot_be_used_is_reported(store: Store, tmp_path: Path) -> None:
     columns = {"image": ["a", None, "c"], "num_images": [2.0, 1.0, 1.5], "id": [1, 2, 3]}
     (tmp_path / "a.parquet").write_bytes(parquet(columns))
     empty = "image is empty: use an https URL, s3://bucket/key, or the path of a picture"
@@ -439,17 +443,17 @@ WHOLE: list[tuple[str, bytes, str]] = [
 
 
 @pytest.mark.parametrize(("name", "data", "says"), WHOLE)
-async def test_a_file_that_is_no_list_of_images_is_told(
+async def test_a_file_that_is_no_list_of_images_is_reported(
     name: str, data: bytes, says: str, store: Store, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(data)
-    told = await refused(tmp_path / name, store)
+    message = await refused(tmp_path / name, store)
     expected = f"manifest {tmp_path / name}: {says}"
-    assert told == expected or (told.startswith(expected) and says.endswith((": ", "before")))
-    assert "\n" not in told
+    assert message == expected or (message.startswith(expected) and says.endswith((": ", "before")))
+    assert "\n" not in message
 
 
-async def test_a_file_that_is_not_there_or_is_a_directory_is_told(store: Store, tmp_path: Path) -> None:
+async def test_a_file_that_is_not_there_or_is_a_directory_is_reported(store: Store, tmp_path: Path) -> None:
     missing = tmp_path / "a.jsonl"
     assert await refused(missing, store) == f"manifest {missing}: no such file"
     assert await refused(tmp_path, store) == (
@@ -462,7 +466,7 @@ async def test_a_file_that_is_not_there_or_is_a_directory_is_told(store: Store, 
     assert await refused([], store) == "manifest (a list of 0): it has no rows: give at least one image"
 
 
-async def test_a_list_on_s3_that_is_not_there_is_told(on_s3: Store, moto: S3Server) -> None:
+async def test_a_list_on_s3_that_is_not_there_is_reported(on_s3: Store, moto: S3Server) -> None:
     bucket = f"s3://{moto.bucket}"
     assert (
         await refused(f"{bucket}/no.csv", on_s3)
@@ -489,7 +493,7 @@ async def test_a_list_on_s3_that_is_not_there_is_told(on_s3: Store, moto: S3Serv
         (500, "HTTP 500"),
     ],
 )
-async def test_a_list_that_is_not_at_its_url_is_told(status: int, says: str, store: Store) -> None:
+async def test_a_list_that_is_not_at_its_url_is_reported(status: int, says: str, store: Store) -> None:
     async with RawServer(http(status)) as server:
         url = f"{server.url}/a.csv"
         assert await refused(f"{url}?X-Amz-Signature=secret", store) == f"manifest {url}: {says}"
@@ -497,8 +501,8 @@ async def test_a_list_that_is_not_at_its_url_is_told(status: int, says: str, sto
 
 async def test_a_list_that_is_cut_off_on_its_way_is_no_list(store: Store) -> None:
     async with RawServer(cut(http(200, jsonl(*ROWS)), 5)) as server:
-        told = await refused(f"{server.url}/a.jsonl", store)
-    assert told.startswith(f"manifest {server.url}/a.jsonl: cannot be fetched: ")
+        message = await refused(f"{server.url}/a.jsonl", store)
+    assert message.startswith(f"manifest {server.url}/a.jsonl: cannot be fetched: ")
 
 
 async def test_a_list_is_not_fetched_in_the_clear(store: Store) -> None:

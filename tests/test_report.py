@@ -60,12 +60,12 @@ def local(tmp_path: Path) -> Store:
     return directory_store(tmp_path / "out")
 
 
-def row(number: int, store: Store, status: Status = "stored", **facts: Any) -> ReportRow:
+def row(number: int, store: Store, status: Status = "stored", **fields: Any) -> ReportRow:
     key = f"{number:064x}"
-    about: dict[str, Any] = {"row": number, "image": f"https://example.com/{number}.jpg", "status": status}
+    values: dict[str, Any] = {"row": number, "image": f"https://example.com/{number}.jpg", "status": status}
     if status in ("stored", "done"):
         folder = f"{store.uri}/images/a b-{key[:16]}"
-        about |= {
+        values |= {
             "id": f"no. {number}",
             "job_key": key,
             "prediction_id": f"p{number}",
@@ -77,13 +77,13 @@ def row(number: int, store: Store, status: Status = "stored", **facts: Any) -> R
             "seconds": 2.5,
         }
     if status == "failed":
-        about |= {"error_type": "PredictionFailedError", "error_message": "it failed: try another picture"}
-    return ReportRow(**{**about, **facts})
+        values |= {"error_type": "PredictionFailedError", "error_message": "it failed: try another picture"}
+    return ReportRow(**{**values, **fields})
 
 
-def summary(rows: Sequence[ReportRow], **facts: Any) -> Summary:
+def summary(rows: Sequence[ReportRow], **fields: Any) -> Summary:
     ended = datetime(2026, 1, 1, 12, tzinfo=UTC)
-    about: dict[str, Any] = {
+    values: dict[str, Any] = {
         "flow_run_id": "5f3c",
         "flow_run_name": "amber-falcon",
         "manifest": "images.jsonl",
@@ -97,13 +97,13 @@ def summary(rows: Sequence[ReportRow], **facts: Any) -> Summary:
         "images": sum(len(row.outputs) for row in rows),
         "seconds": 60,
     }
-    return Summary(**{**about, **facts})
+    return Summary(**{**values, **fields})
 
 
 async def write(
-    store: Store, rows: Sequence[ReportRow], thumbnails: Thumbnails | None = None, **facts: Any
+    store: Store, rows: Sequence[ReportRow], thumbnails: Thumbnails | None = None, **fields: Any
 ) -> None:
-    await write_report(store, FOLDER, lambda: ((row, thumbnails) for row in rows), summary(rows, **facts))
+    await write_report(store, FOLDER, lambda: ((row, thumbnails) for row in rows), summary(rows, **fields))
 
 
 async def read(store: Store, name: str) -> bytes:
@@ -141,7 +141,7 @@ async def page(store: Store) -> Page:
     return Page(await read(store, "gallery.html"))
 
 
-async def test_the_report_says_what_was_told_in_lines_of_json_and_in_parquet(store: Store) -> None:
+async def test_the_report_has_the_same_rows_in_lines_of_json_and_in_parquet(store: Store) -> None:
     rows = [row(number, store, status) for number, status in enumerate(STATUSES, 1)]
     await write(store, rows)
     lines = await read(store, "manifest.jsonl")
@@ -149,13 +149,13 @@ async def test_the_report_says_what_was_told_in_lines_of_json_and_in_parquet(sto
     for line in lines.splitlines():
         check("report", line)
     table = pq.read_table(io.BytesIO(await read(store, "manifest.parquet")))
-    assert [ReportRow(**facts) for facts in table.to_pylist()] == rows
+    assert [ReportRow(**columns) for columns in table.to_pylist()] == rows
     assert table.schema.names == list(ReportRow.model_fields)
     assert table.schema.field("outputs").type.value_type == pa.string()
-    told = await read(store, "summary.json")
-    check("summary", told)
-    assert Summary.model_validate_json(told) == summary(rows)
-    assert json.loads(told)["schema"] == 1
+    written = await read(store, "summary.json")
+    check("summary", written)
+    assert Summary.model_validate_json(written) == summary(rows)
+    assert json.loads(written)["schema"] == 1
 
 
 async def test_a_batch_without_rows_that_ended_well_has_typed_columns_too(local: Store) -> None:
@@ -217,8 +217,8 @@ async def test_nothing_in_a_manifest_becomes_markup(text: str, local: Store) -> 
     assert (seen.rows[0]["id"], seen.rows[0]["image"], seen.rows[0]["error_message"]) == (text, text, text)
     assert seen.data["summary"][0]["manifest"] == text
     assert decode_part(await read(local, "manifest.jsonl")) == [hostile]
-    (told,) = pq.read_table(io.BytesIO(await read(local, "manifest.parquet"))).to_pylist()
-    assert told["id"] == text
+    (in_table,) = pq.read_table(io.BytesIO(await read(local, "manifest.parquet"))).to_pylist()
+    assert in_table["id"] == text
 
 
 async def test_the_gallery_needs_nothing_from_elsewhere_and_runs_only_its_own_script(local: Store) -> None:

@@ -101,8 +101,8 @@ class JobRunner:
         client: asked about predictions that other runs submitted.
         options: of the batch.
         prices: what jobs cost.
-        budget: told of attempts that were not billed.
-        gate: told of errors that every further submission would meet.
+        budget: frees what attempts that were not billed had reserved.
+        gate: stops submitting after errors that every further submission would meet.
         ledger: says which submissions are this run's own.
     """
 

@@ -49,7 +49,7 @@ class Recorder:
 
     Attributes:
         progress: how far the batch is.
-        writes_parts: False until the batch has begun: a dry run leaves nothing behind.
+        writes_parts: False until the batch has been quoted for real: a dry run leaves nothing behind.
     """
 
     def __init__(self, table: JobTable, parts: ReportParts, on_progress: OnProgress) -> None:

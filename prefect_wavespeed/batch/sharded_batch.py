@@ -6,8 +6,8 @@
     await sharded.follow()          # now and then
     await sharded.finish(reasons)   # all have ended
 
-A shard leaves report parts, and so does one that is killed: to whoever joins them they are the same. What is
-missing in them is read from the ledger.
+A shard leaves report parts, and so does one that is killed: both are joined in the same way. What is missing
+in them is read from the ledger.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class Ground:
         self.out = shell.folder / "out"
 
     def side_cars(self) -> dict[str, Metadata]:
-        """Every job that is done, by its key; what its side-car names is there."""
+        """Every job that is done, by its key; the files that its side-car names exist."""
         found = {}
         for path in (self.out / "images").glob("*/metadata.json"):
             metadata = Metadata.model_validate_json(path.read_bytes())
@@ -133,9 +133,9 @@ class Ground:
         for folder, rows in parts.items():
             assert not (folder / "summary.json").exists()
             assert len({row.row for row in rows}) == len(rows)
-            known = [uri for row in rows if row.status in ("stored", "done") for uri in row.outputs]
-            assert known != []
-            assert all(Path(uri).is_file() for uri in known)
+            uris = [uri for row in rows if row.status in ("stored", "done") for uri in row.outputs]
+            assert uris != []
+            assert all(Path(uri).is_file() for uri in uris)
 
     def open(self) -> list[Path]:
         """What is still open in the ledger."""
@@ -222,7 +222,7 @@ def test_killed_twice_while_everything_goes_wrong_none_is_billed_twice(
         assert len(side_cars) + len(letters) == COUNT
         assert side_cars.keys().isdisjoint(letters)
         assert ground.open() == []
-        # What is deleted before its answer comes is in no history: nobody can know that it was billed.
+        # What is deleted before its answer comes is in no history: that it was billed cannot be known.
         billed = [
             prediction
             for prediction in emulator.ledger()["predictions"]
@@ -288,15 +288,15 @@ def test_a_cap_that_is_reached_in_the_middle_is_kept_to_the_cent_and_a_rerun_fin
         manifest = shell.manifest(pictures(count))
         running = shell.start(manifest, "--concurrency", "10", "--max-cost-usd", str(cap))
         wait_until(lambda: shell.stored() >= 40 or not running.running)
-        emulator.price(2 * PRICE)  # while it runs, and nobody is told
-        said = one_line(running.ended())
-        assert f"--max-cost-usd {cap:g} is reached" in said
-        assert "run it again with a higher limit" in said
+        emulator.price(2 * PRICE)  # while it runs
+        line = one_line(running.ended())
+        assert f"--max-cost-usd {cap:g} is reached" in line
+        assert "run it again with a higher limit" in line
         predictions = emulator.ledger()["predictions"]
         assert sum(round(1000 * p["price"]) for p in predictions) <= 1000 * cap
         stored = shell.stored()
         assert 40 <= stored < count
-        assert f"({stored:,} of {count:,} rows are stored, {count - stored:,} were not submitted" in said
+        assert f"({stored:,} of {count:,} rows are stored, {count - stored:,} were not submitted" in line
 
         summary = finished(shell.start(manifest, "--max-cost-usd", "20", "--json"))
         assert summary.counts == {"done": stored, "stored": count - stored}

@@ -149,8 +149,8 @@ async def test_three_rows_are_seen_whole(theme: str, page: Page, tmp_path: Path)
     assert await page.ask(ROWS) == 3
     assert await page.ask(NAMES) == ["sku-00001", "sku-00002", "sku-00003"]
     text = await page.ask("document.body.innerText")
-    for told in ("amber-falcon", "$0.05", "3,812", "PredictionFailedError: the prediction failed", "2.1 s"):
-        assert told in text
+    for shown in ("amber-falcon", "$0.05", "3,812", "PredictionFailedError: the prediction failed", "2.1 s"):
+        assert shown in text
     pictures = await page.ask("[...document.querySelectorAll('.row img')].map(image => image.naturalWidth)")
     assert pictures == [160, 160, 160, 256, 160], "the second row's is the output itself"
     assert await page.ask("document.querySelectorAll('.row .none').length") == 2
@@ -217,9 +217,9 @@ async def test_ten_thousand_rows_are_quick_to_see_to_filter_and_to_search(page: 
     await page.screenshot(tmp_path / "many.png")
 
     chips = await page.ask("[...document.querySelectorAll('.chip')].map(chip => chip.innerText)")
-    told = {chip.split()[0].lower(): int(chip.split()[1].replace(",", "")) for chip in chips}
-    assert told.pop("all") == 10_000
-    assert told == dict(counts)
+    numbers = {chip.split()[0].lower(): int(chip.split()[1].replace(",", "")) for chip in chips}
+    assert numbers.pop("all") == 10_000
+    assert numbers == dict(counts)
     await page.ask("scrollTo(0, document.body.scrollHeight / 2)")
     await page.until(f"{NAMES}.some(name => name > 'sku-04900' && name < 'sku-05100') && {DECODED}")
     assert 5 < await page.ask(ROWS) < 40

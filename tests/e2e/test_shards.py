@@ -69,8 +69,8 @@ class World:
                 yield command
             finally:
                 kill_all(command.process.pid)
-                said = command.ended(timeout=30)
-                print(f"--- {name}", said.stdout[-3000:], said.stderr[-6000:], file=sys.stderr)
+                ended = command.ended(timeout=30)
+                print(f"--- {name}", ended.stdout[-3000:], ended.stderr[-6000:], file=sys.stderr)
 
     def start(self, manifest: str, out: Path, shards: int, **options: Any) -> str:
         """Create a run of the deployment, and return its id."""

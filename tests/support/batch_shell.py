@@ -75,9 +75,9 @@ def without_progress(ended: Ended) -> str:
 
 def one_line(ended: Ended, status: int = 1, begins: str = "error: ") -> str:
     """What a command that fails says: one line on stderr, and nothing else."""
-    said = without_progress(ended)
+    line = without_progress(ended)
     assert (ended.status, ended.stdout) == (status, ""), ended
-    assert said.startswith(begins), ended
-    assert said.count("\n") == 1
-    assert KEY not in said
-    return said
+    assert line.startswith(begins), ended
+    assert line.count("\n") == 1
+    assert KEY not in line
+    return line

@@ -26,7 +26,7 @@ from prefect_wavespeed.storage.open_store import open_store
 from prefect_wavespeed.storage.store import Store
 from tests.support.engine import QUICK
 
-PLACE = "https://example.com"
+SITE = "https://example.com"
 
 
 @dataclass
@@ -53,7 +53,7 @@ def write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> str:
 
 def pictures(count: int, **more: Any) -> list[dict[str, Any]]:
     """Rows for so many different pictures, for an emulator that serves one made beforehand."""
-    return [{"image": f"{PLACE}/{n}.jpg", "id": f"n{n}", **more} for n in range(1, count + 1)]
+    return [{"image": f"{SITE}/{n}.jpg", "id": f"n{n}", **more} for n in range(1, count + 1)]
 
 
 async def restyle_all(

@@ -57,14 +57,14 @@ class Metered:
     ) -> None:
         port = free_port()
         self.address = f"127.0.0.1:{port}"
-        known = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator.url, **TIMES}
+        credentials = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator.url, **TIMES}
         if figures:
             counting = {"PROMETHEUS_MULTIPROC_DIR": str(figures)}
         else:
             counting = {"PREFECT_CLIENT_METRICS_ENABLED": "true", "PREFECT_CLIENT_METRICS_PORT": str(port)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.metered_batch", manifest, str(out)],
-            env={**prefect.env, **known, **counting},
+            env={**prefect.env, **credentials, **counting},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
