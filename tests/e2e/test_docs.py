@@ -1,7 +1,7 @@
 """What README.md and docs/ tell to type, typed: a page's commands in options, as its reader would.
 
 README and the tutorial begin with nothing but a clone. The how-tos begin where README ends (the command is
-found, and there is a key), those of `DEPLOYED` where docs/deploying.md ends: its commands were typed before.
+found, there is a key, and a Prefect server), those of `DEPLOYED` need what docs/deploying.md sets up.
 """
 
 from __future__ import annotations
@@ -225,8 +225,11 @@ def test_a_newcomer_with_nothing_but_a_clone_comes_to_its_end(
 
 
 @pytest.mark.parametrize("page", HOW_TO, ids=_name)
-def test_a_how_to_works_for_who_has_the_command_and_a_key(page: Path, world: World, tmp_path: Path) -> None:
-    world.user(tmp_path).follow(page)
+def test_a_how_to_works_for_who_has_the_command_and_a_key(
+    page: Path, deployed: World, tmp_path: Path
+) -> None:
+    # With the server of the pages below: without one, every command starts its own, as README's do.
+    deployed.user(tmp_path).follow(page)
 
 
 @pytest.mark.parametrize("page", DEPLOYED, ids=_name)
