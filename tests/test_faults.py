@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from prefect_wavespeed.errors import (
     PredictionFailedError,
     PredictionTimeoutError,
     RestyleError,
+    UnavailableError,
 )
 from tests.support.emulator_process import Emulator
 from tests.support.engine import QUICK, SMALL, restyle
@@ -257,6 +260,37 @@ async def test_a_job_that_was_submitted_elsewhere_is_left_to_be_finished_there(
     record.rename(next(tmp_path.glob("open/*")) / "1.prediction.json")
     await restyle(emulator.url, str(tmp_path))
     assert emulator.ledger()["billed"] == 1
+
+
+async def test_a_history_that_is_down_uses_up_no_attempts(emulator: Emulator, tmp_path: Path) -> None:
+    emulator.faults(submit("drop_before"))  # so that a claim is left behind and nothing was created
+    impatient = QUICK.model_copy(update={"reconcile_seconds": 0.1})
+    task = asyncio.create_task(restyle(emulator.url, str(tmp_path), settings=impatient))
+    while not list(tmp_path.glob("open/*/1.claim.json")):
+        await asyncio.sleep(0.01)
+    while not emulator.ledger()["calls"]["submit"]:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    emulator.faults([{"on": "history", "fault": "status", "status": 503, "times": None}])
+    for _ in range(2):
+        with pytest.raises(UnavailableError):
+            await restyle(emulator.url, str(tmp_path))
+        assert [path.name for path in tmp_path.glob("open/*/*")] == ["1.claim.json"]
+    emulator.faults([])
+    restyled = await restyle(emulator.url, str(tmp_path))
+    attempts = json.loads(Path(restyled.metadata_uri).read_text())["attempts"]
+    assert len(attempts) == 2
+    assert emulator.ledger()["billed"] == 1
+
+
+async def test_the_times_of_a_side_car_are_in_order(emulator: Emulator, tmp_path: Path) -> None:
+    restyled = await restyle(emulator.url, str(tmp_path))
+    times = json.loads(Path(restyled.metadata_uri).read_text())["times"]
+    in_order = [
+        datetime.fromisoformat(times[name]) for name in ("claimed", "submitted", "completed", "stored")
+    ]
+    assert in_order == sorted(in_order)
 
 
 async def test_attempts_are_told_in_the_side_car(emulator: Emulator, tmp_path: Path) -> None:

@@ -509,7 +509,7 @@ def test_the_flow_is_one_task_run_and_tells_events_and_an_artifact(shell: Shell)
     ("out", "says"),
     [
         ("nowhere/at/all", "no such directory"),
-        ("gs://bucket/a", "not supported"),
+        ("gs://bucket/a", "unsupported scheme"),
         ("s3-bucket/nobody", "nobody"),
     ],
 )

@@ -233,7 +233,7 @@ class _Settlement:
                 raise await self._give_up(outcome, attempt, claims[attempt])
             case _:
                 outcome.status = "not_submitted"
-                outcome.message = f"attempt {attempt} submitted nothing: run the job again"
+                outcome.message = f"nothing was submitted in attempt {attempt}: run the job again"
 
     async def _next_move(
         self,

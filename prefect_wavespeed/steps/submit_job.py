@@ -254,9 +254,11 @@ class Submission:
     async def _search(self) -> None:
         """Search for what the attempts so far may have created: their late records, then the history."""
         try:
-            self._prediction = await self._late_record() or await self._from_history()
-        except RestyleError as error:
-            self._error = error
+            async with asyncio.timeout(self._seconds_to_search()):
+                self._prediction = await self._late_record() or await self._from_history()
+        except (RestyleError, TimeoutError) as error:
+            late = UnavailableError("the account's history could not be searched in time: run the job again")
+            self._error = error if isinstance(error, RestyleError) else late
             self._runner = self._runner.after_search("failed")
             return
         if self._prediction is None:
@@ -265,6 +267,11 @@ class Submission:
         if self._runner.held is None:
             self._runner = self._runner.with_claim(self._look.open_job.latest, None, 0.0)
         self._runner = self._runner.with_prediction()
+
+    def _seconds_to_search(self) -> float | None:
+        """Until when a claim under which nothing was sent can still be given back; None for no limit."""
+        held = self._runner.held
+        return None if held is None or held.sent else max(0.0, self._half_lease - self._age()) * 0.9
 
     async def _late_record(self) -> Record | None:
         """The record of the abandoned attempt, if its owner has written it since."""
