@@ -234,6 +234,7 @@ def test_a_corrected_block_is_used_by_the_next_run_of_the_same_process(world: Wo
         await wrong.asave("corrected")
         with pytest.raises(ConfigurationError, match="nobody-made-it"):
             await restyle_image(str(photo), **options)
+        assert world.emulator.ledger()["calls"]["submit"] == 0
         await corrected.asave("corrected", overwrite=True)
         restyled: Restyled = await restyle_image(str(photo), **options)
         return restyled
