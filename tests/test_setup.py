@@ -25,7 +25,7 @@ KEY = "key-that-nobody-may-see"
 WATCH = "s3://bucket/in/"
 AUTOMATIONS = (
     "restyle: lost runs",
-    "restyle: objects again after a crash",
+    "restyle: retry objects after a crash",
     "restyle: runs that never started",
 )
 

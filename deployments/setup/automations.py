@@ -50,10 +50,10 @@ AUTOMATIONS = [
             )
         ],
     ),
-    # Also when it said so itself, as at the end of its worker. The flow bounds how often.
+    # Also for a run that reported it itself, as when its worker ends. The flow limits how often.
     AutomationCore(
-        name="restyle: objects again after a crash",
-        description="An object whose run has crashed is taken up by another; nothing is billed twice.",
+        name="restyle: retry objects after a crash",
+        description="A crashed run of an object is started again; nothing is billed twice.",
         trigger=EventTrigger(
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related=[_OURS, _OBJECTS],
@@ -64,13 +64,13 @@ AUTOMATIONS = [
             ChangeFlowRunState(
                 state=StateType.SCHEDULED,
                 name="AwaitingRetry",
-                message="Taken up again after a crash.",
+                message="Started again after a crash.",
             )
         ],
     ),
     AutomationCore(
         name="restyle: runs that never started",
-        description="A run whose worker took it and died before it started is given to another.",
+        description="A run whose worker died before starting it is given to another worker.",
         trigger=EventTrigger(
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related=_OURS,
@@ -84,7 +84,7 @@ AUTOMATIONS = [
             ChangeFlowRunState(
                 state=StateType.SCHEDULED,
                 name="AwaitingRetry",
-                message="Taken by a worker and not started within 5 minutes.",
+                message="Not started by its worker within 5 minutes.",
             )
         ],
     ),

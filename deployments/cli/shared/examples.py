@@ -4,44 +4,44 @@ from __future__ import annotations
 
 EXAMPLES = {
     "image": """
-# One photograph, into a folder
+# One photograph into a folder
 restyle image photo.jpg --out ./restyled
-# Four pictures of an object in S3, for 20 cents at the most
+# Four pictures of an object in S3, for at most 20 cents
 restyle image s3://bucket/in/1.jpg --out s3://bucket/restyled \\
     --num-images 4 --max-cost-usd 0.2
 # Another picture of the same source, for a script
 restyle image photo.jpg --out ./restyled --variant 1 --json
 """,
     "batch": """
-# What it would cost; spends nothing
+# What it would cost; this spends nothing
 restyle batch catalogue.jsonl --out s3://bucket/restyled --dry-run
-# All of it, for 50 USD at the most, 100 at a time
+# All of it, for at most 50 USD, 100 at a time
 restyle batch catalogue.jsonl --out s3://bucket/restyled \\
     --max-cost-usd 50 --concurrency 100
 # Every image below a prefix; one in twenty may fail
 restyle batch s3://bucket/in/ --out s3://bucket/restyled --max-failed 0.05
-# Submit and go; store the pictures later
+# Submit only; store the pictures later
 restyle batch catalogue.jsonl --out s3://bucket/restyled --no-wait
 restyle settle --out s3://bucket/restyled
 """,
     "settle": """
 # After a crash, or after `restyle batch --no-wait`
 restyle settle --out s3://bucket/restyled
-# What still needs a look, for a script
+# Jobs that need attention, for a script
 restyle settle --out s3://bucket/restyled --json
 """,
     "costs": """
-# This week, against what WaveSpeedAI billed
+# The last seven days, compared with the billing
 restyle costs --out s3://bucket/restyled --since 7d
 """,
     "setup": """
-# Key from WAVESPEED_API_KEY, pictures to S3, limits of the account's level
+# Key from WAVESPEED_API_KEY, pictures in S3, limits for the account's level
 restyle setup --out s3://bucket/restyled --tier silver
-# New objects are restyled as they come
+# Restyle new objects as they arrive
 restyle setup --out s3://bucket/restyled --watch s3://bucket/in/
 """,
     "init": """
-# In the folder you are in, or in a new one
+# In the current folder, or in a new one
 restyle init
 restyle init our-pictures
 """,
