@@ -1,4 +1,4 @@
-"""What a job is: its key, its names, and what is written down about it."""
+"""A job: its key, its seed, its names; the run that works on it, and what it returns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from prefect_wavespeed.api.models import MAX_SEED, MODEL, ReduxParams, ReduxRequ
 
 NsfwPolicy = Literal["keep", "quarantine", "drop"]
 
-# How an answer travels is no part of the picture: the same picture asked for both ways is one job.
+# How an answer travels does not change the picture: requested either way, it is one job.
 _TRANSPORT = frozenset({"enable_base64_output", "enable_sync_mode"})
 _NOT_SLUG = re.compile(r"[^a-z0-9]+")
 
@@ -37,11 +37,11 @@ class Source(BaseModel):
     """A source picture.
 
     Attributes:
-        uri: what to show of it: no signature, no credentials.
-        identity: what makes it this picture and no other.
+        uri: its address as it is shown and stored, without signature and credentials.
+        identity: what tells it from every other picture; part of the job key.
         name: its file name.
-        location: where to get it: may carry a signature, so it is never shown or stored.
-        sha256: of its bytes, where we hold them.
+        location: where to read it. It may carry a signature, so it is never shown or stored.
+        sha256: of its bytes, where they were read.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -76,37 +76,39 @@ class Job(BaseModel):
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 of what is asked for: two jobs with one key are one job."""
-        asked = {
+        """SHA-256 of the canonical JSON of the request: two jobs with one key are one job."""
+        identity = {
             "model": MODEL,
             "source": self.source.identity,
             "params": picture_params(self.params),
             "variant": self.variant,
         }
-        return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return hashlib.sha256(
+            json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()
+        ).hexdigest()
 
     @property
     def seed(self) -> int:
-        """The seed that is sent: the explicit one, else one derived from the key."""
+        """The seed to send: the explicit one, else one derived from the key."""
         return self.params.seed if self.params.seed != -1 else int(self.key[:16], 16) % (MAX_SEED + 1)
 
     @property
     def name(self) -> str:
-        """Name of the job's folder."""
+        """Name of the job's folder below ``images/``."""
         return f"{slug(self.source.name)}-{self.key[:16]}"
 
     @property
     def label(self) -> str:
-        """Short name for people."""
+        """Short name, for logs and run names."""
         return f"{slug(self.source.name)}-{self.key[:4]}"
 
     def request(self, image_url: str) -> ReduxRequest:
-        """The request as it is sent, with its real seed."""
+        """The request to send, with its real seed."""
         return ReduxRequest(**self.params.model_dump(exclude={"seed"}), seed=self.seed, image=image_url)
 
 
 class RunInfo(BaseModel):
-    """Which run made a file."""
+    """The run that made a file."""
 
     flow: str | None = None
     flow_run_id: str | None = None
@@ -119,7 +121,7 @@ class RunInfo(BaseModel):
 
 
 class Output(BaseModel):
-    """One restyled picture. A dropped one has no uri."""
+    """One restyled picture. A dropped one (``nsfw="drop"``) has no uri."""
 
     uri: str | None
     sha256: str | None = None
@@ -131,10 +133,10 @@ class Output(BaseModel):
 
 
 class Restyled(BaseModel):
-    """What became of a job.
+    """A finished job.
 
     Attributes:
-        cached: whether it was done before this run looked.
+        cached: it was done before this run looked.
         cost_usd: what this job cost in USD; 0 when cached, None when the price is not known.
     """
 

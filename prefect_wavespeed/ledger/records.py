@@ -1,4 +1,4 @@
-"""What the ledger writes down, an object each: claims, predictions, dead letters and side-cars."""
+"""The objects of the ledger: claims, predictions, dead letters and side-cars."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prefect_wavespeed.job import Job, NsfwPolicy, RunInfo
 
 
 class SourceInfo(BaseModel):
-    """The source, as the side-car tells it."""
+    """The source of a job."""
 
     uri: str
     identity: str
@@ -22,7 +22,7 @@ class SourceInfo(BaseModel):
 
 
 class PredictionInfo(BaseModel):
-    """The prediction, as the side-car tells it."""
+    """The prediction that a job's outputs come from."""
 
     id: str
     created_at: datetime | None = None
@@ -31,7 +31,7 @@ class PredictionInfo(BaseModel):
 
 
 class OutputInfo(BaseModel):
-    """One output. A dropped one (``nsfw="drop"``) has no key and nothing that is told by its bytes."""
+    """One output. A dropped one (``nsfw="drop"``) has no key, and nothing that its bytes would show."""
 
     key: str | None = Field(description="Object key below the output's prefix.")
     sha256: str | None = None
@@ -43,14 +43,14 @@ class OutputInfo(BaseModel):
 
 
 class Cost(BaseModel):
-    """What the job cost, and how that is known."""
+    """What the job cost in USD, and how that is known."""
 
     usd: float | None = None
     basis: Literal["quoted", "billed"] | None = None
 
 
 class Attempt(BaseModel):
-    """One attempt at the job, as the ledger saw it."""
+    """One attempt at the job."""
 
     claimed_at: datetime
     flow_run_id: str | None = Field(default=None, description="The flow run that made it, and paid for it.")
@@ -59,7 +59,7 @@ class Attempt(BaseModel):
 
 
 class Times(BaseModel):
-    """When things happened. ``claimed`` and ``submitted`` are told by the store's clock."""
+    """When things happened, in this order, by the store's clock."""
 
     claimed: datetime | None = None
     submitted: datetime | None = None
@@ -68,7 +68,7 @@ class Times(BaseModel):
 
 
 class Metadata(BaseModel):
-    """The side-car, ``metadata.json``: it exists, so the job is done."""
+    """The side-car, ``metadata.json``. It is written last: it exists, so the job is done."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -91,16 +91,22 @@ class Claim(BaseModel):
 
     nonce: str
     flow_run_id: str | None
-    claimed_at: datetime = Field(description="By the runner's clock: to read, never to decide by.")
-    lease_seconds: float = Field(description="How long its owner may rely on it; others wait as long.")
-    base_url: str = Field(description="The API that it is submitted to.")
+    claimed_at: datetime = Field(
+        description="By the runner's clock: for people to read; nothing is decided by it."
+    )
+    lease_seconds: float = Field(
+        description="How long it holds without a prediction before others take over."
+    )
+    base_url: str = Field(description="The API that the request goes to.")
     request: ReduxRequest = Field(description="As it will be sent; the URL without its signature.")
-    job: Job = Field(description="What `settle` finishes when its runner is gone; no signature in it either.")
-    nsfw: NsfwPolicy = Field(description="What its runner was told to do with flagged outputs.")
+    job: Job = Field(
+        description="The job, so that `settle` can finish it when its runner is gone; without signature."
+    )
+    nsfw: NsfwPolicy = Field(description="What to do with flagged outputs.")
 
 
 class Record(BaseModel):
-    """Attempt *n* at a job is this prediction."""
+    """The prediction of an attempt."""
 
     prediction_id: str
     submitted_at: datetime | None = Field(description="By the API's clock.")
@@ -119,11 +125,11 @@ class Failure(BaseModel):
 
 
 class DeadLetter(BaseModel):
-    """``failed/{key}.json``. It keeps the last attempt's number, so that none is ever used twice."""
+    """``failed/{key}.json``. It keeps the last attempt's number, so that no number is used twice."""
 
     job_key: str
     last_attempt: int = Field(
-        description="0: given up before any attempt. Such a letter stops nobody who has begun one."
+        description="0: given up before any attempt. Such a letter does not stop a runner that has begun one."
     )
     error: Failure
     flow_run_id: str | None = Field(description="The run that gave it up.")
@@ -134,7 +140,7 @@ class DeadLetter(BaseModel):
     failed_at: datetime
 
     def as_error(self) -> PredictionFailedError:
-        """The error to raise for it."""
+        """The error that it stands for."""
         return PredictionFailedError(
             self.error.message,
             job_key=self.job_key,
@@ -146,7 +152,7 @@ class DeadLetter(BaseModel):
 
 @dataclass
 class OpenJob:
-    """What the ledger holds of an unfinished job: attempt numbers, and when each was claimed or recorded."""
+    """The attempts of an unfinished job, by number: when each was claimed, and when its prediction was recorded."""
 
     claimed: dict[int, datetime] = field(default_factory=dict)
     recorded: dict[int, datetime] = field(default_factory=dict)

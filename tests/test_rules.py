@@ -1,0 +1,204 @@
+"""The rules of the ledger, one by one: what is seen, and what to do next. Nothing runs, nothing waits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from prefect_wavespeed.ledger.moves import (
+    AskForOldPrediction,
+    Claim,
+    Done,
+    Failed,
+    GiveBack,
+    GiveUp,
+    Join,
+    LeaveOpen,
+    Move,
+    NextAttempt,
+    Post,
+    Record,
+    Search,
+    Wait,
+)
+from prefect_wavespeed.ledger.rules import (
+    HISTORY_SECONDS,
+    JobState,
+    LetterState,
+    Runner,
+    begin,
+    is_last,
+    next_move,
+)
+
+LEASE = 150.0
+OLD, YOUNG, STALE = LEASE + 1, 10.0, 80.0
+
+
+def seen(claims: Mapping[int, float] | None = None, *records: int, **more: Any) -> JobState:
+    return JobState(claims=claims or {}, records=records, lease=LEASE, **more)
+
+
+def runner(**more: Any) -> Runner:
+    return Runner(half_lease=LEASE / 2, **more)
+
+
+def holding(attempt: int = 1, takes_over: int | None = None, **more: Any) -> Runner:
+    return runner(**more).with_claim(attempt, takes_over, LEASE)
+
+
+def aged(who: Runner, age: float) -> Runner:
+    assert who.held
+    return replace(who, held=replace(who.held, age=age))
+
+
+CASES: dict[str, tuple[JobState, Runner, Move]] = {
+    "a new job is claimed": (seen(), runner(), Claim(1)),
+    "a claim of one's own is posted under": (seen({1: 0.0}), holding(), Post()),
+    "an answer is recorded first, even if the job is done": (
+        seen({1: 0.0}, done=True),
+        holding().with_post_sent().with_prediction(),
+        Record(),
+    ),
+    "a job that is done is returned": (seen({1: YOUNG}, done=True), runner(), Done()),
+    "a lost answer is searched for": (seen({1: 0.0}), holding().with_post_sent(), Search()),
+    "what an earlier search found says nothing of a later POST": (
+        seen({1: OLD, 2: 0.0}),
+        holding(2, 1).after_search("over").with_post_sent(),
+        Search(),
+    ),
+    "an answer that is lost for good leads to the next attempt": (
+        seen({1: 0.0}),
+        holding().with_post_sent().after_search("over"),
+        NextAttempt(),
+    ),
+    "the next attempt does not wait for one's own that came to nothing": (
+        seen({1: YOUNG}),
+        holding().with_post_sent().after_attempt(),
+        Claim(2),
+    ),
+    "a failed search after a POST leaves the job open": (
+        seen({1: 0.0}),
+        holding().with_post_sent().after_search("failed"),
+        LeaveOpen("unknown"),
+    ),
+    "a failed search before a POST gives the claim back": (
+        seen({1: OLD, 2: 0.0}),
+        holding(2, 1).after_search("failed"),
+        GiveBack(),
+    ),
+    "an old claim is not given back": (
+        seen({1: OLD, 2: STALE}),
+        aged(holding(2, 1), STALE).after_search("failed"),
+        LeaveOpen("unknown"),
+    ),
+    "a recorded prediction is joined": (seen({1: OLD}, 1), runner(), Join(1)),
+    "a prediction that failed is followed by the next attempt": (
+        seen({1: OLD}, 1),
+        runner().after_failure(1),
+        Claim(2),
+    ),
+    "another runner's young claim is waited for": (seen({1: YOUNG}), runner(), Wait()),
+    "an abandoned claim is taken over": (seen({1: OLD}), runner(), Claim(2, takes_over=1)),
+    "who takes over waits until the old claim is a lease older": (
+        seen({1: 100.0, 2: 0.0}),
+        holding(2, 1),
+        Wait(50.0),
+    ),
+    "who takes over searches": (seen({1: OLD, 2: 0.0}), holding(2, 1), Search()),
+    "who takes over searches even when its own claim is too old": (
+        seen({1: OLD + STALE, 2: STALE}),
+        aged(holding(2, 1), STALE),
+        Search(),
+    ),
+    "a claim that is too old is left": (seen({1: STALE}), aged(holding(), STALE), NextAttempt()),
+    "a claim that is not the newest is left": (seen({1: 5.0, 2: 0.0}), holding(), NextAttempt()),
+    "a claim that is gone is left": (seen(), holding(), NextAttempt()),
+    "three attempts are enough, after a search": (seen({3: OLD}), runner(), Search()),
+    "three attempts are enough": (
+        seen({3: OLD}),
+        runner().after_search("over"),
+        GiveUp(3, "attempts_used_up"),
+    ),
+    "settling takes nothing over": (seen({1: OLD}), runner(may_submit=False), Search()),
+    "settling submits nothing": (
+        seen({1: OLD}),
+        runner(may_submit=False).after_search("over"),
+        LeaveOpen("unsubmitted"),
+    ),
+    "settling gives up what the history has forgotten": (
+        seen({1: HISTORY_SECONDS}),
+        runner(may_submit=False).after_search("over"),
+        GiveUp(1, "never_submitted"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_seen_decides_what_is_done(case: str) -> None:
+    state, who, move = CASES[case]
+    assert next_move(state, who) == move
+
+
+LETTERS: dict[str, tuple[JobState, Runner, Move]] = {
+    "a dead letter ends a run": (seen(letter=LetterState(1)), runner(), Failed()),
+    "who is told to goes on with a new number": (
+        seen(letter=LetterState(3)),
+        runner(retry_failed=True),
+        Claim(4),
+    ),
+    "a run goes on once": (
+        seen(letter=LetterState(1, from_this_run=True)),
+        runner(retry_failed=True),
+        Failed(),
+    ),
+    "a run that has failed the attempt itself does not go on": (
+        seen(letter=LetterState(1)),
+        runner(retry_failed=True, failed=1),
+        Failed(),
+    ),
+    "a submission beyond the letter is joined by everybody": (
+        seen({2: OLD}, 2, letter=LetterState(1)),
+        runner(),
+        Join(2),
+    ),
+    "a claim beyond the letter is not": (seen({2: YOUNG}, letter=LetterState(1)), runner(), Failed()),
+    "settling finishes what is beyond the letter": (
+        seen({2: OLD}, letter=LetterState(1)),
+        runner(may_submit=False),
+        Search(),
+    ),
+    "a letter from before any attempt ends who has begun none": (
+        seen(letter=LetterState(0)),
+        runner(),
+        Failed(),
+    ),
+    "a letter from before any attempt stops nobody who has": (
+        seen({1: OLD}, 1, letter=LetterState(0)),
+        runner(),
+        Join(1),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LETTERS)
+def test_a_dead_letter_is_forgiven_or_not_at_the_first_look(case: str) -> None:
+    state, who, move = LETTERS[case]
+    assert next_move(state, begin(state, who)) == move
+
+
+def test_the_letters_prediction_is_asked_for_before_anything_is_sent() -> None:
+    letter = LetterState(1, names_prediction=True)
+    who = begin(seen(letter=letter), runner(retry_failed=True)).with_claim(2, None, LEASE)
+    state = seen({2: 0.0}, letter=letter)
+    assert next_move(state, who) == AskForOldPrediction()
+    assert next_move(state, who.with_old_prediction_asked()) == Post()
+    assert next_move(state, who.with_prediction()) == Record()
+
+
+def test_attempts_are_counted_from_the_letter_that_was_forgiven() -> None:
+    assert [is_last(attempt, 0) for attempt in (1, 2, 3)] == [False, False, True]
+    assert [is_last(attempt, 3) for attempt in (4, 5, 6)] == [False, False, True]
