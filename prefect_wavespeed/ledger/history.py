@@ -19,7 +19,7 @@ from prefect_wavespeed.retry import retry
 from prefect_wavespeed.urls import without_signature
 
 MARGIN = timedelta(hours=1)
-"""How far the API's clock and the store's may be apart. Predictions are recognised by their request, not by time."""
+"""How far the clocks of API and store may be apart: a prediction is known by its request, not its time."""
 PAGE_SIZE = 100
 
 # How far apart the two clocks may be for an older prediction without inputs to be ruled out.
@@ -134,8 +134,8 @@ def _compare(prediction: Prediction, query: _Query) -> None:
     elif _may_match(prediction, query.since):
         query.answer.set_exception(
             UnavailableError(
-                "the account's history does not say what a prediction of that time was asked for, so it is not "
-                "known whether this job was submitted: run it again later, nothing was sent "
+                "the account's history does not say what a prediction of that time was asked for, so it is "
+                "not known whether this job was submitted: nothing was sent, run it again later "
                 f"(prediction {prediction.id})"
             )
         )

@@ -91,17 +91,11 @@ class Claim(BaseModel):
 
     nonce: str
     flow_run_id: str | None
-    claimed_at: datetime = Field(
-        description="By the runner's clock: for people to read; nothing is decided by it."
-    )
-    lease_seconds: float = Field(
-        description="How long it holds without a prediction before others take over."
-    )
+    claimed_at: datetime = Field(description="By the runner's clock: only for people to read.")
+    lease_seconds: float = Field(description="How long it holds without a prediction.")
     base_url: str = Field(description="The API that the request goes to.")
     request: ReduxRequest = Field(description="As it will be sent; the URL without its signature.")
-    job: Job = Field(
-        description="The job, so that `settle` can finish it when its runner is gone; without signature."
-    )
+    job: Job = Field(description="The job, for `settle` to finish if its runner is gone; without signature.")
     nsfw: NsfwPolicy = Field(description="What to do with flagged outputs.")
 
 
@@ -152,7 +146,7 @@ class DeadLetter(BaseModel):
 
 @dataclass
 class OpenJob:
-    """The attempts of an unfinished job, by number: when each was claimed, and when its prediction was recorded."""
+    """The attempts of an unfinished job: when each was claimed, and when its prediction was recorded."""
 
     claimed: dict[int, datetime] = field(default_factory=dict)
     recorded: dict[int, datetime] = field(default_factory=dict)
