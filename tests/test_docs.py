@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 import yaml  # type: ignore[import-untyped]  # Prefect's own
+from prefect import Flow, Task
 
 import prefect_wavespeed.flows
 import prefect_wavespeed.tasks
@@ -110,8 +111,9 @@ def test_the_reference_names_all_commands_and_settings() -> None:
 )
 def test_the_reference_has_all_flows_and_tasks(package: ModuleType) -> None:
     page = (ROOT / "docs" / "reference" / f"{package.__name__.rpartition('.')[2]}.md").read_text()
-    told = re.findall(rf"^::: {package.__name__}\.(\w+)\.\1$", page, re.MULTILINE)
-    assert sorted(told) == sorted(package.__all__)
+    listed = re.findall(rf"^::: {package.__name__}\.(\w+)\.\1$", page, re.MULTILINE)
+    public = {name for name in package.__all__ if isinstance(getattr(package, name), Flow | Task)}
+    assert set(listed) == public - {"restyle_chunk"}  # works inside restyle_batch only
 
 
 def test_the_reference_has_all_names_of_the_face() -> None:
