@@ -82,7 +82,9 @@ async def run_job(
 
     Args:
         job: what to do.
-        submit, poll, download: those of ``StepSet``, or tasks around them.
+        submit: ``StepSet.submit``, or a task around it.
+        poll: ``StepSet.poll``, or a task around it.
+        download: ``StepSet.download``, or a task around it.
         slot: a slot in flight, held from the submission until the prediction has ended; no longer.
         look: ``StepSet.look``, so that a job that is done takes no slot.
 
