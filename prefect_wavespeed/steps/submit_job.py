@@ -117,7 +117,7 @@ class Submission:
             case moves.Record():
                 return await self._record()
             case moves.NextAttempt():
-                self._runner = self._runner.after_attempt()
+                self._runner, self._claim = self._runner.after_attempt(), None
             case moves.GiveUp(attempt):
                 raise await self._give_up(attempt)
             case moves.GiveBack() | moves.LeaveOpen():  # ``run`` gives the claim back where it may
@@ -244,7 +244,7 @@ class Submission:
     async def _give_back(self) -> None:
         """Remove the claim that is held, if nothing was sent and it is young; then hold none."""
         held = self._runner.held
-        self._runner = replace(self._runner, held=None, search="not yet")
+        self._runner, self._claim = replace(self._runner, held=None, search="not yet"), None
         if held and not (held.sent or held.has_prediction) and self._is_young():
             with suppress(RestyleError):  # then it grows old and is taken over
                 await asyncio.shield(self._ledger.release(self._job.key, held.attempt))
