@@ -39,7 +39,7 @@ test: setup ## Run the tests, but those of `make e2e`
 
 e2e: setup ## Run the tests that need programs of Debian's packages (Ceph, PostgreSQL …); root installs what is missing
 	@tests/packages.sh
-	$(BIN)/python -m pytest -m e2e --numprocesses 2 --dist loadfile || { [ $$? -eq 1 ] && $(AGAIN) -m e2e; }
+	$(BIN)/python -m pytest -m e2e --numprocesses 3 --dist loadfile --no-loadscope-reorder || { [ $$? -eq 1 ] && $(AGAIN) -m e2e; }
 
 lint: setup ## Check style and formatting
 	$(BIN)/ruff check .

@@ -205,10 +205,10 @@ def world(moto: S3Server, emulator_process: Emulator, tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="module")
 def deployed(
-    world: World, lived_in_prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory
+    world: World, prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:
     """The world after all of docs/deploying.md was typed; what that started still runs."""
-    after = replace(world, prefect=lived_in_prefect.url)
+    after = replace(world, prefect=prefect.url)
     deployer = after.user(tmp_path_factory.mktemp("deployer"))
     with deployer.typing(DEPLOYING, "echo all was typed\nwait\n") as process:
         wait_until(lambda: "all was typed" in deployer.said or process.poll() is not None, SECONDS)

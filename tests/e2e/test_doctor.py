@@ -86,40 +86,32 @@ class Clinic:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A Prefect server of this module's own: its tests take away what others rely on."""
-    settings = {"PREFECT_SERVER_UI_ENABLED": "false", "PREFECT_API_BLOCKS_REGISTER_ON_START": "false"}
-    with PrefectServer(tmp_path_factory.mktemp("doctor"), settings) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def worker(server: PrefectServer) -> Iterator[Command]:
+def worker(prefect: PrefectServer) -> Iterator[Command]:
     """A live worker of the pool that set-up makes."""
-    command = server.python("-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process")
-    wait_until(lambda: _is_live(server))
+    command = prefect.python("-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process")
+    wait_until(lambda: _is_live(prefect))
     yield command
     command.process.terminate()
     command.ended(60)
 
 
-def _is_live(server: PrefectServer) -> bool:
-    if not [pool for pool in server.all("work_pools") if pool["name"] == POOL]:
+def _is_live(prefect: PrefectServer) -> bool:
+    if not [pool for pool in prefect.all("work_pools") if pool["name"] == POOL]:
         return False
-    workers = server.call("POST", f"/work_pools/{POOL}/workers/filter", {})
+    workers = prefect.call("POST", f"/work_pools/{POOL}/workers/filter", {})
     return any(worker["status"] == "ONLINE" for worker in workers)
 
 
 @pytest.fixture(scope="module")
 def all_is_well(
-    server: PrefectServer, worker: Command, emulator_process: Emulator, moto: S3Server
+    prefect: PrefectServer, worker: Command, emulator_process: Emulator, moto: S3Server
 ) -> PrefectServer:
     """Everything was set up."""
     out = f"s3://{moto.bucket}/doctor"
     env = {**moto.env, "WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator_process.url}
-    ended = server.restyle("setup", "--tier", "silver", "--out", out, env=env)
+    ended = prefect.restyle("setup", "--tier", "silver", "--out", out, env=env)
     assert ended.status == 0, ended
-    return server
+    return prefect
 
 
 @pytest.fixture

@@ -72,14 +72,14 @@ def _inbox() -> Iterator[Inbox]:
 
 
 def test_what_fails_is_told_with_the_job_the_reason_and_the_next_step(
-    lived_in_prefect: PrefectServer, emulator: Emulator, tmp_path: Path
+    prefect: PrefectServer, emulator: Emulator, tmp_path: Path
 ) -> None:
     (described,) = (
         block.text
         for block in blocks(ROOT / "docs" / "notifications.md")
         if block.title == "restyle-failures.yaml"
     )
-    server, out = lived_in_prefect, tmp_path / "out"
+    server, out = prefect, tmp_path / "out"
     with _inbox() as inbox:
         saved = server.python("-c", _SAVE.format(url=inbox.url)).ended()
         assert saved.status == 0, saved
@@ -113,17 +113,17 @@ def test_what_fails_is_told_with_the_job_the_reason_and_the_next_step(
 
 
 def test_events_of_jobs_are_as_they_are_told(
-    lived_in_prefect: PrefectServer, emulator: Emulator, tmp_path: Path
+    prefect: PrefectServer, emulator: Emulator, tmp_path: Path
 ) -> None:
     env = {"WAVESPEED_API_KEY": "some-key", "WAVESPEED_BASE_URL": emulator.url}
     emulator.faults([{"on": "prediction", "fault": "failed", "code": 1200, "match": {"seed": 1}}])
     for seed, status in (("1", 1), ("2", 0)):
         image = ("image", str(PHOTO), "--out", str(tmp_path), "--size", "256*256", "--seed", seed)
-        assert lived_in_prefect.restyle(*image, env=env).status == status
+        assert prefect.restyle(*image, env=env).status == status
     told = {name: fields for name, fields in told_events().items() if name.startswith("wavespeed.job.")}
 
     def emitted() -> dict[str, set[str]]:
-        return {event["event"]: set(event["payload"]) for event in lived_in_prefect.events("wavespeed.job.")}
+        return {event["event"]: set(event["payload"]) for event in prefect.events("wavespeed.job.")}
 
     wait_until(lambda: emitted().keys() == told.keys())
     assert emitted() == told

@@ -52,6 +52,13 @@ class World:
 
 
 @pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A server with its UI, and nothing else to be seen there."""
+    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
 def world(
     prefect: PrefectServer, moto: S3Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:

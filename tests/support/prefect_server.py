@@ -17,20 +17,11 @@ from typing import Any
 
 import httpx
 
-from prefect_wavespeed.blocks.names import (
-    API_KEY_SECRET,
-    IN_FLIGHT_LIMIT,
-    OUTPUT_BLOCK,
-    RECEIVER_TOKEN_SECRET,
-    WAVESPEED_BLOCK,
-    WEBHOOK_SECRET,
-)
 from tests.support.processes import Command, Ended, end, wait_until
 
 _ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 300.0  # ten with a fresh database on an idle machine
 _PAGE = 200
-_USERS_BLOCKS = {WAVESPEED_BLOCK, API_KEY_SECRET, OUTPUT_BLOCK, RECEIVER_TOKEN_SECRET, WEBHOOK_SECRET}
 # Settings of this machine's user must not leak into tests.
 _NOT_INHERITED = ("PREFECT_", "RESTYLE_", "WAVESPEED_", "AWS_")
 # On a busy machine SQLite stays locked for longer than Prefect's default of ten seconds: it would answer 503.
@@ -181,17 +172,15 @@ class PrefectServer:
             self.process.stdin.close()
 
     def clean(self) -> None:
-        """Delete everything that ``restyle setup`` and ``prefect deploy`` create, for the next test."""
-        for document in self.call("POST", "/block_documents/filter", {}):
-            if document["name"] in _USERS_BLOCKS:
-                self.call("DELETE", f"/block_documents/{document['id']}")
+        """Delete all blocks, limits, deployments, automations, variables and work pools."""
+        for document in self.all("block_documents"):
+            self.call("DELETE", f"/block_documents/{document['id']}")
         for limit in self.all("v2/concurrency_limits"):
-            if limit["name"] == IN_FLIGHT_LIMIT:
-                self.call("DELETE", f"/v2/concurrency_limits/{limit['id']}")
+            self.call("DELETE", f"/v2/concurrency_limits/{limit['id']}")
         for kind in ("deployments", "automations", "variables"):
             for thing in self.all(kind):
                 self.call("DELETE", f"/{kind}/{thing['id']}")
-        for pool in self.call("POST", "/work_pools/filter", {}):
+        for pool in self.all("work_pools"):
             self.call("DELETE", f"/work_pools/{pool['name']}")
 
     def stop(self) -> None:
