@@ -26,14 +26,14 @@ _GROUPS = {
     "waiting for events": r"'poll' of 'select|select\.epoll",
     "sockets": r"_socket\.socket",
     "decoding pictures": r"/PIL/|ImagingDecoder|ImagingEncoder",
-    "store (obstore)": r"obstore|~ <(get|put|delete|list)|/restyle/(store|ledger)",
+    "store (obstore)": r"obstore|~ <(get|put|delete|list)|/prefect_wavespeed/(storage|ledger)/",
     "HTTP (httpx, aiohttp)": r"/aiohttp/|/yarl/|/multidict/|aiohappyeyeballs|/httpx/",
-    "pydantic": r"pydantic|/restyle/models|to_json",
+    "pydantic": r"pydantic|/prefect_wavespeed/api/(models|predictions)|to_json",
     "threads": r"/threading\.py|/concurrent/|_queue|/asyncio/threads|_thread",
     "asyncio": r"/asyncio/|/selectors\.py|contextvars",
     "JSON": r"/json/|_json",
     "report (SQLite, Parquet)": r"sqlite|pyarrow|/batch/(report/|job_table)",
-    "this project": r"/restyle/|/benchmarks/",
+    "this project": r"/prefect_wavespeed/|/benchmarks/",
 }
 
 
