@@ -23,7 +23,6 @@ from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import Ended
-from tests.support.s3_servers import S3Server
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -77,22 +76,11 @@ def shell(prefect: PrefectServer, emulator: Emulator) -> Shell:
     return Shell(prefect, emulator)
 
 
-def _directory(request: pytest.FixtureRequest) -> Place:
-    folder = request.getfixturevalue("tmp_path") / "out"
-    return Place(str(folder), str(folder))
-
-
 def _local_block(request: pytest.FixtureRequest) -> Place:
     folder = request.getfixturevalue("tmp_path") / "out"
     with request.getfixturevalue("prefect").used_here():
         LocalFileSystem(basepath=str(folder)).save("pictures", overwrite=True)
     return Place("local-file-system/pictures", str(folder))
-
-
-def _moto(request: pytest.FixtureRequest) -> Place:
-    server: S3Server = request.getfixturevalue("moto")
-    uri = f"s3://{server.bucket}/commands"
-    return Place(uri, uri, server.env, server.client())
 
 
 def _ceph(request: pytest.FixtureRequest) -> Place:
@@ -137,9 +125,7 @@ def _bucket_block(
 
 
 _PLACES = {
-    "a directory": _directory,
     "a saved directory": _local_block,
-    "moto": _moto,
     "Ceph": _ceph,
     "Ceph by a block with MinIO's credentials": _minio_block,
     "Ceph by a block with AWS's credentials": _aws_block,
@@ -256,12 +242,6 @@ def test_a_bucket_that_is_not_there_is_one_json_error(shell: Shell, ceph: CephGa
     assert sum(shell.calls().values()) == 0
 
 
-def test_a_block_that_is_not_there_is_one_json_error(shell: Shell) -> None:
-    error = _error(shell.image(str(PHOTO), "s3-bucket/unheard-of", {}))
-    assert error["type"] == "ConfigurationError"
-    assert "s3-bucket/unheard-of" in error["message"]
-
-
 def test_a_refusal_is_one_json_error(shell: Shell, tmp_path: Path) -> None:
     shell.emulator.faults([{"on": "submit", "fault": "refused", "status": 402}])
     error = _error(shell.image(str(PHOTO), str(tmp_path / "out"), {}))
@@ -275,12 +255,6 @@ def test_a_failed_prediction_is_one_json_error_that_names_it(shell: Shell, tmp_p
     (prediction,) = shell.emulator.ledger()["predictions"]
     assert (error["type"], error["prediction_id"]) == ("PredictionFailedError", prediction["id"])
     assert error["job_key"]
-
-
-def test_a_number_out_of_range_is_one_json_error(shell: Shell, tmp_path: Path) -> None:
-    error = _error(shell.image(str(PHOTO), str(tmp_path / "out"), {}, "--num-images", "5"))
-    assert error["type"] == "InvalidRequestError"
-    assert error["message"].startswith("--num-images 5")
 
 
 def _restyled(ended: Ended) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from tests.support.receivers import receiving
 from tests.support.s3_proxy import proxy
 from tests.support.s3_servers import S3Server
 
-COUNT = 500
+COUNT = 200
 POISON = [
     "no JSON",
     "{}",
@@ -156,7 +156,7 @@ def test_a_crash_in_the_middle_loses_nothing_and_nothing_is_billed_twice(
     put_there = put(moto, folder, COUNT)
     told = [worded(created, n) for n, created in enumerate(put_there)]
     told += told[::10]  # a tenth of them comes twice
-    queue.send([*told[:300], *POISON, json.dumps(configured()), *told[300:]])
+    queue.send([*told[:120], *POISON, json.dumps(configured()), *told[120:]])
     total = queue.left()
     assert total == COUNT * 11 // 10 + len(POISON) + 1
 
