@@ -1,4 +1,4 @@
-"""The command `restyle`, as a process: what it prints, where, and its exit status."""
+"""The command line: errors are one line, results go to stdout, and Prefect is imported only when needed."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
+from tests.support.in_process import restyle
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import Command, Ended, wait_until
 
@@ -22,54 +23,37 @@ _ROOT = Path(__file__).resolve().parent.parent
 KEY = "key-that-nobody-may-see"
 
 
-@dataclass
-class Shell:
-    """Runs `restyle image` with a key and the emulator's URL."""
-
-    prefect: PrefectServer
-    emulator: Emulator
-    folder: Path
-
-    def image(self, *options: str, env: Mapping[str, str] | None = None) -> Ended:
-        known = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": self.emulator.url}
-        return self.prefect.restyle("image", *options, env={**known, **(env or {})})
-
-
-@pytest.fixture
-def shell(prefect: PrefectServer, emulator: Emulator, tmp_path: Path) -> Shell:
-    return Shell(prefect, emulator, tmp_path)
-
-
 @dataclass(frozen=True)
 class Mistake:
-    """Something a user gets wrong, and what the line that tells it must say."""
+    """A mistake of a user, and what the error line must contain."""
 
     name: str
-    says: tuple[str, ...]
+    expected: tuple[str, ...]
     options: tuple[str, ...] = ()
     source: str = str(PHOTO)
     out: str = "out"
     env: Mapping[str, str] = field(default_factory=dict)
     refusal: int | None = None
-    elsewhere: bool = False
+    api_path: str = "/api"
 
 
 MISTAKES = [
     Mistake("size out of range", ("--size 100*100", "256 to 1536"), ("--size", "100*100")),
-    Mistake("size that is none", ("--size big", "1024*1024"), ("--size", "big")),
+    Mistake("invalid size", ("--size big", "1024*1024"), ("--size", "big")),
     Mistake("too many steps", ("--steps 51: must be 1 to 50",), ("--steps", "51")),
-    Mistake("steps that are no number", ("--steps", "many"), ("--steps", "many")),
+    Mistake("steps that are not a number", ("--steps", "many"), ("--steps", "many")),
     Mistake("too much guidance", ("--guidance 21: must be 1 to 20",), ("--guidance", "21")),
     Mistake("no images", ("--num-images 0: must be 1 to 4",), ("--num-images", "0")),
     Mistake("seed out of range", ("--seed 2147483648: must be -1 to 2147483647",), ("--seed", "2147483648")),
     Mistake("unknown format", ("--format", "gif", "jpeg"), ("--format", "gif")),
     Mistake("seed and variant", ("variant 1", "seed"), ("--seed", "7", "--variant", "1")),
     Mistake("negative variant", ("variant -1: must be at least 0",), ("--variant", "-1")),
+    Mistake("cap of nothing", ("--max-cost-usd 0: give an amount above 0",), ("--max-cost-usd", "0")),
     Mistake("unknown option", ("--sized",), ("--sized", "256*256")),
     Mistake("missing file", ("gone.jpg", "no such file"), source="gone.jpg"),
     Mistake("not an image", ("pyproject.toml", "not an image"), source=str(_ROOT / "pyproject.toml")),
-    Mistake("source of another kind", ("ftp://", "unsupported scheme"), source="ftp://example.com/a.jpg"),
-    Mistake("output of another kind", ("gs://bucket", "unsupported scheme"), out="gs://bucket/a"),
+    Mistake("unsupported source", ("ftp://", "unsupported scheme"), source="ftp://example.com/a.jpg"),
+    Mistake("unsupported output", ("gs://bucket", "unsupported scheme"), out="gs://bucket/a"),
     Mistake("output that is a file", ("pyproject.toml",), out=str(_ROOT / "pyproject.toml")),
     Mistake(
         "unreachable bucket",
@@ -82,6 +66,11 @@ MISTAKES = [
         },
     ),
     Mistake("no AWS credentials", ("s3://bucket", "AWS_PROFILE"), out="s3://bucket/a"),
+    Mistake("inconsistent settings", ("RESTYLE_LEASE_SECONDS",), env={"RESTYLE_LEASE_SECONDS": "60"}),
+]
+"""Found before Prefect is started."""
+
+MISTAKES_OF_A_RUN = [
     Mistake(
         "http base_url",
         ("base_url", "https", "http://example.com"),
@@ -90,55 +79,86 @@ MISTAKES = [
     Mistake("no key", ("WAVESPEED_API_KEY",), env={"WAVESPEED_API_KEY": ""}),
     Mistake("wrong key", ("key",), refusal=401),
     Mistake("no credits", ("credits",), refusal=402),
-    Mistake("too dear", ("--max-cost-usd 0.01: this job costs 0.025 USD",), ("--max-cost-usd", "0.01")),
+    Mistake("too expensive", ("--max-cost-usd 0.01: this job costs 0.025 USD",), ("--max-cost-usd", "0.01")),
     Mistake("unknown block", ("wavespeed/nobody",), ("--wavespeed", "nobody")),
     Mistake("unknown output block", ("s3-bucket/nobody",), out="s3-bucket/nobody"),
-    Mistake(
-        "no Prefect server", ("Prefect", "127.0.0.1:9"), env={"PREFECT_API_URL": "http://127.0.0.1:9/api"}
-    ),
-    Mistake("Prefect's API elsewhere", ("answers HTTP 404", "ends with /api"), elsewhere=True),
-    Mistake("settings at odds", ("RESTYLE_LEASE_SECONDS",), env={"RESTYLE_LEASE_SECONDS": "60"}),
+    Mistake("wrong path of Prefect's API", ("answers HTTP 404", "ends with /api"), api_path=""),
 ]
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=[mistake.name for mistake in MISTAKES])
-def test_a_mistake_is_one_line_and_bills_nothing(shell: Shell, mistake: Mistake) -> None:
-    if mistake.refusal:
-        refused = {"on": "submit", "fault": "refused", "status": mistake.refusal, "times": None}
-        shell.emulator.faults([refused])
-    out = str(shell.folder / "out") if mistake.out == "out" else mistake.out
-    elsewhere = {"PREFECT_API_URL": shell.prefect.url.removesuffix("/api")} if mistake.elsewhere else {}
-    ended = shell.image(mistake.source, "--out", out, *mistake.options, env={**elsewhere, **mistake.env})
-    assert ended.status == 1
-    assert ended.stdout == ""
+def assert_one_line(ended: Ended, mistake: Mistake) -> None:
+    assert (ended.status, ended.stdout) == (1, "")
     assert ended.stderr.startswith("error: ")
     assert ended.stderr.count("\n") == 1
-    assert [word for word in mistake.says if word not in ended.stderr] == []
+    assert [part for part in mistake.expected if part not in ended.stderr] == []
     assert KEY not in ended.stderr
-    assert shell.emulator.ledger()["billed"] == 0
 
 
-def test_a_mistyped_option_is_json_where_json_is_asked_for(shell: Shell) -> None:
-    ended = shell.image(str(PHOTO), "--out", "out", "--steps", "many", "--json")
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
+def test_a_mistake_is_one_line(mistake: Mistake, tmp_path: Path) -> None:
+    out = str(tmp_path / "out") if mistake.out == "out" else mistake.out
+    assert_one_line(
+        restyle("image", mistake.source, "--out", out, *mistake.options, env=mistake.env), mistake
+    )
+
+
+@pytest.mark.parametrize("mistake", MISTAKES_OF_A_RUN, ids=lambda mistake: mistake.name)
+def test_an_error_of_a_run_is_one_line_and_bills_nothing(
+    mistake: Mistake, prefect: PrefectServer, emulator: Emulator, tmp_path: Path
+) -> None:
+    if mistake.refusal:
+        emulator.faults([{"on": "submit", "fault": "refused", "status": mistake.refusal, "times": None}])
+    ended = restyle(
+        *("image", mistake.source, *mistake.options),
+        *("--out", str(tmp_path / "out") if mistake.out == "out" else mistake.out),
+        prefect=prefect,
+        api_url=prefect.url.removesuffix("/api") + mistake.api_path,
+        env={"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator.url, **mistake.env},
+    )
+    assert_one_line(ended, mistake)
+    assert emulator.ledger()["billed"] == 0
+
+
+def test_prefects_log_of_a_run_that_fails_stays_off_the_terminal(
+    prefect: PrefectServer, emulator: Emulator, tmp_path: Path
+) -> None:
+    env = {"WAVESPEED_API_KEY": "", "WAVESPEED_BASE_URL": emulator.url}
+    image = ("image", str(PHOTO), "--out", str(tmp_path / "out"))
+    assert_one_line(prefect.restyle(*image, env=env), Mistake("no key", ("WAVESPEED_API_KEY",)))
+    away = {**env, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    assert_one_line(prefect.restyle(*image, env=away), Mistake("no server", ("Prefect", "127.0.0.1:9")))
+
+
+def test_with_json_a_mistyped_option_is_json() -> None:
+    ended = restyle("image", str(PHOTO), "--out", "out", "--steps", "many", "--json")
     assert ended.status == 1
     error = json.loads(ended.stdout)["error"]
     assert (error["type"], error["retryable"], error["job_key"]) == ("InvalidRequestError", False, None)
 
 
-def test_a_picture_is_told_in_a_few_lines(shell: Shell) -> None:
-    ended = shell.image(str(PHOTO), "--out", str(shell.folder / "out"), "--size", "256*256")
+def test_a_mistyped_command_is_told_from_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no command imgae: did you mean image?" in restyle("imgae").stderr
+    assert "the commands are batch, completion, costs, " in restyle("xyz").stderr
+
+
+def test_a_picture_is_described_in_a_few_lines(
+    prefect: PrefectServer, emulator: Emulator, tmp_path: Path
+) -> None:
+    image = ("image", str(PHOTO), "--out", str(tmp_path / "out"), "--size", "256*256")
+    env = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator.url}
+    ended = prefect.restyle(*image, env=env)
     assert (ended.status, ended.stderr) == (0, "")
-    picture, facts, record = ended.stdout.splitlines()
+    picture, details, record = ended.stdout.splitlines()
     assert Path(picture.split("  ")[0]).is_file()
     assert "256×256" in picture
-    assert facts.startswith("0.025 USD, seed ")
+    assert details.startswith("0.025 USD, seed ")
     assert Path(record.removeprefix("record: ")).is_file()
-    again = shell.image(str(PHOTO), "--out", str(shell.folder / "out"), "--size", "256*256")
+    again = restyle(*image, prefect=prefect, env=env)
     assert "nothing billed" in again.stdout
-    assert shell.emulator.ledger()["billed"] == 1
+    assert emulator.ledger()["billed"] == 1
 
 
-def test_events_that_are_left_at_the_end_are_all_sent_and_nothing_is_said_of_them(
+def test_events_pending_at_exit_are_all_sent_without_a_warning(
     prefect: PrefectServer,
 ) -> None:
     script = (
@@ -146,10 +166,10 @@ def test_events_that_are_left_at_the_end_are_all_sent_and_nothing_is_said_of_the
         "with quiet_run():\n"
         "    from prefect.events import emit_event\n"
         "    for n in range(20):\n"
-        "        emit_event('left-at-the-end', {'prefect.resource.id': f'restyle.test.{n}'})\n"
+        "        emit_event('pending-at-exit', {'prefect.resource.id': f'restyle.test.{n}'})\n"
     )
     assert prefect.python("-c", script).ended() == Ended(0, "", "")
-    wait_until(lambda: len(prefect.events("left-at-the-end")) == 20)
+    wait_until(lambda: len(prefect.events("pending-at-exit")) == 20)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +203,7 @@ def test_the_emulator_is_a_command(prefect: PrefectServer) -> None:
 
 @pytest.mark.e2e
 class TestDemo:
-    """`restyle demo` as a newcomer runs it: in an empty folder, with nothing set up."""
+    """`restyle demo` as a newcomer runs it: in an empty folder, without any configuration."""
 
     def start(self, prefect: PrefectServer, folder: Path) -> Command:
         env = {k: v for k, v in prefect.env.items() if not k.startswith("PREFECT_")}
@@ -207,7 +227,7 @@ class TestDemo:
         assert demo.ended().status == 130
         assert started_here(tmp_path) == []
 
-    def test_somebody_elses_folder_is_left_alone(self, prefect: PrefectServer, tmp_path: Path) -> None:
+    def test_a_folder_that_no_demo_made_is_left_alone(self, prefect: PrefectServer, tmp_path: Path) -> None:
         (tmp_path / "demo").mkdir()
         (tmp_path / "demo" / "mine.txt").write_text("mine")
         ended = self.start(prefect, tmp_path).ended()
@@ -223,7 +243,7 @@ _IN_FOLDER = (
 
 
 def started_here(folder: Path) -> list[str]:
-    """The processes that a demo in this folder has started, by their PREFECT_HOME."""
+    """The processes of a demo in this folder, recognised by their PREFECT_HOME."""
     mark = f"PREFECT_HOME={folder}".encode()
     found = []
     for process in Path("/proc").glob("[0-9]*"):

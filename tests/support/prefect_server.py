@@ -114,8 +114,8 @@ class PrefectServer:
         return Command(list(arguments), {**self.env, **(env or {})})
 
     @contextmanager
-    def used_here(self) -> Iterator[None]:
-        """Let Prefect in this process use this server, for example to save blocks."""
+    def used_here(self, api_url: str | None = None) -> Iterator[None]:
+        """Let Prefect in this process use this server, for example to save blocks; or another API."""
         from prefect.settings import (
             PREFECT_API_AUTH_STRING,
             PREFECT_API_URL,
@@ -123,7 +123,7 @@ class PrefectServer:
             temporary_settings,
         )
 
-        here = {PREFECT_API_URL: self.url, PREFECT_HOME: self.home}
+        here = {PREFECT_API_URL: api_url or self.url, PREFECT_HOME: self.home}
         if self._auth:
             here[PREFECT_API_AUTH_STRING] = self._auth
         with temporary_settings(here):
