@@ -97,9 +97,8 @@ def assert_one_line(ended: Ended, mistake: Mistake) -> None:
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
 def test_a_mistake_is_one_line(mistake: Mistake, tmp_path: Path) -> None:
     out = str(tmp_path / "out") if mistake.out == "out" else mistake.out
-    assert_one_line(
-        restyle("image", mistake.source, "--out", out, *mistake.options, env=mistake.env), mistake
-    )
+    ended = restyle("image", mistake.source, "--out", out, *mistake.options, env=mistake.env)
+    assert_one_line(ended, mistake)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES_OF_A_RUN, ids=lambda mistake: mistake.name)
