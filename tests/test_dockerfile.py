@@ -67,7 +67,7 @@ def test_what_is_copied_is_enough_to_install_the_flows_and_the_command(tmp_path:
     constraints = {"PIP_CONSTRAINT": str(source / "constraints.txt")}
     subprocess.run([*command, "."], cwd=source, env={**os.environ, **constraints}, check=True)
     assert list(target.glob("prefect_wavespeed/flows/__pycache__/restyle_batch.*.pyc"))  # bytecode, compiled
-    told = subprocess.run(
+    names = subprocess.run(
         [
             sys.executable,
             "-c",
@@ -79,8 +79,8 @@ def test_what_is_copied_is_enough_to_install_the_flows_and_the_command(tmp_path:
         text=True,
         check=True,
     ).stdout.split()
-    assert told[0].startswith(str(target))
+    assert names[0].startswith(str(target))
     described = (target / "prefect_wavespeed" / "deployments" / "prefect.yaml").read_text()
     deployed = re.findall(r"entrypoint: prefect_wavespeed\.flows\.(\w+)", described)
     assert len(deployed) == 4
-    assert set(deployed) < set(told)
+    assert set(deployed) < set(names)

@@ -17,9 +17,9 @@ import prefect_wavespeed.tasks
 from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.batch.created_object import ObjectCreated
 from prefect_wavespeed.deployments.receiver.events import object_created, prediction_ended
-from tests.support.doc_pages import DEPLOYED, PAGES, ROOT, RUN, Block, blocks, make_targets, told_events
+from tests.support.doc_pages import DEPLOYED, PAGES, ROOT, RUN, Block, blocks, documented_events, make_targets
 
-# All that is told to type and that no test runs: why, and how it begins. Everything else is run.
+# Commands on pages that no test runs: why, and how it begins. Everything else is run.
 NOT_RUN = {
     "docs/containers.md": [
         ("needs Docker", "docker build"),
@@ -97,11 +97,11 @@ def test_the_reference_names_all_commands_and_settings() -> None:
     from prefect_wavespeed.deployments.cli.app import app
 
     made = runpy.run_path(str(ROOT / "docs" / "_reference.py"))["MADE"]
-    told = made["command"]()
+    page = made["command"]()
     commands = [name for name in app if not name.startswith("-")]
     assert commands
     for name in commands:
-        assert f"## restyle {name}\n" in told
+        assert f"## restyle {name}\n" in page
     assert "RESTYLE_LEASE_SECONDS" in made["settings"]()
     assert "webhook_url" in made["wavespeed"]()
 
@@ -122,10 +122,10 @@ def test_the_reference_has_all_names_of_the_face() -> None:
     assert sorted(listed) == sorted(prefect_wavespeed.__all__)
 
 
-def test_the_receivers_events_are_as_they_are_told() -> None:
+def test_the_receivers_events_are_documented() -> None:
     prediction = Prediction.model_validate({"id": "p", "model": "m", "status": "completed"})
     for event in (
         object_created(ObjectCreated(bucket="b", key="k")),
         prediction_ended(prediction, "whsec_secret", waited=True),
     ):
-        assert told_events()[event.event] == set(event.payload)
+        assert documented_events()[event.event] == set(event.payload)

@@ -53,7 +53,7 @@ def _name(page: Path) -> str:
 
 @dataclass(frozen=True)
 class Reader:
-    """Somebody with a clone and a shell.
+    """A reader with a clone and a shell.
 
     Attributes:
         folder: of theirs: home and clone.
@@ -137,7 +137,7 @@ class World:
     prefect: str | None = None
 
     def newcomer(self, folder: Path) -> Reader:
-        """Somebody with nothing but a clone."""
+        """A reader with nothing but a clone."""
         prefect, emulator, receiver, queue = (free_port() for _ in range(4))
         stand_ins = {
             "prefect server start": f"prefect server start --port {prefect}",
@@ -155,7 +155,7 @@ class World:
         return Reader(folder, {**self.env, "WAVESPEED_BASE_URL": self.emulator.url}, stand_ins)
 
     def user(self, folder: Path) -> Reader:
-        """Somebody who has found the command and has a key, and knows the server where there is one."""
+        """A reader who has found the command and has a key, and knows the server where there is one."""
         reader = self.newcomer(folder)
         env = {
             **reader.env,
@@ -181,10 +181,10 @@ def world(moto: S3Server, emulator_process: Emulator, tmp_path_factory: pytest.T
         client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
         for photo in (ROOT / "examples").glob("*.jpg"):
             client.upload_file(str(photo), bucket, f"in/{photo.name}")
-    session, there = moto.session(), moto.endpoint
-    session.client("sqs", REGION, endpoint_url=there).create_queue(QueueName="pictures")
-    session.client("sns", REGION, endpoint_url=there).create_topic(Name="pictures")
-    roles = session.client("iam", endpoint_url=there)
+    session, endpoint = moto.session(), moto.endpoint
+    session.client("sqs", REGION, endpoint_url=endpoint).create_queue(QueueName="pictures")
+    session.client("sns", REGION, endpoint_url=endpoint).create_topic(Name="pictures")
+    roles = session.client("iam", endpoint_url=endpoint)
     roles.create_role(RoleName="restyle-worker", AssumeRolePolicyDocument="{}")
     command = tmp_path_factory.mktemp("bin") / "aws"
     installed = shutil.which("aws")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.doc_pages import ROOT, blocks, told_events
+from tests.support.doc_pages import ROOT, blocks, documented_events
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
 from tests.support.prefect_server import PrefectServer
@@ -120,7 +120,7 @@ def test_events_of_jobs_are_as_they_are_told(
     for seed, status in (("1", 1), ("2", 0)):
         image = ("image", str(PHOTO), "--out", str(tmp_path), "--size", "256*256", "--seed", seed)
         assert prefect.restyle(*image, env=env).status == status
-    told = {name: fields for name, fields in told_events().items() if name.startswith("wavespeed.job.")}
+    told = {name: fields for name, fields in documented_events().items() if name.startswith("wavespeed.job.")}
 
     def emitted() -> dict[str, set[str]]:
         return {event["event"]: set(event["payload"]) for event in prefect.events("wavespeed.job.")}

@@ -44,11 +44,11 @@ class World:
         return f"{self.prefect.url.removesuffix('/api')}/v2{path}"
 
     def deployment(self, name: str) -> dict[str, Any]:
-        (found,) = (there for there in self.prefect.all("deployments") if there["name"] == name)
+        (found,) = (found for found in self.prefect.all("deployments") if found["name"] == name)
         return found
 
     def artifact(self, begins: str) -> dict[str, Any]:
-        return next(there for there in self.prefect.all("artifacts") if there["key"].startswith(begins))
+        return next(found for found in self.prefect.all("artifacts") if found["key"].startswith(begins))
 
 
 @pytest.fixture(scope="module")
@@ -132,27 +132,27 @@ async def choose(page: Page, option: str) -> None:
     await page.click("#chosen")
 
 
-async def reads(page: Page, *told: str) -> None:
+async def reads(page: Page, *texts: str) -> None:
     """Wait until all of this is to be read on the page, from top to bottom."""
     text = "document.body.innerText.replace(/\\s+/g, ' ')"
     search = (
-        f"(text => {json.dumps(told)}.reduce((at, told) => at < 0 ? at : text.indexOf(told, at), 0))({text})"
+        f"(text => {json.dumps(texts)}.reduce((at, part) => at < 0 ? at : text.indexOf(part, at), 0))({text})"
     )
     try:
         await page.until(f"{search} >= 0")
     except TimeoutError:
-        pytest.fail(f"{told} is not what is read on the page: {await page.ask(text)}")
+        pytest.fail(f"{texts} is not what is read on the page: {await page.ask(text)}")
 
 
 def described(schema: dict[str, Any], model: dict[str, Any]) -> list[str]:
     """Names and descriptions in a form, from top to bottom."""
     fields = sorted(model["properties"].items(), key=lambda field: field[1].get("position", 0))
-    told: list[str] = []
+    texts: list[str] = []
     for name, field in fields:
-        told += [field.get("title", name), " ".join(field["description"].split())]
+        texts += [field.get("title", name), " ".join(field["description"].split())]
         if reference := field.get("$ref"):
-            told += described(schema, schema["definitions"][reference.rpartition("/")[2]])
-    return told
+            texts += described(schema, schema["definitions"][reference.rpartition("/")[2]])
+    return texts
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
@@ -224,7 +224,7 @@ async def test_a_run_is_found_by_its_name_and_its_artifacts_say_what_they_hold(
     links = "[...document.querySelectorAll('a')]"
     await page.ask(f"{links}.find(link => link.innerText === 'restyle autumn.jsonl').click()")
     await page.until("location.pathname.includes('/runs/flow-run/')")
-    (run,) = (there for there in world.prefect.all("flow_runs") if there["name"] == "restyle autumn.jsonl")
+    (run,) = (found for found in world.prefect.all("flow_runs") if found["name"] == "restyle autumn.jsonl")
     await page.show(world.page(f"/runs/flow-run/{run['id']}?tab=Artifacts"))
     await reads(page, "restyle autumn.jsonl", f"{len(PHOTOS)} rows: {len(PHOTOS)} stored; 0.1 USD spent")
 

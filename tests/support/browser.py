@@ -55,9 +55,9 @@ class Page:
 
     async def ask(self, script: str) -> Any:
         """What an expression comes to; a promise is waited for."""
-        told = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in told, told["exceptionDetails"]
-        return told["result"].get("value")
+        result = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
 
     async def until(self, condition: str, seconds: float = 120) -> None:
         """Wait until an expression holds."""
@@ -75,11 +75,11 @@ class Page:
 
     async def click(self, selector: str) -> None:
         """Click in the middle of the first element that fits, wherever it is in view."""
-        place = (
+        middle = (
             f"(() => {{ const box = document.querySelector({selector!r}).getBoundingClientRect();"
             " return [box.x + box.width / 2, box.y + box.height / 2]; })()"
         )
-        x, y = await self.ask(place)
+        x, y = await self.ask(middle)
         for kind in ("mousePressed", "mouseReleased"):
             await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
@@ -89,8 +89,8 @@ class Page:
 
     async def screenshot(self, path: Path) -> Path:
         """A picture of what is in view."""
-        told = await self.call("Page.captureScreenshot", format="png")
-        path.write_bytes(base64.b64decode(told["data"]))
+        shot = await self.call("Page.captureScreenshot", format="png")
+        path.write_bytes(base64.b64decode(shot["data"]))
         return path
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
@@ -99,18 +99,18 @@ class Page:
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         session = {"sessionId": self._session} if self._session else {}
         await self._socket.send_json({"id": number, "method": method, "params": params, **session})
-        told = await asyncio.wait_for(answer, 60)
-        assert "error" not in told, (method, told["error"])
-        result: dict[str, Any] = told["result"]
+        reply = await asyncio.wait_for(answer, 60)
+        assert "error" not in reply, (method, reply["error"])
+        result: dict[str, Any] = reply["result"]
         return result
 
     async def _listen(self) -> None:
         async for message in self._socket:
-            told = message.json()
-            if answer := self._answers.pop(told.get("id", -1), None):
-                answer.set_result(told)
+            event = message.json()
+            if answer := self._answers.pop(event.get("id", -1), None):
+                answer.set_result(event)
             else:
-                self._note(told.get("method", ""), told.get("params", {}))
+                self._note(event.get("method", ""), event.get("params", {}))
 
     def _note(self, event: str, about: dict[str, Any]) -> None:
         match event:

@@ -78,8 +78,8 @@ def blocks(page: Path) -> Iterator[Block]:
     not_run: str | None = None
     follows = False
     for number, line in lines:
-        if told := _NOT_RUN.match(line):
-            not_run = told[1]
+        if mark := _NOT_RUN.match(line):
+            not_run = mark[1]
         elif fence := _FENCE.match(line):
             indent, language, title = fence.groups()
             text = []
@@ -98,17 +98,17 @@ def blocks(page: Path) -> Iterator[Block]:
 def make_targets(page: Path) -> set[str]:
     """What a page tells its reader to make: `.ci/run` does that, not a test."""
     typed = (line for block in blocks(page) if block.runs for line in block.commands)
-    return {told[1] for line in typed if (told := _MAKE.match(line))}
+    return {make[1] for line in typed if (make := _MAKE.match(line))}
 
 
-def told_events() -> dict[str, set[str]]:
+def documented_events() -> dict[str, set[str]]:
     """The events that docs/reference/events.md tells of, and the fields of their payloads."""
-    told = {}
+    events = {}
     for line in (ROOT / "docs/reference/events.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if name := re.fullmatch(r"`((?:wavespeed|restyle)\.[\w.]+)`", cells[0]):
-            told[name[1]] = set(re.findall(r"`(\w+)`", cells[-1]))
-    return told
+            events[name[1]] = set(re.findall(r"`(\w+)`", cells[-1]))
+    return events
 
 
 def script(page: Path, substitutes: Mapping[str, str]) -> str:
@@ -123,8 +123,8 @@ def script(page: Path, substitutes: Mapping[str, str]) -> str:
         if block.runs:
             parts += [f"HERE={block.page}:{block.line}", *_typed(block)]
     text = "\n".join([*parts, "HERE=", ""])
-    for there, here in substitutes.items():
-        text = text.replace(there, here)
+    for original, substitute in substitutes.items():
+        text = text.replace(original, substitute)
     return text
 
 

@@ -30,7 +30,7 @@ from tests.support.schemas import check
 
 @dataclass
 class Output:
-    """An output, as a runner is told of it and as a test looks at it."""
+    """An output: its store, and the environment in which a runner finds it."""
 
     store: Store
     env: dict[str, str] = field(default_factory=dict)

@@ -22,8 +22,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 def environment(**more: str) -> dict[str, str]:
     """An environment that says nothing of colours and widths."""
     unwanted = ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
-    told = {name: value for name, value in os.environ.items() if name not in unwanted}
-    return {**told, "PYTHONPATH": str(_ROOT), "TERM": "xterm-256color", **more}
+    inherited = {name: value for name, value in os.environ.items() if name not in unwanted}
+    return {**inherited, "PYTHONPATH": str(_ROOT), "TERM": "xterm-256color", **more}
 
 
 def open_terminal(columns: int) -> tuple[int, int]:
@@ -60,7 +60,7 @@ def on_terminal(
     os.close(theirs)
     os.write(ours, typed.encode())
     shown = b""
-    with suppress(OSError):  # which is how the end is told
+    with suppress(OSError):  # which is how a terminal reports its end
         while select.select([ours], [], [], _SECONDS)[0] and (more := os.read(ours, 65536)):
             shown += more
     os.close(ours)
