@@ -13,7 +13,7 @@ from prefect_wavespeed.storage.errors import bucket_is_missing, translate
 from prefect_wavespeed.storage.s3 import split_s3_uri
 from prefect_wavespeed.storage.store import Store
 
-# Every picture that this project stores has these metadata (steps.outputs).
+# Every picture that this project stores has these metadata (steps.output_collector).
 _OUTPUT_METADATA = frozenset({"job-key", "prediction-id"})
 
 
