@@ -16,9 +16,10 @@ from pydantic import SecretStr
 
 from prefect_wavespeed.blocks.names import IN_FLIGHT_LIMIT, WAVESPEED_BLOCK
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
+from prefect_wavespeed.deployments.setup.tiers import Tier
+from prefect_wavespeed.deployments.setup.wavespeed import set_up_wavespeed
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.tasks.allowance import Allowance
-from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
 
 KEY = "key-that-nobody-may-see"
@@ -137,23 +138,23 @@ async def test_the_error_for_a_missing_limit_says_how_to_create_it(prefect: Pref
     assert "`restyle setup --tier" in caught.value.message
 
 
-# --- `restyle setup --tier` ---
+# --- `restyle setup --tier …` ---
 
 
 @dataclass
 class Setup:
-    """`restyle setup` on a server of its own."""
+    """The part of `restyle setup` that tiers are for, in this process."""
 
     prefect: PrefectServer
-    emulator: Emulator
+    capsys: pytest.CaptureFixture[str]
 
-    def run(self, *options: str) -> dict[str, str]:
+    def run(self, tier: Tier | None = None) -> dict[str, str]:
         """Run it, and return what it reports for each object."""
-        env = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": self.emulator.url}
-        ended = self.prefect.restyle("setup", *options, env=env)
-        assert (ended.status, ended.stderr) == (0, ""), ended
-        assert KEY not in ended.stdout
-        lines = [line.split(None, 1) for line in ended.stdout.splitlines()]
+        with self.prefect.used_here():
+            asyncio.run(set_up_wavespeed(tier))
+        printed = self.capsys.readouterr().out
+        assert KEY not in printed
+        lines = [line.split(None, 1) for line in printed.splitlines()]
         return {rest.split(":")[0]: f"{what}:{rest.partition(':')[2]}" for what, rest in lines}
 
     @property
@@ -177,14 +178,17 @@ class Setup:
 
 
 @pytest.fixture
-def setup(prefect: PrefectServer, emulator: Emulator) -> Iterator[Setup]:
-    yield Setup(prefect, emulator)
+def setup(
+    prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Setup]:
+    monkeypatch.setenv("WAVESPEED_API_KEY", KEY)
+    yield Setup(prefect, capsys)
     prefect.clean()
 
 
 def test_a_tier_sets_the_block_and_the_limit(setup: Setup) -> None:
     limit, block = f"global-concurrency-limit/{IN_FLIGHT_LIMIT}", "wavespeed/default"
-    made = setup.run("--tier", "silver")
+    made = setup.run("silver")
     assert made[limit] == "created: 100 predictions in flight for all runs together"
     assert made[block].startswith("created:")
     assert "500 a minute, 100 in flight" in made[block]
@@ -192,16 +196,16 @@ def test_a_tier_sets_the_block_and_the_limit(setup: Setup) -> None:
     assert setup.block["requests_per_minute"] == 500
     assert (setup.block["max_in_flight"], setup.block["concurrency_limit"]) == (100, IN_FLIGHT_LIMIT)
 
-    again = setup.run("--tier", "silver")
+    again = setup.run("silver")
     assert [again[limit].split(":")[0], again[block].split(":")[0]] == ["found", "found"]
 
     assert setup.limit(7) == 7
     assert limit not in setup.run()  # without a tier, the limit is left alone
     assert setup.limit() == 7
-    assert setup.run("--tier", "silver")[limit] == "updated: 100 in flight, was 7"
+    assert setup.run("silver")[limit] == "updated: 100 in flight, was 7"
     assert setup.limit() == 100
 
-    bronze = setup.run("--tier", "bronze")
+    bronze = setup.run("bronze")
     assert bronze[limit] == "updated: 3 in flight, was 100"
     assert bronze[block].startswith("updated:")
     assert (setup.block["requests_per_minute"], setup.block["max_in_flight"]) == (10, 3)
