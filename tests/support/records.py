@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from prefect_wavespeed.api.models import MODEL, ReduxRequest
-from prefect_wavespeed.job import RunInfo
+from prefect_wavespeed.job import RunInfo, slug
 from prefect_wavespeed.ledger.records import (
     Attempt,
     Cost,
@@ -27,7 +27,8 @@ from prefect_wavespeed.storage.store import Store
 
 STORED = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
-_SOURCE = SourceInfo(uri="file:///photos/coffee.jpg", identity="sha256:coffee")
+SOURCE = "file:///photos/coffee.jpg"
+
 _REQUEST = ReduxRequest(image="https://example.com/coffee.jpg", seed=7)
 
 
@@ -45,6 +46,7 @@ def side_car(
     run_id: str | None = "a-run",
     earlier: tuple[str, ...] = (),
     nsfw: bool = False,
+    source: str = SOURCE,
 ) -> Metadata:
     """The side-car of a job.
 
@@ -56,6 +58,7 @@ def side_car(
         run_id: of the flow run that stored it.
         earlier: predictions of earlier attempts.
         nsfw: whether its outputs are flagged.
+        source: URI of its source.
     """
     key = key_of(prediction_id)
     attempts = [
@@ -64,7 +67,7 @@ def side_car(
     ]
     outputs = [
         OutputInfo(
-            key=f"{layout.images(f'coffee-{key[:16]}')}{number}.jpeg",
+            key=layout.picture(f"coffee-{key[:16]}", number, "jpeg"),
             sha256=key,
             bytes=12_345,
             content_type="image/jpeg",
@@ -78,7 +81,7 @@ def side_car(
         job_key=key,
         model=MODEL,
         variant=0,
-        source=_SOURCE.model_copy(),
+        source=_source(source),
         request=_REQUEST.model_copy(update={"num_images": pictures}),
         prediction=PredictionInfo(id=prediction_id, created_at=stored, inference_ms=2100),
         outputs=outputs,
@@ -96,7 +99,7 @@ def dead_letter(prediction_id: str, *, message: str = "the prediction failed", *
         last_attempt=1,
         error=Failure(type="PredictionFailed", message=message, prediction_id=prediction_id, **failure),
         flow_run_id="a-run",
-        source=_SOURCE.model_copy(),
+        source=_source(SOURCE),
         request=_REQUEST,
         variant=0,
         attempts=[Attempt(claimed_at=STORED, prediction_id=prediction_id, flow_run_id="a-run")],
@@ -111,17 +114,26 @@ def record(prediction_id: str) -> Record:
     )
 
 
-async def put(store: Store, *objects: Metadata | DeadLetter | Record) -> None:
-    """Write objects to where the layout has them."""
+async def put(store: Store, *objects: Metadata | DeadLetter | Record, attempt: int = 1) -> None:
+    """Write objects to where the layout has them, records for an attempt."""
     for one in objects:
         match one:
             case Metadata():
-                path = layout.metadata(f"coffee-{one.job_key[:16]}")
+                path = layout.metadata(folder_of(one))
             case DeadLetter():
                 path = layout.dead_letter(one.job_key)
             case Record():
-                path = layout.prediction(key_of(one.prediction_id), 1)
+                path = layout.prediction(key_of(one.prediction_id), attempt)
         await store.put(path, _json(one), "application/json")
+
+
+def folder_of(metadata: Metadata) -> str:
+    """The name of a done job's folder."""
+    return f"{slug(metadata.source.uri.rpartition('/')[2])}-{metadata.job_key[:16]}"
+
+
+def _source(uri: str) -> SourceInfo:
+    return SourceInfo(uri=uri, identity=f"identity of {uri}")
 
 
 def _json(model: BaseModel) -> bytes:
