@@ -139,9 +139,8 @@ def run_deployed(prefect: PrefectServer, env: dict[str, str]) -> None:
         record["s3"]["bucket"]["name"] = "my-photos"
     given = {
         "manifest": "s3://my-photos/list.jsonl",
-        "params": {"size": "256*320"},
+        "options": {"params": {"size": "256*320"}, "max_cost_usd": 1},
         "shards": 2,
-        "max_cost_usd": 1,
     }
     batch = prefect.call("GET", "/deployments/name/restyle-batch/restyle-batch")["id"]
     expected = {
