@@ -1,4 +1,4 @@
-"""Griffe extension: a default that is a constant of ours is told as what it is, not by its name."""
+"""Griffe extension: a default that is a constant of ours is shown by its value, not by its name."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import griffe
 
 
 class Defaults(griffe.Extension):
-    """Looks at every function of a module, once all of it is read."""
+    """Replaces the defaults of a module's functions."""
 
     def on_module(self, *, mod: griffe.Module, **_: object) -> None:
-        """What Griffe calls after a module's members."""
+        """Replace them; Griffe calls this once it has read a module."""
         for function in mod.members.values():
             if isinstance(function, griffe.Function):
                 for parameter in function.parameters:

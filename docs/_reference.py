@@ -1,6 +1,6 @@
-"""MkDocs hook: what the reference says of the command, settings, blocks and files, made from the code itself.
+"""MkDocs hook: the parts of the reference that are made from the code: command, settings, blocks, files.
 
-A line ``{{ name }}`` of a page becomes what `MADE` makes of it.
+A line ``{{ name }}`` of a page is replaced by what `MADE` has for that name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SIGNS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiv
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """What MkDocs calls for every page."""
+    """Replace such lines; MkDocs calls this for every page."""
 
     def made(line: re.Match[str]) -> str:
         if line[1] not in MADE:
@@ -35,8 +35,8 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
 def _command() -> str:
     from prefect_wavespeed.deployments.cli.app import app
 
-    told: str = app.generate_docs(output_format="markdown")
-    commands = told[told.index("\n## restyle ") :]  # the page has a title and a table of contents of its own
+    text: str = app.generate_docs(output_format="markdown")
+    commands = text[text.index("\n## restyle ") :]  # the page has a title and a table of contents of its own
     commands = commands.replace(" *[default: False]*", "")  # of a flag
     # to be pasted, so without the prompt
     commands = re.sub(r"^\$ ", "", commands.replace("```console", "```bash"), flags=re.MULTILINE)
@@ -75,9 +75,9 @@ def _batch_options() -> str:
 
 def _file(name: str) -> str:
     schema = json.loads((_DOCS / f"{name}.schema.json").read_text())
-    parts = [_told(schema), _table(schema, home=name)]
+    parts = [_description(schema), _table(schema, home=name)]
     for part, about in schema.get("$defs", {}).items():
-        parts += [f"### {part} {{ #{name}-{part.lower()} }}", _told(about), _table(about, home=name)]
+        parts += [f"### {part} {{ #{name}-{part.lower()} }}", _description(about), _table(about, home=name)]
     return "\n\n".join(parts)
 
 
@@ -85,12 +85,12 @@ def _policy() -> str:
     return f"```json\n{(_DOCS / 'iam-policy.json').read_text()}```"
 
 
-def _told(schema: dict[str, Any]) -> str:
+def _description(schema: dict[str, Any]) -> str:
     return str(schema.get("description", "")).partition("\n\n")[0]
 
 
 def _table(schema: dict[str, Any], named: Callable[[str], str] = str, home: str = "") -> str:
-    """The fields of a JSON Schema's object; ``home`` is where its parts are on the page, if they are."""
+    """The fields of a JSON Schema's object; ``home`` begins the anchors of its parts, if it has any."""
     rows = ["| field | type | default | what it is |", "|---|---|---|---|"]
     for name, about in schema["properties"].items():
         default = f"`{json.dumps(about['default'])}`" if about.get("default") is not None else ""
