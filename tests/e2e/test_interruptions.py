@@ -19,7 +19,8 @@ from tests.support.prefect_server import PrefectServer
 from tests.support.processes import Command, Ended, wait_until
 
 _SEEDS = count(7_000)
-_SLOW = 8  # seconds that a prediction takes, long enough to interrupt its run
+_SLOW = 20  # seconds that a prediction takes, long enough to interrupt its run
+_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass
@@ -36,48 +37,37 @@ class Work:
         """The flow's settings."""
         return {"WAVESPEED_API_KEY": "some-key", "WAVESPEED_BASE_URL": self.emulator.url}
 
-    def set_fault(self, **fault: Any) -> None:
-        """Let the emulator inject a fault into the job's predictions."""
-        self.emulator.faults([{"times": None, "match": {"seed": self.seed}, **fault}])
-
     def start(self) -> Command:
         """Start ``restyle image``."""
         options = ["--size", "256*256", "--seed", str(self.seed), "--json"]
         return self.prefect.start("image", str(PHOTO), "--out", str(self.output), *options, env=self.env)
 
-    def start_to_poll(self) -> Command:
-        """Start ``restyle image`` with a slow prediction, and wait until it polls that."""
-        self.set_fault(on="prediction", fault="slow", seconds=_SLOW)
-        command = self.start()
-        self.wait_for_poll(command)
-        return command
-
-    def wait_for_poll(self, command: Command) -> None:
-        """Wait until the job's prediction is polled."""
-        wait_until(lambda: not command.running or self.emulator.ledger()["calls"]["result"])
+    def wait_until_polling(self, command: Command) -> None:
+        """Wait until the job's prediction is recorded: polling it comes next."""
+        wait_until(lambda: not command.running or self.open("prediction"))
         assert command.running, command.ended()
-
-    def finish(self) -> dict[str, Any]:
-        """Run the command to its end; the job must be done and billed once."""
-        return self.done(self.start().ended())
 
     def done(self, ended: Ended) -> dict[str, Any]:
         """The command succeeded, the job was billed once, and nothing is open."""
         assert ended.status == 0, ended
         restyled: dict[str, Any] = json.loads(ended.stdout)
         assert restyled["seed"] == self.seed
-        assert self.billed() == [restyled["prediction_id"]]
-        assert self.emulator.ledger()["calls"]["submit"] == 1
+        assert self.submitted() == [restyled["prediction_id"]]
         assert Path(restyled["metadata_uri"]).exists()
         assert [output for output in restyled["outputs"] if not Path(output["uri"]).exists()] == []
-        assert list((self.output / "open").rglob("*.json")) == []
+        assert self.open() == []
         return restyled
 
-    def billed(self) -> list[str]:
-        """The predictions that were billed."""
-        return [
-            prediction["id"] for prediction in self.emulator.ledger()["predictions"] if prediction["billed"]
-        ]
+    def open(self, kind: str = "*") -> list[Path]:
+        """The job's open claims and predictions."""
+        return list((self.output / "open").rglob(f"*.{kind}.json"))
+
+    def submitted(self) -> list[str]:
+        """The job's predictions; each was billed."""
+        predictions = self.emulator.ledger()["predictions"]
+        mine = [prediction for prediction in predictions if prediction["input"]["seed"] == self.seed]
+        assert all(prediction["billed"] for prediction in mine)
+        return [prediction["id"] for prediction in mine]
 
     def runs(self) -> list[dict[str, Any]]:
         """The job's flow runs, the oldest first."""
@@ -96,9 +86,17 @@ class Work:
         mine = {"flow_runs": {"id": {"any_": [run["id"]]}}}
         wait_until(lambda: self.prefect.all("artifacts", **mine))
         (artifact,) = self.prefect.all("artifacts", **mine)
-        submitted = f"Attempt 1 is submitted and goes on at WaveSpeedAI: prediction {self.billed()[0]}."
+        submitted = f"Attempt 1 is submitted and goes on at WaveSpeedAI: prediction {self.submitted()[0]}."
         assert submitted in artifact["data"]
         assert "nothing is billed twice" in artifact["data"]
+
+
+@pytest.fixture(scope="module")
+def emulator(emulator_process: Emulator) -> Emulator:
+    """The session's emulator, where every prediction for this file is slow."""
+    emulator_process.reset()
+    emulator_process.faults([{"on": "prediction", "fault": "slow", "seconds": _SLOW, "times": None}])
+    return emulator_process
 
 
 @pytest.fixture
@@ -106,44 +104,70 @@ def work(prefect: PrefectServer, emulator: Emulator, tmp_path: Path) -> Work:
     return Work(prefect, emulator, tmp_path / "out", next(_SEEDS))
 
 
-def test_after_sigkill_while_polling_the_next_run_finishes_the_job_and_each_event_is_emitted_once(
-    work: Work,
+@dataclass
+class Interrupted:
+    """A job whose first command was interrupted while it polled, and whose second was not.
+
+    Attributes:
+        restyled: what the second command returned.
+    """
+
+    work: Work
+    first: Ended
+    restyled: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def interrupted(
+    prefect: PrefectServer, emulator: Emulator, tmp_path_factory: pytest.TempPathFactory
+) -> dict[signal.Signals, Interrupted]:
+    """A job for each signal; all at once, for most of it is waiting."""
+    works = [Work(prefect, emulator, tmp_path_factory.mktemp(name.name), next(_SEEDS)) for name in _SIGNALS]
+    commands = [work.start() for work in works]
+    for work, command in zip(works, commands, strict=True):
+        work.wait_until_polling(command)
+    for command, name in zip(commands, _SIGNALS, strict=True):
+        command.send(name)
+    ends = [command.ended() for command in commands]
+    commands = [work.start() for work in works]
+    done = [work.done(command.ended()) for work, command in zip(works, commands, strict=True)]
+    jobs = [Interrupted(*job) for job in zip(works, ends, done, strict=True)]
+    return dict(zip(_SIGNALS, jobs, strict=True))
+
+
+def test_after_sigkill_the_next_run_finishes_the_job_and_each_event_is_emitted_once(
+    interrupted: dict[signal.Signals, Interrupted],
 ) -> None:
-    command = work.start_to_poll()
-    command.send(signal.SIGKILL)
-    assert command.ended().status == -signal.SIGKILL
-    restyled = work.finish()
-    assert not restyled["cached"]
+    killed = interrupted[signal.SIGKILL]
+    assert killed.first.status == -signal.SIGKILL
+    assert not killed.restyled["cached"]
+    work, restyled = killed.work, killed.restyled
     wait_until(lambda: work.events(restyled)[:1] == ["wavespeed.job.stored"])
-    assert work.finish()["cached"]
+    assert work.done(work.start().ended())["cached"]
     _settle(work.prefect)
     assert work.events(restyled) == ["wavespeed.job.stored", "wavespeed.job.submitted"]
 
 
-def test_after_sigterm_while_polling_the_run_is_crashed_and_reports_the_status_of_its_job(work: Work) -> None:
-    command = work.start_to_poll()
-    command.send(signal.SIGTERM)
-    ended = command.ended()
-    assert ended.status == 128 + signal.SIGTERM
-    assert ended.stdout == ""
-    assert ended.stderr.count("\n") == 1
-    (run,) = work.runs()
+def test_after_sigterm_the_run_is_crashed_and_reports_the_status_of_its_job(
+    interrupted: dict[signal.Signals, Interrupted],
+) -> None:
+    terminated = interrupted[signal.SIGTERM]
+    assert terminated.first.status == 128 + signal.SIGTERM
+    assert terminated.first.stdout == ""
+    assert terminated.first.stderr.count("\n") == 1
+    run, _ = terminated.work.runs()
     assert run["state_type"] == "CRASHED"
-    work.check_reported_status(run)
-    work.finish()
+    terminated.work.check_reported_status(run)
 
 
-def test_ctrl_c_ends_the_command_with_one_line(work: Work) -> None:
-    command = work.start_to_poll()
-    command.send(signal.SIGINT)
-    ended = command.ended()
-    assert ended.status == 130
-    assert ended.stdout == ""
-    assert ended.stderr.count("\n") == 1
-    assert "nothing is billed twice" in ended.stderr
-    (run,) = work.runs()
+def test_ctrl_c_ends_the_command_with_one_line(interrupted: dict[signal.Signals, Interrupted]) -> None:
+    stopped = interrupted[signal.SIGINT]
+    assert stopped.first.status == 130
+    assert stopped.first.stdout == ""
+    assert stopped.first.stderr.count("\n") == 1
+    assert "nothing is billed twice" in stopped.first.stderr
+    run, _ = stopped.work.runs()
     assert run["state_type"] in ("CRASHED", "CANCELLED")
-    work.finish()
 
 
 @pytest.fixture
@@ -169,21 +193,20 @@ def test_a_run_cancelled_while_polling_reports_the_status_of_its_job(
     work: Work, served: tuple[str, Command]
 ) -> None:
     deployment, runner = served
-    work.set_fault(on="prediction", fault="slow", seconds=3 * _SLOW)
     parameters = {
         "image": str(PHOTO),
         "output": str(work.output),
         "params": {"size": "256*256", "seed": work.seed},
     }
     work.prefect.call("POST", f"/deployments/{deployment}/create_flow_run", {"parameters": parameters})
-    work.wait_for_poll(runner)
+    work.wait_until_polling(runner)
     (run,) = work.runs()
     cancelling = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
     work.prefect.call("POST", f"/flow_runs/{run['id']}/set_state", cancelling)
     wait_until(lambda: work.runs()[0]["state_type"] == "CANCELLED")
     work.check_reported_status(run)
-    assert list((work.output / "open").rglob("*.prediction.json")) != []
-    assert not work.finish()["cached"]
+    assert work.open("prediction") != []
+    assert not work.done(work.start().ended())["cached"]
 
 
 def _named(path: str) -> dict[str, Any]:
