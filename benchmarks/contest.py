@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from benchmarks.contender import Effort, Work
-from benchmarks.facts import LATENCY, Facts, ideal_rate
+from benchmarks.measured import LATENCY, Measured, ideal_rate
 from benchmarks.servers import Place
 from tests.support.emulator_process import Emulator
 
@@ -30,13 +30,13 @@ class Result:
     images: int
     in_flight: int
     effort: Effort
-    facts: Facts
+    measured: Measured
     stored: int
 
     @property
     def rate(self) -> float:
         """Images a minute, from the first submission to the last stored object."""
-        return self.images / (self.effort.stored_at - self.facts.began) * 60
+        return self.images / (self.effort.stored_at - self.measured.began) * 60
 
 
 def measure(name: str, module: str, emulator: Emulator, place: Place, images: int, in_flight: int) -> Result:
@@ -47,7 +47,7 @@ def measure(name: str, module: str, emulator: Emulator, place: Place, images: in
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, env={**os.environ, **place.env}).stdout
     effort = Effort(**json.loads(said.splitlines()[-1]))
     stored = asyncio.run(place.stored(module))
-    return Result(name, images, in_flight, effort, Facts.of(emulator.ledger()), stored)
+    return Result(name, images, in_flight, effort, Measured.of(emulator.ledger()), stored)
 
 
 def contest(emulator: Emulator, place: Place, images: int, in_flight: int) -> Table:
@@ -75,21 +75,21 @@ def contest(emulator: Emulator, place: Place, images: int, in_flight: int) -> Ta
         table.add_column(column, justify="right")
     ideal = ideal_rate(in_flight)
     for result in results:
-        facts, effort = result.facts, result.effort
+        measured, effort = result.measured, result.effort
         table.add_row(
             result.name,
             f"{result.rate:,.0f}",
             f"{result.rate / ideal:.0%}",
-            f"{result.rate / facts.perfect_rate(in_flight):.0%}",
-            f"{facts.calls / images:.2f}",
-            f"{facts.delay(0.5):.2f}",
-            f"{facts.delay(0.95):.2f}",
+            f"{result.rate / measured.perfect_rate(in_flight):.0%}",
+            f"{measured.calls / images:.2f}",
+            f"{measured.delay(0.5):.2f}",
+            f"{measured.delay(0.95):.2f}",
             f"{effort.cpu / images * 1000:.1f}",
             f"{effort.memory:.0f}",
-            str(facts.billed),
+            str(measured.billed),
             str(result.stored),
         )
-    perfect = results[-1].facts.perfect_rate(in_flight)
+    perfect = results[-1].measured.perfect_rate(in_flight)
     table.add_section()
     table.add_row("a perfect scheduler", f"{perfect:,.0f}", f"{perfect / ideal:.0%}", "100%")
     table.add_row("in flight / latency", f"{ideal:,.0f}", "100%")

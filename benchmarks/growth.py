@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.table import Table
 
 from benchmarks.contender import IMAGE
-from benchmarks.facts import Facts
+from benchmarks.measured import Measured
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
 
@@ -63,20 +63,20 @@ def _row(emulator: Emulator, folder: Path, images: int) -> list[str]:
         ended = command.ended(3600)
         if ended.status:
             raise RuntimeError(ended.stderr)
-        told = json.loads(ended.stdout.splitlines()[-1])
-        task_runs, lag = _caught_up(server, told["ended"])
-    facts = Facts.of(emulator.ledger())
-    rate = images / (told["ended"] - facts.began) * 60
+        said = json.loads(ended.stdout.splitlines()[-1])
+        task_runs, lag = _caught_up(server, said["ended"])
+    measured = Measured.of(emulator.ledger())
+    rate = images / (said["ended"] - measured.began) * 60
     return [
         f"{images:,}",
-        f"{told['ended'] - began:.1f}",
+        f"{said['ended'] - began:.1f}",
         f"{rate:,.0f}",
-        f"{rate / facts.perfect_rate(IN_FLIGHT):.0%}",
-        f"{told['memory']:.0f}",
-        f"{told['cpu'] / images * 1000:.1f}",
+        f"{rate / measured.perfect_rate(IN_FLIGHT):.0%}",
+        f"{said['memory']:.0f}",
+        f"{said['cpu'] / images * 1000:.1f}",
         f"{task_runs:,}",
         f"{lag:.1f}",
-        f"{facts.billed:,}",
+        f"{measured.billed:,}",
     ]
 
 

@@ -52,7 +52,7 @@ def profile(emulator: Emulator) -> list[Table]:
     held.add_row(
         f"{result.rate:,.0f}",
         *(f"{result.rate / most:.0%}" for most in LEVELS.values()),
-        f"{result.rate / result.facts.perfect_rate(IN_FLIGHT):.0%}",
+        f"{result.rate / result.measured.perfect_rate(IN_FLIGHT):.0%}",
         f"{result.effort.cpu / IMAGES * 1000:.1f}",
         f"{result.effort.cpu / seconds:.0%}",
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
 
-from benchmarks.facts import LATENCY
+from benchmarks.measured import LATENCY
 from prefect_wavespeed.storage.open_store import open_store
 from tests.support.ceph import PROGRAMS, ceph_gateway
 from tests.support.emulator_process import Emulator

@@ -31,7 +31,7 @@ def requirement(problem: ErrorDetails, model: type[BaseModel] | None = None) -> 
 
     Args:
         problem: one of a ValidationError's ``errors()``.
-        model: where given, the model of the field: a number out of range is told its whole range.
+        model: the model of the field, if known: for a number out of range its whole range is given.
     """
     name, kind = ".".join(map(str, problem["loc"])), problem["type"]
     if kind in ("greater_than_equal", "less_than_equal"):

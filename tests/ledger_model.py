@@ -6,7 +6,7 @@ and late answers, failing searches, refusals, given-back claims, fast clocks and
 What a runner does next is decided by ``ledger.rules.next_move`` itself. The model carries the moves out, on a
 world of a few tuples, in two steps as the code does: it looks, and acts on what it saw, whatever has happened
 meanwhile. Three things must never happen: a second bill, a paid or never tried job that is buried, a POST by
-somebody who may not send one.
+a process that may not send one.
 
 Time is in ticks of the store's clock. ``HALF`` is half the lease, ``POST`` the longest time from sending a
 request to its effect; half the lease plus that is less than the lease.
@@ -49,7 +49,7 @@ class Runner(NamedTuple):
 class Prediction(NamedTuple):
     pid: int
     good: bool
-    excused: bool  # sent by somebody who was told to, and who knew that the one before is lost
+    excused: bool  # sent with retry_failed, after asking for the one before, which is lost
     shown: bool = True  # the API knows it
     was_lost: bool = False  # the API did not, for a while
     ended: bool = False  # failed, as the history says
@@ -90,8 +90,8 @@ class State(NamedTuple):
     idle: int = 0  # attempts that were used up by a crash or by standing still
     broken: str = ""  # what must never happen has happened
 
-    def put(self, i: int, runner: Runner, **facts: Any) -> State:
-        return self._replace(runners=(*self.runners[:i], runner, *self.runners[i + 1 :]), **facts)
+    def put(self, i: int, runner: Runner, **changes: Any) -> State:
+        return self._replace(runners=(*self.runners[:i], runner, *self.runners[i + 1 :]), **changes)
 
     def prediction(self, pid: int) -> Prediction:
         return self.api[pid - 1]

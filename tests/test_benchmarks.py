@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.facts import Facts, perfect_seconds
+from benchmarks.measured import Measured, perfect_seconds
 
 pytestmark = pytest.mark.e2e  # processes and servers by the dozen
 
@@ -62,9 +62,9 @@ def test_what_the_emulator_tells_is_read_to_the_nanosecond() -> None:
         {"created_at": at(2), "completed_at": at(5), "reported_at": at(5, 250_000_000)},
         {"created_at": at(2), "completed_at": None, "reported_at": None},
     ]
-    facts = Facts.of(
+    measured = Measured.of(
         {"predictions": predictions, "calls": {"submit": 3, "cdn": 2}, "billed": 3, "max_in_flight": 3}
     )
-    assert facts.took == pytest.approx([2.5, 3.0])
-    assert facts.delays == pytest.approx([0.25, 0.5])
-    assert facts.calls == 3
+    assert measured.took == pytest.approx([2.5, 3.0])
+    assert measured.delays == pytest.approx([0.25, 0.5])
+    assert measured.calls == 3

@@ -75,7 +75,7 @@ CASES: dict[str, tuple[JobState, Runner, Move]] = {
         holding().with_post_sent().after_search("over"),
         NextAttempt(),
     ),
-    "the next attempt does not wait for one's own that came to nothing": (
+    "the next attempt does not wait for the runner's own earlier one": (
         seen({1: YOUNG}),
         holding().with_post_sent().after_attempt(),
         Claim(2),
@@ -145,7 +145,7 @@ def test_what_is_seen_decides_what_is_done(case: str) -> None:
 
 LETTERS: dict[str, tuple[JobState, Runner, Move]] = {
     "a dead letter ends a run": (seen(letter=LetterState(1)), runner(), Failed()),
-    "who is told to goes on with a new number": (
+    "with retry_failed a runner goes on with a new number": (
         seen(letter=LetterState(3)),
         runner(retry_failed=True),
         Claim(4),

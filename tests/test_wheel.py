@@ -1,4 +1,4 @@
-"""What a release brings: one name, and every file that the product reads."""
+"""What a release contains: one name, and every file that the product reads."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_wheel_installs_one_name(wheel: list[str]) -> None:
     assert sorted(name for name in top if not name.endswith(".dist-info")) == ["prefect_wavespeed"]
 
 
-def test_a_wheel_brings_every_file_of_the_product(wheel: list[str], tree: Path) -> None:
+def test_a_wheel_contains_every_file_of_the_product(wheel: list[str], tree: Path) -> None:
     expected = set()
     package = tree / "prefect_wavespeed"
     for folder in [package, *(link.resolve() for link in package.iterdir() if link.is_symlink())]:

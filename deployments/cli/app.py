@@ -31,8 +31,8 @@ _COMMANDS: dict[Group, dict[str, str]] = {
         "image": "Restyle one image. Run again, the same command returns what is stored and bills nothing.",
         "batch": "Restyle all images of a manifest, each billed once, and write a report on every row below "
         "runs/.\n\nRun again, the same command continues where it stopped, for whatever reason.",
-        "settle": "Finish the open jobs of an output, whoever submitted them: store what is ready. It bills "
-        "nothing.",
+        "settle": "Finish the open jobs of an output, whichever run submitted them: store what is ready. It "
+        "bills nothing.",
         "costs": "Sum up what an output has cost by day and by run, and compare it with the billing.",
         "show": "Show everything about a job: status, attempts, times, cost, files, and what to do next.",
         "list": "List the jobs of an output, newest first, a line each: time, status, source, key, cost or "

@@ -110,7 +110,7 @@ class S3Checks:
                     NOTIFICATIONS,
                     "may not be read with these credentials",
                     "nothing to do, unless bucket events are wanted: then allow s3:GetBucketNotification and "
-                    "s3:PutBucketNotification to whoever sets them up",
+                    "s3:PutBucketNotification to the identity that sets them up",
                 )
             return warning(NOTIFICATIONS, f"this server has none ({redact(code)})", _ON_SCHEDULE)
         except BotoCoreError as problem:

@@ -28,7 +28,7 @@ class Wait:
     """Look again later.
 
     Attributes:
-        seconds: when; None: whenever the runner sees fit.
+        seconds: how much later; None: the runner chooses.
     """
 
     seconds: float | None = None
@@ -74,7 +74,7 @@ class GiveBack:
 
 @dataclass(frozen=True, slots=True)
 class NextAttempt:
-    """Forget the claim that is held: nothing came of it. The next attempt has a claim of its own."""
+    """Drop the claim that is held: it gets no prediction. The next attempt has its own claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,8 @@ class GiveUp:
 
     Attributes:
         attempt: the attempt at which the job ends.
-        reason: ``attempts_used_up``, or ``never_submitted``: nothing came of the newest claim for so long
-            that the history would have forgotten it.
+        reason: ``attempts_used_up``, or ``never_submitted``: the newest claim got no prediction for so
+            long that the history would have forgotten one.
     """
 
     attempt: int

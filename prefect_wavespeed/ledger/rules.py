@@ -119,7 +119,7 @@ class HeldClaim:
 
 
 SearchState = Literal["not yet", "over", "failed"]
-"""How the search of the history stands. Over: it found nothing more than what is known."""
+"""How far the search of the history is. Over: it found nothing beyond what is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +129,12 @@ class Runner:
     Attributes:
         half_lease: seconds for which a claim of its own allows a POST.
         may_submit: False for settling, which never submits.
-        retry_failed: it was told to go on where the job has failed for good.
+        retry_failed: it may go on where the job has failed for good.
         forgiven: the last attempt of a dead letter that it may go on from; 0 for none. See ``begin``.
         failed: the attempt whose prediction it knows to have failed in a way that allows another.
-        spent: an attempt of its own that came to nothing, so that nobody needs to wait for it.
+        spent: an attempt of its own that can no longer get a prediction, so it need not be waited for.
         held: its claim.
-        search: how its search of the history stands.
+        search: how far its search of the history is.
     """
 
     half_lease: float
@@ -168,7 +168,7 @@ class Runner:
         return replace(self, search=search)
 
     def after_attempt(self) -> Runner:
-        """Once nothing can come of the held claim any more."""
+        """Once the held claim can no longer get a prediction."""
         return replace(
             self, spent=self.held.attempt if self.held else self.spent, held=None, search="not yet"
         )
@@ -189,7 +189,7 @@ Rule = Callable[[JobState, Runner], Move | None]
 def begin(state: JobState, runner: Runner) -> Runner:
     """Decide at the first look whether a dead letter is forgiven.
 
-    A letter is forgiven when another runner has gone on beyond it and submitted, or when this runner is told
+    A letter is forgiven when another runner has gone on beyond it and submitted, or when this runner has
     ``retry_failed``. Each run goes on once, however often it is retried: a letter of its own ends it.
 
     Returns:
@@ -201,8 +201,8 @@ def begin(state: JobState, runner: Runner) -> Runner:
     last, latest = letter.last_attempt, state.latest
     if latest > last and (latest in state.records or not runner.may_submit):
         return replace(runner, forgiven=last)
-    already_told = 0 < runner.failed <= last or letter.from_this_run
-    return replace(runner, forgiven=last if runner.retry_failed and not already_told else 0)
+    has_gone_on = 0 < runner.failed <= last or letter.from_this_run
+    return replace(runner, forgiven=last if runner.retry_failed and not has_gone_on else 0)
 
 
 def next_move(state: JobState, runner: Runner, rules: tuple[Rule, ...] | None = None) -> Move:
@@ -263,7 +263,7 @@ def send_nothing_unless_sure(_: JobState, runner: Runner) -> Move | None:
 
 
 def end_with_the_dead_letter(state: JobState, runner: Runner) -> Move | None:
-    """A job that has failed for good stays failed, unless this runner goes on from there.
+    """A job that has failed for good stays failed, unless this runner may go on beyond it.
 
     A letter from before any attempt stops nobody who has begun one.
     """
@@ -331,7 +331,7 @@ def search_before_giving_up(state: JobState, runner: Runner) -> Move | None:
 
 
 def leave_it_to_a_runner(state: JobState, runner: Runner) -> Move | None:
-    """Settling submits nothing. What nothing came of for as long as the history remembers is given up."""
+    """Settling submits nothing. It gives up a claim without a prediction that is older than the history."""
     if runner.may_submit:
         return None
     latest = state.latest

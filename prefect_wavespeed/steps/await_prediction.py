@@ -47,7 +47,7 @@ class PredictionWait:
         raise await self._context.give_up(job, submitted.attempt, failure)
 
     async def _end_of(self, submitted: Submitted) -> Prediction:
-        """Ask for the result until it is final, or a webhook brings it.
+        """Ask for the result until it is final, or a webhook delivers it.
 
         Raises:
             NotFoundError: the API has not known the prediction for long enough to be believed.

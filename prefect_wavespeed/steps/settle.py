@@ -1,4 +1,4 @@
-"""Finishing every open job of an output, whoever submitted it, without submitting anything.
+"""Finishing every open job of an output, whichever run submitted it, without submitting anything.
 
 For each job under ``open/``, ``ledger/rules.py`` decides, with a runner that may not submit:
 
@@ -314,7 +314,7 @@ class _Settlement:
             self._to_revisit.append(claim.job.key)
 
     async def _give_up(self, outcome: SettleOutcome, attempt: int, claim: Claim) -> PredictionFailedError:
-        """Write the dead letter of a job of which nothing came for as long as the history remembers."""
+        """Write the dead letter of a job that got no prediction for as long as the history remembers."""
         open_job = await self._ledger.open_job(outcome.job_key)
         if open_job.latest != attempt or attempt in open_job.recorded:
             raise StoreError("another process has gone on with this job: settle again")

@@ -1,6 +1,6 @@
 """Webhooks about predictions, for the steps that wait for those predictions.
 
-A notice saves a poll and is never needed. One that brings a completed prediction's outputs replaces the
+A notice saves a poll and is never needed. One that contains a completed prediction's outputs replaces the
 answer of the result call; any other only makes the step poll at once. Where notices are lost, late, doubled
 or out of order, polling finds what they did not report.
 """
@@ -38,7 +38,7 @@ class WebhookInbox:
         self.listening = False
         self._score = 0
         self._watched: dict[str, list[Notice]] = {}
-        self._early: LRUCache[str, Prediction] = LRUCache(_KEPT)  # delivered before anybody watched
+        self._early: LRUCache[str, Prediction] = LRUCache(_KEPT)  # delivered before any step watched
         self._due: dict[str, float] = {}  # ended, as polling has found; when a notice is too late
 
     def start(self) -> None:

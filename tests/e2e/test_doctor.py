@@ -28,7 +28,7 @@ POOL = "restyle"
 
 
 @dataclass
-class Told:
+class Diagnosis:
     """What the command said."""
 
     status: int
@@ -58,18 +58,18 @@ class Clinic:
         assert "Signature" not in ended.stdout + ended.stderr
         return ended
 
-    def ask(self, *options: str, env: Mapping[str, str] | None = None) -> Told:
+    def ask(self, *options: str, env: Mapping[str, str] | None = None) -> Diagnosis:
         """What it finds; nothing is spent, and nothing stays in the bucket."""
         ended = self.run("--json", *options, env=env)
         assert ended.stderr == ""
-        told = json.loads(ended.stdout)
-        assert told["ok"] is (ended.status == 0)
+        diagnosis = json.loads(ended.stdout)
+        assert diagnosis["ok"] is (ended.status == 0)
         assert self.left() == []
         assert self.emulator.ledger()["predictions"] == []
-        for check in told["checks"]:
+        for check in diagnosis["checks"]:
             assert bool(check["remedy"]) is (check["status"] in ("warning", "error")), check
             assert "\n" not in check["found"] + check["remedy"]
-        return Told(ended.status, {check["name"]: check for check in told["checks"]})
+        return Diagnosis(ended.status, {check["name"]: check for check in diagnosis["checks"]})
 
     def block(self, name: str, url: str = "", secret: str = API_KEY_SECRET, **fields: Any) -> str:
         """Save another WaveSpeed block, and return its name."""
@@ -128,9 +128,9 @@ def seen_through_a_proxy(clinic: Clinic, *faults: Fault) -> Iterator[tuple[Any, 
 
 
 def test_all_is_well_with_what_deployments_use(clinic: Clinic) -> None:
-    told = clinic.ask()
-    assert (told.status, told.errors()) == (0, set())
-    assert {name: check["status"] for name, check in told.checks.items() if name != "checksums"} == {
+    diagnosis = clinic.ask()
+    assert (diagnosis.status, diagnosis.errors()) == (0, set())
+    assert {name: check["status"] for name, check in diagnosis.checks.items() if name != "checksums"} == {
         "settings": "ok",
         "Prefect API": "ok",
         "WaveSpeed block": "ok",
@@ -147,17 +147,17 @@ def test_all_is_well_with_what_deployments_use(clinic: Clinic) -> None:
         "output's clock": "ok",
     }
     lines = clinic.run().stdout.splitlines()
-    assert len(lines) == len(told.checks)
+    assert len(lines) == len(diagnosis.checks)
     assert {line.split()[0] for line in lines} <= {"ok", "warning"}
 
 
 def test_all_is_well_on_a_real_gateway(clinic: Clinic, ceph: CephGateway) -> None:
     on_ceph = replace(clinic, server=ceph, prefix=uuid4().hex, env=ceph.env)
-    told = on_ceph.ask("--out", on_ceph.out)
-    assert (told.status, told.errors()) == (0, set())
-    assert "Content-MD5" in told.checks["checksums"]["found"]
+    diagnosis = on_ceph.ask("--out", on_ceph.out)
+    assert (diagnosis.status, diagnosis.errors()) == (0, set())
+    assert "Content-MD5" in diagnosis.checks["checksums"]["found"]
     assert {
-        told.checks[name]["status"] for name in ("create-if-absent", "presigned GET", "notifications")
+        diagnosis.checks[name]["status"] for name in ("create-if-absent", "presigned GET", "notifications")
     } == {"ok"}
 
 
@@ -176,81 +176,86 @@ def test_a_bucket_on_a_real_gateway_that_may_only_be_read(clinic: Clinic, ceph: 
     ceph.client().put_bucket_policy(Bucket=ceph.bucket, Policy=json.dumps(denied))
     try:
         on_ceph = replace(clinic, server=ceph, prefix="read-only", env=ceph.env)
-        told = on_ceph.ask("--out", on_ceph.out)
+        diagnosis = on_ceph.ask("--out", on_ceph.out)
     finally:
         ceph.client().delete_bucket_policy(Bucket=ceph.bucket)
-    assert (told.status, told.errors()) == (1, {"output"})
-    assert "s3:PutObject" in told.checks["output"]["remedy"]
+    assert (diagnosis.status, diagnosis.errors()) == (1, {"output"})
+    assert "s3:PutObject" in diagnosis.checks["output"]["remedy"]
 
 
 def test_a_wrong_secret_key_of_a_real_gateway(clinic: Clinic, ceph: CephGateway) -> None:
     on_ceph = replace(clinic, server=ceph, prefix=uuid4().hex, env=ceph.env)
-    told = on_ceph.ask("--out", on_ceph.out, env={"AWS_SECRET_ACCESS_KEY": "wrong"})
-    assert (told.status, told.errors()) == (1, {"output"})
-    assert "wrong secret access key" in told.checks["output"]["found"]
+    diagnosis = on_ceph.ask("--out", on_ceph.out, env={"AWS_SECRET_ACCESS_KEY": "wrong"})
+    assert (diagnosis.status, diagnosis.errors()) == (1, {"output"})
+    assert "wrong secret access key" in diagnosis.checks["output"]["found"]
 
 
 def test_a_wrong_key(clinic: Clinic) -> None:
     with Emulator("--key", "another") as emulator:
-        told = replace(clinic, emulator=emulator).ask("--wavespeed", clinic.block("refused", emulator.url))
-    assert (told.status, told.errors()) == (1, {"WaveSpeed key"})
-    assert "401" in told.checks["WaveSpeed key"]["found"]
-    assert "WAVESPEED_API_KEY" in told.checks["WaveSpeed key"]["remedy"]
-    assert told.checks["balance"]["found"] == "not checked: WaveSpeed key: see above"
+        diagnosis = replace(clinic, emulator=emulator).ask(
+            "--wavespeed", clinic.block("refused", emulator.url)
+        )
+    assert (diagnosis.status, diagnosis.errors()) == (1, {"WaveSpeed key"})
+    assert "401" in diagnosis.checks["WaveSpeed key"]["found"]
+    assert "WAVESPEED_API_KEY" in diagnosis.checks["WaveSpeed key"]["remedy"]
+    assert diagnosis.checks["balance"]["found"] == "not checked: WaveSpeed key: see above"
 
 
 def test_no_credits(clinic: Clinic) -> None:
     with Emulator("--balance", "0.01") as emulator:
-        told = replace(clinic, emulator=emulator).ask("--wavespeed", clinic.block("poor", emulator.url))
-    assert (told.status, told.errors()) == (1, {"balance"})
-    assert "0.01 USD" in told.checks["balance"]["found"]
-    assert "top up" in told.checks["balance"]["remedy"]
+        diagnosis = replace(clinic, emulator=emulator).ask("--wavespeed", clinic.block("poor", emulator.url))
+    assert (diagnosis.status, diagnosis.errors()) == (1, {"balance"})
+    assert "0.01 USD" in diagnosis.checks["balance"]["found"]
+    assert "top up" in diagnosis.checks["balance"]["remedy"]
 
 
 def test_a_skewed_clock(clinic: Clinic) -> None:
     with proxy(S3Server(clinic.emulator.url)) as (way, _):
         way.ahead = 600
-        told = clinic.ask("--wavespeed", clinic.block("skewed", way.endpoint))
-    assert (told.status, told.errors()) == (1, {"clock"})
-    assert "600 s behind" in told.checks["clock"]["found"] or "599 s behind" in told.checks["clock"]["found"]
-    assert "NTP" in told.checks["clock"]["remedy"]
+        diagnosis = clinic.ask("--wavespeed", clinic.block("skewed", way.endpoint))
+    assert (diagnosis.status, diagnosis.errors()) == (1, {"clock"})
+    assert (
+        "600 s behind" in diagnosis.checks["clock"]["found"]
+        or "599 s behind" in diagnosis.checks["clock"]["found"]
+    )
+    assert "NTP" in diagnosis.checks["clock"]["remedy"]
 
 
 def test_an_outputs_clock_that_is_hours_off(clinic: Clinic) -> None:
     with seen_through_a_proxy(clinic) as (way, env):
         way.ahead = 2 * 3600
-        told = clinic.ask("--out", clinic.out, env=env)
-    assert (told.status, told.errors()) == (1, {"output's clock"})
+        diagnosis = clinic.ask("--out", clinic.out, env=env)
+    assert (diagnosis.status, diagnosis.errors()) == (1, {"output's clock"})
 
 
 def test_no_prefect_server(clinic: Clinic) -> None:
-    told = clinic.ask("--out", clinic.out, env={"PREFECT_API_URL": "http://127.0.0.1:9/api"})
-    assert (told.status, told.errors()) == (1, {"Prefect API"})
-    assert "prefect server start" in told.checks["Prefect API"]["remedy"]
-    unchecked = {name for name, check in told.checks.items() if check["status"] == "skipped"}
+    diagnosis = clinic.ask("--out", clinic.out, env={"PREFECT_API_URL": "http://127.0.0.1:9/api"})
+    assert (diagnosis.status, diagnosis.errors()) == (1, {"Prefect API"})
+    assert "prefect server start" in diagnosis.checks["Prefect API"]["remedy"]
+    unchecked = {name for name, check in diagnosis.checks.items() if check["status"] == "skipped"}
     assert {"WaveSpeed block", "concurrency limit", "work pool", "WaveSpeed key", "clock"} <= unchecked
-    assert told.checks["create-if-absent"]["status"] == "ok", "it needs no Prefect"
+    assert diagnosis.checks["create-if-absent"]["status"] == "ok", "it needs no Prefect"
 
 
 def test_no_server_is_named(clinic: Clinic, tmp_path: Path) -> None:
     bare = {"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path), "WAVESPEED_API_KEY": KEY}
-    told = clinic.ask("--out", clinic.out, env={**bare, "WAVESPEED_BASE_URL": clinic.emulator.url})
-    assert (told.status, told.errors()) == (0, set())
-    assert "PREFECT_API_URL is not set" in told.checks["Prefect API"]["found"]
-    assert told.checks["WaveSpeed block"]["status"] == "warning"
+    diagnosis = clinic.ask("--out", clinic.out, env={**bare, "WAVESPEED_BASE_URL": clinic.emulator.url})
+    assert (diagnosis.status, diagnosis.errors()) == (0, set())
+    assert "PREFECT_API_URL is not set" in diagnosis.checks["Prefect API"]["found"]
+    assert diagnosis.checks["WaveSpeed block"]["status"] == "warning"
 
 
 def test_no_server_is_named_and_none_may_be_started(clinic: Clinic, tmp_path: Path) -> None:
     bare = {"PREFECT_API_URL": "", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false"}
-    told = clinic.ask("--out", clinic.out, env=bare)
-    assert (told.status, told.errors()) == (1, {"Prefect API"})
-    assert "PREFECT_API_URL" in told.checks["Prefect API"]["remedy"]
+    diagnosis = clinic.ask("--out", clinic.out, env=bare)
+    assert (diagnosis.status, diagnosis.errors()) == (1, {"Prefect API"})
+    assert "PREFECT_API_URL" in diagnosis.checks["Prefect API"]["remedy"]
 
 
 def test_a_limit_that_is_missing(clinic: Clinic) -> None:
-    told = clinic.ask("--wavespeed", clinic.block("unlimited", concurrency_limit="gone"))
-    assert (told.status, told.errors()) == (1, {"concurrency limit"})
-    assert "prefect gcl create gone --limit 100" in told.checks["concurrency limit"]["remedy"]
+    diagnosis = clinic.ask("--wavespeed", clinic.block("unlimited", concurrency_limit="gone"))
+    assert (diagnosis.status, diagnosis.errors()) == (1, {"concurrency limit"})
+    assert "prefect gcl create gone --limit 100" in diagnosis.checks["concurrency limit"]["remedy"]
 
 
 @pytest.mark.parametrize(
@@ -260,52 +265,52 @@ def test_a_limit_that_makes_no_sense(clinic: Clinic, name: str, status: str) -> 
     limit = {"none": 0, "few": 5, "off": 100, "many": 5_000}[name]
     made = {"name": name, "limit": limit, "active": name != "off"}
     clinic.prefect.call("POST", "/v2/concurrency_limits/", made)
-    told = clinic.ask("--wavespeed", clinic.block(name, concurrency_limit=name, requests_per_minute=500))
-    check = told.checks["concurrency limit"]
-    assert (told.status, check["status"]) == (int(status == "error"), status)
+    diagnosis = clinic.ask("--wavespeed", clinic.block(name, concurrency_limit=name, requests_per_minute=500))
+    check = diagnosis.checks["concurrency limit"]
+    assert (diagnosis.status, check["status"]) == (int(status == "error"), status)
     assert f"prefect gcl {'enable' if name == 'off' else 'update'} {name}" in check["remedy"]
 
 
 def test_a_bucket_that_may_only_be_read(clinic: Clinic) -> None:
     with seen_through_a_proxy(clinic, Fault("forbid", "PUT", "", 1_000)) as (_, env):
-        told = clinic.ask("--out", clinic.out, env=env)
-    assert (told.status, told.errors()) == (1, {"output"})
-    assert "s3:PutObject" in told.checks["output"]["remedy"]
+        diagnosis = clinic.ask("--out", clinic.out, env=env)
+    assert (diagnosis.status, diagnosis.errors()) == (1, {"output"})
+    assert "s3:PutObject" in diagnosis.checks["output"]["remedy"]
 
 
 def test_an_s3_without_conditional_put(clinic: Clinic) -> None:
     with seen_through_a_proxy(clinic) as (way, env):
         way.ignore_conditions = True
-        told = clinic.ask("--out", clinic.out, env=env)
-    assert (told.status, told.errors()) == (1, {"create-if-absent"})
-    assert "AWS S3, Ceph, MinIO, R2" in told.checks["create-if-absent"]["remedy"]
+        diagnosis = clinic.ask("--out", clinic.out, env=env)
+    assert (diagnosis.status, diagnosis.errors()) == (1, {"create-if-absent"})
+    assert "AWS S3, Ceph, MinIO, R2" in diagnosis.checks["create-if-absent"]["remedy"]
 
 
 def test_an_s3_that_is_away(clinic: Clinic) -> None:
-    told = clinic.ask("--out", clinic.out, env={"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"})
-    assert (told.status, told.errors()) == (1, {"output"})
-    assert "AWS_ENDPOINT_URL_S3" in told.checks["output"]["remedy"]
+    diagnosis = clinic.ask("--out", clinic.out, env={"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"})
+    assert (diagnosis.status, diagnosis.errors()) == (1, {"output"})
+    assert "AWS_ENDPOINT_URL_S3" in diagnosis.checks["output"]["remedy"]
 
 
 def test_an_output_that_is_no_output(clinic: Clinic) -> None:
     for out, says in (("gs://bucket/x", "gs://"), ("s3-bucket/nobody", "s3-bucket/nobody")):
-        told = clinic.ask("--out", out)
-        assert (told.status, told.errors()) == (1, {"output"})
-        assert says in told.checks["output"]["found"]
+        diagnosis = clinic.ask("--out", out)
+        assert (diagnosis.status, diagnosis.errors()) == (1, {"output"})
+        assert says in diagnosis.checks["output"]["found"]
 
 
 def test_blocks_that_are_missing(clinic: Clinic) -> None:
-    told = clinic.ask("--wavespeed", "nobody")
-    assert (told.status, told.errors()) == (1, {"WaveSpeed block"})
-    assert "restyle setup" in told.checks["WaveSpeed block"]["remedy"]
-    assert told.checks["balance"]["status"] == "skipped"
+    diagnosis = clinic.ask("--wavespeed", "nobody")
+    assert (diagnosis.status, diagnosis.errors()) == (1, {"WaveSpeed block"})
+    assert "restyle setup" in diagnosis.checks["WaveSpeed block"]["remedy"]
+    assert diagnosis.checks["balance"]["status"] == "skipped"
 
 
 def test_an_api_in_the_environment_that_is_not_the_blocks(clinic: Clinic) -> None:
-    told = clinic.ask(env={"WAVESPEED_BASE_URL": "http://somebody:pa55word@127.0.0.1:9"})
-    assert (told.status, told.errors()) == (1, {"WaveSpeed block"})
-    assert "unset WAVESPEED_BASE_URL" in told.checks["WaveSpeed block"]["remedy"]
-    assert "pa55word" not in told.checks["WaveSpeed block"]["found"]
+    diagnosis = clinic.ask(env={"WAVESPEED_BASE_URL": "http://somebody:pa55word@127.0.0.1:9"})
+    assert (diagnosis.status, diagnosis.errors()) == (1, {"WaveSpeed block"})
+    assert "unset WAVESPEED_BASE_URL" in diagnosis.checks["WaveSpeed block"]["remedy"]
+    assert "pa55word" not in diagnosis.checks["WaveSpeed block"]["found"]
 
 
 def test_a_secret_block_that_is_missing(clinic: Clinic) -> None:
@@ -314,9 +319,9 @@ def test_a_secret_block_that_is_missing(clinic: Clinic) -> None:
     clinic.block("keyless", secret="lost")
     (there,) = [one for one in clinic.prefect.all("block_documents") if one["name"] == "lost"]
     clinic.prefect.call("DELETE", f"/block_documents/{there['id']}")
-    told = clinic.ask("--wavespeed", "keyless")
-    assert (told.status, told.errors()) == (1, {"WaveSpeed block"})
-    assert "prefect block delete wavespeed/keyless" in told.checks["WaveSpeed block"]["remedy"]
+    diagnosis = clinic.ask("--wavespeed", "keyless")
+    assert (diagnosis.status, diagnosis.errors()) == (1, {"WaveSpeed block"})
+    assert "prefect block delete wavespeed/keyless" in diagnosis.checks["WaveSpeed block"]["remedy"]
 
 
 def test_a_pool_without_a_worker_and_no_pool(clinic: Clinic) -> None:
@@ -324,9 +329,9 @@ def test_a_pool_without_a_worker_and_no_pool(clinic: Clinic) -> None:
     clinic.prefect.call("POST", "/work_pools/", {"name": "idle", "type": "process"})
     clinic.prefect.call("PATCH", path, {"value": "idle"})
     try:
-        told = clinic.ask()
-        assert (told.status, told.errors()) == (1, {"work pool"})
-        assert told.checks["work pool"]["remedy"].endswith("prefect worker start --pool idle")
+        diagnosis = clinic.ask()
+        assert (diagnosis.status, diagnosis.errors()) == (1, {"work pool"})
+        assert diagnosis.checks["work pool"]["remedy"].endswith("prefect worker start --pool idle")
         clinic.prefect.call("PATCH", "/work_pools/idle", {"is_paused": True})
         assert "prefect work-pool resume idle" in clinic.ask().checks["work pool"]["remedy"]
         clinic.prefect.call("PATCH", path, {"value": "gone"})
@@ -336,6 +341,6 @@ def test_a_pool_without_a_worker_and_no_pool(clinic: Clinic) -> None:
 
 
 def test_settings_at_odds(clinic: Clinic) -> None:
-    told = clinic.ask(env={"RESTYLE_LEASE_SECONDS": "60"})
-    assert (told.status, told.errors()) == (1, {"settings"})
-    assert "RESTYLE_LEASE_SECONDS" in told.checks["settings"]["found"]
+    diagnosis = clinic.ask(env={"RESTYLE_LEASE_SECONDS": "60"})
+    assert (diagnosis.status, diagnosis.errors()) == (1, {"settings"})
+    assert "RESTYLE_LEASE_SECONDS" in diagnosis.checks["settings"]["found"]

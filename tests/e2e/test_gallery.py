@@ -178,7 +178,7 @@ async def test_a_row_is_opened_by_the_keyboard_alone(page: Page, tmp_path: Path)
     await page.press("ArrowRight")
     await page.press("ArrowRight")
     assert await page.ask("document.getElementById('heading').textContent") == "sku-00003"
-    assert "give another picture" in await page.ask("document.getElementById('facts').innerText")
+    assert "give another picture" in await page.ask("document.getElementById('fields').innerText")
     await page.press("Escape")
     await page.until("!document.querySelector('dialog').open")
     await page.until("document.activeElement.textContent === 'sku-00003'")

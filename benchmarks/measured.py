@@ -1,4 +1,4 @@
-"""What the emulator's ledger tells of a contender, and what nobody could have done better."""
+"""What the emulator's ledger says of a contender, and the best that is possible."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LATENCY = (2.0, 4.0)
 
 
 @dataclass(frozen=True)
-class Facts:
+class Measured:
     """What a contender did, as the API saw it.
 
     Attributes:
         began: when the first prediction was created, in Unix seconds.
         calls: to the API, the CDN not counted.
         took: how long each prediction took, in seconds, in the order of their creation.
-        delays: seconds from the end of each prediction to the first answer that told of it, in order.
+        delays: seconds from the end of each prediction to the first answer that reported it, in order.
         billed: predictions that were.
         max_in_flight: most of them at once.
     """
@@ -33,14 +33,14 @@ class Facts:
     max_in_flight: int
 
     @classmethod
-    def of(cls, ledger: dict[str, Any]) -> Facts:
+    def of(cls, ledger: dict[str, Any]) -> Measured:
         """Read the emulator's ledger."""
-        told = [one for one in ledger["predictions"] if one["reported_at"]]
+        reported = [one for one in ledger["predictions"] if one["reported_at"]]
         return cls(
-            began=min(_seconds(one["created_at"]) for one in told),
+            began=min(_seconds(one["created_at"]) for one in reported),
             calls=sum(ledger["calls"].values()) - ledger["calls"]["cdn"],
-            took=[_seconds(one["completed_at"]) - _seconds(one["created_at"]) for one in told],
-            delays=sorted(_seconds(one["reported_at"]) - _seconds(one["completed_at"]) for one in told),
+            took=[_seconds(one["completed_at"]) - _seconds(one["created_at"]) for one in reported],
+            delays=sorted(_seconds(one["reported_at"]) - _seconds(one["completed_at"]) for one in reported),
             billed=ledger["billed"],
             max_in_flight=ledger["max_in_flight"],
         )
