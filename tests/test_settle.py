@@ -1,4 +1,4 @@
-"""Settling finishes every open job that it can, bills nothing, and is safe beside runners and beside itself."""
+"""Settling finishes every open job it can, bills nothing, and is safe beside runners and beside itself."""
 
 from __future__ import annotations
 
