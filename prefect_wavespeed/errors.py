@@ -38,11 +38,13 @@ class RestyleError(Exception):
     Attributes:
         message: what happened and what to do, in one line.
         retryable: whether the same call may succeed later.
+        may_be_billed: a submission was sent and its answer lost, so that a prediction may exist.
         job_key: the job it concerns, where there is one.
         prediction_id: the prediction it concerns, where there is one.
     """
 
     retryable: bool = False
+    may_be_billed: bool = False
 
     def __init__(
         self, message: str, *, job_key: str | None = None, prediction_id: str | None = None, **attributes: Any

@@ -188,7 +188,8 @@ class Model:
         state = self._seen(s, i, ahead)
         mind = r.mind if r.begun else rules.begin(state, r.mind)
         move = rules.next_move(state, _aged(mind, s.now - r.since), self._rules)
-        return s.put(i, r._replace(mind=mind, step="act", move=move, begun=True), budget=budget)
+        seen = state.latest if isinstance(move, moves.Search) else 0  # what is found is recorded for it
+        return s.put(i, r._replace(mind=mind, step="act", move=move, begun=True, n=seen), budget=budget)
 
     def _seen(self, s: State, i: int, ahead: int) -> JobState:
         letter = None
@@ -248,10 +249,10 @@ class Model:
             yield s.put(i, r._replace(mind=r.mind.after_search("failed")), budget=budget)
         known = dict(s.records)
         useless = s.letter[1] if s.letter else 0
-        late = known.get(held.takes_over) if held and held.takes_over else None
+        late = known.get(held.takes_over) if held and held.takes_over and not held.sent else None
         found = [late] if late else [p.pid for p in s.api if p.shown and p.pid != useless and not p.ended]
         for pid in found[-1:]:
-            yield s.put(i, _with_prediction(s, r, pid))
+            yield s.put(i, _with_prediction(r, pid))
         if late or any(s.prediction(pid).good for pid in found):
             return
         if held and held.sent and any(one.owner == i for one in s.flying):
@@ -372,10 +373,9 @@ def _claim(s: State, i: int, r: Runner, attempt: int, takes_over: int | None) ->
     return s.put(i, r._replace(mind=mind, since=s.now), claims=(*s.claims, (attempt, s.now)))
 
 
-def _with_prediction(s: State, r: Runner, pid: int) -> Runner:
-    """The runner, with a prediction that was found: for its own claim, or for the newest one."""
-    newest = max((n for n, _ in s.claims), default=0)
-    mind = r.mind if r.mind.held else r.mind.with_claim(newest, None, 0.0)
+def _with_prediction(r: Runner, pid: int) -> Runner:
+    """The runner, with a prediction that was found: for its own claim, or for the newest one that it saw."""
+    mind = r.mind if r.mind.held else r.mind.with_claim(r.n, None, 0.0)
     return r._replace(mind=mind.with_prediction(), pid=pid)
 
 

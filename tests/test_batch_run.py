@@ -210,6 +210,18 @@ async def test_the_cap_holds_to_the_cent_when_attempts_fail(
     assert carried.summary.spent_usd == pytest.approx(0.025 * carried.statuses.count("stored"))
 
 
+async def test_a_submission_that_may_be_billed_keeps_its_share_of_the_cap(
+    api: FakeApi, tmp_path: Path
+) -> None:
+    lost = InvalidRequestError("the answer was lost, and the history cannot be read")
+    lost.may_be_billed = True
+    api.refusals, api.failing = {1: [lost]}, Counter({2: 1})
+    api.seconds = {2: 0.1}  # its second attempt comes after the first image has failed
+    carried = await carry_out(api, tmp_path, images(2), BatchOptions(max_cost_usd=0.05))
+    assert isinstance(carried.error, BudgetExceededError)
+    assert api.submissions == [(2, 1)]
+
+
 async def test_a_price_that_rises_meanwhile_stops_the_batch_below_its_cap(
     api: FakeApi, tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ class World:
     api: FakeApi = field(default_factory=FakeApi)
     manifest: str | Sequence[str] = ()
     options: BatchOptions = field(default_factory=BatchOptions)
+    quoted: asyncio.Barrier = field(default_factory=lambda: asyncio.Barrier(1))
 
     @property
     def output(self) -> Path:
@@ -78,6 +79,7 @@ class World:
         async with Batch(client, store, run, shard.path, options, share=share) as batch:
             await batch.read(self.manifest)
             await batch.afford()
+            await self.quoted.wait()  # what happens to the account happens while they submit
             await batch.carry_out(self.api.carrier(batch).with_retries())
             await batch.close()
 
@@ -89,7 +91,9 @@ class World:
             sharded = ShardedBatch(batch, of, 1)
             shards = await sharded.divide()
             change()
-            await asyncio.gather(*(self.carry_out(one) for one in shards if one.number not in without))
+            starting = [one for one in shards if one.number not in without]
+            self.quoted = asyncio.Barrier(max(1, len(starting)))
+            await asyncio.gather(*map(self.carry_out, starting))
             await sharded.finish({one.number: crashed(one) for one in shards})
             summary = await batch.close()
             return summary, batch.verdict(summary)

@@ -20,7 +20,6 @@ from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.outcome import JobOutcome, Status
 from prefect_wavespeed.batch.patience import patiently
 from prefect_wavespeed.errors import (
-    AmbiguousSubmissionError,
     AuthenticationError,
     ConfigurationError,
     InsufficientCreditsError,
@@ -153,7 +152,7 @@ class JobRunner:
         try:
             submitted = await step(job, after=after)
         except RestyleError as error:
-            if isinstance(error, _UNBILLED) and not isinstance(error.__context__, AmbiguousSubmissionError):
+            if isinstance(error, _UNBILLED) and not error.may_be_billed:
                 self._budget.unsent(job)
             # still holding the slot, or the next job would be refused as well
             await self._gate.stop_if_hopeless(job, error)

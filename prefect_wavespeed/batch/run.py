@@ -14,6 +14,7 @@ the account is empty. Jobs in flight are finished and stored all the same.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
@@ -55,6 +56,8 @@ from prefect_wavespeed.storage.store import Store
 
 _CONCURRENT_ROWS = 32  # whose images are looked up
 _SHOWN_BAD_ROWS = 5  # in an error
+
+_log = logging.getLogger(__name__)
 
 
 class Batch:
@@ -233,6 +236,8 @@ class Batch:
                 await self.thumbnails.keep_source(job)
             self.recorder.record(job.key, outcome)
             await self.recorder.flush_if_due()
+        except Exception as error:  # a defect ends this job's row, not the other jobs
+            _log.exception("job %s could not be recorded: %s", job.key, type(error).__name__)
         finally:
             self.budget.close(job)
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from math import isclose
 from typing import Any
 from urllib.parse import unquote
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import MODEL, ReduxRequest
-from prefect_wavespeed.api.predictions import ENDED_BADLY, Prediction
-from prefect_wavespeed.errors import UnavailableError
+from prefect_wavespeed.api.predictions import ENDED_BADLY, HistoryPage, Prediction
+from prefect_wavespeed.errors import RestyleError, UnavailableError
 from prefect_wavespeed.job import picture_params
 from prefect_wavespeed.retry import retry
 from prefect_wavespeed.urls import without_signature
@@ -43,9 +42,14 @@ class _Query:
 
 
 class History:
-    """Searches the account's history; one scan serves every job that waits for one."""
+    """Searches the account's history; one scan serves every job that waits for one.
+
+    Attributes:
+        failing: the error of the last call, while it is being tried again; None while all is well.
+    """
 
     def __init__(self, client: WaveSpeedClient) -> None:
+        self.failing: RestyleError | None = None
         self._client = client
         self._queries: list[_Query] = []
         self._scanner: asyncio.Task[None] | None = None
@@ -117,14 +121,21 @@ class History:
             page += 1
 
     async def _page(self, page: int, since: datetime) -> list[Prediction]:
-        call = partial(
-            self._client.history,
-            page=page,
-            page_size=PAGE_SIZE,
-            model=MODEL,
-            created_after=since,
-            include_inputs=True,
-        )
+        async def call() -> HistoryPage:
+            try:
+                found = await self._client.history(
+                    page=page,
+                    page_size=PAGE_SIZE,
+                    model=MODEL,
+                    created_after=since,
+                    include_inputs=True,
+                )
+            except RestyleError as error:
+                self.failing = error
+                raise
+            self.failing = None
+            return found
+
         return (await retry(call, tries=5)).items
 
 

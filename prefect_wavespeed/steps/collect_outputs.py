@@ -28,6 +28,7 @@ class OutputStep:
     async def download(self, job: Job, submitted: Submitted, run: RunInfo, nsfw: NsfwPolicy) -> Restyled:
         """``StepSet.download``."""
         context, ledger, store = self._context, self._context.ledger, self._context.store
+        await store.ensure_conditional_put()  # which also reads the store's clock
         first = context.memory.take_first_attempt(job, submitted)
         # Whoever submitted a job is hardly ever too late, and would notice when writing the side-car.
         if not first and (existing := await ledger.side_car(job)):

@@ -122,6 +122,9 @@ class StepContext:
         self.memory.forget_attempt(job)
         open_job = await self.ledger.open_job(job.key)
         claim = await self.ledger.read_claim(job.key, attempt)
+        earlier = await self.ledger.dead_letter(job.key)
+        if earlier and failure.prediction_id is None:  # it may still turn out well, and is paid for
+            failure = failure.model_copy(update={"prediction_id": earlier.error.prediction_id})
         letter = DeadLetter(
             job_key=job.key,
             last_attempt=attempt,

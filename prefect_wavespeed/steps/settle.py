@@ -220,15 +220,20 @@ class _Settlement:
             return
         letter = await self._ledger.dead_letter(key)
         look, move = await self._next_move(outcome, open_job, claims, letter)
-        if isinstance(move, moves.Wait):
-            outcome.status = "running"
-            return
-        found = await self._search_history(look, claims)
+        match move:
+            case moves.Search():
+                found = await self._search_history(look, claims)
+            case moves.Wait():
+                outcome.status = "running"
+                return
+            case _:  # it has ended since
+                self._revisit(outcome, "running")
+                return
         if found:
             await self._record(outcome, attempt, found, claims[attempt])
             return
-        runner = rules.begin(self._state(look, claims), self._runner).after_search("over")
-        match rules.next_move(self._state(look, claims), runner):
+        state = self._state(look, claims)
+        match rules.next_move(state, rules.begin(state, self._runner).after_search("over")):
             case moves.GiveUp():
                 raise await self._give_up(outcome, attempt, claims[attempt])
             case _:

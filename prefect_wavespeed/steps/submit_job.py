@@ -84,7 +84,9 @@ class Submission:
             while True:
                 if submitted := await self._act(await self._next_move()):
                     return submitted
-        except (RestyleError, asyncio.CancelledError):
+        except (RestyleError, asyncio.CancelledError) as error:
+            if isinstance(error, RestyleError) and self._runner.held:
+                error.may_be_billed = self._runner.held.sent
             await self._give_back()
             raise
 
@@ -140,9 +142,10 @@ class Submission:
 
     async def _abandoned_claim(self) -> Claim | None:
         """The newest claim, if it is another runner's without a prediction: it says how long it holds."""
-        open_job, held = self._look.open_job, self._runner.held
+        open_job, held, letter = self._look.open_job, self._runner.held, self._look.letter
         newest = open_job.latest
-        if newest in open_job.recorded or not newest or (held and held.attempt == newest):
+        has_ended = self._look.side_car or (letter and letter.last_attempt >= newest)
+        if has_ended or newest in open_job.recorded or not newest or (held and held.attempt == newest):
             return None
         claim = await self._ledger.read_claim(self._job.key, newest)
         if claim:
@@ -225,7 +228,7 @@ class Submission:
         except AmbiguousSubmissionError:
             return  # the prediction may exist
         except RateLimitedError as error:  # nothing was created
-            self._runner = before
+            self._runner = before if self._is_young() else before.after_attempt()
             await self._give_back()
             pause = error.retry_after or next(self._waits)
             if time.monotonic() + pause > self._deadline:
@@ -254,11 +257,9 @@ class Submission:
     async def _search(self) -> None:
         """Search for what the attempts so far may have created: their late records, then the history."""
         try:
-            async with asyncio.timeout(self._seconds_to_search()):
-                self._prediction = await self._late_record() or await self._from_history()
-        except (RestyleError, TimeoutError) as error:
-            late = UnavailableError("the account's history could not be searched in time: run the job again")
-            self._error = error if isinstance(error, RestyleError) else late
+            self._prediction = await self._late_record() or await self._from_history_in_time()
+        except RestyleError as error:
+            self._error = error
             self._runner = self._runner.after_search("failed")
             return
         if self._prediction is None:
@@ -268,10 +269,17 @@ class Submission:
             self._runner = self._runner.with_claim(self._look.open_job.latest, None, 0.0)
         self._runner = self._runner.with_prediction()
 
-    def _seconds_to_search(self) -> float | None:
-        """Until when a claim under which nothing was sent can still be given back; None for no limit."""
-        held = self._runner.held
-        return None if held is None or held.sent else max(0.0, self._half_lease - self._age()) * 0.9
+    async def _from_history_in_time(self) -> Prediction | None:
+        """Search the history; while it is failing, no longer than the claim can still be given back."""
+        search, held = asyncio.ensure_future(self._from_history()), self._runner.held
+        try:
+            if held and not held.sent and self._is_young():
+                await asyncio.wait({search}, timeout=0.9 * (self._half_lease - self._age()))
+                if not search.done() and (error := self._context.history.failing):
+                    raise error
+            return await search
+        finally:
+            search.cancel()
 
     async def _late_record(self) -> Record | None:
         """The record of the abandoned attempt, if its owner has written it since."""
@@ -321,7 +329,8 @@ class Submission:
         if record is None:  # closed meanwhile
             return None
         self._check_api(record.base_url)
-        await self._give_back()
+        if self._runner.held and self._runner.held.attempt != attempt:
+            await self._give_back()
         claim = await self._ledger.read_claim(self._job.key, attempt)
         return self._submitted(attempt, record, claim.flow_run_id if claim else None, fresh=False)
 
@@ -362,12 +371,10 @@ class Submission:
         )
 
     async def _give_up(self, attempt: int) -> RestyleError:
-        letter = self._look.letter
         failure = Failure(
             type="AttemptsUsedUp",
             message=f"{rules.MAX_ATTEMPTS} attempts failed without a prediction: "
             "look at the account's history, then use retry_failed",
-            prediction_id=letter.error.prediction_id if letter else None,
         )
         return await self._context.give_up(self._job, attempt, failure)
 
