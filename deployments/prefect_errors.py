@@ -6,6 +6,8 @@ import httpx
 
 from prefect_wavespeed.errors import ConfigurationError, RestyleError, redact
 
+_SERVER_ERRORS = ("Failed to reach API", "Timed out while attempting to connect to ephemeral Prefect API")
+
 
 def as_restyle_error(error: Exception) -> RestyleError:
     """Convert an exception, Prefect's among them, to an error that can be shown in one line."""
@@ -18,7 +20,7 @@ def as_restyle_error(error: Exception) -> RestyleError:
         case httpx.HTTPStatusError() if error.response.status_code in (401, 403, 404):
             return _unavailable(error)
         # Prefect raises a bare RuntimeError here: only its text tells it from others
-        case RuntimeError() if "Failed to reach API" in str(error):
+        case RuntimeError() if any(text in str(error) for text in _SERVER_ERRORS):
             return _unavailable(error.__cause__ or error)
     return RestyleError(f"unexpected {type(error).__name__}: {redact(error)}")
 
@@ -29,8 +31,8 @@ def _unavailable(error: BaseException) -> ConfigurationError:
     if url := get_current_settings().api.url:
         return ConfigurationError(f"Prefect's API at {': '.join(describe_api_error(url, error))}")
     return ConfigurationError(
-        "Prefect's temporary server stopped: run the command again, or start a server with `prefect server "
-        "start` and set PREFECT_API_URL"
+        "Prefect's temporary server stopped, or did not start in time: run the command again, or start a "
+        "server with `prefect server start` and set PREFECT_API_URL"
     )
 
 
