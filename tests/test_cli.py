@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
 from tests.support.in_process import restyle
 from tests.support.prefect_server import PrefectServer
-from tests.support.processes import Command, Ended, wait_until
+from tests.support.processes import Command, Ended, running_with, wait_until
 
 _ROOT = Path(__file__).resolve().parent.parent
 KEY = "key-that-nobody-may-see"
@@ -202,29 +201,18 @@ def test_the_emulator_is_a_command(prefect: PrefectServer) -> None:
 
 @pytest.mark.e2e
 class TestDemo:
-    """`restyle demo` as a newcomer runs it: in an empty folder, without any configuration."""
+    """`restyle demo` as a newcomer stops it; tests/e2e/test_wheel.py runs it to its end."""
 
     def start(self, prefect: PrefectServer, folder: Path) -> Command:
         env = {k: v for k, v in prefect.env.items() if not k.startswith("PREFECT_")}
         return Command(["-c", _IN_FOLDER, str(folder)], env)
 
-    def test_it_restyles_all_photographs_twice_and_bills_once(
-        self, prefect: PrefectServer, tmp_path: Path
-    ) -> None:
-        ended = self.start(prefect, tmp_path).ended()
-        assert (ended.status, ended.stderr) == (0, "")
-        assert "first run: 4 predictions, 0.100 USD" in ended.stdout.replace("\n", " ")
-        assert len(list((tmp_path / "demo" / "images").glob("*/1.jpeg"))) == 4
-        assert started_here(tmp_path) == []
-        again = self.start(prefect, tmp_path).ended()
-        assert (again.status, again.stderr) == (0, "")
-
     def test_ctrl_c_leaves_no_process_behind(self, prefect: PrefectServer, tmp_path: Path) -> None:
         demo = self.start(prefect, tmp_path)
-        wait_until(lambda: len(started_here(tmp_path)) >= 2)
+        wait_until(lambda: len(running_with(f"PREFECT_HOME={tmp_path}")) >= 2)
         demo.send(signal.SIGINT)
         assert demo.ended().status == 130
-        assert started_here(tmp_path) == []
+        assert running_with(f"PREFECT_HOME={tmp_path}") == []
 
     def test_a_folder_that_no_demo_made_is_left_alone(self, prefect: PrefectServer, tmp_path: Path) -> None:
         (tmp_path / "demo").mkdir()
@@ -239,16 +227,3 @@ _IN_FOLDER = (
     "import os, sys; os.chdir(sys.argv[1]); from prefect_wavespeed.deployments.cli.app import main;"
     "sys.exit(main(['demo']))"
 )
-
-
-def started_here(folder: Path) -> list[str]:
-    """The processes of a demo in this folder, recognised by their PREFECT_HOME."""
-    mark = f"PREFECT_HOME={folder}".encode()
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (process / "environ").read_bytes() and process.name != str(os.getpid()):
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return found

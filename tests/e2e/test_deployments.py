@@ -111,18 +111,18 @@ def test_what_cannot_be_restyled_gets_a_dead_letter_once_and_the_rest_goes_on(te
 def test_objects_that_come_while_prefect_is_away_are_all_restyled(team: Deployed) -> None:
     away = time.monotonic()
     team.prefect.halt()
-    uris = {team.put(f"in/away/{number:02}.jpg", PICTURE) for number in range(20)}
+    uris = {team.put(f"in/away/{number:02}.jpg", PICTURE) for number in range(10)}
     assert team.receiver.http.get("/health").status_code == 503
     time.sleep(max(0.0, 15 - (time.monotonic() - away)))
     team.prefect.start_again()
     took = seconds_until(lambda: team.stored("in/away/").keys() >= uris, 500)
-    print(f"\n20 objects that came while Prefect was away: stored {took:.0f} s after it is back")
+    print(f"\n10 objects that came while Prefect was away: stored {took:.0f} s after it is back")
     assert set(team.stored("in/away/").values()) == {1}
     assert _each_billed_once(team)
 
 
 def test_objects_whose_worker_was_killed_are_all_restyled_and_no_run_hangs(team: Deployed) -> None:
-    uris = {team.put(f"in/killed/{number:02}.jpg", PICTURE) for number in range(12)}
+    uris = {team.put(f"in/killed/{number:02}.jpg", PICTURE) for number in range(8)}
     team.shorten("restyle: runs that never started", 60)
     wait_until(lambda: len(team.stored("in/killed/")) >= 2, 240)
     team.kill_worker()
@@ -131,7 +131,7 @@ def test_objects_whose_worker_was_killed_are_all_restyled_and_no_run_hangs(team:
         for run in team.runs("restyle-object")
         if run["state_type"] not in ("COMPLETED", "FAILED", "SCHEDULED")
     }
-    print(f"\nkilled with {len(team.stored('in/killed/'))} of 12 stored, and left behind: {left}")
+    print(f"\nkilled with {len(team.stored('in/killed/'))} of 8 stored, and left behind: {left}")
     assert 0 < len(left) <= RUNS + 1
     time.sleep(5)
     team.start_worker()

@@ -17,7 +17,7 @@ import pytest
 from tests.support.batch_shell import KEY
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
-from tests.support.processes import end, wait_until
+from tests.support.processes import end, running_with, wait_until
 from tests.support.wheels import build, checkout, install
 
 # The team's own packages. What they import of one another must be theirs, in every process.
@@ -151,10 +151,14 @@ def test_a_new_projects_readme_works_beside_packages_of_the_same_names(
         assert "ok" in team.paste(load, *doctor)
 
 
-def test_the_demo_brings_its_own_photographs(team: Shell) -> None:
-    shown = team.paste("restyle demo")
-    assert "after a second run of the same: 4" in " ".join(shown.split())
-    assert len(list((team.folder / "demo" / "images").glob("*/1.jpeg"))) == 4
+def test_the_demo_restyles_its_own_photographs_twice_and_bills_once(team: Shell) -> None:
+    for _ in range(2):  # the second time in the folder that the first one left
+        shown = " ".join(team.paste("restyle demo 2> errors").split())
+        assert "first run: 4 predictions, 0.100 USD" in shown
+        assert "again: 4, 0.100 USD" in shown
+        assert (team.folder / "errors").read_text() == ""
+        assert len(list((team.folder / "demo" / "images").glob("*/1.jpeg"))) == 4
+        assert running_with(f"PREFECT_HOME={team.folder}") == []
 
 
 def _blocks(readme: Path) -> list[list[str]]:

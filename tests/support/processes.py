@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -80,3 +81,14 @@ def wait_until(condition: Any, timeout: float = 120) -> None:
         if time.monotonic() > give_up:
             raise TimeoutError(f"not within {timeout:g} s")
         time.sleep(0.1)
+
+
+def running_with(setting: str) -> list[str]:
+    """The command lines of other processes whose environment has a setting that begins like this."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended meanwhile
+            settings = (process / "environ").read_bytes().split(b"\0")
+            if process.name != str(os.getpid()) and any(s.startswith(setting.encode()) for s in settings):
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
