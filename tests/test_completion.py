@@ -1,4 +1,4 @@
-"""What the Tab key completes in real shells, for which `restyle completion` prints scripts."""
+"""Completion by the Tab key in real shells, with the scripts of `restyle completion`."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import pytest
 from prefect_wavespeed.deployments.cli.shared.examples import EXAMPLES
 from tests.support.terminal import environment, on_terminal
 
-e2e = pytest.mark.e2e  # bash is everywhere; the others are Debian's packages
+e2e = pytest.mark.e2e  # bash is everywhere; zsh and fish are Debian packages
 SHELLS = ["bash", pytest.param("zsh", marks=e2e), pytest.param("fish", marks=e2e)]
 
-_STARTS = {"bash": ".bashrc", "zsh": ".zshrc", "fish": ".config/fish/config.fish"}
-_BEFORE = {
+_STARTUP_FILES = {"bash": ".bashrc", "zsh": ".zshrc", "fish": ".config/fish/config.fish"}
+_USUAL_STARTUP = {
     "bash": ". /usr/share/bash-completion/bash_completion",
     "zsh": "fpath=(~/.zfunc $fpath); autoload -Uz compinit; compinit",
     "fish": "",
 }
-"""What users have in the file that their shell starts with, and our help refers to."""
+"""What users have in their startup file, to which the help refers."""
 
-_INSERT_ALL = {  # Tab then writes all that fits into the line
+_INSERT_ALL = {  # makes Tab write all candidates into the line
     "bash": r"""bind '"\t": insert-completions'; restyle() { echo "got:$*"; }""",
     "zsh": "zstyle ':completion:*' completer _all_matches _complete; zstyle ':completion:*' insert true\n"
     'restyle() { echo "got:$*" }',
@@ -32,7 +32,7 @@ _INSERT_ALL = {  # Tab then writes all that fits into the line
 
 
 class Shell:
-    """A shell whose user has nothing but a photograph and a manifest."""
+    """A shell in a home directory with a photograph and a manifest."""
 
     def __init__(self, name: str, home: Path) -> None:
         self.name, self._home = name, home
@@ -45,7 +45,7 @@ class Shell:
             (home / file).touch()
 
     def run(self, *lines: str) -> str:
-        """Run commands."""
+        """Run commands, and return what they print."""
         command = [self.name, "-c", "\n".join(lines)]
         ended = subprocess.run(
             command, cwd=self._home, env=self._env, capture_output=True, text=True, timeout=60
@@ -53,25 +53,25 @@ class Shell:
         assert (ended.returncode, ended.stderr) == (0, "")
         return ended.stdout
 
-    def completed(self, start: list[str], *typed: str) -> list[list[str]]:
-        """What it offers for each of these lines, after it has started with these."""
-        file = self._home / _STARTS[self.name]
+    def completions(self, startup: list[str], *lines: str) -> list[list[str]]:
+        """Return the candidates for each line, in a shell with this startup file."""
+        file = self._home / _STARTUP_FILES[self.name]
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("\n".join([*start, _INSERT_ALL.get(self.name, ""), ""]))
+        file.write_text("\n".join([*startup, _INSERT_ALL.get(self.name, ""), ""]))
         if self.name == "fish":
-            told = [self.run(f"complete -C '{line}'") for line in typed]
-            return [sorted(line.partition("\t")[0] for line in lines.splitlines()) for lines in told]
-        keys = "".join(f"{line}\t\n" for line in typed) + "exit\n"
+            outputs = [self.run(f"complete -C '{line}'") for line in lines]
+            return [sorted(line.partition("\t")[0] for line in output.splitlines()) for output in outputs]
+        keys = "".join(f"{line}\t\n" for line in lines) + "exit\n"
         shown = on_terminal([self.name, "-i"], typed=keys, columns=200, env=self._env, cwd=self._home)
         got = [line.split() for line in re.findall(r"got:(.*)$", shown, re.MULTILINE)]
-        assert len(got) == len(typed), shown
-        return [sorted(words[len(line.split()) - 2 :]) for words, line in zip(got, typed, strict=True)]
+        assert len(got) == len(lines), shown
+        return [sorted(words[len(line.split()) - 2 :]) for words, line in zip(got, lines, strict=True)]
 
 
 def examples(shell: str) -> list[str]:
-    """What the help tells users of a shell to type: a line for this shell, and others for good."""
-    _, _, theirs = EXAMPLES["completion"].partition(f"# {shell}: ")
-    lines = re.split(r"\n(?=# \w+: )", theirs)[0].splitlines()[1:]
+    """Return the commands of the help for a shell: the first is for this shell, the others install it."""
+    _, _, of_shell = EXAMPLES["completion"].partition(f"# {shell}: ")
+    lines = re.split(r"\n(?=# \w+: )", of_shell)[0].splitlines()[1:]
     return [line for line in lines if not line.startswith("#")]
 
 
@@ -81,7 +81,7 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Shell:
 
 
 @pytest.mark.parametrize("shell", SHELLS, indirect=True)
-def test_tab_completes_commands_options_choices_and_names_of_files(shell: Shell) -> None:
+def test_tab_completes_commands_options_choices_and_file_names(shell: Shell) -> None:
     expected = {
         "restyle ba": ["batch"],
         "restyle se": ["settle", "setup"],
@@ -91,15 +91,16 @@ def test_tab_completes_commands_options_choices_and_names_of_files(shell: Shell)
         "restyle batch --out restyled cat": ["catalogue.jsonl"],
     }
     for_this_shell, *_ = examples(shell.name)
-    start = ["autoload -Uz compinit; compinit"] if shell.name == "zsh" else []
-    told = shell.completed([*start, for_this_shell], *expected)
-    assert dict(zip(expected, told, strict=True)) == expected
+    startup = ["autoload -Uz compinit; compinit"] if shell.name == "zsh" else []
+    found = shell.completions([*startup, for_this_shell], *expected)
+    assert dict(zip(expected, found, strict=True)) == expected
 
 
 @e2e
 @pytest.mark.parametrize("shell", SHELLS, indirect=True)
-def test_every_new_shell_completes_once_the_script_lies_where_the_help_says(shell: Shell) -> None:
-    _, *for_good = examples(shell.name)
-    shell.run(*for_good)
-    # twice: the first loads it
-    assert shell.completed([_BEFORE[shell.name]], "restyle ba", "restyle ba") == [["batch"]] * 2
+def test_an_installed_script_completes_in_every_new_shell(shell: Shell) -> None:
+    _, *install = examples(shell.name)
+    shell.run(*install)
+    # twice: the first Tab loads the script
+    found = shell.completions([_USUAL_STARTUP[shell.name]], "restyle ba", "restyle ba")
+    assert found == [["batch"]] * 2
