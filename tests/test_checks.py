@@ -1,4 +1,4 @@
-"""What `restyle doctor` finds out about keys, clocks and stores, on real servers; nothing is left there."""
+"""The checks of `restyle doctor` for keys, clocks and stores, on real servers; they leave nothing behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FOR_EVER = 1_000
 
 
 def by_name(checks: list[Check]) -> dict[str, Check]:
-    """The checks; each name stands for one."""
+    """The checks by name, each of which must be unique."""
     named = {check.name: check for check in checks}
     assert len(named) == len(checks)
     return named
@@ -45,33 +45,33 @@ def store_on(server: S3Server, prefix: str) -> Store:
     return s3_store(server.bucket, prefix, server.session(), endpoint_url=server.endpoint)
 
 
-def left_on(server: S3Server, prefix: str) -> list[str]:
-    there = server.client().list_objects_v2(Bucket=server.bucket, Prefix=f"{prefix}/").get("Contents", [])
-    return [entry["Key"] for entry in there]
+def leftovers(server: S3Server, prefix: str) -> list[str]:
+    listing = server.client().list_objects_v2(Bucket=server.bucket, Prefix=f"{prefix}/")
+    return [entry["Key"] for entry in listing.get("Contents", [])]
 
 
-# The account
+# --- the account ---
 
 
-async def test_a_key_that_is_accepted_is_told_with_price_balance_and_clock(emulator: Emulator) -> None:
+async def test_an_accepted_key_comes_with_price_balance_and_clock(emulator: Emulator) -> None:
     checks, skew = await api_checks(emulator.url)
     assert statuses(checks) == {KEY: "ok", PRICE: "ok", BALANCE: "ok"}
-    told = by_name(checks)
-    assert told[PRICE].found.startswith("0.025 USD")
-    assert told[BALANCE].found == "100 USD: enough for 4,000 such images"
+    checked = by_name(checks)
+    assert checked[PRICE].found.startswith("0.025 USD")
+    assert checked[BALANCE].found == "100 USD: enough for 4,000 such images"
     assert skew is not None
     assert abs(skew) < timedelta(seconds=3)
     assert emulator.ledger()["predictions"] == []
 
 
-async def test_a_wrong_key_is_an_error_and_what_depends_on_it_is_not_checked() -> None:
+async def test_a_wrong_key_is_an_error_and_its_dependents_are_skipped() -> None:
     with Emulator("--key", "the-right-one") as emulator:
         checks, skew = await api_checks(emulator.url, "a-wrong-one")
     assert statuses(checks) == {KEY: "error", PRICE: "skipped", BALANCE: "skipped"}
-    told = by_name(checks)
-    assert "WAVESPEED_API_KEY" in told[KEY].remedy
-    assert told[BALANCE].found == f"not checked: {KEY}: see above"
-    assert skew is not None, "a refusal tells the time as well"
+    checked = by_name(checks)
+    assert "WAVESPEED_API_KEY" in checked[KEY].remedy
+    assert checked[BALANCE].found == f"not checked: {KEY}: see above"
+    assert skew is not None, "a refusal has the time, too"
     assert "a-wrong-one" not in str(checks)
 
 
@@ -79,38 +79,38 @@ async def test_a_wrong_key_is_an_error_and_what_depends_on_it_is_not_checked() -
 async def test_no_credits_are_an_error(balance: str) -> None:
     with Emulator("--balance", balance) as emulator:
         checks, _ = await api_checks(emulator.url)
-    told = by_name(checks)
-    assert (told[KEY].status, told[BALANCE].status) == ("ok", "error")
-    assert told[BALANCE].found == f"{balance} USD, and one image costs 0.025 USD"
-    assert "top up" in told[BALANCE].remedy
+    checked = by_name(checks)
+    assert (checked[KEY].status, checked[BALANCE].status) == ("ok", "error")
+    assert checked[BALANCE].found == f"{balance} USD, and one image costs 0.025 USD"
+    assert "top up" in checked[BALANCE].remedy
 
 
-async def test_a_balance_that_is_refused_for_want_of_credits_is_no_wrong_key(emulator: Emulator) -> None:
+async def test_a_balance_refused_for_lack_of_credits_does_not_mean_a_wrong_key(emulator: Emulator) -> None:
     emulator.faults([{"on": "balance", "fault": "status", "status": 402}])
-    told = by_name((await api_checks(emulator.url))[0])
-    assert (told[KEY].status, told[BALANCE].status) == ("ok", "error")
+    checked = by_name((await api_checks(emulator.url))[0])
+    assert (checked[KEY].status, checked[BALANCE].status) == ("ok", "error")
 
 
-async def test_a_price_that_is_not_known_is_a_warning(emulator: Emulator) -> None:
+async def test_an_unknown_price_is_a_warning(emulator: Emulator) -> None:
     emulator.faults([{"on": call, "fault": "status", "times": None} for call in ("price", "pricing")])
-    told = by_name((await api_checks(emulator.url))[0])
-    assert (told[PRICE].status, told[BALANCE].status) == ("warning", "ok")
-    assert told[BALANCE].found == "100 USD"
+    checked = by_name((await api_checks(emulator.url))[0])
+    assert (checked[PRICE].status, checked[BALANCE].status) == ("warning", "ok")
+    assert checked[BALANCE].found == "100 USD"
 
 
-async def test_an_api_that_cannot_be_reached_is_an_error_that_says_where_it_should_be() -> None:
-    told = by_name((await api_checks("http://127.0.0.1:9"))[0])
-    assert told[KEY].status == "error"
-    assert "http://127.0.0.1:9" in told[KEY].remedy
+async def test_an_unreachable_api_is_an_error_with_its_address() -> None:
+    checked = by_name((await api_checks("http://127.0.0.1:9"))[0])
+    assert checked[KEY].status == "error"
+    assert "http://127.0.0.1:9" in checked[KEY].remedy
 
 
-# The clocks
+# --- the clocks ---
 
 
 @pytest.mark.parametrize(
     ("ahead", "status"), [(0, "ok"), (-100, "warning"), (301, "error"), (-4000, "error")]
 )
-async def test_the_machines_clock_is_compared_with_what_the_api_tells(
+async def test_the_machines_clock_is_compared_with_the_apis(
     emulator: Emulator, ahead: float, status: str
 ) -> None:
     with proxy(S3Server(emulator.url)) as (way, _):
@@ -132,36 +132,36 @@ def test_the_outputs_clock_is_compared_with_the_apis(api: float, store: float, s
     assert (clock.name, clock.status) == (STORE_CLOCK, status)
 
 
-def test_clocks_that_are_not_known_are_not_checked() -> None:
+def test_unknown_clocks_are_skipped() -> None:
     assert [check.status for check in check_clocks(None, None)] == ["skipped", "skipped"]
     assert "this machine's" in check_clocks(None, timedelta())[1].found
 
 
-# The store
+# --- the store ---
 
 
-async def test_all_is_well_on_a_directory_and_nothing_is_left(tmp_path: Path) -> None:
+async def test_a_directory_passes_and_nothing_is_left(tmp_path: Path) -> None:
     checks, skew = await check_store(directory_store(tmp_path / "out"))
     assert statuses(checks) == {OUTPUT: "ok", CREATE: "ok"}
     assert skew == timedelta()
     assert list((tmp_path / "out").iterdir()) == []
 
 
-async def test_all_is_well_on_s3_and_nothing_is_left(moto: S3Server, tmp_path: Path) -> None:
+async def test_s3_passes_and_nothing_is_left(moto: S3Server, tmp_path: Path) -> None:
     checks, skew = await check_store(store_on(moto, tmp_path.name))
     assert statuses(checks) == {
         OUTPUT: "ok",
         CREATE: "ok",
         PRESIGN: "ok",
-        CHECKSUMS: "warning",  # moto does not look at them
+        CHECKSUMS: "warning",  # moto does not verify them
         NOTIFICATIONS: "ok",
     }
     assert skew == timedelta()
-    assert left_on(moto, tmp_path.name) == []
+    assert leftovers(moto, tmp_path.name) == []
     assert "Signature" not in str(checks)
 
 
-async def test_a_store_whose_clock_is_wrong_is_noticed(moto: S3Server) -> None:
+async def test_a_wrong_clock_of_the_store_is_noticed(moto: S3Server) -> None:
     with proxy(moto) as (way, seen):
         way.ahead = 5000
         _, skew = await check_store(store_on(seen, "clock"))
@@ -173,28 +173,28 @@ async def test_a_store_without_create_if_absent_is_an_error(moto: S3Server) -> N
     with proxy(moto) as (way, seen):
         way.ignore_conditions = True
         checks, _ = await check_store(store_on(seen, "ignoring"))
-    told = by_name(checks)
-    assert (told[OUTPUT].status, told[CREATE].status) == ("ok", "error")
-    assert "billed twice" in told[CREATE].found
-    assert "AWS S3" in told[CREATE].remedy
-    assert left_on(moto, "ignoring") == []
+    checked = by_name(checks)
+    assert (checked[OUTPUT].status, checked[CREATE].status) == ("ok", "error")
+    assert "billed twice" in checked[CREATE].found
+    assert "AWS S3" in checked[CREATE].remedy
+    assert leftovers(moto, "ignoring") == []
 
 
-async def test_a_store_that_keeps_it_only_one_after_the_other_is_an_error(moto: S3Server) -> None:
+async def test_a_store_without_create_if_absent_for_simultaneous_puts_is_an_error(moto: S3Server) -> None:
     with proxy(moto) as (way, seen):
         store = store_on(seen, "race")
         create = store.create
 
-        async def careless(path: str, *args: object, **more: object) -> bool:
-            if path.endswith("/race"):  # from here on like Swift's S3 API, which looks and then writes
+        async def unsafe(path: str, *args: object, **more: object) -> bool:
+            if path.endswith("/race"):  # from here on like Swift's S3 API, which checks and then writes
                 way.ignore_conditions = True
             return await create(path, *args, **more)  # type: ignore[arg-type]
 
-        store.create = careless  # type: ignore[method-assign]
-        told = by_name((await check_store(store))[0])
-    assert told[CREATE].status == "error"
-    assert "simultaneous puts all won" in told[CREATE].found
-    assert left_on(moto, "race") == []
+        store.create = unsafe  # type: ignore[method-assign]
+        checked = by_name((await check_store(store))[0])
+    assert checked[CREATE].status == "error"
+    assert "simultaneous puts all won" in checked[CREATE].found
+    assert leftovers(moto, "race") == []
 
 
 @contextmanager
@@ -203,67 +203,67 @@ def forbidding(moto: S3Server, method: str, path: str = "") -> Iterator[tuple[Pr
         yield both
 
 
-async def test_a_bucket_that_may_only_be_read_is_an_error_that_names_the_right(moto: S3Server) -> None:
+async def test_a_read_only_bucket_is_an_error_that_names_the_permission(moto: S3Server) -> None:
     with forbidding(moto, "PUT") as (way, seen):
         checks, skew = await check_store(store_on(seen, "read-only"))
-    told = by_name(checks)
-    assert (told[OUTPUT].status, told[CREATE].status) == ("error", "skipped")
-    assert "access denied" in told[OUTPUT].found
-    assert "s3:PutObject" in told[OUTPUT].remedy
+    checked = by_name(checks)
+    assert (checked[OUTPUT].status, checked[CREATE].status) == ("error", "skipped")
+    assert "access denied" in checked[OUTPUT].found
+    assert "s3:PutObject" in checked[OUTPUT].remedy
     assert skew is None
     assert [request for request in way.request_lines if request.startswith(("POST", "DELETE"))] == []
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "right"),
+    ("method", "path", "permission"),
     [("GET", "/restyle", "s3:ListBucket"), ("HEAD", "", "s3:GetObject"), ("GET", "/object", "s3:GetObject")],
 )
-async def test_what_may_not_be_done_names_the_right(
-    moto: S3Server, method: str, path: str, right: str
+async def test_a_denied_call_names_the_permission(
+    moto: S3Server, method: str, path: str, permission: str
 ) -> None:
     with forbidding(moto, method, path) as (_, seen):
-        told = by_name((await check_store(store_on(seen, "rights")))[0])
-    assert told[OUTPUT].status == "error"
-    assert right in told[OUTPUT].remedy
-    assert left_on(moto, "rights") == []
+        checked = by_name((await check_store(store_on(seen, "rights")))[0])
+    assert checked[OUTPUT].status == "error"
+    assert permission in checked[OUTPUT].remedy
+    assert leftovers(moto, "rights") == []
 
 
-async def test_what_cannot_be_removed_again_is_told_with_where_it_is(moto: S3Server) -> None:
+async def test_objects_that_cannot_be_removed_are_reported_with_their_path(moto: S3Server) -> None:
     with forbidding(moto, "POST") as (_, seen):
-        told = by_name((await check_store(store_on(seen, "stays")))[0])
-    assert told[OUTPUT].status == "error"
-    assert "s3:DeleteObject" in told[OUTPUT].remedy
-    assert "/.probe/doctor-" in told[OUTPUT].remedy
-    assert told[CREATE].status == "ok"
+        checked = by_name((await check_store(store_on(seen, "stays")))[0])
+    assert checked[OUTPUT].status == "error"
+    assert "s3:DeleteObject" in checked[OUTPUT].remedy
+    assert "/.probe/doctor-" in checked[OUTPUT].remedy
+    assert checked[CREATE].status == "ok"
 
 
 async def test_a_bucket_that_does_not_exist_is_an_error(moto: S3Server) -> None:
     store = s3_store("nowhere", "x", moto.session(), endpoint_url=moto.endpoint)
-    told = by_name((await check_store(store))[0])
-    assert "bucket does not exist" in told[OUTPUT].found
-    assert "create the bucket" in told[OUTPUT].remedy
+    checked = by_name((await check_store(store))[0])
+    assert "bucket does not exist" in checked[OUTPUT].found
+    assert "create the bucket" in checked[OUTPUT].remedy
 
 
-async def test_nothing_is_left_when_it_is_interrupted(moto: S3Server) -> None:
+async def test_an_interrupted_check_leaves_nothing(moto: S3Server) -> None:
     written = asyncio.Event()
     store = store_on(moto, "interrupted")
     create = store.create
 
-    async def noted(path: str, *args: object, **more: object) -> bool:
-        made = await create(path, *args, **more)  # type: ignore[arg-type]
+    async def noting(path: str, *args: object, **more: object) -> bool:
+        created = await create(path, *args, **more)  # type: ignore[arg-type]
         written.set()
-        return made
+        return created
 
-    store.create = noted  # type: ignore[method-assign]
+    store.create = noting  # type: ignore[method-assign]
     checking = asyncio.ensure_future(check_store(store))
     await written.wait()
     checking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await checking
-    assert left_on(moto, "interrupted") == []
+    assert leftovers(moto, "interrupted") == []
 
 
-def test_a_directory_that_is_not_there_yet_is_no_error_and_is_not_made(tmp_path: Path) -> None:
+def test_a_directory_that_does_not_exist_yet_is_a_warning_and_is_not_created(tmp_path: Path) -> None:
     check = check_directory(str(tmp_path / "a" / "b"))
     assert check is not None
     assert check.status == "warning"
@@ -276,10 +276,10 @@ def test_a_directory_that_is_not_there_yet_is_no_error_and_is_not_made(tmp_path:
     assert below.status == "error"
 
 
-# The settings
+# --- the settings ---
 
 
-def test_settings_at_odds_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inconsistent_settings_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     get_settings.cache_clear()
     assert check_settings().status == "ok"
     get_settings.cache_clear()

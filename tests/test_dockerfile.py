@@ -1,4 +1,4 @@
-"""deployments/Dockerfile, without a Docker that could build it: what it says is carried out by hand."""
+"""deployments/Dockerfile, without Docker: its steps are carried out by hand."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ LINES = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", _TEXT, flags=re.MULTILINE))
 
 
 def _copied() -> list[str]:
-    """What is copied from the checkout into the image that builds."""
+    """The paths that are copied from the checkout into the build stage."""
     copies = [line.split()[1:-1] for line in LINES if line.startswith("COPY ") and "--from" not in line]
     return [source for sources in copies for source in sources]
 
 
 def _sent(path: str) -> bool:
-    """Whether .dockerignore lets a path at the root of the checkout through: its last rule that fits says."""
+    """Whether .dockerignore lets a path at the root through: its last matching rule decides."""
     rules = (_ROOT / ".dockerignore").read_text().splitlines()
-    fitting = [rule for rule in rules if rule and rule[0] != "#" and fnmatch(path, rule.removeprefix("!"))]
-    return fitting[-1].startswith("!")
+    matching = [rule for rule in rules if rule and rule[0] != "#" and fnmatch(path, rule.removeprefix("!"))]
+    return matching[-1].startswith("!")
 
 
-def test_what_is_copied_is_there_and_sent_and_nothing_else_is() -> None:
+def test_copied_paths_exist_and_are_sent_and_nothing_else_is() -> None:
     for source in _copied():
         assert (_ROOT / source).exists(), source
         assert _sent(source), source
@@ -40,7 +40,7 @@ def test_what_is_copied_is_there_and_sent_and_nothing_else_is() -> None:
 
 def test_it_does_not_run_as_root_and_names_no_registry() -> None:
     (user,) = [line.split()[1] for line in LINES if line.startswith("USER ")]
-    assert user.isdecimal()  # Kubernetes' runAsNonRoot cannot tell of a name
+    assert user.isdecimal()  # Kubernetes' runAsNonRoot needs a number
     assert int(user) > 0
     assert LINES.index(f"USER {user}") > max(n for n, line in enumerate(LINES) if line.startswith("RUN "))
     images = [line.split()[1] for line in LINES if line.startswith("FROM ")]
@@ -48,9 +48,9 @@ def test_it_does_not_run_as_root_and_names_no_registry() -> None:
     assert "://" not in _TEXT
 
 
-@pytest.mark.e2e  # it takes setuptools from the package index
-def test_what_is_copied_is_enough_to_install_the_flows_and_the_command(tmp_path: Path) -> None:
-    """The image's own command, but for what it depends on, which is installed here already."""
+@pytest.mark.e2e  # downloads setuptools
+def test_copied_paths_suffice_to_install_the_flows_and_the_command(tmp_path: Path) -> None:
+    """Runs the image's own command, without dependencies, which are installed here already."""
     source, target = tmp_path / "src", tmp_path / "app"
     source.mkdir()
     for name in _copied():

@@ -1,4 +1,4 @@
-"""`restyle init`: what it writes, and what it leaves alone."""
+"""`restyle init`: what it writes, and what it refuses to overwrite."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def written(folder: Path) -> list[str]:
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     assert main(["init", *arguments]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("error: ")
-    assert said.err.count("\n") == 1
-    return said.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert output.err.count("\n") == 1
+    return output.err
 
 
-def test_a_new_folder_and_the_empty_one_that_we_are_in_become_the_same_project(
+def test_a_new_folder_and_the_current_empty_one_become_the_same_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new, here = tmp_path / "new" / "pictures", tmp_path / "pictures"
@@ -50,7 +50,7 @@ def test_a_new_folder_and_the_empty_one_that_we_are_in_become_the_same_project(
     assert (new / "README.md").read_text().startswith("# pictures\n")
 
 
-def test_a_repository_that_was_just_begun_counts_as_empty(tmp_path: Path) -> None:
+def test_a_new_git_repository_counts_as_empty(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
     assert main(["init", str(tmp_path)]) == 0
     (tmp_path / ".env").write_text("WAVESPEED_API_KEY=secret\n")
@@ -59,24 +59,21 @@ def test_a_repository_that_was_just_begun_counts_as_empty(tmp_path: Path) -> Non
     assert sorted(kept.stdout.split()) == FILES, "the filled-in settings are not committed"
 
 
-def test_a_folder_with_something_in_it_is_left_alone_and_what_is_there_is_named(
+def test_a_folder_that_is_not_empty_is_refused_with_the_names_in_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in range(1, 8):
         (tmp_path / f"{number}.txt").write_text("mine")
-    said = refusal(capsys, str(tmp_path))
-    assert "1.txt, 2.txt, 3.txt, 4.txt, 5.txt and 2 more" in said
+    assert "1.txt, 2.txt, 3.txt, 4.txt, 5.txt and 2 more" in refusal(capsys, str(tmp_path))
     assert len(written(tmp_path)) == 7
 
 
-def test_a_file_in_the_place_of_the_folder_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_instead_of_a_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "pictures").write_text("mine")
     assert str(tmp_path / "pictures") in refusal(capsys, str(tmp_path / "pictures"))
 
 
-def test_where_not_all_can_be_written_nothing_is(tmp_path: Path) -> None:
+def test_if_not_everything_can_be_written_nothing_is(tmp_path: Path) -> None:
     ended = subprocess.run(
         [
             sys.executable,
@@ -88,7 +85,9 @@ def test_where_not_all_can_be_written_nothing_is(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=_ROOT,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),  # less than the photo
+        preexec_fn=lambda: resource.setrlimit(
+            resource.RLIMIT_FSIZE, (20_000, 20_000)
+        ),  # less than the photograph
     )
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: ")
@@ -100,6 +99,6 @@ def test_where_not_all_can_be_written_nothing_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["pictures", 'our: "pictures" #1', "ü"])
 def test_the_deployments_are_those_of_this_package(name: str, tmp_path: Path) -> None:
     assert main(["init", str(tmp_path / name)]) == 0
-    made = yaml.safe_load((tmp_path / name / "prefect.yaml").read_text())
+    written_file = yaml.safe_load((tmp_path / name / "prefect.yaml").read_text())
     ours = yaml.safe_load((_ROOT / "deployments" / "prefect.yaml").read_text())
-    assert made == {**ours, "name": name}
+    assert written_file == {**ours, "name": name}

@@ -1,4 +1,4 @@
-"""Figures for Prometheus of processes that share a machine, and the dashboard that shows them."""
+"""Metrics for Prometheus of processes that share a machine, and the dashboard that shows them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KNOWN = {
 _METRIC = re.compile(r"\brestyle_\w+")
 
 
-def in_a_process(code: str, directory: Path) -> str:
+def in_process(code: str, directory: Path) -> str:
     env = {**os.environ, "PYTHONPATH": str(_ROOT), "PROMETHEUS_MULTIPROC_DIR": str(directory)}
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=60, check=True
@@ -39,25 +39,26 @@ def in_a_process(code: str, directory: Path) -> str:
 
 
 def latest(directory: Path) -> dict[str, float]:
-    """What the receiver serves."""
-    said = in_a_process(
-        "from deployments.receiver import metrics; print(metrics.latest().decode())", directory
+    """The metrics that the receiver serves."""
+    text = in_process(
+        "from prefect_wavespeed.deployments.receiver import metrics; print(metrics.latest().decode())",
+        directory,
     )
-    lines = [line.rsplit(" ", 1) for line in said.splitlines() if line.startswith("restyle_")]
+    lines = [line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("restyle_")]
     return {name: float(value) for name, value in lines}
 
 
-def test_the_receiver_adds_up_what_runs_on_the_same_machine_have_counted_also_those_that_are_gone(
+def test_the_receiver_sums_the_metrics_of_runs_on_its_machine_even_of_ended_ones(
     tmp_path: Path,
 ) -> None:
     for usd in (0.025, 0.05):
-        in_a_process(
+        in_process(
             f"from prefect_wavespeed import metrics; metrics.STORED.inc(); metrics.SPENT.inc({usd})", tmp_path
         )
-    told = latest(tmp_path)
-    assert told['restyle_jobs_total{outcome="stored"}'] == 2
-    assert told["restyle_spent_usd_total"] == pytest.approx(0.075)
-    assert latest(tmp_path) == told, "asking changes nothing"
+    metrics = latest(tmp_path)
+    assert metrics['restyle_jobs_total{outcome="stored"}'] == 2
+    assert metrics["restyle_spent_usd_total"] == pytest.approx(0.075)
+    assert latest(tmp_path) == metrics, "reading changes nothing"
 
 
 def test_what_a_killed_run_had_in_flight_is_in_flight_no_more(tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ def test_what_a_killed_run_had_in_flight_is_in_flight_no_more(tmp_path: Path) ->
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     with pytest.raises(subprocess.CalledProcessError):
-        in_a_process(killed, tmp_path)
+        in_process(killed, tmp_path)
     running = subprocess.Popen(
         [
             sys.executable,
@@ -108,11 +109,11 @@ def test_the_documentation_names_every_metric_and_none_that_does_not_exist() -> 
 def test_panels_of_the_dashboard_do_not_overlap_and_say_what_they_show() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
-        place = panel["gridPos"]
+        grid = panel["gridPos"]
         cells = {
             (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
+            for x in range(grid["x"], grid["x"] + grid["w"])
+            for y in range(grid["y"], grid["y"] + grid["h"])
         }
         assert not cells & taken
         assert max(x for x, _ in cells) < 24

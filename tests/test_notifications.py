@@ -1,4 +1,4 @@
-"""Every sender's notification tells the same object; what none of them sends is refused with a reason."""
+"""Notifications of each sender describe the same object; any other message is refused with a reason."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ VERSIONED = CREATED.model_copy(update={"version": "L4kqtJlcpXroDTDmpUMLUo"})
 
 
 @pytest.mark.parametrize(
-    ("message", "told"),
+    ("message", "created"),
     [
         (aws(), CREATED),
         (aws(versionId="L4kqtJlcpXroDTDmpUMLUo"), VERSIONED),
@@ -55,8 +55,8 @@ VERSIONED = CREATED.model_copy(update={"version": "L4kqtJlcpXroDTDmpUMLUo"})
         (eventbridge(**{"version-id": "L4kqtJlcpXroDTDmpUMLUo"}), VERSIONED),
     ],
 )
-def test_each_senders_notification_tells_the_object(message: dict[str, Any], told: ObjectCreated) -> None:
-    assert parse_notification(parse_json(json.dumps(message))) == Notification([told])
+def test_the_notification_of_each_sender(message: dict[str, Any], created: ObjectCreated) -> None:
+    assert parse_notification(parse_json(json.dumps(message))) == Notification([created])
 
 
 def test_a_key_may_be_as_long_as_s3_allows() -> None:
@@ -64,12 +64,12 @@ def test_a_key_may_be_as_long_as_s3_allows() -> None:
     assert parse_notification(aws(key)).created[0].key == key
 
 
-def test_a_notification_may_tell_of_several_objects_and_of_other_things() -> None:
+def test_a_notification_may_contain_several_objects_and_other_records() -> None:
     message = aws("in/1.jpg", "in/2.jpg")
     message["Records"].insert(1, record(event="ObjectRemoved:Delete"))
-    told = parse_notification(message)
-    assert [created.key for created in told.created] == ["in/1.jpg", "in/2.jpg"]
-    assert told.ignored == 1
+    notification = parse_notification(message)
+    assert [created.key for created in notification.created] == ["in/1.jpg", "in/2.jpg"]
+    assert notification.ignored == 1
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_notification_may_tell_of_several_objects_and_of_other_things() -> Non
         {"Records": [{"eventSource": "aws:ses", "eventName": "Received"}]},
     ],
 )
-def test_what_is_no_creation_is_ignored(message: dict[str, Any]) -> None:
+def test_other_events_than_creations_are_ignored(message: dict[str, Any]) -> None:
     assert parse_notification(message) == Notification([], ignored=1)
 
 
@@ -108,7 +108,7 @@ def test_what_is_no_creation_is_ignored(message: dict[str, Any]) -> None:
         ({"detail-type": "Object Created", "detail": {"bucket": {"name": ""}}}, "bucket.name"),
     ],
 )
-def test_what_has_another_shape_is_refused_with_the_reason(message: dict[str, Any], reason: str) -> None:
+def test_another_format_is_refused_with_the_reason(message: dict[str, Any], reason: str) -> None:
     with pytest.raises(InvalidNotificationError, match=reason):
         parse_notification(message)
 
@@ -116,13 +116,13 @@ def test_what_has_another_shape_is_refused_with_the_reason(message: dict[str, An
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"\xff", b"[]", b"null", b'"Records"', b"[" * 100_000, b"1" * 10_000]
 )
-def test_what_is_no_json_object_is_refused(body: bytes) -> None:
+def test_anything_but_a_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidNotificationError, match="JSON"):
         parse_json(body)
 
 
 class Amazon:
-    """Stands where sns.*.amazonaws.com would answer."""
+    """Answers instead of sns.*.amazonaws.com."""
 
     def __init__(self, **answers: bytes) -> None:
         self.asked: list[str] = []
@@ -138,13 +138,13 @@ def verify(envelope: dict[str, Any], fetch: Callable[[str], Awaitable[bytes]] | 
 
 @pytest.mark.parametrize("version", ["1", "2"])
 @pytest.mark.parametrize("kind", ["Notification", "SubscriptionConfirmation", "UnsubscribeConfirmation"])
-def test_what_sns_has_signed_is_believed(version: str, kind: str) -> None:
+def test_an_envelope_signed_by_sns_is_accepted(version: str, kind: str) -> None:
     envelope = sns(aws(), version=version, kind=kind)
     assert is_envelope(envelope)
     verify(envelope)
 
 
-def test_a_subject_is_signed_too() -> None:
+def test_the_subject_is_signed_too() -> None:
     envelope = sns(aws(), Subject="Amazon S3 Notification")
     verify(envelope)
     with pytest.raises(ForgedError):
@@ -166,7 +166,7 @@ def test_a_subject_is_signed_too() -> None:
         {"Message": "\ud800"},
     ],
 )
-def test_whatever_is_signed_cannot_be_changed(change: dict[str, str]) -> None:
+def test_no_signed_field_can_be_changed(change: dict[str, str]) -> None:
     with pytest.raises(ForgedError):
         verify(sns(aws()) | change)
 
@@ -187,14 +187,14 @@ def test_whatever_is_signed_cannot_be_changed(change: dict[str, str]) -> None:
         "",
     ],
 )
-def test_a_certificate_from_elsewhere_is_not_even_fetched(url: str) -> None:
+def test_a_certificate_from_another_host_is_not_even_fetched(url: str) -> None:
     amazon = Amazon()
     with pytest.raises(ForgedError, match="SigningCertURL"):
         verify(sns(aws(), SigningCertURL=url), amazon)
     assert amazon.asked == []
 
 
-def test_china_has_a_host_of_its_own() -> None:
+def test_the_host_of_china_is_accepted() -> None:
     verify(
         sns(
             aws(),
@@ -206,7 +206,7 @@ def test_china_has_a_host_of_its_own() -> None:
 @pytest.mark.parametrize(
     "name", ["Message", "MessageId", "Timestamp", "Signature", "SignatureVersion", "SigningCertURL"]
 )
-def test_an_envelope_that_lacks_something_is_refused(name: str) -> None:
+def test_an_incomplete_envelope_is_refused(name: str) -> None:
     envelope = sns(aws())
     del envelope[name]
     with pytest.raises(InvalidNotificationError, match=name):
@@ -215,7 +215,7 @@ def test_an_envelope_that_lacks_something_is_refused(name: str) -> None:
         verify(envelope | {name: 1})
 
 
-def test_a_certificate_that_is_none_proves_nothing() -> None:
+def test_an_invalid_certificate_proves_nothing() -> None:
     async def garbage(url: str) -> bytes:
         return b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"
 
@@ -223,9 +223,9 @@ def test_a_certificate_that_is_none_proves_nothing() -> None:
         verify(sns(aws()), garbage)
 
 
-def test_a_certificate_that_cannot_be_fetched_leaves_it_open() -> None:
+def test_a_certificate_that_cannot_be_fetched_is_a_temporary_error() -> None:
     async def away(url: str) -> bytes:
-        raise UnavailableError("Amazon SNS cannot be asked")
+        raise UnavailableError("Amazon SNS cannot be reached")
 
     with pytest.raises(UnavailableError):
         verify(sns(aws()), away)
@@ -242,7 +242,7 @@ def test_a_certificate_is_fetched_once() -> None:
     assert amazon.asked == [CERTIFICATE_URL]
 
 
-def test_a_subscription_is_confirmed_where_sns_is() -> None:
+def test_a_subscription_is_confirmed_at_sns() -> None:
     amazon = Amazon()
     asyncio.run(SnsVerifier(amazon).confirm(sns("…", kind="SubscriptionConfirmation")))
     assert amazon.asked == [SUBSCRIBE_URL]

@@ -1,4 +1,4 @@
-"""The receiver believes whom it should; what it acknowledges is a Prefect event, one, however often told."""
+"""The receiver verifies its senders; what it acknowledges is one Prefect event, however often it is sent."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from prefect_wavespeed.batch.created_object import ObjectCreated
 from prefect_wavespeed.blocks.names import RECEIVER_TOKEN_SECRET, WEBHOOK_SECRET
 from prefect_wavespeed.emulator.webhooks import secret_of, sign
 from tests.support.emulator_process import Emulator
+from tests.support.in_process import restyle
 from tests.support.notifications import ETAG, KEY, aws, ceph, configured, eventbridge, minio, record, sns
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import wait_until
@@ -41,23 +42,23 @@ ENDED = "wavespeed.prediction.ended"
 
 @pytest.fixture(scope="module")
 def receiver(prefect: PrefectServer, emulator_process: Emulator) -> Iterator[Receiving]:
-    """One receiver for what does not have to stop it."""
+    """One receiver for all tests that do not stop it."""
     env = {"WAVESPEED_API_KEY": API_KEY, "WAVESPEED_BASE_URL": emulator_process.url}
     with receiving(prefect, env=env) as running:
         yield running
 
 
-def known(prefect: PrefectServer, receiver: Receiving, name: str) -> list[dict[str, Any]]:
-    """All events of this name, once Prefect has written down what it took until now."""
+def received(prefect: PrefectServer, receiver: Receiving, name: str) -> list[dict[str, Any]]:
+    """All events of this name, once Prefect has stored those that it has accepted so far."""
     last = f"last/{uuid4()}.jpg"
-    assert receiver.tell(aws(last)).status_code == 200
+    assert receiver.notify(aws(last)).status_code == 200
     wait_until(lambda: any(event["payload"]["key"] == last for event in prefect.events(CREATED)))
     return prefect.events(name)
 
 
 def webhook(**prediction: Any) -> bytes:
-    told = {"id": f"p-{uuid4().hex}", "status": "completed", "outputs": [OUTPUT], "input": {"seed": 7}}
-    return json.dumps(told | prediction).encode()
+    default = {"id": f"p-{uuid4().hex}", "status": "completed", "outputs": [OUTPUT], "input": {"seed": 7}}
+    return json.dumps(default | prediction).encode()
 
 
 def signed(body: bytes, *, secret: str = SECRET, age: float = 0, **instead: str | None) -> dict[str, str]:
@@ -71,17 +72,17 @@ def signed(body: bytes, *, secret: str = SECRET, age: float = 0, **instead: str 
     return {name.replace("_", "-"): value for name, value in headers.items() if value is not None}
 
 
-# What comes, how it is answered, and how many events there are of it afterwards.
+# Body that is signed, headers, body that is sent, statuses of the answers, number of events.
 WEBHOOKS: dict[str, tuple[bytes, Callable[[bytes], dict[str, str]], bytes, list[int], int]] = {
     "valid": (body := webhook(), signed, body, [200], 1),
     "failed": (body := webhook(status="failed", code=1200, error="moderation"), signed, body, [200], 1),
-    "of a prediction that nobody knows": (body := webhook(model="another/model"), signed, body, [200], 1),
+    "of an unknown prediction": (body := webhook(model="another/model"), signed, body, [200], 1),
     "twice": (body := webhook(), signed, body, [200, 200], 1),
     "forged": (body := webhook(), lambda b: signed(b, secret="whsec_forged"), body, [401], 0),
     "altered": (body := webhook(), signed, body.replace(b"completed", b"failed"), [401], 0),
     "longer": (body := webhook(), signed, body + b" ", [401], 0),
     "old": (body := webhook(), lambda b: signed(b, age=310), body, [400], 0),
-    "of the future": (body := webhook(), lambda b: signed(b, age=-310), body, [400], 0),
+    "from the future": (body := webhook(), lambda b: signed(b, age=-310), body, [400], 0),
     "of another version": (
         body := webhook(),
         lambda b: signed(b, webhook_signature="v2," + "0" * 64),
@@ -99,7 +100,7 @@ WEBHOOKS: dict[str, tuple[bytes, Callable[[bytes], dict[str, str]], bytes, list[
 }
 
 
-def test_webhooks_are_answered_and_become_events_as_they_deserve(
+def test_each_kind_of_webhook_is_answered_and_becomes_an_event_or_not(
     receiver: Receiving, prefect: PrefectServer
 ) -> None:
     statuses: dict[str, list[int]] = {}
@@ -110,21 +111,22 @@ def test_webhooks_are_answered_and_become_events_as_they_deserve(
             assert ("error" in answer.json()) == (answer.status_code != 200), name
     assert statuses == {name: row[3] for name, row in WEBHOOKS.items()}
 
-    events = known(prefect, receiver, ENDED)
+    events = received(prefect, receiver, ENDED)
     about = [event["payload"]["prediction_id"] for event in events]
     for name, (body, _, _, _, count) in WEBHOOKS.items():
         prediction = json.loads(body).get("id", "-") if name != "not JSON" else "-"
         assert about.count(prediction) == count, name
 
 
-def test_a_webhooks_event_holds_the_prediction_and_shows_no_url(
+def test_a_webhooks_event_contains_the_prediction_without_readable_urls(
     receiver: Receiving, prefect: PrefectServer
 ) -> None:
     for query in ("", "?wait=no", "?wait=yes"):
         body = webhook(id=f"p-event{query}")
         assert receiver.http.post(f"/wavespeed{query}", content=body, headers=signed(body)).is_success
-    told = {e["resource"]["prefect.resource.id"]: e for e in known(prefect, receiver, ENDED)}
-    waited = {query: told[f"wavespeed.prediction.p-event{query}"] for query in ("", "?wait=no", "?wait=yes")}
+    events = {e["resource"]["prefect.resource.id"]: e for e in received(prefect, receiver, ENDED)}
+    queries = ("", "?wait=no", "?wait=yes")
+    waited = {query: events[f"wavespeed.prediction.p-event{query}"] for query in queries}
     assert {query: event["resource"]["wavespeed.waited"] for query, event in waited.items()} == {
         "": "true",
         "?wait=no": "false",
@@ -137,7 +139,7 @@ def test_a_webhooks_event_holds_the_prediction_and_shows_no_url(
     assert unseal(payload["sealed"], SECRET).outputs == [OUTPUT]
 
 
-def test_the_webhook_secret_is_kept_and_fetched_anew_when_it_has_changed(
+def test_the_webhook_secret_is_kept_and_fetched_again_when_it_has_changed(
     prefect: PrefectServer, emulator: Emulator
 ) -> None:
     with prefect.used_here():
@@ -149,14 +151,14 @@ def test_the_webhook_secret_is_kept_and_fetched_anew_when_it_has_changed(
             body = webhook()
             answer = receiver.http.post("/wavespeed", content=body, headers=signed(body, secret=secret))
             assert answer.status_code == status, answer.text
-        # neither a valid one nor the forged ones make it ask again
+        # neither valid nor forged webhooks make it ask again
         assert emulator.ledger()["calls"]["secret"] == 1
     with prefect.used_here():
         kept: Secret[Any] = asyncio.run(Secret.aload(WEBHOOK_SECRET))
         assert kept.value.get_secret_value() == SECRET
 
 
-def test_webhooks_wait_for_a_secret_that_cannot_be_had(prefect: PrefectServer) -> None:
+def test_webhooks_are_answered_503_while_the_secret_is_not_available(prefect: PrefectServer) -> None:
     with prefect.used_here():
         Secret.delete(WEBHOOK_SECRET)
     env = {"WAVESPEED_API_KEY": API_KEY, "WAVESPEED_BASE_URL": f"http://127.0.0.1:{free_port()}"}
@@ -169,8 +171,8 @@ def test_webhooks_wait_for_a_secret_that_cannot_be_had(prefect: PrefectServer) -
 
 
 def created(**about: Any) -> ObjectCreated:
-    told = {"bucket": "photos", "key": KEY, "etag": ETAG, "sequencer": "0055AED6DCD90281E5", "size": 1024}
-    return ObjectCreated.model_validate(told | about)
+    default = {"bucket": "photos", "key": KEY, "etag": ETAG, "sequencer": "0055AED6DCD90281E5", "size": 1024}
+    return ObjectCreated.model_validate(default | about)
 
 
 NOTIFICATIONS = {
@@ -182,32 +184,32 @@ NOTIFICATIONS = {
 }
 
 
-def test_a_notification_told_five_times_is_one_event_whoever_sends_it(
+def test_a_notification_sent_five_times_is_one_event_for_each_kind_of_sender(
     receiver: Receiving, prefect: PrefectServer
 ) -> None:
     for message, _ in [*NOTIFICATIONS.values()] * 5:
-        assert receiver.tell(message).json() == {"events": 1, "ignored": 0}
-    events = known(prefect, receiver, CREATED)
-    for name, (_, told) in NOTIFICATIONS.items():
-        (event,) = [one for one in events if one["payload"] == told.model_dump(mode="json")]
+        assert receiver.notify(message).json() == {"events": 1, "ignored": 0}
+    events = received(prefect, receiver, CREATED)
+    for name, (_, expected) in NOTIFICATIONS.items():
+        (event,) = [one for one in events if one["payload"] == expected.model_dump(mode="json")]
         assert event["resource"] == {
-            "prefect.resource.id": told.uri,
-            "prefect.resource.name": told.key.removeprefix("in/"),
+            "prefect.resource.id": expected.uri,
+            "prefect.resource.name": expected.key.removeprefix("in/"),
         }, name
 
 
 def test_every_record_of_a_notification_counts(receiver: Receiving, prefect: PrefectServer) -> None:
     message = aws(*(f"many/{n}.jpg" for n in range(250)))
     message["Records"].append(record(event="ObjectRemoved:Delete"))
-    assert receiver.tell(message).json() == {"events": 250, "ignored": 1}
-    keys = {event["payload"]["key"] for event in known(prefect, receiver, CREATED)}
+    assert receiver.notify(message).json() == {"events": 250, "ignored": 1}
+    keys = {event["payload"]["key"] for event in received(prefect, receiver, CREATED)}
     assert len([key for key in keys if key.startswith("many/")]) == 250
 
 
 def test_an_overwritten_object_is_another_event(receiver: Receiving, prefect: PrefectServer) -> None:
     for sequencer in ("01", "02"):
-        assert receiver.tell(aws("in/overwritten.jpg", sequencer=sequencer)).is_success
-    events = [e for e in known(prefect, receiver, CREATED) if e["payload"]["key"] == "in/overwritten.jpg"]
+        assert receiver.notify(aws("in/overwritten.jpg", sequencer=sequencer)).is_success
+    events = [e for e in received(prefect, receiver, CREATED) if e["payload"]["key"] == "in/overwritten.jpg"]
     assert {event["payload"]["sequencer"] for event in events} == {"01", "02"}
 
 
@@ -233,13 +235,13 @@ def basic(password: str) -> dict[str, str]:
         ("?token=%FF%00é", {"Authorization": "Bearer \xff"}, 401),
     ],
 )
-def test_notifications_bear_the_token(
+def test_notifications_need_the_token(
     query: str, headers: dict[str, str], status: int, receiver: Receiving
 ) -> None:
     encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     answer = receiver.http.post(f"/s3{query}", json=configured(), headers=encoded)
     assert answer.status_code == status
-    # Amazon SNS sends the user and the password of a URL only when it is asked to
+    # Amazon SNS sends the user and password of a URL only after this challenge
     assert ("www-authenticate" in answer.headers) == (status == 401)
 
 
@@ -250,7 +252,7 @@ def test_notifications_bear_the_token(
         ("POST", "/s3", b"", 400),
         ("POST", "/s3", b"no JSON", 400),
         ("POST", "/s3", b'{"a": "notification of something else"}', 400),
-        ("POST", "/s3", json.dumps(sns(aws())).encode(), 503),  # no Amazon to get the certificate from
+        ("POST", "/s3", json.dumps(sns(aws())).encode(), 503),  # Amazon cannot be reached for the certificate
         ("POST", "/s3", json.dumps(sns(aws(), SigningCertURL="https://example.com/1.pem")).encode(), 401),
         ("POST", "/s3", b"x" * (1 << 20), 400),
         ("POST", "/s3", b"x" * ((1 << 20) + 1), 413),
@@ -262,7 +264,7 @@ def test_notifications_bear_the_token(
         ("POST", "/s3/", b"", 404),
     ],
 )
-def test_what_cannot_be_taken_is_refused_with_a_reason(
+def test_what_is_not_accepted_is_refused_with_a_reason(
     method: str, path: str, content: bytes, status: int, receiver: Receiving
 ) -> None:
     headers = {"Authorization": f"Bearer {TOKEN}"}
@@ -271,24 +273,24 @@ def test_what_cannot_be_taken_is_refused_with_a_reason(
     assert status == 200 or answer.json()["error"]
 
 
-def test_health_and_counters_tell_how_it_goes(receiver: Receiving) -> None:
-    assert receiver.tell(aws("in/counted.jpg")).is_success
+def test_health_and_metrics(receiver: Receiving) -> None:
+    assert receiver.notify(aws("in/counted.jpg")).is_success
     assert receiver.http.get("/health").json() == {"status": "ok"}
-    told = receiver.http.get("/metrics").text
-    assert f'restyle_receiver_events_total{{event="{CREATED}"}}' in told
-    assert 'restyle_receiver_requests_total{path="/s3",status="200"}' in told
-    assert "restyle_receiver_prefect_up 1.0" in told
+    metrics = receiver.http.get("/metrics").text
+    assert f'restyle_receiver_events_total{{event="{CREATED}"}}' in metrics
+    assert 'restyle_receiver_requests_total{path="/s3",status="200"}' in metrics
+    assert "restyle_receiver_prefect_up 1.0" in metrics
 
 
 @pytest.fixture
 def between(prefect: PrefectServer) -> Iterator[tuple[Proxy, dict[str, str]]]:
-    """A proxy before Prefect, and the environment of a receiver that goes through it."""
+    """A proxy before Prefect, and the environment of a receiver that uses it."""
     parts = urlsplit(prefect.url)
     with proxy(S3Server(f"{parts.scheme}://{parts.netloc}")) as (before, seen):
         yield before, {"PREFECT_API_URL": f"{seen.endpoint}/api"}
 
 
-def test_while_prefect_is_away_senders_are_told_to_try_again(
+def test_while_prefect_is_down_senders_are_asked_to_retry(
     between: tuple[Proxy, dict[str, str]], prefect: PrefectServer
 ) -> None:
     before, env = between
@@ -296,50 +298,49 @@ def test_while_prefect_is_away_senders_are_told_to_try_again(
         message = aws("in/while-away.jpg")
         before.down()
         for _ in range(2):
-            answer = receiver.tell(message)
+            answer = receiver.notify(message)
             assert answer.status_code == 503
             assert answer.headers["retry-after"].isdigit()
         wait_until(lambda: receiver.http.get("/health").status_code == 503, 10)
         assert "cannot be reached" in receiver.http.get("/health").json()["error"]
         before.up()
-        assert receiver.tell(message).status_code == 200
+        assert receiver.notify(message).status_code == 200
         wait_until(lambda: receiver.http.get("/health").status_code == 200, 10)
-        events = known(prefect, receiver, CREATED)
+        events = received(prefect, receiver, CREATED)
         assert [e["payload"]["key"] for e in events].count("in/while-away.jpg") == 1
-        receiver.command.send(signal.SIGTERM)
+        receiver.command.send(signal.SIGINT)
         ended = receiver.command.ended(60)
-    # told once when it goes and once when it is back, whatever comes meanwhile
+    assert ended.status == 0
+    # logged once when it goes down and once when it is back, whatever is sent meanwhile
     assert ended.stderr.count("senders are asked to retry") == 1
     assert ended.stderr.count("Prefect accepts events again") == 1
     assert TOKEN not in ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("what", ["refuse", "fail", "drop"])
-def test_nothing_is_acknowledged_that_prefect_may_not_have_taken(
-    what: Any, between: tuple[Proxy, dict[str, str]], prefect: PrefectServer
+def test_nothing_is_acknowledged_that_prefect_may_not_have_accepted(
+    between: tuple[Proxy, dict[str, str]], prefect: PrefectServer
 ) -> None:
     before, env = between
+    faults: tuple[Any, ...] = ("refuse", "fail", "drop")
     with receiving(prefect, env=env) as receiver:
-        message = aws(f"in/{what}.jpg")
-        before.faults.append(Fault(what, "POST", "/events"))
-        assert receiver.tell(message).status_code == 503
-        assert receiver.tell(message).status_code == 200
-        keys = [event["payload"]["key"] for event in known(prefect, receiver, CREATED)]
-        assert keys.count(f"in/{what}.jpg") == 1
+        for fault in faults:
+            message = aws(f"in/{fault}.jpg")
+            before.faults.append(Fault(fault, "POST", "/events"))
+            assert receiver.notify(message).status_code == 503
+            assert receiver.notify(message).status_code == 200
+        keys = [event["payload"]["key"] for event in received(prefect, receiver, CREATED)]
+    assert [keys.count(f"in/{fault}.jpg") for fault in faults] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_it_answers_what_is_under_way_and_ends_well(
-    signum: signal.Signals, prefect: PrefectServer
-) -> None:
-    body = json.dumps(aws(f"in/{signum.name}.jpg")).encode()
+def test_when_stopped_it_answers_requests_in_progress_and_exits_with_0(prefect: PrefectServer) -> None:
+    body = json.dumps(aws("in/stopped.jpg")).encode()
     with receiving(prefect) as receiver:
         port = urlsplit(receiver.url).port
         with closing(socket.create_connection(("127.0.0.1", port))) as sender:
             head = f"POST /s3?token={TOKEN} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
             sender.sendall(head.encode() + body[:10])
             time.sleep(0.5)
-            receiver.command.send(signum)
+            receiver.command.send(signal.SIGTERM)
             time.sleep(1)
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", port))
@@ -348,36 +349,43 @@ def test_told_to_stop_it_answers_what_is_under_way_and_ends_well(
         ended = receiver.command.ended(60)
     assert (ended.status, ended.stdout) == (0, f"listening on {receiver.url}\n")
     assert "Traceback" not in ended.stderr
-    wait_until(lambda: any(e["payload"]["key"] == f"in/{signum.name}.jpg" for e in prefect.events(CREATED)))
+    wait_until(lambda: any(e["payload"]["key"] == "in/stopped.jpg" for e in prefect.events(CREATED)))
 
 
-def test_the_token_may_lie_in_a_block(prefect: PrefectServer) -> None:
+def test_the_token_may_be_in_a_block(prefect: PrefectServer) -> None:
     with prefect.used_here():
         token: Secret[Any] = Secret(value=SecretStr("a-token-in-a-block"))
         token.save(RECEIVER_TOKEN_SECRET, overwrite=True)
     try:
         with receiving(prefect, env={"RESTYLE_RECEIVER_TOKEN": ""}) as receiver:
-            assert receiver.tell(configured(), token="a-token-in-a-block").status_code == 200
-            assert receiver.tell(configured()).status_code == 401
+            assert receiver.notify(configured(), token="a-token-in-a-block").status_code == 200
+            assert receiver.notify(configured()).status_code == 401
     finally:
         with prefect.used_here():
             Secret.delete(RECEIVER_TOKEN_SECRET)
 
 
-def test_what_is_missing_is_told_in_a_line(prefect: PrefectServer, moto: S3Server) -> None:
-    def said(*options: str, **env: str) -> str:
+def test_what_is_missing_is_reported_in_one_line(prefect: PrefectServer, moto: S3Server) -> None:
+    def error(*options: str, api_url: str | None = None, **env: str) -> str:
         given = {"RESTYLE_RECEIVER_TOKEN": TOKEN, **moto.env, **env}
-        ended = prefect.restyle("receiver", *options, env=given)
+        ended = restyle("receiver", *options, prefect=prefect, api_url=api_url, env=given)
         assert (ended.status, ended.stdout, ended.stderr.count("\n")) == (1, "", 1), ended
         return ended.stderr
 
-    assert "RESTYLE_RECEIVER_TOKEN" in said(RESTYLE_RECEIVER_TOKEN="")
-    assert "set PREFECT_API_URL" in said(PREFECT_API_URL="")
-    away = {"RESTYLE_RECEIVER_TOKEN": "", "PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api"}
-    assert "Prefect cannot be asked" in said(**away)
+    assert "RESTYLE_RECEIVER_TOKEN" in error(RESTYLE_RECEIVER_TOKEN="")
+    down = f"http://127.0.0.1:{free_port()}/api"
+    assert "Prefect cannot be asked" in error(RESTYLE_RECEIVER_TOKEN="", api_url=down)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert "in use" in said("--port", str(taken.getsockname()[1]))
-    assert "the queue's URL" in said("--port", "0", "--sqs", "arn:aws:sqs:eu-central-1:123456789012:pictures")
+        assert "in use" in error("--port", str(taken.getsockname()[1]))
+    assert "the queue's URL" in error(
+        "--port", "0", "--sqs", "arn:aws:sqs:eu-central-1:123456789012:pictures"
+    )
     missing = f"{moto.endpoint}/123456789012/no-such-queue"
-    assert "NonExistentQueue" in said("--port", "0", "--sqs", missing)
-    assert "--sqs" in said("--port", "0", "--sqs", f"http://127.0.0.1:{free_port()}/123456789012/q")
+    assert "NonExistentQueue" in error("--port", "0", "--sqs", missing)
+    assert "--sqs" in error("--port", "0", "--sqs", f"http://127.0.0.1:{free_port()}/123456789012/q")
+
+
+def test_without_prefect_it_does_not_start(prefect: PrefectServer) -> None:
+    ended = prefect.restyle("receiver", env={"RESTYLE_RECEIVER_TOKEN": TOKEN, "PREFECT_API_URL": ""})
+    assert (ended.status, ended.stdout, ended.stderr.count("\n")) == (1, "", 1), ended
+    assert "set PREFECT_API_URL" in ended.stderr

@@ -1,4 +1,4 @@
-"""Whatever is sent to the receiver, it answers with what it means, and never with 500."""
+"""Whatever is sent to the receiver, it answers with the right status, and never with 500."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ SECRET = "whsec_secret"
 MANY = settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-class Known(WebhookSecret):
-    """The webhook secret, without asking WaveSpeedAI."""
+class FixedSecret(WebhookSecret):
+    """A webhook secret that needs no WaveSpeedAI."""
 
     async def get(self) -> str:
         return SECRET
@@ -48,7 +48,7 @@ class Known(WebhookSecret):
 
 
 class Gate:
-    """The application in this process, before a real Prefect server; Amazon SNS answers from here."""
+    """The application in this process, with a real Prefect server and an Amazon SNS of this test."""
 
     def __init__(self, runner: asyncio.Runner, http: httpx.AsyncClient) -> None:
         self.asked: list[str] = []
@@ -58,7 +58,7 @@ class Gate:
     def post(self, path: str, **request: Any) -> httpx.Response:
         return self._runner.run(self._http.post(path, **request))
 
-    def tell(self, message: Any) -> httpx.Response:
+    def notify(self, message: Any) -> httpx.Response:
         return self.post("/s3", json=message, params={"token": TOKEN})
 
 
@@ -72,36 +72,36 @@ def gate(prefect: PrefectServer) -> Iterator[Gate]:
 
     with asyncio.Runner() as runner, prefect.used_here():
         client = runner.run(get_client().__aenter__())
-        receiver = Receiver(PrefectApi(client), Known("default"), SnsVerifier(amazon), TOKEN)
+        receiver = Receiver(PrefectApi(client), FixedSecret("default"), SnsVerifier(amazon), TOKEN)
         transport = httpx.ASGITransport(receiver.app())
         http = httpx.AsyncClient(transport=transport, base_url="http://receiver", timeout=60)
-        made = Gate(runner, http)
-        made.asked = asked
-        yield made
+        gate = Gate(runner, http)
+        gate.asked = asked
+        yield gate
         runner.run(http.aclose())
         runner.run(client.__aexit__(None, None, None))
 
 
-def test_what_comes_through_sns_becomes_the_same_event(gate: Gate) -> None:
+def test_notifications_through_sns_become_events(gate: Gate) -> None:
     for version in ("1", "2"):
-        assert gate.tell(sns(aws(), version=version)).json() == {"events": 1, "ignored": 0}
-    assert gate.tell(sns(eventbridge())).json() == {"events": 1, "ignored": 0}
-    assert gate.tell(sns(configured())).json() == {"events": 0, "ignored": 1}
-    assert gate.tell(sns("no JSON")).status_code == 400
-    assert gate.tell(sns(aws()) | {"Message": json.dumps(aws("in/another.jpg"))}).status_code == 401
+        assert gate.notify(sns(aws(), version=version)).json() == {"events": 1, "ignored": 0}
+    assert gate.notify(sns(eventbridge())).json() == {"events": 1, "ignored": 0}
+    assert gate.notify(sns(configured())).json() == {"events": 0, "ignored": 1}
+    assert gate.notify(sns("no JSON")).status_code == 400
+    assert gate.notify(sns(aws()) | {"Message": json.dumps(aws("in/another.jpg"))}).status_code == 401
 
 
-def test_a_signature_alone_is_not_enough(gate: Gate) -> None:
+def test_a_signature_does_not_replace_the_token(gate: Gate) -> None:
     assert gate.post("/s3", json=sns(aws())).status_code == 401
 
 
-def test_a_subscription_is_confirmed_once_it_is_believed(gate: Gate) -> None:
+def test_a_subscription_is_confirmed_only_if_it_is_authentic(gate: Gate) -> None:
     forged = sns("…", kind="SubscriptionConfirmation") | {"Message": "another"}
-    assert gate.tell(forged).status_code == 401
+    assert gate.notify(forged).status_code == 401
     assert SUBSCRIBE_URL not in gate.asked
-    assert gate.tell(sns("…", kind="UnsubscribeConfirmation")).status_code == 200
+    assert gate.notify(sns("…", kind="UnsubscribeConfirmation")).status_code == 200
     assert SUBSCRIBE_URL not in gate.asked
-    assert gate.tell(sns("…", kind="SubscriptionConfirmation")).status_code == 200
+    assert gate.notify(sns("…", kind="SubscriptionConfirmation")).status_code == 200
     assert gate.asked[-1] == SUBSCRIBE_URL
 
 
@@ -124,18 +124,18 @@ MESSAGES = [
 
 @st.composite
 def damaged(draw: st.DrawFn) -> Any:
-    """A notification with one thing in it replaced or left out."""
+    """A notification with one value in it replaced or removed."""
     message = json.loads(json.dumps(draw(st.sampled_from(MESSAGES))))
-    place: Any = message
+    node: Any = message
     while True:
-        at = draw(st.sampled_from(sorted(place)) if isinstance(place, dict) else st.just(0))
-        if isinstance(place[at], dict | list) and place[at] and draw(st.booleans()):
-            place = place[at]
+        at = draw(st.sampled_from(sorted(node)) if isinstance(node, dict) else st.just(0))
+        if isinstance(node[at], dict | list) and node[at] and draw(st.booleans()):
+            node = node[at]
             continue
         if draw(st.integers(0, 3)):
-            place[at] = draw(ANYTHING | TEXT)
+            node[at] = draw(ANYTHING | TEXT)
         else:
-            del place[at]
+            del node[at]
         return message
 
 

@@ -1,9 +1,8 @@
-"""`restyle setup` and what `prefect deploy` makes of deployments/prefect.yaml, on a real server."""
+"""`restyle setup`, and `prefect deploy` of deployments/prefect.yaml, on a real server."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from prefect_wavespeed.deployments.cli.app import main
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
+from tests.support.in_process import restyle
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import Command, Ended
 
@@ -32,7 +31,7 @@ AUTOMATIONS = (
 
 @dataclass
 class Team:
-    """Somebody who sets the project up on a server of their own."""
+    """A team with a Prefect server on which nothing is set up."""
 
     prefect: PrefectServer
     emulator: Emulator
@@ -42,17 +41,14 @@ class Team:
         return {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": self.emulator.url}
 
     def run(self, *options: str, env: Mapping[str, str] | None = None) -> Ended:
-        """Run ``restyle setup``; the key is never told."""
-        ended = self.prefect.restyle("setup", *options, env={**self.env, **(env or {})})
+        """Run ``restyle setup``; it never prints the key."""
+        ended = restyle("setup", *options, prefect=self.prefect, env={**self.env, **(env or {})})
         assert KEY not in ended.stdout + ended.stderr
         return ended
 
     def setup(self, *options: str, env: Mapping[str, str] | None = None) -> dict[str, str]:
-        """Run it, and return what it says of each thing."""
-        ended = self.run(*options, env=env)
-        assert (ended.status, ended.stderr) == (0, "")
-        told = [line.split(None, 1) for line in ended.stdout.splitlines()]
-        return {_thing(line): what for what, line in told}
+        """Run it, and return the outcome for each thing."""
+        return outcomes(self.run(*options, env=env))
 
     def deploy(self) -> dict[str, dict[str, Any]]:
         """Run ``prefect deploy``, from another folder, and return the deployments by their names."""
@@ -73,6 +69,12 @@ class Team:
         return {automation["name"]: automation for automation in self.prefect.all("automations")}
 
 
+def outcomes(ended: Ended) -> dict[str, str]:
+    assert (ended.status, ended.stderr) == (0, "")
+    lines = [line.split(None, 1) for line in ended.stdout.splitlines()]
+    return {_thing(line): outcome for outcome, line in lines}
+
+
 def _thing(line: str) -> str:
     name = re.match(r"automation/restyle: [^:]*|[^:]*", line)
     assert name
@@ -86,16 +88,17 @@ def team(prefect: PrefectServer, emulator: Emulator) -> Iterator[Team]:
     prefect.clean()
 
 
-def test_setup_makes_what_is_missing_and_leaves_the_rest_alone(team: Team, tmp_path: Path) -> None:
+def test_setup_creates_what_is_missing_and_keeps_the_rest(team: Team, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
-    made = team.setup("--out", out, "--watch", WATCH, "--tier", "silver")
-    assert set(made.values()) == {"created", "now"}
-    assert made["run  prefect --no-prompt deploy --all"] == "now"
+    options = ("--out", out, "--watch", WATCH, "--tier", "silver")
+    created = outcomes(team.prefect.restyle("setup", *options, env=team.env))  # as a process
+    assert set(created.values()) == {"created", "now"}
+    assert created["run  prefect --no-prompt deploy --all"] == "now"
     assert {
         "secret/wavespeed-api-key", "wavespeed/default", "global-concurrency-limit/wavespeed-in-flight",
         "local-file-system/restyle-output", "secret/restyle-receiver-token", "work-pool/restyle",
         "work-queue/restyle/restyle-object", *(f"automation/{name}" for name in AUTOMATIONS),
-    } < set(made)  # fmt: skip
+    } < set(created)  # fmt: skip
     assert team.variables == {
         "work_pool": "restyle",
         "image": "prefect-wavespeed:latest",
@@ -108,7 +111,7 @@ def test_setup_makes_what_is_missing_and_leaves_the_rest_alone(team: Team, tmp_p
     }
 
     again = team.setup("--out", out, "--tier", "silver")
-    assert again == {thing: "found" for thing in made if made[thing] == "created"}
+    assert again == {thing: "found" for thing in created if created[thing] == "created"}
 
     assert (
         team.setup("--out", out, env={"WAVESPEED_API_KEY": "another"})["secret/wavespeed-api-key"]
@@ -121,23 +124,23 @@ def test_setup_makes_what_is_missing_and_leaves_the_rest_alone(team: Team, tmp_p
     ]
     assert team.variables["output"] == "s3-bucket/restyle-output"
 
-    # the blocks are enough: nothing in the environment, and the saved directory
-    options = ["--out", "local-file-system/restyle-output", "--size", "256*256", "--json"]
-    ended = team.prefect.restyle("image", str(PHOTO), *options)
+    # the blocks suffice: with nothing in the environment, into the saved directory
+    image_options = ["--out", "local-file-system/restyle-output", "--size", "256*256", "--json"]
+    ended = restyle("image", str(PHOTO), *image_options, prefect=team.prefect)
     assert json.loads(ended.stdout)["outputs"][0]["uri"].startswith(out)
 
 
-def test_settings_come_from_the_environment_and_stay_until_it_says_otherwise(
+def test_settings_come_from_the_environment_and_stay_until_it_changes_them(
     team: Team, tmp_path: Path
 ) -> None:
     out = ["--out", str(tmp_path)]
     first = {
-        "RESTYLE_WATCH": "s3://bucket/in",  # a folder
+        "RESTYLE_WATCH": "s3://bucket/in",  # is taken as a folder
         "RESTYLE_WORK_POOL": "k8s",
         "RESTYLE_IMAGE": "team/restyle:7",
         "RESTYLE_SCHEDULE": "30 1 * * *",
         "RESTYLE_RUNS": "9",
-        "RESTYLE_RECEIVER_TOKEN": "token-of-ours",
+        "RESTYLE_RECEIVER_TOKEN": "our-token",
     }
     template = {
         "job_configuration": {"image": "{{ image }}", "env": "{{ env }}"},
@@ -156,22 +159,24 @@ def test_settings_come_from_the_environment_and_stay_until_it_says_otherwise(
     assert team.variables["watch"] == team.variables["manifest"] == WATCH
 
     then = team.setup()
-    assert {what for thing, what in then.items() if thing.startswith(("variable/", "work-"))} == {"found"}
+    assert {outcome for thing, outcome in then.items() if thing.startswith(("variable/", "work-"))} == {
+        "found"
+    }
 
     changed = team.setup(env={"RESTYLE_WATCH": "s3://bucket/new/", "RESTYLE_RUNS": "2"})
     assert [changed["work-queue/k8s/restyle-object"], changed["variable/restyle_watch"]] == [
         "updated",
         "updated",
     ]
-    assert team.variables["manifest"] == "s3://bucket/new/"  # nobody named another
+    assert team.variables["manifest"] == "s3://bucket/new/"  # it follows the watched prefix
     named = {"RESTYLE_MANIFEST": "s3://bucket/all.csv"}
     team.setup(env=named)
     team.setup("--watch", "")
-    kept = {"watch": "none", "watching": False, "manifest": "s3://bucket/all.csv", "scheduled": True}
-    assert kept.items() <= team.variables.items()
+    expected = {"watch": "none", "watching": False, "manifest": "s3://bucket/all.csv", "scheduled": True}
+    assert expected.items() <= team.variables.items()
 
 
-def test_an_automation_is_brought_up_to_date_and_stays_switched_off(team: Team, tmp_path: Path) -> None:
+def test_an_automation_is_updated_and_stays_disabled(team: Team, tmp_path: Path) -> None:
     team.setup("--out", str(tmp_path))
     old = team.automations["restyle: lost runs"]
     path = f"/automations/{old['id']}"
@@ -188,7 +193,7 @@ def test_an_automation_is_brought_up_to_date_and_stays_switched_off(team: Team, 
 
 
 @pytest.mark.parametrize(
-    ("options", "env", "says"),
+    ("options", "env", "expected"),
     [
         (["--out", "s3://bucket/in/done", "--watch", WATCH], {}, ["s3://bucket/in/done", WATCH, "overlap"]),
         (["--out", "s3://bucket", "--watch", WATCH], {}, ["s3://bucket ", WATCH, "overlap", "choose"]),
@@ -205,29 +210,17 @@ def test_an_automation_is_brought_up_to_date_and_stays_switched_off(team: Team, 
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else " ".join(value.values()),
 )
-def test_what_cannot_be_is_told_in_one_line(
-    team: Team,
-    options: list[str],
-    env: dict[str, str],
-    says: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_an_invalid_setting_is_one_line_and_nothing_is_saved(
+    team: Team, options: list[str], env: dict[str, str], expected: list[str]
 ) -> None:
-    for name in [name for name in os.environ if name.startswith(("RESTYLE_", "WAVESPEED_"))]:
-        monkeypatch.delenv(name)
-    for name, value in {**team.env, **env}.items():
-        monkeypatch.setenv(name, value)
-    with team.prefect.used_here():  # in this process: what it imports takes longer than what it does
-        assert main(["setup", *options]) == 1
-    made, told = capsys.readouterr()
-    assert told.startswith("error: ")
-    assert told.count("\n") == 1
-    for part in says:
-        assert part in told
-    assert (made, team.variables) == ("", {})
+    ended = team.run(*options, env=env)
+    assert (ended.status, ended.stdout, team.variables) == (1, "", {})
+    assert ended.stderr.startswith("error: ")
+    assert ended.stderr.count("\n") == 1
+    assert [part for part in expected if part not in ended.stderr] == []
 
 
-def test_a_block_whose_secret_was_deleted_is_told_with_the_remedy(team: Team) -> None:
+def test_a_block_whose_secret_was_deleted_is_reported_with_the_remedy(team: Team) -> None:
     team.setup()
     found = team.prefect.call("GET", "/block_types/slug/secret/block_documents/name/wavespeed-api-key")
     team.prefect.call("DELETE", f"/block_documents/{found['id']}")
@@ -240,7 +233,7 @@ def test_a_block_whose_secret_was_deleted_is_told_with_the_remedy(team: Team) ->
     assert team.setup()["wavespeed/default"] == "created"
 
 
-def test_webhooks_are_switched_on_and_off(team: Team, tmp_path: Path) -> None:
+def test_webhooks_are_enabled_and_disabled(team: Team, tmp_path: Path) -> None:
     def url() -> Any:
         documents = team.prefect.call("POST", "/block_documents/filter", {"include_secrets": True})
         (block,) = [
@@ -255,7 +248,7 @@ def test_webhooks_are_switched_on_and_off(team: Team, tmp_path: Path) -> None:
     assert url() is None
 
 
-def test_all_is_deployed_as_it_is_set(team: Team) -> None:
+def test_deployments_have_the_settings(team: Team) -> None:
     team.setup("--out", "s3://bucket/out", "--watch", WATCH, env={"RESTYLE_SCHEDULE": "5 3 * * *"})
     for _ in range(2):  # and again, which changes nothing
         deployed = team.deploy()
@@ -290,7 +283,7 @@ def test_all_is_deployed_as_it_is_set(team: Team) -> None:
             assert action["schedule_after"] == automations[name]["trigger"]["within"] == 30
 
 
-def test_where_nothing_is_watched_nothing_is_triggered_or_scheduled(team: Team, tmp_path: Path) -> None:
+def test_without_a_watched_prefix_nothing_is_triggered_or_scheduled(team: Team, tmp_path: Path) -> None:
     team.setup("--out", str(tmp_path))
     deployed = team.deploy()
     assert [schedule["active"] for schedule in deployed["restyle-batch"]["schedules"]] == [False]

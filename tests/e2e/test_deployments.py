@@ -65,7 +65,7 @@ def _told(team: Deployed, key: str, sequencer: str, etag: str) -> None:
     about = {"key": key, "eTag": etag, "sequencer": sequencer, "size": 1, "versionId": ""}
     s3 = {"bucket": {"name": team.ceph.bucket}, "object": about}
     record = {"eventSource": "ceph:s3", "eventName": "s3:ObjectCreated:Put", "s3": s3}
-    assert team.receiver.tell({"Records": [record]}, token=team.token).status_code == 200
+    assert team.receiver.notify({"Records": [record]}, token=team.token).status_code == 200
 
 
 def test_what_is_told_again_is_billed_once_and_what_is_overwritten_anew(team: Deployed) -> None:

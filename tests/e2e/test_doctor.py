@@ -1,4 +1,4 @@
-"""`restyle doctor` against each way of being broken: found, with what to do; and nothing is left anywhere."""
+"""`restyle doctor` on each broken set-up: it reports problem and remedy, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from prefect_wavespeed.blocks import WaveSpeed
 from prefect_wavespeed.blocks.names import API_KEY_SECRET, IN_FLIGHT_LIMIT, variable
 from tests.support.ceph import CephGateway
 from tests.support.emulator_process import Emulator
+from tests.support.in_process import restyle
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import Command, Ended, wait_until
 from tests.support.s3_proxy import Fault, proxy
@@ -29,7 +30,7 @@ POOL = "restyle"
 
 @dataclass
 class Diagnosis:
-    """What the command said."""
+    """The command's result."""
 
     status: int
     checks: dict[str, dict[str, Any]]
@@ -40,7 +41,7 @@ class Diagnosis:
 
 @dataclass
 class Clinic:
-    """A Prefect server on which everything was set up, and an output; ``env`` is what commands see."""
+    """A Prefect server on which everything is set up, and an output; ``env`` is for commands."""
 
     prefect: PrefectServer
     emulator: Emulator
@@ -52,24 +53,29 @@ class Clinic:
     def out(self) -> str:
         return f"s3://{self.server.bucket}/{self.prefix}"
 
-    def run(self, *options: str, env: Mapping[str, str] | None = None) -> Ended:
-        ended = self.prefect.restyle("doctor", *options, env={**self.env, **(env or {})})
+    def run(self, *options: str, env: Mapping[str, str] | None = None, process: bool = False) -> Ended:
+        """Run the command in this process, or in one of its own."""
+        given = {**self.env, **(env or {})}
+        if process:
+            ended = self.prefect.restyle("doctor", *options, env=given)
+        else:
+            ended = restyle("doctor", *options, prefect=self.prefect, env=given)
         assert KEY not in ended.stdout + ended.stderr
         assert "Signature" not in ended.stdout + ended.stderr
         return ended
 
-    def ask(self, *options: str, env: Mapping[str, str] | None = None) -> Diagnosis:
-        """What it finds; nothing is spent, and nothing stays in the bucket."""
-        ended = self.run("--json", *options, env=env)
+    def ask(self, *options: str, env: Mapping[str, str] | None = None, process: bool = False) -> Diagnosis:
+        """Run it with ``--json``; it spends nothing, and leaves nothing in the bucket."""
+        ended = self.run("--json", *options, env=env, process=process)
         assert ended.stderr == ""
-        diagnosis = json.loads(ended.stdout)
-        assert diagnosis["ok"] is (ended.status == 0)
-        assert self.left() == []
+        result = json.loads(ended.stdout)
+        assert result["ok"] is (ended.status == 0)
+        assert self.leftovers() == []
         assert self.emulator.ledger()["predictions"] == []
-        for check in diagnosis["checks"]:
+        for check in result["checks"]:
             assert bool(check["remedy"]) is (check["status"] in ("warning", "error")), check
             assert "\n" not in check["found"] + check["remedy"]
-        return Diagnosis(ended.status, {check["name"]: check for check in diagnosis["checks"]})
+        return Diagnosis(ended.status, {check["name"]: check for check in result["checks"]})
 
     def block(self, name: str, url: str = "", secret: str = API_KEY_SECRET, **fields: Any) -> str:
         """Save another WaveSpeed block, and return its name."""
@@ -80,14 +86,14 @@ class Clinic:
             WaveSpeed(api_key=key, base_url=url or self.emulator.url, **terms).save(name, overwrite=True)
         return name
 
-    def left(self) -> list[str]:
-        there = self.server.client().list_objects_v2(Bucket=self.server.bucket, Prefix=f"{self.prefix}/")
-        return [entry["Key"] for entry in there.get("Contents", [])]
+    def leftovers(self) -> list[str]:
+        listing = self.server.client().list_objects_v2(Bucket=self.server.bucket, Prefix=f"{self.prefix}/")
+        return [entry["Key"] for entry in listing.get("Contents", [])]
 
 
 @pytest.fixture(scope="module")
 def worker(prefect: PrefectServer) -> Iterator[Command]:
-    """A live worker of the pool that set-up makes."""
+    """A live worker of the pool that set-up creates."""
     command = prefect.python("-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process")
     wait_until(lambda: _is_live(prefect))
     yield command
@@ -103,10 +109,10 @@ def _is_live(prefect: PrefectServer) -> bool:
 
 
 @pytest.fixture(scope="module")
-def all_is_well(
+def set_up_server(
     prefect: PrefectServer, worker: Command, emulator_process: Emulator, moto: S3Server
 ) -> PrefectServer:
-    """Everything was set up."""
+    """A server on which everything is set up."""
     out = f"s3://{moto.bucket}/doctor"
     env = {**moto.env, "WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator_process.url}
     ended = prefect.restyle("setup", "--tier", "silver", "--out", out, env=env)
@@ -115,20 +121,20 @@ def all_is_well(
 
 
 @pytest.fixture
-def clinic(all_is_well: PrefectServer, emulator: Emulator, moto: S3Server) -> Clinic:
-    """Everything is well."""
-    return Clinic(all_is_well, emulator, moto, "doctor", dict(moto.env))
+def clinic(set_up_server: PrefectServer, emulator: Emulator, moto: S3Server) -> Clinic:
+    """A set-up without any problem."""
+    return Clinic(set_up_server, emulator, moto, "doctor", dict(moto.env))
 
 
 @contextmanager
-def seen_through_a_proxy(clinic: Clinic, *faults: Fault) -> Iterator[tuple[Any, dict[str, str]]]:
+def behind_a_proxy(clinic: Clinic, *faults: Fault) -> Iterator[tuple[Any, dict[str, str]]]:
     assert isinstance(clinic.server, S3Server)
     with proxy(clinic.server, *faults) as (way, seen):
         yield way, seen.env
 
 
-def test_all_is_well_with_what_deployments_use(clinic: Clinic) -> None:
-    diagnosis = clinic.ask()
+def test_a_set_up_without_problems(clinic: Clinic) -> None:
+    diagnosis = clinic.ask(process=True)
     assert (diagnosis.status, diagnosis.errors()) == (0, set())
     assert {name: check["status"] for name, check in diagnosis.checks.items() if name != "checksums"} == {
         "settings": "ok",
@@ -151,7 +157,7 @@ def test_all_is_well_with_what_deployments_use(clinic: Clinic) -> None:
     assert {line.split()[0] for line in lines} <= {"ok", "warning"}
 
 
-def test_all_is_well_on_a_real_gateway(clinic: Clinic, ceph: CephGateway) -> None:
+def test_a_real_gateway_without_problems(clinic: Clinic, ceph: CephGateway) -> None:
     on_ceph = replace(clinic, server=ceph, prefix=uuid4().hex, env=ceph.env)
     diagnosis = on_ceph.ask("--out", on_ceph.out)
     assert (diagnosis.status, diagnosis.errors()) == (0, set())
@@ -161,7 +167,7 @@ def test_all_is_well_on_a_real_gateway(clinic: Clinic, ceph: CephGateway) -> Non
     } == {"ok"}
 
 
-def test_a_bucket_on_a_real_gateway_that_may_only_be_read(clinic: Clinic, ceph: CephGateway) -> None:
+def test_a_read_only_bucket_on_a_real_gateway(clinic: Clinic, ceph: CephGateway) -> None:
     denied = {
         "Version": "2012-10-17",
         "Statement": [
@@ -203,7 +209,8 @@ def test_a_wrong_key(clinic: Clinic) -> None:
 
 def test_no_credits(clinic: Clinic) -> None:
     with Emulator("--balance", "0.01") as emulator:
-        diagnosis = replace(clinic, emulator=emulator).ask("--wavespeed", clinic.block("poor", emulator.url))
+        block = clinic.block("poor", emulator.url)
+        diagnosis = replace(clinic, emulator=emulator).ask("--wavespeed", block)
     assert (diagnosis.status, diagnosis.errors()) == (1, {"balance"})
     assert "0.01 USD" in diagnosis.checks["balance"]["found"]
     assert "top up" in diagnosis.checks["balance"]["remedy"]
@@ -221,38 +228,40 @@ def test_a_skewed_clock(clinic: Clinic) -> None:
     assert "NTP" in diagnosis.checks["clock"]["remedy"]
 
 
-def test_an_outputs_clock_that_is_hours_off(clinic: Clinic) -> None:
-    with seen_through_a_proxy(clinic) as (way, env):
+def test_an_outputs_clock_that_is_two_hours_ahead(clinic: Clinic) -> None:
+    with behind_a_proxy(clinic) as (way, env):
         way.ahead = 2 * 3600
         diagnosis = clinic.ask("--out", clinic.out, env=env)
     assert (diagnosis.status, diagnosis.errors()) == (1, {"output's clock"})
 
 
 def test_no_prefect_server(clinic: Clinic) -> None:
-    diagnosis = clinic.ask("--out", clinic.out, env={"PREFECT_API_URL": "http://127.0.0.1:9/api"})
+    away = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    diagnosis = clinic.ask("--out", clinic.out, env=away, process=True)
     assert (diagnosis.status, diagnosis.errors()) == (1, {"Prefect API"})
     assert "prefect server start" in diagnosis.checks["Prefect API"]["remedy"]
     unchecked = {name for name, check in diagnosis.checks.items() if check["status"] == "skipped"}
     assert {"WaveSpeed block", "concurrency limit", "work pool", "WaveSpeed key", "clock"} <= unchecked
-    assert diagnosis.checks["create-if-absent"]["status"] == "ok", "it needs no Prefect"
+    assert diagnosis.checks["create-if-absent"]["status"] == "ok", "it does not need Prefect"
 
 
-def test_no_server_is_named(clinic: Clinic, tmp_path: Path) -> None:
+def test_no_server_is_configured(clinic: Clinic, tmp_path: Path) -> None:
     bare = {"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path), "WAVESPEED_API_KEY": KEY}
-    diagnosis = clinic.ask("--out", clinic.out, env={**bare, "WAVESPEED_BASE_URL": clinic.emulator.url})
+    env = {**bare, "WAVESPEED_BASE_URL": clinic.emulator.url}
+    diagnosis = clinic.ask("--out", clinic.out, env=env, process=True)
     assert (diagnosis.status, diagnosis.errors()) == (0, set())
     assert "PREFECT_API_URL is not set" in diagnosis.checks["Prefect API"]["found"]
     assert diagnosis.checks["WaveSpeed block"]["status"] == "warning"
 
 
-def test_no_server_is_named_and_none_may_be_started(clinic: Clinic, tmp_path: Path) -> None:
+def test_no_server_is_configured_and_none_may_be_started(clinic: Clinic, tmp_path: Path) -> None:
     bare = {"PREFECT_API_URL": "", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false"}
-    diagnosis = clinic.ask("--out", clinic.out, env=bare)
+    diagnosis = clinic.ask("--out", clinic.out, env=bare, process=True)
     assert (diagnosis.status, diagnosis.errors()) == (1, {"Prefect API"})
     assert "PREFECT_API_URL" in diagnosis.checks["Prefect API"]["remedy"]
 
 
-def test_a_limit_that_is_missing(clinic: Clinic) -> None:
+def test_a_missing_limit(clinic: Clinic) -> None:
     diagnosis = clinic.ask("--wavespeed", clinic.block("unlimited", concurrency_limit="gone"))
     assert (diagnosis.status, diagnosis.errors()) == (1, {"concurrency limit"})
     assert "prefect gcl create gone --limit 100" in diagnosis.checks["concurrency limit"]["remedy"]
@@ -261,64 +270,64 @@ def test_a_limit_that_is_missing(clinic: Clinic) -> None:
 @pytest.mark.parametrize(
     ("name", "status"), [("none", "error"), ("few", "warning"), ("off", "warning"), ("many", "warning")]
 )
-def test_a_limit_that_makes_no_sense(clinic: Clinic, name: str, status: str) -> None:
+def test_an_unreasonable_limit(clinic: Clinic, name: str, status: str) -> None:
     limit = {"none": 0, "few": 5, "off": 100, "many": 5_000}[name]
-    made = {"name": name, "limit": limit, "active": name != "off"}
-    clinic.prefect.call("POST", "/v2/concurrency_limits/", made)
+    created = {"name": name, "limit": limit, "active": name != "off"}
+    clinic.prefect.call("POST", "/v2/concurrency_limits/", created)
     diagnosis = clinic.ask("--wavespeed", clinic.block(name, concurrency_limit=name, requests_per_minute=500))
     check = diagnosis.checks["concurrency limit"]
     assert (diagnosis.status, check["status"]) == (int(status == "error"), status)
     assert f"prefect gcl {'enable' if name == 'off' else 'update'} {name}" in check["remedy"]
 
 
-def test_a_bucket_that_may_only_be_read(clinic: Clinic) -> None:
-    with seen_through_a_proxy(clinic, Fault("forbid", "PUT", "", 1_000)) as (_, env):
+def test_a_read_only_bucket(clinic: Clinic) -> None:
+    with behind_a_proxy(clinic, Fault("forbid", "PUT", "", 1_000)) as (_, env):
         diagnosis = clinic.ask("--out", clinic.out, env=env)
     assert (diagnosis.status, diagnosis.errors()) == (1, {"output"})
     assert "s3:PutObject" in diagnosis.checks["output"]["remedy"]
 
 
-def test_an_s3_without_conditional_put(clinic: Clinic) -> None:
-    with seen_through_a_proxy(clinic) as (way, env):
+def test_an_s3_without_conditional_puts(clinic: Clinic) -> None:
+    with behind_a_proxy(clinic) as (way, env):
         way.ignore_conditions = True
         diagnosis = clinic.ask("--out", clinic.out, env=env)
     assert (diagnosis.status, diagnosis.errors()) == (1, {"create-if-absent"})
     assert "AWS S3, Ceph, MinIO, R2" in diagnosis.checks["create-if-absent"]["remedy"]
 
 
-def test_an_s3_that_is_away(clinic: Clinic) -> None:
+def test_an_unreachable_s3(clinic: Clinic) -> None:
     diagnosis = clinic.ask("--out", clinic.out, env={"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"})
     assert (diagnosis.status, diagnosis.errors()) == (1, {"output"})
     assert "AWS_ENDPOINT_URL_S3" in diagnosis.checks["output"]["remedy"]
 
 
-def test_an_output_that_is_no_output(clinic: Clinic) -> None:
-    for out, says in (("gs://bucket/x", "gs://"), ("s3-bucket/nobody", "s3-bucket/nobody")):
+def test_an_unknown_output(clinic: Clinic) -> None:
+    for out, expected in (("gs://bucket/x", "gs://"), ("s3-bucket/nobody", "s3-bucket/nobody")):
         diagnosis = clinic.ask("--out", out)
         assert (diagnosis.status, diagnosis.errors()) == (1, {"output"})
-        assert says in diagnosis.checks["output"]["found"]
+        assert expected in diagnosis.checks["output"]["found"]
 
 
-def test_blocks_that_are_missing(clinic: Clinic) -> None:
+def test_a_missing_block(clinic: Clinic) -> None:
     diagnosis = clinic.ask("--wavespeed", "nobody")
     assert (diagnosis.status, diagnosis.errors()) == (1, {"WaveSpeed block"})
     assert "restyle setup" in diagnosis.checks["WaveSpeed block"]["remedy"]
     assert diagnosis.checks["balance"]["status"] == "skipped"
 
 
-def test_an_api_in_the_environment_that_is_not_the_blocks(clinic: Clinic) -> None:
+def test_another_api_in_the_environment_than_in_the_block(clinic: Clinic) -> None:
     diagnosis = clinic.ask(env={"WAVESPEED_BASE_URL": "http://somebody:pa55word@127.0.0.1:9"})
     assert (diagnosis.status, diagnosis.errors()) == (1, {"WaveSpeed block"})
     assert "unset WAVESPEED_BASE_URL" in diagnosis.checks["WaveSpeed block"]["remedy"]
     assert "pa55word" not in diagnosis.checks["WaveSpeed block"]["found"]
 
 
-def test_a_secret_block_that_is_missing(clinic: Clinic) -> None:
+def test_a_missing_secret_block(clinic: Clinic) -> None:
     with clinic.prefect.used_here():
         Secret(value=SecretStr(KEY)).save("lost")
     clinic.block("keyless", secret="lost")
-    (there,) = [one for one in clinic.prefect.all("block_documents") if one["name"] == "lost"]
-    clinic.prefect.call("DELETE", f"/block_documents/{there['id']}")
+    (lost,) = [one for one in clinic.prefect.all("block_documents") if one["name"] == "lost"]
+    clinic.prefect.call("DELETE", f"/block_documents/{lost['id']}")
     diagnosis = clinic.ask("--wavespeed", "keyless")
     assert (diagnosis.status, diagnosis.errors()) == (1, {"WaveSpeed block"})
     assert "prefect block delete wavespeed/keyless" in diagnosis.checks["WaveSpeed block"]["remedy"]
@@ -340,7 +349,7 @@ def test_a_pool_without_a_worker_and_no_pool(clinic: Clinic) -> None:
         clinic.prefect.call("PATCH", path, {"value": POOL})
 
 
-def test_settings_at_odds(clinic: Clinic) -> None:
+def test_inconsistent_settings(clinic: Clinic) -> None:
     diagnosis = clinic.ask(env={"RESTYLE_LEASE_SECONDS": "60"})
     assert (diagnosis.status, diagnosis.errors()) == (1, {"settings"})
     assert "RESTYLE_LEASE_SECONDS" in diagnosis.checks["settings"]["found"]

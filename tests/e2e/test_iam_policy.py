@@ -158,7 +158,7 @@ def run_deployed(prefect: PrefectServer, env: dict[str, str]) -> None:
     worker = prefect.python("-m", "prefect", "worker", "start", "--pool", "restyle", env=env)
     try:
         with receiving(prefect, env=env) as receiver:
-            assert receiver.tell({"Records": told}).status_code == 200
+            assert receiver.notify({"Records": told}).status_code == 200
             body = {"parameters": given, "state": {"type": "SCHEDULED"}}
             prefect.call("POST", f"/deployments/{batch}/create_flow_run", body)
             with suppress(TimeoutError):

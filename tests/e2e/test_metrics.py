@@ -120,7 +120,10 @@ def test_the_receiver_tells_what_runs_of_a_worker_counted_before_they_ended(
             240,
         )
         asked = prefect.python(
-            *("-c", "from deployments.receiver import metrics; print(metrics.latest().decode())"),
+            *(
+                "-c",
+                "from prefect_wavespeed.deployments.receiver import metrics; print(metrics.latest().decode())",
+            ),
             env={"PROMETHEUS_MULTIPROC_DIR": str(figures)},
         ).ended()
     finally:

@@ -85,9 +85,9 @@ def scraped(
             wait_until(lambda: server.ask("count_over_time(restyle_receiver_prefect_up[1h]) > 1"))
             before = panels(server)
             with Metered(prefect, emulator, manifest, out, figures) as batch:
-                assert receiver.tell(aws("in/a.jpg")).status_code == 200
-                assert receiver.tell(aws("in/a.jpg", event="ObjectRemoved:Delete")).status_code == 200
-                assert receiver.tell(aws("in/b.jpg"), token="another").status_code == 401
+                assert receiver.notify(aws("in/a.jpg")).status_code == 200
+                assert receiver.notify(aws("in/a.jpg", event="ObjectRemoved:Delete")).status_code == 200
+                assert receiver.notify(aws("in/b.jpg"), token="another").status_code == 401
                 summary = batch.summary()
             after = panels(server, time.time())
             yield Scraped(server, address, before, after, summary, out)

@@ -22,7 +22,7 @@ USER, PASSWORD = "team", "a-password-of-prefects"
 def test_prefects_own_credential_is_needed_and_stays_where_it_is(tmp_path: Path) -> None:
     with PrefectServer(tmp_path, {"PREFECT_SERVER_API_AUTH_STRING": f"{USER}:{PASSWORD}"}) as prefect:
         with receiving(prefect) as receiver:
-            answer = receiver.tell(aws("in/refused.jpg"))
+            answer = receiver.notify(aws("in/refused.jpg"))
             assert (answer.status_code, "401" in answer.json()["error"]) == (503, True)
             health = receiver.http.get("/health")
             assert (health.status_code, "PREFECT_API_AUTH_STRING" in health.json()["error"]) == (503, True)
@@ -34,7 +34,7 @@ def test_prefects_own_credential_is_needed_and_stays_where_it_is(tmp_path: Path)
         assert (ended.status, ended.stderr.count("\n"), "401" in ended.stderr) == (1, 1, True)
 
         with receiving(prefect, env={"PREFECT_API_AUTH_STRING": f"{USER}:{PASSWORD}"}) as receiver:
-            assert receiver.tell(aws("in/taken.jpg")).status_code == 200
+            assert receiver.notify(aws("in/taken.jpg")).status_code == 200
             assert receiver.http.get("/health").status_code == 200
             receiver.command.send(signal.SIGTERM)
             ended = receiver.command.ended(60)
@@ -53,7 +53,7 @@ def test_a_prefect_that_says_nothing_is_not_waited_for_long(prefect: PrefectServ
     with socket.create_server(("127.0.0.1", 0)) as silent:
         env = {"PREFECT_API_URL": f"http://127.0.0.1:{silent.getsockname()[1]}/api"}
         with receiving(prefect, env=env) as receiver:
-            answer = receiver.tell(aws())
+            answer = receiver.notify(aws())
             assert (answer.status_code, "did not answer" in answer.json()["error"]) == (503, True)
             assert TOKEN not in answer.text
 

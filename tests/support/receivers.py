@@ -32,7 +32,7 @@ class Receiving:
     command: Command
     http: httpx.Client = field(repr=False)
 
-    def tell(self, body: object, *, token: str = TOKEN) -> httpx.Response:
+    def notify(self, body: object, *, token: str = TOKEN) -> httpx.Response:
         """Post a notification to ``/s3``."""
         return self.http.post("/s3", json=body, headers={"Authorization": f"Bearer {token}"})
 
