@@ -85,9 +85,7 @@ def test_if_not_everything_can_be_written_nothing_is(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         cwd=_ROOT,
-        preexec_fn=lambda: resource.setrlimit(
-            resource.RLIMIT_FSIZE, (20_000, 20_000)
-        ),  # less than the photograph
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),  # less than the photo
     )
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: ")

@@ -257,16 +257,16 @@ def test_a_subscription_is_confirmed_at_sns() -> None:
         "https://169.254.169.254/latest/meta-data",
     ],
 )
-def test_and_nowhere_else(url: str) -> None:
+def test_a_subscription_is_confirmed_nowhere_else(url: str) -> None:
     amazon = Amazon()
     with pytest.raises(ForgedError, match="SubscribeURL"):
         asyncio.run(SnsVerifier(amazon).confirm(sns("…", kind="SubscriptionConfirmation", SubscribeURL=url)))
     assert amazon.asked == []
 
 
-def test_the_same_version_is_one_event_and_where_none_is_told_each_telling_is_another() -> None:
+def test_an_identified_version_is_one_event_and_others_are_an_event_each() -> None:
     for mark in ({"version": "v1"}, {"sequencer": "0A"}, {"etag": "e"}):
         created = ObjectCreated(bucket="b", key="k", **mark)  # type: ignore[arg-type]
         assert object_created(created).id == object_created(created).id
-    unnamed = ObjectCreated(bucket="b", key="k")
-    assert object_created(unnamed).id != object_created(unnamed).id
+    unidentified = ObjectCreated(bucket="b", key="k")
+    assert object_created(unidentified).id != object_created(unidentified).id
