@@ -119,11 +119,9 @@ def test_the_receiver_tells_what_runs_of_a_worker_counted_before_they_ended(
             ),
             240,
         )
+        code = "from prefect_wavespeed.deployments.receiver.metrics import latest; print(latest().decode())"
         asked = prefect.python(
-            *(
-                "-c",
-                "from prefect_wavespeed.deployments.receiver import metrics; print(metrics.latest().decode())",
-            ),
+            *("-c", code),
             env={"PROMETHEUS_MULTIPROC_DIR": str(figures)},
         ).ended()
     finally:
