@@ -8,6 +8,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
+from anyio import CancelScope
+
 _T = TypeVar("_T")
 
 
@@ -48,11 +50,12 @@ class _Resource(Generic[_T]):
         if not self._opened_or_failed.is_set():
             self._owner.cancel()
         cancelled: asyncio.CancelledError | None = None
-        while not self._owner.done():
-            try:
-                await asyncio.wait({self._owner})
-            except asyncio.CancelledError as error:
-                cancelled = error
+        with CancelScope(shield=True):  # anyio's timeouts would cancel again in every turn of the event loop
+            while not self._owner.done():
+                try:
+                    await asyncio.wait({self._owner})
+                except asyncio.CancelledError as error:
+                    cancelled = error
         if cancelled:
             raise cancelled
         if self._is_open:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from anyio import fail_after
 
 from prefect_wavespeed.tasks._shared import shared  # nothing public shows a cancellation between two awaits
 
@@ -84,6 +85,26 @@ async def test_a_user_that_is_cancelled_while_it_closes_leaves_nothing_open() ->
     door.gate.set()
     with pytest.raises(asyncio.CancelledError):
         await user
+    assert not door.is_open
+
+
+async def test_a_timeout_while_it_closes_leaves_nothing_open() -> None:
+    """anyio's, which Prefect uses for a flow's `timeout_seconds`."""
+    door = Door()
+
+    async def open_the_gate() -> None:
+        await asyncio.sleep(0.1)
+        door.gate.set()
+
+    async def use_once() -> None:
+        async with shared("door", door.open):
+            door.gate.clear()
+        await asyncio.sleep(1)
+
+    helper = asyncio.create_task(open_the_gate())
+    with pytest.raises(TimeoutError), fail_after(0.02):
+        await use_once()
+    assert helper.done()
     assert not door.is_open
 
 
