@@ -315,7 +315,8 @@ def test_ten_times_the_images_need_no_more_memory_and_a_few_hundred_task_runs(
             shell.folder.mkdir()
             arguments = ["batch", shell.manifest(pictures(count)), "--out", shell.out, "--size", "256*256"]
             options = ["--concurrency", "200", "--json"]
-            running = prefect.python("-m", "tests.support.batch_runner", *arguments, *options, env=shell.env)
+            env = {**shell.env, "RESTYLE_LEASE_SECONDS": "150"}  # nobody is killed here
+            running = prefect.python("-m", "tests.support.batch_runner", *arguments, *options, env=env)
             ended = running.ended(1800)
             assert ended.status == 0, ended
             peak = re.fullmatch(r"peak (\d+) MB\n", without_progress(ended))
