@@ -358,3 +358,34 @@ def test_shards_without_a_deployment_are_refused_before_anything_is_spent(world:
         asyncio.run(restyle_batch([f"{SITE}/1.jpg"], output=str(world.output), shards=2))
     assert world.emulator.ledger()["calls"]["submit"] == 0
     assert list(world.output.rglob("*")) == []
+
+
+@pytest.mark.parametrize("limited", ["work pool", "work queue", "deployment"])
+def test_shards_that_could_never_start_are_refused_before_anything_is_spent(
+    limited: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, name = world.prefect.call, limited.replace(" ", "-")
+    only_one = {"concurrency_limit": 1}
+    flow = call("POST", "/flows/", {"name": "restyle-batch"})
+    pool = call(
+        "POST", "/work_pools/", {"name": name, "type": "process", **(only_one if "pool" in limited else {})}
+    )
+    if "queue" in limited:
+        call("PATCH", f"/work_pools/{name}/queues/default", only_one)
+    deployment = call(
+        "POST",
+        "/deployments/",
+        {
+            "name": name,
+            "flow_id": flow["id"],
+            "work_pool_name": pool["name"],
+            **(only_one if limited == "deployment" else {}),
+        },
+    )
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", deployment["id"])
+    with (
+        world.prefect.used_here(),
+        pytest.raises(ConfigurationError, match=rf"{limited} \S+ lets 1 run at once, and 2 are needed"),
+    ):
+        asyncio.run(restyle_batch([f"{SITE}/1.jpg"], output=str(world.output), shards=2))
+    assert world.emulator.ledger()["calls"]["submit"] == 0

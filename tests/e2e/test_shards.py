@@ -259,16 +259,3 @@ def test_a_run_that_is_cancelled_takes_its_shards_with_it_and_another_goes_on(wo
     assert again["state_type"] == "COMPLETED", again["state"]["message"]
     ledger = world.emulator.ledger()
     assert (len(ledger["predictions"]), ledger["billed"]) == (100, 100)
-
-
-def test_a_pool_with_one_place_is_refused_before_anything_is_spent(world: World) -> None:
-    manifest = write_manifest(world.folder / "l.jsonl", pictures(4))
-    world.prefect.call("PATCH", "/work_pools/restyle", {"concurrency_limit": 1})
-    try:
-        with world.worker("h", 1):
-            run = world.ended(world.start(manifest, world.folder / "limited", 2))
-    finally:
-        world.prefect.call("PATCH", "/work_pools/restyle", {"concurrency_limit": None})
-    assert run["state_type"] == "FAILED"
-    assert "work pool restyle lets 1 run at once, and 2 are needed" in run["state"]["message"]
-    assert world.emulator.ledger()["calls"]["submit"] == 0
