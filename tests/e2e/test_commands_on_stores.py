@@ -34,8 +34,8 @@ _ERROR = {"type", "message", "retryable", "job_key", "prediction_id"}
 
 
 @dataclass(frozen=True)
-class Place:
-    """An output as the command is told of it, and how to look at it."""
+class Output:
+    """An output as it is given to the command, and how to read it."""
 
     out: str
     uri: str
@@ -62,8 +62,8 @@ class Shell:
     def image(self, source: str, out: str, env: Mapping[str, str], *options: str) -> Ended:
         """Run ``restyle image … --json``."""
         given = ["image", source, "--out", out, "--size", "256*256", "--seed", str(self.seed)]
-        known = {"WAVESPEED_API_KEY": "some-key", "WAVESPEED_BASE_URL": self.emulator.url}
-        return self.prefect.restyle(*given, *options, "--json", env={**known, **env})
+        usual = {"WAVESPEED_API_KEY": "some-key", "WAVESPEED_BASE_URL": self.emulator.url}
+        return self.prefect.restyle(*given, *options, "--json", env={**usual, **env})
 
     def calls(self) -> dict[str, int]:
         """How often each call reached WaveSpeedAI."""
@@ -76,20 +76,20 @@ def shell(prefect: PrefectServer, emulator: Emulator) -> Shell:
     return Shell(prefect, emulator)
 
 
-def _local_block(request: pytest.FixtureRequest) -> Place:
+def _local_block(request: pytest.FixtureRequest) -> Output:
     folder = request.getfixturevalue("tmp_path") / "out"
     with request.getfixturevalue("prefect").used_here():
         LocalFileSystem(basepath=str(folder)).save("pictures", overwrite=True)
-    return Place("local-file-system/pictures", str(folder))
+    return Output("local-file-system/pictures", str(folder))
 
 
-def _ceph(request: pytest.FixtureRequest) -> Place:
+def _ceph(request: pytest.FixtureRequest) -> Output:
     server: CephGateway = request.getfixturevalue("ceph")
     uri = f"s3://{server.bucket}/commands"
-    return Place(uri, uri, server.env, server.client())
+    return Output(uri, uri, server.env, server.client())
 
 
-def _minio_block(request: pytest.FixtureRequest) -> Place:
+def _minio_block(request: pytest.FixtureRequest) -> Output:
     server: CephGateway = request.getfixturevalue("ceph")
     credentials = MinIOCredentials(
         minio_root_user=server.access_key,
@@ -100,7 +100,7 @@ def _minio_block(request: pytest.FixtureRequest) -> Place:
     return _bucket_block(request, server, "minio", credentials)
 
 
-def _aws_block(request: pytest.FixtureRequest) -> Place:
+def _aws_block(request: pytest.FixtureRequest) -> Output:
     server: CephGateway = request.getfixturevalue("ceph")
     credentials = AwsCredentials(
         aws_access_key_id=server.access_key,
@@ -116,15 +116,15 @@ def _bucket_block(
     server: CephGateway,
     name: str,
     credentials: AwsCredentials | MinIOCredentials,
-) -> Place:
+) -> Output:
     with request.getfixturevalue("prefect").used_here():
         credentials.save(name, overwrite=True)
         bucket = S3Bucket(bucket_name=server.bucket, bucket_folder=f"blocks/{name}", credentials=credentials)
         bucket.save(name, overwrite=True)
-    return Place(f"s3-bucket/{name}", f"s3://{server.bucket}/blocks/{name}", s3=server.client())
+    return Output(f"s3-bucket/{name}", f"s3://{server.bucket}/blocks/{name}", s3=server.client())
 
 
-_PLACES = {
+_OUTPUTS = {
     "a saved directory": _local_block,
     "Ceph": _ceph,
     "Ceph by a block with MinIO's credentials": _minio_block,
@@ -132,34 +132,34 @@ _PLACES = {
 }
 
 
-@pytest.fixture(params=list(_PLACES.values()), ids=list(_PLACES))
-def place(request: pytest.FixtureRequest) -> Place:
-    made: Place = request.param(request)
-    return made
+@pytest.fixture(params=list(_OUTPUTS.values()), ids=list(_OUTPUTS))
+def output(request: pytest.FixtureRequest) -> Output:
+    output: Output = request.param(request)
+    return output
 
 
 def test_the_second_time_the_answer_is_what_is_stored_and_wavespeed_is_not_asked(
-    shell: Shell, place: Place
+    shell: Shell, output: Output
 ) -> None:
-    first = _restyled(shell.image(str(PHOTO), place.out, place.env, "--num-images", "2"))
+    first = _restyled(shell.image(str(PHOTO), output.out, output.env, "--num-images", "2"))
     assert (first["cached"], first["cost_usd"], first["seed"]) == (False, 0.05, shell.seed)
     before = shell.calls()
     assert before["submit"] == 1
 
-    second = _restyled(shell.image(str(PHOTO), place.out, place.env, "--num-images", "2"))
+    second = _restyled(shell.image(str(PHOTO), output.out, output.env, "--num-images", "2"))
     assert shell.calls() == before
     assert second == {**first, "cached": True, "cost_usd": 0}
 
     assert len(first["outputs"]) == 2
-    for output in first["outputs"]:
-        data = place.read(output["uri"])
-        assert (hashlib.sha256(data).hexdigest(), len(data)) == (output["sha256"], output["bytes"])
-        assert (output["width"], output["height"], output["nsfw"]) == (256, 256, False)
-        assert output["content_type"] == "image/jpeg"
-    metadata = json.loads(place.read(first["metadata_uri"]))
+    for picture in first["outputs"]:
+        data = output.read(picture["uri"])
+        assert (hashlib.sha256(data).hexdigest(), len(data)) == (picture["sha256"], picture["bytes"])
+        assert (picture["width"], picture["height"], picture["nsfw"]) == (256, 256, False)
+        assert picture["content_type"] == "image/jpeg"
+    metadata = json.loads(output.read(first["metadata_uri"]))
     assert metadata["prediction"]["id"] == first["prediction_id"]
-    if place.s3:
-        _check_objects(place.s3, first, metadata)
+    if output.s3:
+        _check_objects(output.s3, first, metadata)
 
 
 def _check_objects(s3: S3Client, restyled: dict[str, Any], metadata: dict[str, Any]) -> None:
@@ -267,11 +267,11 @@ def _restyled(ended: Ended) -> dict[str, Any]:
 
 
 def _error(ended: Ended) -> dict[str, Any]:
-    """The only thing on stdout, which tells of an error and has the documented keys."""
+    """The only thing on stdout: an error with the documented keys."""
     assert ended.status == 1, ended
-    told = json.loads(ended.stdout)
-    assert set(told) == {"error"}
-    error: dict[str, Any] = told["error"]
+    result = json.loads(ended.stdout)
+    assert set(result) == {"error"}
+    error: dict[str, Any] = result["error"]
     assert set(error) == _ERROR
     assert "\n" not in error["message"]
     return error

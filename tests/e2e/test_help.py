@@ -1,4 +1,4 @@
-"""The examples in the help, typed: a command's in options, where nothing is but what they name."""
+"""The examples in the help, typed in a folder that holds only what they name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IN_A_SHELL = sorted(EXAMPLES.keys() - {"completion"})  # which has its own: test
 
 @pytest.fixture(scope="module")
 def bucket(moto: S3Server) -> S3Server:
-    """The bucket that the examples speak of, with some photographs."""
+    """The bucket of the examples, with some photographs."""
     client = moto.client()
     client.create_bucket(Bucket="bucket")
     for number, photo in enumerate(sorted(PHOTO.parent.glob("*.jpg"))):

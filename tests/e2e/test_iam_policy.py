@@ -102,10 +102,10 @@ async def test_every_call_of_real_runs_is_allowed_and_every_allowed_action_is_us
         return json.loads(ended.stdout) if ended.stdout.startswith("{") else ended.stdout
 
     restyle("setup", "--out", OUT)
-    checks = restyle("doctor", "--out", OUT, "--json", fails=None)["checks"]  # no worker is there
+    checks = restyle("doctor", "--out", OUT, "--json", fails=None)["checks"]  # there is no worker
     assert {check["name"]: check["status"] for check in checks}["notifications"] == "ok"
     image = ("image", "s3://my-photos/in/0.jpg", "--out", "s3-bucket/restyle-output", "--size", "256*256")
-    made = restyle(*image, "--json")
+    restyled = restyle(*image, "--json")
     assert restyle(*image, "--json")["cached"]
 
     emulator.faults([{"on": "prediction", "fault": "failed", "code": 1200}])
@@ -118,7 +118,7 @@ async def test_every_call_of_real_runs_is_allowed_and_every_allowed_action_is_us
     restyle("batch", "s3://my-photos/list.jsonl", "--out", OUT, "--size", "256*256")
     restyle("costs", "--out", OUT)
     restyle("list", "--out", OUT)
-    restyle("show", made["job_key"], "--out", OUT)
+    restyle("show", restyled["job_key"], "--out", OUT)
 
     restyle("setup", "--watch", "s3://my-photos/later/")
     run_deployed(prefect, env)
@@ -128,14 +128,14 @@ async def test_every_call_of_real_runs_is_allowed_and_every_allowed_action_is_us
 
 
 def run_deployed(prefect: PrefectServer, env: dict[str, str]) -> None:
-    """Let a worker restyle what the receiver is told of, and a manifest in shards."""
+    """Let a worker restyle objects that the receiver is notified of, and a manifest in shards."""
     file = str(ROOT / "deployments" / "prefect.yaml")
     deployed = prefect.python(
         "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", file, "--all"
     ).ended()
     assert deployed.status == 0, deployed
-    told = [notifications.record(f"later/{name}", versionId="some") for name in ("0.jpg", "none.jpg")]
-    for record in told:
+    records = [notifications.record(f"later/{name}", versionId="some") for name in ("0.jpg", "none.jpg")]
+    for record in records:
         record["s3"]["bucket"]["name"] = "my-photos"
     given = {
         "manifest": "s3://my-photos/list.jsonl",
@@ -158,15 +158,15 @@ def run_deployed(prefect: PrefectServer, env: dict[str, str]) -> None:
     worker = prefect.python("-m", "prefect", "worker", "start", "--pool", "restyle", env=env)
     try:
         with receiving(prefect, env=env) as receiver:
-            assert receiver.notify({"Records": told}).status_code == 200
+            assert receiver.notify({"Records": records}).status_code == 200
             body = {"parameters": given, "state": {"type": "SCHEDULED"}}
             prefect.call("POST", f"/deployments/{batch}/create_flow_run", body)
             with suppress(TimeoutError):
                 wait_until(lambda: states() == expected, 200)
     finally:
         worker.send(signal.SIGTERM)
-        said = worker.ended()
-    assert states() == expected, said.stderr
+        ended = worker.ended()
+    assert states() == expected, ended.stderr
 
 
 async def in_parts(calls: Proxy, server: S3Server, big: Path) -> None:
@@ -180,7 +180,7 @@ async def in_parts(calls: Proxy, server: S3Server, big: Path) -> None:
 
 
 def assert_minimal(calls: Proxy) -> None:
-    """Every call is allowed by some statement, and every action of every statement was needed."""
+    """Every call is allowed by a statement, and every action of every statement was needed."""
     used: set[tuple[str, str, str]] = set()
     outside: set[tuple[str, str]] = set()
     for method, path, body in calls.requests:

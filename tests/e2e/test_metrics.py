@@ -38,28 +38,30 @@ def test_what_is_scraped_while_a_batch_goes_on_agrees_with_its_report(
             seen.append(now.get('restyle_jobs_total{outcome="stored"}', 0))
             time.sleep(0.1)
         summary = batch.summary()
-        told = batch.scrape()
+        metrics = batch.scrape()
     assert seen == sorted(seen)
     assert len(set(seen)) > 3, "it was scraped while it went on"
     assert 1 < flying <= ROWS
     created = len(slow_emulator.ledger()["predictions"])
-    assert told['restyle_jobs_total{outcome="stored"}'] == summary.counts["stored"] == STORED
-    assert told['restyle_jobs_total{outcome="failed"}'] == 1
-    assert told['restyle_jobs_total{outcome="found"}'] == 0
-    assert told['restyle_submissions_total{outcome="unanswered"}'] == told["restyle_adoptions_total"] == 1
-    assert told['restyle_submissions_total{outcome="refused"}'] == 1
-    assert told['restyle_submissions_total{outcome="rate_limited"}'] == 3
-    assert told['restyle_api_answers_total{status="429"}'] == 3
-    assert told['restyle_api_answers_total{status="none"}'] == 1
-    assert told["restyle_retries_total"] == 1
-    accepted = told['restyle_submissions_total{outcome="accepted"}']
-    assert accepted + told["restyle_adoptions_total"] == created == ROWS
-    assert told["restyle_spent_usd_total"] == pytest.approx(created * PRICE)
+    assert metrics['restyle_jobs_total{outcome="stored"}'] == summary.counts["stored"] == STORED
+    assert metrics['restyle_jobs_total{outcome="failed"}'] == 1
+    assert metrics['restyle_jobs_total{outcome="found"}'] == 0
+    assert (
+        metrics['restyle_submissions_total{outcome="unanswered"}'] == metrics["restyle_adoptions_total"] == 1
+    )
+    assert metrics['restyle_submissions_total{outcome="refused"}'] == 1
+    assert metrics['restyle_submissions_total{outcome="rate_limited"}'] == 3
+    assert metrics['restyle_api_answers_total{status="429"}'] == 3
+    assert metrics['restyle_api_answers_total{status="none"}'] == 1
+    assert metrics["restyle_retries_total"] == 1
+    accepted = metrics['restyle_submissions_total{outcome="accepted"}']
+    assert accepted + metrics["restyle_adoptions_total"] == created == ROWS
+    assert metrics["restyle_spent_usd_total"] == pytest.approx(created * PRICE)
     refunded = 2 * PRICE  # the predictions that failed, hours later
-    assert told["restyle_spent_usd_total"] - refunded == pytest.approx(summary.spent_usd)
-    assert told["restyle_predictions_in_flight"] == 0
-    assert told["restyle_job_seconds_count"] == STORED
-    assert told["restyle_job_seconds_sum"] / STORED > 1.5
+    assert metrics["restyle_spent_usd_total"] - refunded == pytest.approx(summary.spent_usd)
+    assert metrics["restyle_predictions_in_flight"] == 0
+    assert metrics["restyle_job_seconds_count"] == STORED
+    assert metrics["restyle_job_seconds_sum"] / STORED > 1.5
 
 
 def test_what_is_stored_already_is_found_and_not_spent_again(
@@ -70,9 +72,9 @@ def test_what_is_stored_already_is_found_and_not_spent_again(
     for found, spent in ((0, 3 * PRICE), (3, 0)):
         with Metered(prefect, slow_emulator, manifest, tmp_path / "out") as batch:
             batch.summary()
-            told = batch.scrape()
-        assert told['restyle_jobs_total{outcome="found"}'] == found
-        assert told["restyle_spent_usd_total"] == pytest.approx(spent)
+            metrics = batch.scrape()
+        assert metrics['restyle_jobs_total{outcome="found"}'] == found
+        assert metrics["restyle_spent_usd_total"] == pytest.approx(spent)
 
 
 def test_the_receiver_tells_what_runs_of_a_worker_counted_before_they_ended(
@@ -80,7 +82,7 @@ def test_the_receiver_tells_what_runs_of_a_worker_counted_before_they_ended(
 ) -> None:
     figures = tmp_path / "figures"
     figures.mkdir()
-    known = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator.url}
+    usual = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator.url}
     described = str(PHOTO.parent.parent / "deployments" / "prefect.yaml")
     for arguments in (
         ["-m", "prefect_wavespeed", "setup", "--out", str(tmp_path / "out")],
@@ -97,20 +99,20 @@ def test_the_receiver_tells_what_runs_of_a_worker_counted_before_they_ended(
             "metered",
         ],
     ):
-        ended = prefect.python(*arguments, env=known).ended()
+        ended = prefect.python(*arguments, env=usual).ended()
         assert ended.status == 0, ended
-    there = prefect.call("GET", "/deployments/name/restyle-image/restyle-image")
+    deployment = prefect.call("GET", "/deployments/name/restyle-image/restyle-image")
     created = [
         prefect.call(
             "POST",
-            f"/deployments/{there['id']}/create_flow_run",
+            f"/deployments/{deployment['id']}/create_flow_run",
             {"parameters": {"image": str(PHOTO), "variant": variant}},
         )["id"]
         for variant in (0, 1)
     ]
     worker = prefect.python(
         *("-m", "prefect", "worker", "start", "--pool", "metered"),
-        env={**known, "PROMETHEUS_MULTIPROC_DIR": str(figures)},
+        env={**usual, "PROMETHEUS_MULTIPROC_DIR": str(figures)},
     )
     try:
         wait_until(
@@ -127,7 +129,7 @@ def test_the_receiver_tells_what_runs_of_a_worker_counted_before_they_ended(
     finally:
         worker.send(signal.SIGTERM)
         worker.ended(60)
-    told = asked.stdout.splitlines()
-    assert 'restyle_jobs_total{outcome="stored"} 2.0' in told
-    assert "restyle_spent_usd_total 0.05" in told
-    assert "restyle_predictions_in_flight 0.0" in told
+    lines = asked.stdout.splitlines()
+    assert 'restyle_jobs_total{outcome="stored"} 2.0' in lines
+    assert "restyle_spent_usd_total 0.05" in lines
+    assert "restyle_predictions_in_flight 0.0" in lines

@@ -85,8 +85,10 @@ def test_what_fails_is_told_with_the_job_the_reason_and_the_next_step(
         assert saved.status == 0, saved
         automations = tmp_path / "failures.yaml"
         automations.write_text(described.replace("BLOCK_ID", saved.stdout.split()[-1]))
-        made = server.python("-m", "prefect", "automation", "create", "--from-file", str(automations)).ended()
-        assert made.status == 0, made
+        created = server.python(
+            "-m", "prefect", "automation", "create", "--from-file", str(automations)
+        ).ended()
+        assert created.status == 0, created
 
         emulator.faults([{"on": "prediction", "fault": "failed", "code": 1200, "message": "not this one"}])
         env = {"WAVESPEED_API_KEY": "some-key", "WAVESPEED_BASE_URL": emulator.url}
@@ -120,10 +122,12 @@ def test_events_of_jobs_are_as_they_are_told(
     for seed, status in (("1", 1), ("2", 0)):
         image = ("image", str(PHOTO), "--out", str(tmp_path), "--size", "256*256", "--seed", seed)
         assert prefect.restyle(*image, env=env).status == status
-    told = {name: fields for name, fields in documented_events().items() if name.startswith("wavespeed.job.")}
+    documented = {
+        name: fields for name, fields in documented_events().items() if name.startswith("wavespeed.job.")
+    }
 
     def emitted() -> dict[str, set[str]]:
         return {event["event"]: set(event["payload"]) for event in prefect.events("wavespeed.job.")}
 
-    wait_until(lambda: emitted().keys() == told.keys())
-    assert emitted() == told
+    wait_until(lambda: emitted().keys() == documented.keys())
+    assert emitted() == documented

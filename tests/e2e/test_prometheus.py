@@ -96,7 +96,7 @@ def scraped(
 def test_before_the_first_run_every_panel_shows_zero_and_none_is_empty(scraped: Scraped) -> None:
     before = scraped.before
     assert before.pop(QUANTILES) == {}, "not NaN"
-    assert before.pop("Receiver: Prefect takes events") == {scraped.receiver: 1}
+    assert before.pop("Receiver: Prefect accepts events") == {scraped.receiver: 1}
     assert all(before.values()), before
     assert {value for shown in before.values() for value in shown.values()} == {0}
 
@@ -107,7 +107,7 @@ def test_the_dashboard_shows_what_the_batch_and_the_receiver_have_counted(scrape
     quantiles = shown.pop(QUANTILES)
     assert shown.pop("In flight") == {"in flight": 0}
     assert shown.pop("Predictions in flight") == {scraped.receiver: 0}
-    assert shown.pop("Receiver: Prefect takes events") == {scraped.receiver: 1}
+    assert shown.pop("Receiver: Prefect accepts events") == {scraped.receiver: 1}
     assert shown == {
         "Stored": {"stored": pytest.approx(STORED)},
         "Failed for good": {"failed": pytest.approx(1)},
@@ -119,7 +119,7 @@ def test_the_dashboard_shows_what_the_batch_and_the_receiver_have_counted(scrape
         "Submissions a minute": a_minute(
             {"accepted": ROWS - 1, "refused": 1, "rate_limited": 3, "unsent": 0, "unanswered": 1}
         ),
-        "What went wrong, a minute": a_minute(
+        "Failures a minute": a_minute(
             {
                 "HTTP 400": 1,
                 "HTTP 429": 3,
@@ -133,7 +133,7 @@ def test_the_dashboard_shows_what_the_batch_and_the_receiver_have_counted(scrape
         "Receiver: events a minute": a_minute(
             {"restyle.object.created": 1, "wavespeed.prediction.ended": 0, "ignored": 1}
         ),
-        "Receiver: what it was told, a minute": a_minute(
+        "Receiver: requests and messages a minute": a_minute(
             {f"{path} {status}": 0 for path in ("/s3", "/wavespeed") for status in (200, 400, 401, 503)}
             | {f"SQS {outcome}": 0 for outcome in ("done", "left", "not_understood")}
             | {"/s3 200": 2, "/s3 401": 1}
@@ -143,7 +143,7 @@ def test_the_dashboard_shows_what_the_batch_and_the_receiver_have_counted(scrape
     files = scraped.out.glob("images/*/metadata.json")
     times = [Metadata.model_validate_json(file.read_bytes()).times for file in files]
     seconds = [(time.stored - time.claimed).total_seconds() for time in times if time.claimed]
-    # a quantile lies somewhere in a bucket, whose ends are at most thrice apart
+    # a quantile is somewhere in a bucket, whose bounds differ by a factor of three at most
     assert min(seconds) / 3 < quantiles["p50"] <= quantiles["p95"] < 3 * max(seconds)
 
 

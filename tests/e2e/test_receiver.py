@@ -40,13 +40,13 @@ def test_prefects_own_credential_is_needed_and_stays_where_it_is(tmp_path: Path)
             ended = receiver.command.ended(60)
         assert PASSWORD not in ended.stdout + ended.stderr + log
 
-        def known() -> list[str]:
+        def received() -> list[str]:
             query = {"filter": {"event": {"prefix": ["restyle."]}}}
             answer = httpx.post(f"{prefect.url}/events/filter", json=query, auth=(USER, PASSWORD))
             return [event["payload"]["key"] for event in answer.json()["events"]]
 
-        wait_until(known)
-        assert known() == ["in/taken.jpg"]
+        wait_until(received)
+        assert received() == ["in/taken.jpg"]
 
 
 def test_a_prefect_that_says_nothing_is_not_waited_for_long(prefect: PrefectServer) -> None:
@@ -67,7 +67,7 @@ def test_a_ceph_gateway_tells_of_what_is_put_into_it(ceph: CephGateway, prefect:
         aws_secret_access_key=ceph.secret_key,
         region_name=ceph.region,
     )
-    store, bucket = ceph.client(), "told-to-the-receiver"
+    store, bucket = ceph.client(), "notifies-the-receiver"
     store.create_bucket(Bucket=bucket)
     with receiving(prefect) as receiver:
         endpoint = {"push-endpoint": f"{receiver.url}/s3?token={TOKEN}"}
@@ -89,12 +89,12 @@ def test_a_ceph_gateway_tells_of_what_is_put_into_it(ceph: CephGateway, prefect:
         store.put_object(Bucket=bucket, Key="out/1.jpg", Body=b"another")
         store.delete_object(Bucket=bucket, Key=key)
 
-        def known() -> list[dict[str, Any]]:
+        def received() -> list[dict[str, Any]]:
             events = prefect.events("restyle.object.created")
             return [event["payload"] for event in events if event["payload"]["bucket"] == bucket]
 
-        wait_until(known)
-        (told,) = known()
-        assert told.pop("sequencer")
-        assert told == {"bucket": bucket, "key": key, "etag": etag, "size": 9, "version": None}
+        wait_until(received)
+        (payload,) = received()
+        assert payload.pop("sequencer")
+        assert payload == {"bucket": bucket, "key": key, "etag": etag, "size": 9, "version": None}
         assert "restyle_receiver_ignored_total 1.0" in receiver.http.get("/metrics").text

@@ -62,7 +62,7 @@ class Queue:
             assert not queues.send_message_batch(QueueUrl=self.url, Entries=entries).get("Failed")
 
     def left(self) -> int:
-        """Messages that are not deleted, whether visible or in somebody's hands."""
+        """Messages that are not deleted, visible or not."""
         return self._count(self.url, "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
 
     def buried(self) -> int:
@@ -70,8 +70,8 @@ class Queue:
         return self._count(self.dead, "ApproximateNumberOfMessages")
 
     def _count(self, url: str, *names: Any) -> int:
-        told = self.server.queues().get_queue_attributes(QueueUrl=url, AttributeNames=list(names))
-        return sum(int(value) for value in told["Attributes"].values())
+        answer = self.server.queues().get_queue_attributes(QueueUrl=url, AttributeNames=list(names))
+        return sum(int(value) for value in answer["Attributes"].values())
 
 
 @pytest.fixture
@@ -87,8 +87,8 @@ def queue(moto: S3Server) -> Queue:
     return Queue(moto, url, dead)
 
 
-def worded(created: ObjectCreated, n: int) -> str:
-    """One of the ways in which a queue is told of an object."""
+def notification_of(created: ObjectCreated, n: int) -> str:
+    """One of the formats in which a queue gets a notification."""
     about: dict[str, Any] = {"etag": created.etag, "size": created.size, "sequencer": created.sequencer}
     straight = aws(created.key, eTag=created.etag, size=created.size, sequencer=created.sequencer)
     straight["Records"][0]["s3"]["bucket"]["name"] = created.bucket
@@ -111,8 +111,8 @@ def put(moto: S3Server, folder: str, count: int) -> list[ObjectCreated]:
 
 def events(prefect: PrefectServer, folder: str) -> list[ObjectCreated]:
     """What Prefect knows of the objects in a folder."""
-    told = [ObjectCreated.model_validate(e["payload"]) for e in prefect.events("restyle.object.created")]
-    return [created for created in told if created.key.startswith(f"{folder}/")]
+    found = [ObjectCreated.model_validate(e["payload"]) for e in prefect.events("restyle.object.created")]
+    return [created for created in found if created.key.startswith(f"{folder}/")]
 
 
 @contextmanager
@@ -126,7 +126,7 @@ def reading(prefect: PrefectServer, queue: Queue, **env: str) -> Iterator[Any]:
 async def restyle_all(
     created: list[ObjectCreated], moto: S3Server, folder: str
 ) -> tuple[list[Restyled], dict[str, Any]]:
-    """Do with each event what a run of restyle_object does, and tell what came of it and what was billed."""
+    """Do what a run of restyle_object does with each event; return the results and what was billed."""
     watched, params = f"s3://{moto.bucket}/{folder}/in/", ReduxParams(size="256*256")
     store = s3_store(moto.bucket, f"{folder}/out", moto.session(), endpoint_url=moto.endpoint)
     with Emulator("--prerendered", "--latency", "0.05", "0.1") as emulator:
@@ -153,10 +153,10 @@ def test_a_crash_in_the_middle_loses_nothing_and_nothing_is_billed_twice(
     queue: Queue, moto: S3Server, prefect: PrefectServer
 ) -> None:
     folder = f"sqs-{uuid4().hex}"
-    put_there = put(moto, folder, COUNT)
-    told = [worded(created, n) for n, created in enumerate(put_there)]
-    told += told[::10]  # a tenth of them comes twice
-    queue.send([*told[:120], *POISON, json.dumps(configured()), *told[120:]])
+    stored = put(moto, folder, COUNT)
+    messages = [notification_of(created, n) for n, created in enumerate(stored)]
+    messages += messages[::10]  # one in ten is sent twice
+    queue.send([*messages[:120], *POISON, json.dumps(configured()), *messages[120:]])
     total = queue.left()
     assert total == COUNT * 11 // 10 + len(POISON) + 1
 
@@ -179,12 +179,10 @@ def test_a_crash_in_the_middle_loses_nothing_and_nothing_is_billed_twice(
     assert ended.stderr.count("left to the queue's redrive policy") <= len(POISON)  # once a message
 
     wait_until(lambda: len(events(prefect, folder)) >= COUNT)
-    known = events(prefect, folder)
-    assert sorted(known, key=lambda created: created.key) == sorted(
-        put_there, key=lambda created: created.key
-    )
+    found = events(prefect, folder)
+    assert sorted(found, key=lambda created: created.key) == sorted(stored, key=lambda created: created.key)
 
-    restyled, ledger = asyncio.run(restyle_all([*known, *known[::10]], moto, folder))
+    restyled, ledger = asyncio.run(restyle_all([*found, *found[::10]], moto, folder))
     assert len({one.job_key for one in restyled}) == COUNT
     assert ledger["billed"] == ledger["calls"]["submit"] == COUNT
 
@@ -200,7 +198,7 @@ def test_while_prefect_is_away_messages_stay_in_the_queue_and_out_of_the_dead_le
         reading(prefect, queue, PREFECT_API_URL=f"{seen.endpoint}/api") as receiver,
     ):
         before.down()
-        queue.send([worded(one, n) for n, one in enumerate(created)])
+        queue.send([notification_of(one, n) for n, one in enumerate(created)])
         # longer than it would take to use up all receipts
         time.sleep(VISIBILITY_SECONDS * (MOST_RECEIPTS + 1))
         assert (queue.left(), queue.buried()) == (40, 0)

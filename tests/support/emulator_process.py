@@ -41,7 +41,7 @@ class Emulator:
         self.url = line.removeprefix("listening on ").strip()
 
     def ledger(self) -> dict[str, Any]:
-        """What it created and billed, and how often each call was made."""
+        """What it created and billed, and the number of each call."""
         ledger: dict[str, Any] = self._call("GET", "/emulator/ledger")
         return ledger
 

@@ -70,7 +70,7 @@ def minio(**about: Any) -> dict[str, Any]:
 
 
 def ceph(**about: Any) -> dict[str, Any]:
-    """As a Ceph gateway sends it: the key as it is, no version told as an empty one."""
+    """As a Ceph gateway sends it: the key plain, and an empty version for none."""
     return {"Records": [record(source="ceph:s3", **{"versionId": "", "metadata": [], "tags": [], **about})]}
 
 
@@ -134,10 +134,10 @@ def sns(
 
 @cache
 def certificate() -> bytes:
-    """A certificate made here, where Amazon would publish its own."""
+    """A certificate of this test instead of Amazon's."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "sns.amazonaws.com")])
     now = datetime.now(UTC)
-    made = (
+    certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -147,7 +147,7 @@ def certificate() -> bytes:
         .not_valid_after(now + timedelta(days=1))
         .sign(_key(), SHA256())
     )
-    return made.public_bytes(Encoding.PEM)
+    return certificate.public_bytes(Encoding.PEM)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""A real Prometheus on loopback, Debian's: set up as docs/metrics.md tells, and asked as Grafana asks."""
+"""A real Prometheus on loopback, Debian's: set up as docs/metrics.md says, and queried like Grafana does."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Prometheus:
 
     def get(self, path: str, **query: str) -> Any:
         """What its API answers."""
-        told = self.http.get(f"/api/v1/{path}", params=query).json()
-        if told["status"] != "success":
-            raise ValueError(told["error"])
-        return told["data"]
+        answer = self.http.get(f"/api/v1/{path}", params=query).json()
+        if answer["status"] != "success":
+            raise ValueError(answer["error"])
+        return answer["data"]
 
     def ask(self, expression: str, then: float | None = None) -> list[tuple[dict[str, str], float]]:
         """What an expression comes to, now or at a time: labels and value of each series."""
@@ -67,7 +67,7 @@ class Prometheus:
                 legend = target["legendFormat"]
                 for name in _NAME.findall(legend):
                     legend = legend.replace(f"{{{{{name}}}}}", labels[name])
-                assert legend not in shown, "two series that nobody can tell from one another"
+                assert legend not in shown, "two series with the same legend"
                 shown[legend] = value
         return shown
 
@@ -76,14 +76,14 @@ class Prometheus:
 def prometheus(folder: Path, address: str) -> Iterator[Prometheus]:
     """A server with the documentation's scrape configuration and alerts, which scrapes this address often."""
     scraping = documented("scrape_configs")
-    for there, here in (("receiver.example.com:8080", address), ("15s", "1s")):
-        assert there in scraping
-        scraping = scraping.replace(there, here)
+    for old, new in (("receiver.example.com:8080", address), ("15s", "1s")):
+        assert old in scraping
+        scraping = scraping.replace(old, new)
     (folder / "alerts.yml").write_text(documented("groups"))
     config = folder / "prometheus.yml"
     config.write_text(f"global: {{evaluation_interval: 1s}}\nrule_files: [alerts.yml]\n{scraping}\n")
     port, log = free_port(), folder / "prometheus.log"
-    with log.open("wb") as said:
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [
                 *("setpriv", "--pdeathsig", "TERM", "prometheus"),
@@ -92,8 +92,8 @@ def prometheus(folder: Path, address: str) -> Iterator[Prometheus]:
                 f"--web.listen-address=127.0.0.1:{port}",
             ],
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
         )
 

@@ -17,7 +17,7 @@ import httpx
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import Command, wait_until
 
-TOKEN = "a-token-that-senders-bear"
+TOKEN = "a-token-of-senders"
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Receiving:
     """A receiver that listens.
 
     Attributes:
-        http: for requests to it; none of them bears the token by itself.
+        http: for requests to it, which have no token unless one is added.
     """
 
     url: str
@@ -67,7 +67,7 @@ def receiving(
 
 
 def free_port() -> int:
-    """A port that nobody has, of those that no connection gets by itself: it may be used much later."""
+    """A free port outside the range of outgoing connections, so that it stays free for long."""
     while True:
         port = random.randint(20_000, 32_000)
         with socket.socket() as probe, suppress(OSError):
@@ -76,7 +76,7 @@ def free_port() -> int:
 
 
 def serve(*options: str) -> int:
-    """Run `restyle receiver` to its end, or until whoever started this is gone, killed or not."""
+    """Run `restyle receiver` to its end, or until the parent process is gone."""
     parent = os.getppid()
 
     def end_with_parent() -> None:
