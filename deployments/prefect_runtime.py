@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from inspect import isawaitable
 
 _FLUSH_SECONDS = 10.0
 
@@ -64,6 +62,9 @@ async def flush() -> None:
 
     Prefect does so at interpreter exit, but keeps trying for a minute when the server is gone by then.
     """
+    import asyncio
+    from inspect import isawaitable
+
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogHandler
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,8 @@ def costs(
     *, out: Out, since: Since = None, wavespeed: WaveSpeedBlock = WAVESPEED_BLOCK, as_json: AsJson = False
 ) -> int:
     """Print the sums and the differences, which are no error."""
+    import asyncio
+
     start = parse_since(since) if since is not None else None
     with quiet_run():
         found = asyncio.run(_costs(out, start, wavespeed))

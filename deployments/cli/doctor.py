@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import TYPE_CHECKING
 
@@ -36,6 +35,7 @@ def doctor(
 
 
 def _run_checks(out: str | None, wavespeed: str) -> list[Check]:
+    import asyncio
     from contextlib import nullcontext
 
     from rich.console import Console

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
@@ -28,6 +27,8 @@ _IN_MEMORY = 1 << 20  # bytes of JSON; a longer list goes to a temporary file un
 
 def list_jobs(*, out: Out, status: Status | None = None, since: Since = None, as_json: AsJson = False) -> int:
     """Print the jobs of the output; it is no error if there are none."""
+    import asyncio
+
     start = parse_since(since) if since is not None else None
     stdout = sys.stdout
     with quiet_run():
@@ -43,6 +44,8 @@ def list_jobs(*, out: Out, status: Status | None = None, since: Since = None, as
 
 def _stream(printing: Coroutine[Any, Any, int], stdout: TextIO) -> None:
     """Print until the reader closes the pipe: `restyle list | head` is no error."""
+    import asyncio
+
     try:
         if not asyncio.run(printing):
             print("no such jobs", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 from prefect_wavespeed.blocks.names import WAVESPEED_BLOCK
@@ -27,6 +26,8 @@ def receiver(
     quieten()
     # senders retry, and must not wait for retries of Prefect's client
     os.environ["PREFECT_CLIENT_MAX_RETRIES"] = "0"
+    import asyncio
+
     from prefect_wavespeed.deployments.receiver.serve import serve
 
     asyncio.run(serve(host, port, sqs, wavespeed))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from prefect_wavespeed.blocks.names import WAVESPEED_BLOCK
@@ -17,6 +16,8 @@ _MAX_PROBLEMS = 20  # `--json` prints more
 
 def settle(*, out: Out, wavespeed: WaveSpeedBlock = WAVESPEED_BLOCK, as_json: AsJson = False) -> int:
     """Settle the output and print how many jobs had which outcome."""
+    import asyncio
+
     with quiet_run("what is stored stays stored; run the same command again for the rest"):
         settled = asyncio.run(_settle(out, wavespeed))
     print(settled.model_dump_json() if as_json else _summary(settled))

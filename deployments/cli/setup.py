@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 from prefect_wavespeed.deployments.prefect_runtime import quieten
@@ -26,6 +25,8 @@ def setup(
             block, and the global concurrency limit that all runs share.
     """
     quieten()
+    import asyncio
+
     from prefect_wavespeed.deployments.setup.set_up import set_up
 
     if asyncio.run(set_up(out=out, watch=watch, tier=tier)):

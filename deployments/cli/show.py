@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,8 @@ def show(job: str, /, *, out: Out, as_json: AsJson = False) -> int:
     Raises:
         ConfigurationError: no job matches, or several do.
     """
+    import asyncio
+
     wanted = job.strip()
     with quiet_run():
         found = asyncio.run(_find(wanted, out))
@@ -92,6 +93,8 @@ async def _current_prediction(job: JobView) -> Prediction | None:
     record = job.records.get(job.open_job.latest)
     if job.status != "open" or record is None:
         return None
+    import asyncio
+
     from prefect_wavespeed.blocks.wavespeed import load_wavespeed
 
     with suppress(Exception):  # optional: `restyle doctor` finds out what is wrong

@@ -28,7 +28,7 @@ def test_prefects_own_credential_is_needed_and_stays_where_it_is(tmp_path: Path)
             assert (health.status_code, "PREFECT_API_AUTH_STRING" in health.json()["error"]) == (503, True)
             receiver.command.send(signal.SIGTERM)
             log = receiver.command.ended(60).stderr
-        assert log.count("answered 401") == 1
+        assert log.count("HTTP 401") == 1
 
         ended = prefect.restyle("receiver", env={"RESTYLE_RECEIVER_TOKEN": ""})
         assert (ended.status, ended.stderr.count("\n"), "401" in ended.stderr) == (1, 1, True)
