@@ -14,6 +14,7 @@ import signal
 import sqlite3
 import time
 from base64 import b64encode, urlsafe_b64encode
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,7 @@ def aftermath(moto: S3Server, tmp_path_factory: pytest.TempPathFactory) -> After
     with Emulator("--latency", "0.05", "0.1", "--key", aftermath.key) as emulator:
         with PrefectServer(folder / "home", {"PREFECT_LOGGING_SERVER_LEVEL": "DEBUG"}) as prefect:
             History(aftermath, prefect, emulator, moto, folder).happen()
-            _settle(prefect)
+            _settle(folder / "home" / "prefect.db")
             aftermath.places |= _answers(prefect)
             aftermath.blocks = {
                 f"{block['block_type']['slug']}/{block['name']}": block
@@ -195,9 +196,8 @@ class History:
 
         settings = {"WAVESPEED_API_KEY": self.aftermath.key, "WAVESPEED_BASE_URL": self.emulator.url}
         self._command("unsaved", "image", str(picture), *self._into("unsaved"), env=settings)
-        for again in ("", ", again"):
-            self._command(f"setup{again}", "setup", "--out", str(self.folder / "out" / "setup"), env=settings)
-            self._command(f"saved{again}", "image", str(picture), *self._into("saved"))
+        self._command("setup", "setup", "--out", str(self.folder / "out" / "setup"), env=settings)
+        self._command("saved", "image", str(picture), *self._into("saved"))
         self._save_bucket()
         self._command("bucket", "image", str(picture), "--out", "s3-bucket/canary", "--size", "256*256")
         self._failures(picture, signed)
@@ -278,7 +278,7 @@ class History:
             self._command(name, "image", str(picture), *self._into("refused"), *more)
 
     def _interrupted(self, picture: Path) -> None:
-        """Commands are interrupted while they poll, and run again."""
+        """Commands are interrupted while they poll, and the killed one is run again."""
         signals = {200: signal.SIGKILL, 201: signal.SIGTERM, 202: signal.SIGINT}
         slow = {"on": "prediction", "fault": "slow", "seconds": 25}
         self.emulator.faults([{**slow, "match": {"seed": seed}} for seed in signals])
@@ -297,24 +297,21 @@ class History:
         for seed, signum in signals.items():
             runs[seed].send(signum)
         self.aftermath.commands |= {signum.name: runs[seed].ended() for seed, signum in signals.items()}
-        again = {
-            f"{signum.name}, again": self._start(
-                "image", str(picture), *self._into("interrupted", seed), env=env
-            )
-            for seed, signum in signals.items()
-        }
-        self.aftermath.commands |= {name: command.ended() for name, command in again.items()}
+        killed = self._into("interrupted", 200)
+        self._command("SIGKILL, again", "image", str(picture), *killed, env=env)
 
 
 def _params(seed: int) -> dict[str, Any]:
     return {"size": "256*256", "seed": seed}
 
 
-def _settle(prefect: PrefectServer) -> None:
+def _settle(database: Path) -> None:
     """Wait until the server has recorded everything that it has received."""
-    seen: tuple[int, ...] = ()
-    while seen != (seen := tuple(len(prefect.all(kind)) for kind in ("logs", "task_runs", "artifacts"))):
-        time.sleep(3)
+    counts = " UNION ALL ".join(f"SELECT count(*) FROM {table}" for table in ("log", "task_run", "artifact"))
+    seen: list[tuple[int]] = []
+    with closing(sqlite3.connect(database)) as connection:
+        while seen != (seen := connection.execute(counts).fetchall()):
+            time.sleep(3)
 
 
 def _answers(prefect: PrefectServer) -> dict[str, bytes]:
