@@ -247,15 +247,16 @@ def test_a_run_that_is_killed_and_tried_again_finds_its_shards_where_they_are(wo
 
 
 def test_a_run_that_is_cancelled_takes_its_shards_with_it_and_another_goes_on(world: World) -> None:
-    manifest, out = write_manifest(world.folder / "x.jsonl", pictures(100)), world.folder / "cancelled"
+    manifest, out = write_manifest(world.folder / "x.jsonl", pictures(300)), world.folder / "cancelled"
     with world.worker("g", 3):
-        run_id = world.start(manifest, out, 2, concurrency=10)
+        # two images a second: not done before all runs are cancelled
+        run_id = world.start(manifest, out, 2, concurrency=6)
         wait_until(lambda: world.stored(out) >= 5)
         world.state(run_id, "CANCELLING")
         for one in (run_id, *(child["id"] for child in world.children(run_id))):
             assert world.ended(one)["state_type"] == "CANCELLED"
-        assert world.stored(out) < 100
-        again = world.ended(world.start(manifest, out, 2, concurrency=40))
+        assert world.stored(out) < 300
+        again = world.ended(world.start(manifest, out, 2, concurrency=2 * SLOTS))
     assert again["state_type"] == "COMPLETED", again["state"]["message"]
     ledger = world.emulator.ledger()
-    assert (len(ledger["predictions"]), ledger["billed"]) == (100, 100)
+    assert (len(ledger["predictions"]), ledger["billed"]) == (300, 300)
