@@ -14,27 +14,27 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-_SECONDS = 120.0  # without a word
+_SECONDS = 120.0  # without output
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """An environment that says nothing of colours and widths."""
+    """Return an environment that sets neither colours nor widths."""
     unwanted = ("NO_COLOR", "FORCE_COLOR", "COLUMNS")
     inherited = {name: value for name, value in os.environ.items() if name not in unwanted}
     return {**inherited, "PYTHONPATH": str(_ROOT), "TERM": "xterm-256color", **more}
 
 
 def open_terminal(columns: int) -> tuple[int, int]:
-    """A terminal that is so wide: our end, and the program's."""
+    """Open a terminal of this width; return our end and the program's."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     return ours, theirs
 
 
 def plain(shown: str) -> str:
-    """What is shown, without colours and what moves the cursor."""
+    """Return the output without colours and cursor movements."""
     return _ESCAPE.sub("", shown)
 
 
@@ -46,7 +46,7 @@ def on_terminal(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> str:
-    """What a program shows on a terminal that is so wide, where this is typed."""
+    """Return what a program shows on a terminal of this width when the given text is typed."""
     ours, theirs = open_terminal(columns)
     process = subprocess.Popen(
         command,
