@@ -15,11 +15,10 @@ from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
 from tests.support.in_process import restyle
 from tests.support.prefect_server import PrefectServer
-from tests.support.processes import Command, Ended
+from tests.support.processes import Ended
 
 pytestmark = pytest.mark.e2e  # servers and processes
 
-_ROOT = Path(__file__).resolve().parent.parent
 KEY = "key-that-nobody-may-see"
 WATCH = "s3://bucket/in/"
 AUTOMATIONS = (
@@ -51,13 +50,8 @@ class Team:
         return outcomes(self.run(*options, env=env))
 
     def deploy(self) -> dict[str, dict[str, Any]]:
-        """Run ``prefect deploy``, from another folder, and return the deployments by their names."""
-        file = str(_ROOT / "deployments" / "prefect.yaml")
-        command = Command(
-            ["-m", "prefect", "deploy", "--prefect-file", file, "--all"], {**self.prefect.env, **self.env}
-        )
-        ended = command.ended()
-        assert ended.status == 0, ended
+        """Deploy everything, and return the deployments by their names."""
+        self.prefect.deploy("--all", env=self.env)
         return {deployment["name"]: deployment for deployment in self.prefect.all("deployments")}
 
     @property

@@ -129,11 +129,7 @@ async def test_every_call_of_real_runs_is_allowed_and_every_allowed_action_is_us
 
 def run_deployed(prefect: PrefectServer, env: dict[str, str]) -> None:
     """Let a worker restyle objects that the receiver is notified of, and a manifest in shards."""
-    file = str(ROOT / "deployments" / "prefect.yaml")
-    deployed = prefect.python(
-        "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", file, "--all"
-    ).ended()
-    assert deployed.status == 0, deployed
+    prefect.deploy("--all")
     records = [notifications.record(f"later/{name}", versionId="some") for name in ("0.jpg", "none.jpg")]
     for record in records:
         record["s3"]["bucket"]["name"] = "my-photos"

@@ -83,24 +83,13 @@ def test_the_receiver_tells_what_runs_of_a_worker_counted_before_they_ended(
     figures = tmp_path / "figures"
     figures.mkdir()
     usual = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator.url}
-    described = str(PHOTO.parent.parent / "deployments" / "prefect.yaml")
     for arguments in (
         ["-m", "prefect_wavespeed", "setup", "--out", str(tmp_path / "out")],
         ["-m", "prefect", "work-pool", "create", "metered", "--type", "process"],  # with no runs of others
-        [
-            "-m",
-            "prefect",
-            "deploy",
-            "--prefect-file",
-            described,
-            "--name",
-            "restyle-image",
-            "--pool",
-            "metered",
-        ],
     ):
         ended = prefect.python(*arguments, env=usual).ended()
         assert ended.status == 0, ended
+    prefect.deploy("--name", "restyle-image", "--pool", "metered", env=usual)
     deployment = prefect.call("GET", "/deployments/name/restyle-image/restyle-image")
     created = [
         prefect.call(

@@ -25,7 +25,6 @@ from tests.support.processes import Command, wait_until
 
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 IMAGES = int(os.environ.get("RESTYLE_SHARDS_IMAGES", "400"))
 MEASURED = IMAGES >= 2_000  # enough for the times in docs/scaling.md: most of them is not starting
 SLOTS = 50
@@ -53,11 +52,7 @@ class World:
             assert isinstance(block, WaveSpeed)
             block.max_in_flight = SLOTS  # of one process: two have twice as many
             block.save("default", overwrite=True)
-        deploy = ["-m", "prefect", "--no-prompt", "deploy", "--name", "restyle-batch"]
-        deployed = self.prefect.python(
-            *deploy, "--prefect-file", str(ROOT / "deployments" / "prefect.yaml")
-        ).ended()
-        assert deployed.status == 0, deployed
+        self.prefect.deploy("--name", "restyle-batch")
 
     @contextmanager
     def worker(self, name: str, limit: int) -> Iterator[Command]:

@@ -71,19 +71,15 @@ def world(
     write_manifest(manifest, [{"id": f"sku-{n}", "image": source} for n, source in enumerate(sources, 1)])
     with Emulator("--latency", "0.2", "0.4") as emulator:
         env = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator.url, **moto.env}
-        described = str(_ROOT / "deployments" / "prefect.yaml")
-        restyle, deploy = (
-            ["-m", "prefect_wavespeed"],
-            ["-m", "prefect", "deploy", "--prefect-file"],
-        )
-        for arguments in (
-            [*restyle, "setup", "--out", out],
-            [*deploy, described, "--all"],
-            [*restyle, "image", sources[0], "--out", out, "--num-images", "2", "--seed", "7"],
-            [*restyle, "batch", str(manifest), "--out", out],
-        ):
-            ended = prefect.python(*arguments, env=env).ended()
+
+        def restyle(*arguments: str) -> None:
+            ended = prefect.restyle(*arguments, "--out", out, env=env)
             assert ended.status == 0, (arguments, ended)
+
+        restyle("setup")
+        prefect.deploy("--all", env=env)
+        restyle("image", sources[0], "--num-images", "2", "--seed", "7")
+        restyle("batch", str(manifest))
         wait_until(lambda: len(prefect.events("wavespeed.job.stored")) >= 1 + len(PHOTOS))
         yield World(prefect)
 

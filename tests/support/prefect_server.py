@@ -113,6 +113,12 @@ class PrefectServer:
         """Start Python with these arguments."""
         return Command(list(arguments), {**self.env, **(env or {})})
 
+    def deploy(self, *options: str, env: Mapping[str, str] | None = None) -> None:
+        """Run ``prefect deploy`` in the root of the repository, where it finds prefect.yaml."""
+        command = ["-m", "prefect", "--no-prompt", "deploy", *options]
+        ended = Command(command, {**self.env, **(env or {})}, cwd=_ROOT).ended()
+        assert ended.status == 0, ended
+
     @contextmanager
     def used_here(self, api_url: str | None = None) -> Iterator[None]:
         """Let Prefect in this process use this server, for example to save blocks; or another API."""

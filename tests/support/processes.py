@@ -27,12 +27,13 @@ class Ended:
 class Command:
     """A Python process in a group of its own; its output is kept in files, so that it never has to wait."""
 
-    def __init__(self, arguments: list[str], env: Mapping[str, str]) -> None:
+    def __init__(self, arguments: list[str], env: Mapping[str, str], cwd: Path | None = None) -> None:
         self._out = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `ended`
         self._err = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, *arguments],
             env=dict(env),
+            cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=self._out,
             stderr=self._err,
