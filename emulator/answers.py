@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
+from prefect_wavespeed.emulator.dialects import Dialects
 from prefect_wavespeed.emulator.faults import Rule
+from prefect_wavespeed.emulator.prediction import TERMINAL
 
 _MESSAGES = {
     400: "bad request",
     401: "unauthorized",
-    402: "insufficient credits, please top up",
+    402: "Insufficient credits. Please top up your account.",
     403: "forbidden",
     404: "not found",
-    429: "rate limit exceeded",
+    429: "You have reached your concurrency limit",
     500: "internal server error",
     502: "bad gateway",
     503: "service unavailable",
@@ -25,36 +28,66 @@ _MESSAGES = {
 HTML = "<!DOCTYPE html><html><head><title>Bad gateway</title></head><body><h1>Bad gateway</h1></body></html>"
 
 
+class Refusal(Exception):  # noqa: N818 - it is an answer, not a mistake in this program
+    """A call that is refused. Raise it: `refused` makes the answer, in the dialects that are spoken.
+
+    Args:
+        status: of HTTP.
+        message: why; a usual text by default.
+        retry_after: seconds, or text that is sent as it is; answered in every dialect.
+        enveloped: answer HTTP 200, with the status only in the body's ``code``.
+        data: goes with it.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str | None = None,
+        *,
+        retry_after: float | str | None = None,
+        enveloped: bool = False,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(status)
+        self.status = status
+        self.message = message or _MESSAGES.get(status, "error")
+        self.retry_after = retry_after
+        self.enveloped = enveloped
+        self.data = data
+
+
+def by_rule(rule: Rule) -> Refusal:
+    """The refusal that a rule describes."""
+    return Refusal(rule.status, rule.message, retry_after=rule.retry_after, enveloped=rule.enveloped)
+
+
+def refused(refusal: Refusal, dialects: Dialects) -> web.Response:
+    """The answer of a call that is refused."""
+    headers: dict[str, str] = {}
+    if refusal.retry_after is not None:
+        wait = refusal.retry_after
+        headers["Retry-After"] = wait if isinstance(wait, str) else f"{wait:g}"
+    body: dict[str, Any] = {"code": refusal.status, "message": refusal.message}
+    if refusal.data is not None:
+        body = {**body, "data": refusal.data} if "error-is-task" not in dialects else dict(refusal.data)
+    return web.json_response(body, status=200 if refusal.enveloped else refusal.status, headers=headers)
+
+
 def success(data: Any) -> web.Response:
     """HTTP 200 with the data in the envelope."""
     return web.json_response({"code": 200, "message": "success", "data": data})
 
 
-def refusal(
-    status: int,
-    message: str | None = None,
-    *,
-    retry_after: float | str | None = None,
-    enveloped: bool = False,
-) -> web.Response:
-    """An error in the envelope; with ``enveloped``, under HTTP 200."""
-    headers: dict[str, str] = {}
-    if retry_after is not None:
-        headers["Retry-After"] = retry_after if isinstance(retry_after, str) else f"{retry_after:g}"
-    return web.json_response(
-        {
-            "code": status,
-            "message": message or _MESSAGES.get(status, "error"),
-            "error_code": _MESSAGES.get(status, "error").split(",")[0].replace(" ", "_"),
-        },
-        status=200 if enveloped else status,
-        headers=headers,
-    )
+def prediction(shown: Mapping[str, Any], dialects: Dialects) -> web.Response:
+    """A prediction that was asked for by its id, or that a submission in sync mode waited for.
 
-
-def by_rule(rule: Rule) -> web.Response:
-    """The error that a rule describes."""
-    return refusal(rule.status, rule.message, retry_after=rule.retry_after, enveloped=rule.enveloped)
+    Raises:
+        Refusal: it failed, and such an answer is an error in these dialects.
+    """
+    failed = shown["status"] in TERMINAL - {"completed"}
+    if failed and dialects & {"error-with-task", "error-is-task"}:
+        raise Refusal(500 if shown["code"] >= 5000 else 400, shown["error"], data=shown)
+    return success(shown)
 
 
 def drop(request: web.Request) -> web.Response:

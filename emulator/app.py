@@ -10,7 +10,9 @@ import aiohttp
 from aiohttp import web
 
 from prefect_wavespeed.api.models import MODEL
+from prefect_wavespeed.emulator import answers
 from prefect_wavespeed.emulator.handlers import account, control, media, predictions, submit
+from prefect_wavespeed.emulator.handlers.common import Handler
 from prefect_wavespeed.emulator.options import Options
 from prefect_wavespeed.emulator.predictions import Predictions
 from prefect_wavespeed.emulator.state import STATE, State
@@ -19,9 +21,17 @@ from prefect_wavespeed.emulator.uploads import UPLOAD_LIMIT
 HOST = "127.0.0.1"
 
 
+@web.middleware
+async def _answer_refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except answers.Refusal as refusal:
+        return answers.refused(refusal, request.app[STATE].predictions.dialects)
+
+
 def make_app(state: State) -> web.Application:
     """Build the application with all its paths."""
-    app = web.Application(client_max_size=UPLOAD_LIMIT + 1024 * 1024)
+    app = web.Application(client_max_size=UPLOAD_LIMIT + 1024 * 1024, middlewares=[_answer_refusals])
     app[STATE] = state
     app.add_routes(
         [
@@ -45,6 +55,8 @@ def make_app(state: State) -> web.Application:
             web.get("/emulator/ledger", control.ledger),
             web.get("/emulator/faults", control.get_faults),
             web.put("/emulator/faults", control.put_faults),
+            web.get("/emulator/dialects", control.get_dialects),
+            web.put("/emulator/dialects", control.put_dialects),
             web.put("/emulator/price", control.put_price),
             web.post("/emulator/reset", control.reset),
             web.route("*", "/api/{rest:.*}", control.unknown),

@@ -65,6 +65,14 @@ def make_parser(prog: str = "emulator") -> argparse.ArgumentParser:
         "--faults", metavar="FILE", help="fault script in JSON, as described in emulator/faults.py"
     )
     parser.add_argument(
+        "--dialect",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="answer as described in emulator/dialects.py, not as recorded answers do; may be repeated",
+    )
+    parser.add_argument(
         "--balance", type=_number, default=100.0, metavar="USD", help="balance of the account (default: 100)"
     )
     parser.add_argument(
@@ -98,6 +106,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "emulator") -> int:
     parser = make_parser(prog)
     arguments = parser.parse_args(argv)  # ends here for --help, which must not wait for the imports below
     from prefect_wavespeed.emulator.app import serve
+    from prefect_wavespeed.emulator.dialects import DialectError, parse
     from prefect_wavespeed.emulator.faults import Script, ScriptError
     from prefect_wavespeed.emulator.options import Options
 
@@ -108,6 +117,10 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "emulator") -> int:
         script = Script.read(arguments.faults) if arguments.faults else Script()
     except ScriptError as error:
         parser.error(f"argument --faults: {error}")
+    try:
+        dialects = parse(arguments.dialect)
+    except DialectError as error:
+        parser.error(f"argument --dialect: {error}")
     options = Options(
         port=arguments.port,
         latency=(low, high),
@@ -116,6 +129,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "emulator") -> int:
         balance=arguments.balance,
         price=arguments.price,
         keys=frozenset(arguments.key),
+        dialects=dialects,
         prerendered=arguments.prerendered,
     )
     try:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from typing import NamedTuple
 
 _WINDOW = 60.0
+
+
+class Excess(NamedTuple):
+    """A call beyond the limits: the seconds that it should wait, and the text of its refusal."""
+
+    wait: int
+    message: str
 
 
 class Tier:
@@ -17,15 +25,16 @@ class Tier:
         self._in_flight = in_flight
         self._accepted: deque[float] = deque()
 
-    def refuse(self, in_flight: int) -> int | None:
-        """Count a submission; or return how many seconds it has to wait."""
+    def count(self, in_flight: int) -> Excess | None:
+        """Count a submission; or return why it comes too early."""
         now = time.monotonic()
         while self._accepted and self._accepted[0] <= now - _WINDOW:
             self._accepted.popleft()
         if len(self._accepted) >= self._requests_per_minute:
-            return max(1, math.ceil(self._accepted[0] + _WINDOW - now))
+            wait = max(1, math.ceil(self._accepted[0] + _WINDOW - now))
+            return Excess(wait, f"{self._requests_per_minute} predictions per 1 minute")
         if in_flight >= self._in_flight:
-            return 1
+            return Excess(1, "You have reached your concurrency limit")
         self._accepted.append(now)
         return None
 

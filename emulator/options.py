@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from prefect_wavespeed.emulator.dialects import Dialects
 from prefect_wavespeed.emulator.faults import Script
 
 
@@ -19,6 +20,7 @@ class Options:
         balance: of the account, in USD.
         price: of one picture, in USD.
         keys: the API keys that are accepted; if empty, any is.
+        dialects: those that are spoken first.
         prerendered: serve the same picture for any input, to measure throughput.
     """
 
@@ -29,4 +31,5 @@ class Options:
     balance: float = 100.0
     price: float = 0.025
     keys: frozenset[str] = frozenset()
+    dialects: Dialects = frozenset()
     prerendered: bool = False

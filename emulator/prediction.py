@@ -1,4 +1,4 @@
-"""One prediction: its state, and how the API shows and bills it."""
+"""One prediction and its state."""
 
 from __future__ import annotations
 
@@ -74,52 +74,6 @@ class Prediction:
     def terminal(self) -> bool:
         """Whether it has ended."""
         return self.status in TERMINAL
-
-    def view(self, base_url: str, *, hand_out: bool = False) -> dict[str, Any]:
-        """The API's prediction object.
-
-        Args:
-            base_url: of the emulator.
-            hand_out: the client gets these output URLs, so that expired ones are replaced the next time.
-        """
-        completed = self.status == "completed"
-        outputs: list[str] = []
-        if completed and self.inline is not None:
-            outputs = self.inline
-        elif completed:
-            edition = int(self.handed_out or self.fault != "expired")
-            outputs = [
-                f"{base_url}/cdn/outputs/{self.id}/{edition}/{number}.{self.request.output_format}"
-                for number in range(1, len(self.pictures) + 1)
-            ]
-            self.handed_out = self.handed_out or hand_out
-        return {
-            "id": self.id,
-            "model": MODEL,
-            "outputs": outputs,
-            "urls": {"get": f"{base_url}/api/v3/predictions/{self.id}/result"},
-            "has_nsfw_contents": [self.fault == "nsfw"] * len(self.pictures) if completed else None,
-            "status": self.status,
-            "created_at": timestamp(self.created),
-            "error": self.error,
-            "code": self.code,
-            "executionTime": self.inference_ms,
-            "timings": {"inference": self.inference_ms},
-        }
-
-    def bill(self) -> dict[str, Any]:
-        """The item of the billings call."""
-        price = 0.0 if self.refunded else self.price
-        return {
-            "uuid": f"bill_{self.id}",
-            "billing_type": "deduct",
-            "price": price,
-            "created_at": timestamp(self.created),
-            "updated_at": timestamp(self.created),
-            "order": {"state": "done", "price": price, "origin_price": self.price, "status": ""},
-            "access_key_name": "",
-            "prediction": {"uuid": self.id, "model_uuid": MODEL, "status": self.status},
-        }
 
     def entry(self) -> dict[str, Any]:
         """The item of ``GET /emulator/ledger``."""

@@ -18,12 +18,12 @@ from typing import Any, cast
 import aiohttp
 
 from prefect_wavespeed.api.models import ReduxRequest
-from prefect_wavespeed.emulator import webhooks
+from prefect_wavespeed.emulator import shapes, webhooks
 from prefect_wavespeed.emulator.faults import Script
 from prefect_wavespeed.emulator.options import Options
-from prefect_wavespeed.emulator.pictures import NotAPictureError
+from prefect_wavespeed.emulator.pictures.renderer import Renderer
+from prefect_wavespeed.emulator.pictures.styles import NotAPictureError
 from prefect_wavespeed.emulator.prediction import SECOND, Prediction, Status
-from prefect_wavespeed.emulator.rendering import Renderer
 from prefect_wavespeed.emulator.uploads import WEEK, FetchError, Uploads
 
 _REFUNDED = frozenset({"failed", "timeout", "cancelled"})
@@ -42,6 +42,7 @@ class Predictions:
         self.base_url = base_url
         self.uploads = Uploads(base_url)
         self.script: Script = options.faults
+        self.dialects = options.dialects
         self.balance = options.balance
         self.price = options.price
         self.in_flight = 0
@@ -106,13 +107,19 @@ class Predictions:
 
     def view(self, prediction: Prediction) -> dict[str, Any]:
         """Return the API's prediction object, without handing out its URLs."""
-        return prediction.view(self.base_url)
+        return shapes.prediction_object(prediction, self.base_url, self.dialects)
 
     def answer(self, prediction: Prediction) -> dict[str, Any]:
         """Return the prediction object for an answer to the client."""
         if prediction.terminal and not prediction.reported_at:
             prediction.reported_at = time.time_ns()
-        return prediction.view(self.base_url, hand_out=True)
+        return self._hand_out(prediction)
+
+    def _hand_out(self, prediction: Prediction) -> dict[str, Any]:
+        """Return the prediction object; the client has its output URLs now, and gets others the next time."""
+        shown = self.view(prediction)
+        prediction.handed_out = prediction.handed_out or bool(shown["outputs"])
+        return shown
 
     # --- the work ---
 
@@ -168,14 +175,13 @@ class Predictions:
             self.balance += prediction.price
         prediction.done.set()
         if prediction.webhook is not None and status != "deleted":
-            view = prediction.view(self.base_url, hand_out=True)
             self.start(
                 webhooks.deliver(
                     self._session,
                     prediction.webhook,
                     webhooks.secret_of(prediction.key),
                     f"evt_{prediction.id}",
-                    json.dumps({**view, "input": prediction.input}).encode(),
+                    json.dumps({**self._hand_out(prediction), "input": prediction.input}).encode(),
                     prediction.deliveries,
                     self.script.pick("webhook", prediction.input),
                 )
@@ -210,11 +216,11 @@ class Predictions:
         }
 
     async def reset(self) -> None:
-        """Start anew: no predictions, the first balance, no faults."""
+        """Start anew: no predictions, the first balance and dialects, no faults."""
         await self._stop_tasks()
         self._by_id.clear()
         self.uploads.reset()
-        self.script = Script()
+        self.script, self.dialects = Script(), self.options.dialects
         self.balance, self.price = self.options.balance, self.options.price
         self.in_flight = self.max_in_flight = 0
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from PIL import ImageChops, ImageStat
 
-from prefect_wavespeed.emulator.pictures import STYLES, variation
+from prefect_wavespeed.emulator.pictures.styles import STYLES, variation
 from tests.support.emulator_client import ASTRONAUT, EXAMPLES, MODEL, SMALL, Api, Web, data_of, opened, until
 from tests.support.emulator_process import Emulator
 

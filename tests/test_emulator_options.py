@@ -22,8 +22,8 @@ from tests.support.emulator_process import Emulator
 def test_options_set_limits_keys_balance_price_and_faults(tmp_path: Path) -> None:
     script = tmp_path / "faults.json"
     script.write_text('[{"on": "balance", "fault": "status", "status": 500}]')
-    options = "--tier 4 2 --key one --key two --balance 0.06 --price 0.02 --latency 0.2 0.2 --prerendered"
-    with Emulator(*options.split(), "--faults", str(script)) as emulator:
+    options = "--tier 4 2 --key one --key two --balance 0.06 --price 0.02 --latency 1 1 --prerendered"
+    with Emulator(*options.split(), "--faults", str(script), "--dialect", "strict") as emulator:
         stranger, api = Api(emulator.url, "three"), Api(emulator.url, "two")
         assert stranger.http.get("/api/v3/balance").status_code == 401
         assert api.http.get("/api/v3/balance").status_code == 500
@@ -73,6 +73,8 @@ def test_it_stops_quickly_with_calls_and_predictions_in_progress() -> None:
         (["--balance", "-1"], "--balance"),
         (["--faults", "missing.json"], "missing.json"),
         (["--faults", __file__], "not JSON"),
+        (["--dialect", "retry-after", "klingon"], "history-without-inputs"),
+        (["--dialect", "error-with-task", "--dialect", "error-is-task"], "alternatives"),
         (["--nonsense"], "--nonsense"),
     ],
 )

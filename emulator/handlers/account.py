@@ -8,8 +8,8 @@ from aiohttp import web
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NaiveDatetime, ValidationError
 
 from prefect_wavespeed.api.models import MODEL, ReduxRequest
-from prefect_wavespeed.emulator import answers, webhooks
-from prefect_wavespeed.emulator.handlers.common import call, invalid, key_of, nanoseconds
+from prefect_wavespeed.emulator import answers, shapes, webhooks
+from prefect_wavespeed.emulator.handlers.common import call, invalid, key_of, nanoseconds, query_of
 from prefect_wavespeed.emulator.state import STATE
 
 
@@ -30,21 +30,21 @@ class PriceQuery(BaseModel):
     inputs: dict[str, Any] = Field(default_factory=dict)
 
 
-async def _priced_request(request: web.Request) -> ReduxRequest | web.Response:
+async def _priced_request(request: web.Request) -> ReduxRequest:
+    query = await query_of(request, PriceQuery)
     try:
-        query = PriceQuery.model_validate(await answers.body_of(request))
         wanted = ReduxRequest.model_validate({"image": "https://example.com/", **query.inputs}, strict=True)
     except ValidationError as error:
-        return invalid(error)
-    return wanted if query.model_id == MODEL else answers.refusal(404, "not found, no such model")
+        raise invalid(error) from None
+    if query.model_id != MODEL:
+        raise answers.Refusal(404, "not found, no such model")
+    return wanted
 
 
 @call("price")
 async def price(request: web.Request) -> web.StreamResponse:
     """``POST /api/v3/model/price``: the price of the whole request."""
     wanted = await _priced_request(request)
-    if isinstance(wanted, web.Response):
-        return wanted
     usd = request.app[STATE].predictions.quote(wanted.num_images)
     return answers.success(
         {"model_id": MODEL, "price": usd, "discounted_price": usd, "discount_rate": 0, "currency": "USD"}
@@ -54,9 +54,7 @@ async def price(request: web.Request) -> web.StreamResponse:
 @call("pricing")
 async def pricing(request: web.Request) -> web.StreamResponse:
     """``POST /api/v3/model/pricing``, the legacy call: the price of one picture."""
-    wanted = await _priced_request(request)
-    if isinstance(wanted, web.Response):
-        return wanted
+    await _priced_request(request)
     return answers.success({"unit_price": request.app[STATE].predictions.price, "currency": "USD"})
 
 
@@ -78,10 +76,7 @@ class BillingsQuery(BaseModel):
 async def billings(request: web.Request) -> web.StreamResponse:
     """``POST /api/v3/billings/search``: an item for each prediction, with its final price (0 if refunded)."""
     predictions = request.app[STATE].predictions
-    try:
-        query = BillingsQuery.model_validate(await answers.body_of(request))
-    except ValidationError as error:
-        return invalid(error)
+    query = await query_of(request, BillingsQuery)
     after = nanoseconds(query.start_time, 0)
     before = nanoseconds(query.end_time, 2**63) + 999
     matching = [
@@ -94,7 +89,7 @@ async def billings(request: web.Request) -> web.StreamResponse:
     if query.sort == "created_at ASC":
         matching.reverse()
     first = (query.page - 1) * query.page_size
-    items = [prediction.bill() for prediction in matching[first : first + query.page_size]]
+    items = [shapes.bill(prediction) for prediction in matching[first : first + query.page_size]]
     return answers.success({"page": query.page, "total": len(matching), "items": items})
 
 

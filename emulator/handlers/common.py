@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from aiohttp import web
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from prefect_wavespeed.emulator import answers
 from prefect_wavespeed.emulator.faults import Rule
 from prefect_wavespeed.emulator.state import STATE
 
+_Query = TypeVar("_Query", bound=BaseModel)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -21,13 +23,16 @@ def key_of(request: web.Request) -> str | None:
     return key.strip() or None if scheme.lower() == "bearer" else None
 
 
-def refuse_key(request: web.Request) -> web.Response | None:
-    """Return the refusal of a request without an acceptable key."""
+def check_key(request: web.Request) -> None:
+    """Let only a request with an acceptable key pass.
+
+    Raises:
+        Refusal: 401.
+    """
     key = key_of(request)
     keys = request.app[STATE].options.keys
     if key is None or (keys and key not in keys):
-        return answers.refusal(401, "unauthorized, the API key is missing or wrong")
-    return None
+        raise answers.Refusal(401, "unauthorized, the API key is missing or wrong")
 
 
 def call(name: str, *, keyed: bool = True) -> Callable[[Handler], Handler]:
@@ -42,8 +47,8 @@ def call(name: str, *, keyed: bool = True) -> Callable[[Handler], Handler]:
         async def handle(request: web.Request) -> web.StreamResponse:
             state = request.app[STATE]
             state.calls[name] += 1
-            if keyed and (refused := refuse_key(request)) is not None:
-                return refused
+            if keyed:
+                check_key(request)
             prediction = state.predictions.get(request.match_info.get("id", ""))
             rule = state.predictions.script.pick(name, prediction.input if prediction else None)
             if rule is not None and (faulty := await _apply(request, rule)) is not None:
@@ -59,7 +64,7 @@ async def _apply(request: web.Request, rule: Rule) -> web.Response | None:
     """Return the faulty answer; None where the call goes on."""
     match rule.fault:
         case "status":
-            return answers.by_rule(rule)
+            raise answers.by_rule(rule)
         case "drop":
             return answers.drop(request)
         case "garbage":
@@ -73,14 +78,26 @@ async def _apply(request: web.Request, rule: Rule) -> web.Response | None:
             return None
 
 
-def invalid(error: ValidationError) -> web.Response:
+async def query_of(request: web.Request, shape: type[_Query]) -> _Query:
+    """Return a request's body.
+
+    Raises:
+        Refusal: it has not this shape.
+    """
+    try:
+        return shape.model_validate(await answers.body_of(request))
+    except ValidationError as error:
+        raise invalid(error) from None
+
+
+def invalid(error: ValidationError) -> answers.Refusal:
     """A 400 that names the field."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"]) or "body"
     reason = (
         "unknown field" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
     )
-    return answers.refusal(400, f'invalid parameter "{name}": {reason}')
+    return answers.Refusal(400, f'invalid parameter "{name}": {reason}')
 
 
 def nanoseconds(moment: datetime | None, default: int) -> int:

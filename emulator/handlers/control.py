@@ -8,8 +8,9 @@ import math
 from aiohttp import web
 
 from prefect_wavespeed.emulator import answers
+from prefect_wavespeed.emulator.dialects import DialectError, parse
 from prefect_wavespeed.emulator.faults import Script, ScriptError
-from prefect_wavespeed.emulator.handlers.common import refuse_key
+from prefect_wavespeed.emulator.handlers.common import check_key
 from prefect_wavespeed.emulator.state import STATE
 
 
@@ -35,6 +36,23 @@ async def put_faults(request: web.Request) -> web.Response:
     return web.json_response(script.state())
 
 
+async def get_dialects(request: web.Request) -> web.Response:
+    """``GET /emulator/dialects``."""
+    return web.json_response(sorted(request.app[STATE].predictions.dialects))
+
+
+async def put_dialects(request: web.Request) -> web.Response:
+    """``PUT /emulator/dialects``: speak these, and no others."""
+    try:
+        dialects = parse(json.loads(await request.read()))
+    except DialectError as error:
+        return web.json_response({"error": str(error)}, status=400)
+    except ValueError as error:
+        return web.json_response({"error": f"dialects: not JSON: {error}"}, status=400)
+    request.app[STATE].predictions.dialects = dialects
+    return web.json_response(sorted(dialects))
+
+
 async def put_price(request: web.Request) -> web.Response:
     """``PUT /emulator/price``: set the price of a picture, ``{"usd": 0.03}``."""
     try:
@@ -55,6 +73,5 @@ async def reset(request: web.Request) -> web.Response:
 
 async def unknown(request: web.Request) -> web.StreamResponse:
     """Any path below /api/ that the API does not have."""
-    if (refused := refuse_key(request)) is not None:
-        return refused
-    return answers.refusal(404, "not found, no such model or call")
+    check_key(request)
+    raise answers.Refusal(404, "not found, no such model or call")

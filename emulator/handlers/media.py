@@ -6,11 +6,12 @@ import asyncio
 import mimetypes
 
 from aiohttp import BodyPartReader, web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from prefect_wavespeed.emulator import answers, pictures
+from prefect_wavespeed.emulator import answers
 from prefect_wavespeed.emulator.faults import Rule
-from prefect_wavespeed.emulator.handlers.common import call, invalid
+from prefect_wavespeed.emulator.handlers.common import call, query_of
+from prefect_wavespeed.emulator.pictures import styles
 from prefect_wavespeed.emulator.state import STATE
 from prefect_wavespeed.emulator.uploads import UPLOAD_LIMIT
 
@@ -26,7 +27,7 @@ async def upload_binary(request: web.Request) -> web.StreamResponse:
     """``POST /api/v3/media/upload/binary``: multipart, in the field ``file``."""
     uploads = request.app[STATE].predictions.uploads
     if not request.content_type.startswith("multipart/"):
-        return answers.refusal(400, 'invalid parameter "file": must be sent as multipart/form-data')
+        raise answers.Refusal(400, 'invalid parameter "file": must be sent as multipart/form-data')
     try:
         async for part in await request.multipart():
             if not isinstance(part, BodyPartReader) or part.name != "file":
@@ -35,7 +36,7 @@ async def upload_binary(request: web.Request) -> web.StreamResponse:
             while chunk := await part.read_chunk(1 << 16):
                 data += chunk
                 if len(data) > UPLOAD_LIMIT:
-                    return answers.refusal(400, _TOO_BIG)
+                    raise answers.Refusal(400, _TOO_BIG)
             filename = part.filename or "upload"
             content_type = part.headers.get("Content-Type") or _guess(filename)
             upload = uploads.add(filename, content_type, len(data), bytes(data))
@@ -48,8 +49,8 @@ async def upload_binary(request: web.Request) -> web.StreamResponse:
                 }
             )
     except ValueError:
-        return answers.refusal(400, 'invalid parameter "file": the multipart body cannot be read')
-    return answers.refusal(400, 'invalid parameter "file": Field required')
+        raise answers.Refusal(400, 'invalid parameter "file": the multipart body cannot be read') from None
+    raise answers.Refusal(400, 'invalid parameter "file": Field required')
 
 
 def _guess(filename: str) -> str:
@@ -70,10 +71,7 @@ class Ticket(BaseModel):
 async def upload_ticket(request: web.Request) -> web.StreamResponse:
     """``POST /api/v3/media/uploads``: a URL to PUT the bytes to."""
     uploads = request.app[STATE].predictions.uploads
-    try:
-        ticket = Ticket.model_validate(await answers.body_of(request))
-    except ValidationError as error:
-        return invalid(error)
+    ticket = await query_of(request, Ticket)
     content_type = ticket.content_type or _guess(ticket.filename)
     upload = uploads.add(ticket.filename, content_type, ticket.size)
     url = uploads.url(upload)
@@ -135,7 +133,7 @@ async def _send(
     if rule is not None:
         match rule.fault:
             case "status":
-                return answers.by_rule(rule)
+                raise answers.by_rule(rule)
             case "drop":
                 return answers.drop(request)
             case "html":
@@ -153,7 +151,7 @@ async def _send(
             case "corrupt":
                 data = data[: len(data) // 2]
             case "wrong_format":
-                data = await asyncio.to_thread(pictures.in_another_format, data, content_type)
+                data = await asyncio.to_thread(styles.in_another_format, data, content_type)
             case "slow":
                 return await _slow(request, data, content_type, rule.seconds or 0)
     return web.Response(body=data, headers={"Content-Type": content_type})

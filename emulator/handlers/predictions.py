@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NaiveDatetime, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NaiveDatetime
 
 from prefect_wavespeed.api.models import MODEL
-from prefect_wavespeed.emulator import answers
-from prefect_wavespeed.emulator.handlers.common import call, invalid, nanoseconds
+from prefect_wavespeed.emulator import answers, shapes
+from prefect_wavespeed.emulator.handlers.common import call, nanoseconds, query_of
 from prefect_wavespeed.emulator.prediction import Status
 from prefect_wavespeed.emulator.state import STATE
 
@@ -22,8 +22,10 @@ async def result(request: web.Request) -> web.StreamResponse:
     predictions = request.app[STATE].predictions
     prediction = predictions.get(request.match_info["id"])
     if prediction is None:
-        return answers.refusal(404, "not found, no such prediction")
-    return answers.success(predictions.answer(prediction))
+        raise answers.Refusal(404, "not found, no such prediction")
+    dialects = predictions.dialects
+    shown = {**predictions.answer(prediction), **shapes.told_by_result(prediction, dialects)}
+    return answers.prediction(shown, dialects)
 
 
 class HistoryQuery(BaseModel):
@@ -44,10 +46,9 @@ class HistoryQuery(BaseModel):
 async def history(request: web.Request) -> web.StreamResponse:
     """``POST /api/v3/predictions``: newest first; both limits belong to the range."""
     predictions = request.app[STATE].predictions
-    try:
-        query = HistoryQuery.model_validate(await answers.body_of(request))
-    except ValidationError as error:
-        return invalid(error)
+    query = await query_of(request, HistoryQuery)
+    if "history-refuses-inputs" in predictions.dialects and "include_inputs" in query.model_fields_set:
+        raise answers.Refusal(400, 'invalid parameter "include_inputs": unknown field')
     after = nanoseconds(query.created_after, 0)
     before = nanoseconds(query.created_before, 2**63) + 999
     now = nanoseconds(datetime.now(UTC), 0)
@@ -68,7 +69,7 @@ async def history(request: web.Request) -> web.StreamResponse:
         if prediction.inline is not None:
             item["outputs"] = []  # megabytes of base64 are in the result, not in a list
         if query.include_inputs:
-            item["input"] = prediction.input
+            item |= shapes.told_by_history(prediction, predictions.dialects)
         items.append(item)
     return answers.success({"page": query.page, "items": items})
 
@@ -84,9 +85,6 @@ class DeleteQuery(BaseModel):
 @call("delete")
 async def delete(request: web.Request) -> web.StreamResponse:
     """``POST /api/v3/predictions/delete``."""
-    try:
-        query = DeleteQuery.model_validate(await answers.body_of(request))
-    except ValidationError as error:
-        return invalid(error)
+    query = await query_of(request, DeleteQuery)
     deleted = sum(request.app[STATE].predictions.delete(prediction_id) for prediction_id in query.ids)
     return answers.success({"deleted_count": deleted})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from prefect_wavespeed.api.models import ReduxRequest
 from prefect_wavespeed.emulator import answers
 from prefect_wavespeed.emulator.faults import Rule
-from prefect_wavespeed.emulator.handlers.common import invalid, key_of, refuse_key
+from prefect_wavespeed.emulator.handlers.common import check_key, invalid, key_of
 from prefect_wavespeed.emulator.prediction import Prediction
 from prefect_wavespeed.emulator.predictions import NoCreditsError
 from prefect_wavespeed.emulator.state import STATE, State
@@ -28,18 +29,14 @@ async def submit(request: web.Request) -> web.StreamResponse:
     """``POST /api/v3/wavespeed-ai/flux-redux-dev``."""
     state = request.app[STATE]
     state.calls["submit"] += 1
-    if (refused := refuse_key(request)) is not None:
-        return refused
+    check_key(request)
     body = await answers.body_of(request)
     if body is None:
-        return answers.refusal(400, 'invalid parameter "body": must be a JSON object')
+        raise answers.Refusal(400, 'invalid parameter "body": must be a JSON object')
     rule = state.predictions.script.pick("submit", body)
     if rule is not None and (faulty := await _apply_before(request, state, body, rule)) is not None:
         return faulty
-    created = _create(request, state, body)
-    if isinstance(created, web.Response):
-        return created
-    return await _answer(request, state, created, rule)
+    return await _answer(request, state, _create(request, state, body), rule)
 
 
 async def _apply_before(
@@ -48,7 +45,7 @@ async def _apply_before(
     """Return the answer of a fault that strikes before the creation; None for any other."""
     match rule.fault:
         case "refused":
-            return answers.by_rule(rule)
+            raise answers.by_rule(rule)
         case "drop_before":
             return answers.drop(request)
         case "garbage_before":
@@ -57,33 +54,40 @@ async def _apply_before(
             return answers.redirect(rule)
         case "hang_before":
             await answers.hang(rule.seconds)
-            return answers.refusal(503)
+            raise answers.Refusal(503)
         case "late":
             state.predictions.start(_create_later(request, state, body, rule.seconds or 0))
             return answers.drop(request)
     return None
 
 
-def _create(request: web.Request, state: State, body: Mapping[str, Any]) -> Prediction | web.Response:
+def _create(request: web.Request, state: State, body: Mapping[str, Any]) -> Prediction:
+    """Create a prediction.
+
+    Raises:
+        Refusal: the request is not valid, or the account may not make it now.
+    """
     try:
         wanted = ReduxRequest.model_validate(body, strict=True)
     except ValidationError as error:
-        return invalid(error)
+        raise invalid(error) from None
     webhook = request.query.get("webhook")
     if webhook is not None and not _is_acceptable(webhook):
-        return answers.refusal(400, 'invalid parameter "webhook": must be an https URL')
-    if state.tier is not None and (wait := state.tier.refuse(state.predictions.in_flight)) is not None:
+        raise answers.Refusal(400, 'invalid parameter "webhook": must be an https URL')
+    if state.tier is not None and (excess := state.tier.count(state.predictions.in_flight)) is not None:
         state.rejected += 1
-        return answers.refusal(429, retry_after=wait)
+        wait = excess.wait if "retry-after" in state.predictions.dialects else None
+        raise answers.Refusal(429, excess.message, retry_after=wait)
     try:
         return state.predictions.create(wanted, body, webhook, key_of(request) or "")
     except NoCreditsError:
-        return answers.refusal(402)
+        raise answers.Refusal(402) from None
 
 
 async def _create_later(request: web.Request, state: State, body: Mapping[str, Any], seconds: float) -> None:
     await asyncio.sleep(seconds)
-    _create(request, state, body)
+    with contextlib.suppress(answers.Refusal):  # nobody is there to hear it
+        _create(request, state, body)
 
 
 def _is_acceptable(webhook: str) -> bool:
@@ -104,7 +108,7 @@ async def _answer(
         case "drop_after":
             return answers.drop(request)
         case "status_after" if rule is not None:
-            return answers.by_rule(rule)
+            raise answers.by_rule(rule)
         case "garbage":
             return answers.garbage()
         case "no_id":
@@ -119,7 +123,7 @@ async def _answer(
         await asyncio.wait_for(prediction.done.wait(), SYNC_LIMIT)
     except TimeoutError:
         return _still_processing(created)
-    return answers.success(state.predictions.answer(prediction))
+    return answers.prediction(state.predictions.answer(prediction), state.predictions.dialects)
 
 
 def _still_processing(view: dict[str, Any]) -> web.Response:

@@ -49,12 +49,16 @@ class Emulator:
         """Replace the fault script; raises ``ValueError`` when it is not valid."""
         self._call("PUT", "/emulator/faults", rules)
 
+    def dialects(self, *names: str) -> None:
+        """Let it speak these dialects alone; raises ``ValueError`` when there are no such ones."""
+        self._call("PUT", "/emulator/dialects", list(names))
+
     def price(self, usd: float) -> None:
         """Let a picture cost this much from now on; raises ``ValueError`` when that is no price."""
         self._call("PUT", "/emulator/price", {"usd": usd})
 
     def reset(self) -> None:
-        """Back to an empty account with its first balance, and nothing going wrong."""
+        """Back to an empty account with its first balance and dialects, and nothing going wrong."""
         self._call("POST", "/emulator/reset")
 
     def stop(self) -> int:

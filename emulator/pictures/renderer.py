@@ -10,7 +10,7 @@ from functools import partial
 import aiohttp
 
 from prefect_wavespeed.api.models import ReduxRequest
-from prefect_wavespeed.emulator import pictures
+from prefect_wavespeed.emulator.pictures import styles
 from prefect_wavespeed.emulator.uploads import Uploads
 
 
@@ -49,7 +49,7 @@ class Renderer:
 
     async def _vary(self, source: bytes, request: ReduxRequest, seed: int) -> bytes:
         make = partial(
-            pictures.variation,
+            styles.variation,
             source,
             request.width,
             request.height,
@@ -62,5 +62,5 @@ class Renderer:
     def _sample(self, request: ReduxRequest) -> bytes:
         wanted = (request.width, request.height, request.output_format)
         if wanted not in self._samples:
-            self._samples[wanted] = pictures.sample(*wanted)
+            self._samples[wanted] = styles.sample(*wanted)
         return self._samples[wanted]
