@@ -79,7 +79,7 @@ class World:
     def runs(self) -> list[dict[str, Any]]:
         """The flow runs of this test, the newest first."""
         runs = self.prefect.all("flow_runs", sort="EXPECTED_START_TIME_DESC")
-        return [run for run in runs if run["parameters"].get("output") == self.output]
+        return [run for run in runs if self.folder in str(run["parameters"])]
 
     def events(self, prefix: str, mark: str, count: int) -> list[dict[str, Any]]:
         """The events that contain ``mark``, once there are ``count`` of them."""
@@ -186,6 +186,30 @@ def test_the_flow_is_retried_if_the_object_has_changed_but_not_if_access_is_deni
     with world.prefect.used_here(), pytest.raises(SourceError):
         asyncio.run(flow(created, **world.arguments()))
     assert world.runs[0]["run_count"] == run_count
+
+
+@pytest.mark.parametrize(
+    ("env", "arguments", "reason"),
+    [
+        ({"WAVESPEED_BASE_URL": "http://api.example.com"}, {}, "base_url"),
+        ({}, {"output": "local-file-system/never-saved"}, "no block local-file-system/never-saved is saved"),
+    ],
+    ids=["base_url", "output"],
+)
+def test_the_flow_is_not_retried_if_its_configuration_is_wrong(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    env: dict[str, str],
+    arguments: dict[str, str],
+    reason: str,
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    created = ObjectCreated(bucket=world.s3.bucket, key=f"{world.folder}/in/a.jpg")
+    flow = restyle_object.with_options(retry_delay_seconds=0)
+    with world.prefect.used_here(), pytest.raises(ConfigurationError, match=reason):
+        asyncio.run(flow(created, **world.arguments(**arguments)))
+    assert [run["run_count"] for run in world.runs] == [1]
 
 
 def test_a_run_that_crashed_too_often_fails_and_leaves_its_job_alone(world: World) -> None:
