@@ -134,7 +134,7 @@ def test_with_json_a_mistyped_option_is_json() -> None:
     assert (error["type"], error["retryable"], error["job_key"]) == ("InvalidRequestError", False, None)
 
 
-def test_a_mistyped_command_is_told_from_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistyped_command_gets_a_guess_or_the_list_of_commands() -> None:
     assert "no command imgae: did you mean image?" in restyle("imgae").stderr
     assert "the commands are batch, completion, costs, " in restyle("xyz").stderr
 

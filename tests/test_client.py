@@ -90,7 +90,7 @@ DOUBTS: dict[str, Answer] = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-async def test_a_refused_submission_is_posted_once_and_told_by_its_own_error(case: str) -> None:
+async def test_a_refused_submission_is_posted_once_and_raises_its_own_error(case: str) -> None:
     said, kind = REFUSALS[case]
     async with RawServer(said) as server, client_of(server) as client:
         with pytest.raises(errors.RestyleError) as caught:
@@ -209,7 +209,7 @@ async def test_after_a_429_all_submissions_to_the_api_rest_as_long_as_it_says() 
         assert len(server.requests) == 3
 
 
-async def test_a_rest_longer_than_half_the_submit_timeout_is_told_at_once_and_nothing_is_sent() -> None:
+async def test_a_rest_longer_than_half_the_submit_timeout_raises_at_once_and_nothing_is_sent() -> None:
     async with (
         RawServer(http(429, Retry_After="60")) as server,
         client_of(server, submit_timeout=60) as client,
@@ -327,7 +327,7 @@ async def test_the_price_is_the_discounted_one_also_where_that_is_nothing() -> N
         assert await client.price(REQUEST) == Quote(usd=0.0, currency="USD")
 
 
-async def test_history_asks_for_what_it_was_told_to() -> None:
+async def test_history_sends_its_arguments_and_none_by_default() -> None:
     page = {"page": 2, "items": [{**CREATED, "inputs": {"seed": 7}}, {**CREATED, "id": "p2"}]}
     async with (
         RawServer(answer(page), answer({"page": 1, "items": None})) as server,

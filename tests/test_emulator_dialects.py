@@ -72,7 +72,7 @@ def test_strict_stands_for_the_documentation_and_gives_way_to_what_is_named() ->
 
 
 @pytest.mark.parametrize(
-    ("dialect", "told"),
+    ("dialect", "names"),
     [
         (None, {"input"}),
         ("history-says-inputs", {"inputs"}),
@@ -80,14 +80,14 @@ def test_strict_stands_for_the_documentation_and_gives_way_to_what_is_named() ->
     ],
 )
 def test_the_history_tells_the_input(
-    api: Api, emulator: Emulator, dialect: str | None, told: set[str]
+    api: Api, emulator: Emulator, dialect: str | None, names: set[str]
 ) -> None:
     image = api.upload()
     api.run(image=image)
     emulator.dialects(*filter(None, [dialect]))
     (item,) = api.history(include_inputs=True)
-    assert item.keys() & {"input", "inputs"} == told
-    assert all(item[name] == {**SMALL, "image": image} for name in told)
+    assert item.keys() & {"input", "inputs"} == names
+    assert all(item[name] == {**SMALL, "image": image} for name in names)
 
 
 def test_a_history_may_refuse_to_include_inputs(api: Api, emulator: Emulator) -> None:
@@ -99,20 +99,20 @@ def test_a_history_may_refuse_to_include_inputs(api: Api, emulator: Emulator) ->
 
 
 @pytest.mark.parametrize(
-    ("dialect", "told"),
+    ("dialect", "names"),
     [(None, {"input"}), ("result-says-inputs", {"inputs"}), ("result-without-inputs", set())],
 )
 def test_the_result_tells_the_input(
-    api: Api, emulator: Emulator, dialect: str | None, told: set[str]
+    api: Api, emulator: Emulator, dialect: str | None, names: set[str]
 ) -> None:
     image = api.upload()
     emulator.dialects(*filter(None, [dialect]))
     done = api.run(image=image)
-    assert done.keys() & {"input", "inputs"} == told
-    assert all(done[name] == {**SMALL, "image": image} for name in told)
+    assert done.keys() & {"input", "inputs"} == names
+    assert all(done[name] == {**SMALL, "image": image} for name in names)
 
 
-def test_the_image_may_have_another_url_in_the_inputs_told(api: Api, emulator: Emulator) -> None:
+def test_the_image_may_have_another_url_in_the_inputs(api: Api, emulator: Emulator) -> None:
     emulator.dialects("image-moved")
     image = api.upload()
     done = api.run(image=image)

@@ -185,7 +185,7 @@ async def test_whatever_goes_wrong_the_job_ends_as_it_should_and_is_billed_once_
         assert emulator.ledger()["billed"] == 1
 
 
-async def test_a_job_that_failed_for_good_says_so_at_once_until_it_is_told_to_go_again(
+async def test_a_job_that_failed_for_good_says_so_at_once_until_it_is_run_with_retry_failed(
     emulator: Emulator, tmp_path: Path
 ) -> None:
     emulator.faults(ends("failed", code=1200, message="not this one"))
@@ -211,9 +211,7 @@ async def test_a_dead_letter_and_a_side_car_end_with_a_newline(emulator: Emulato
         assert path.read_text().endswith("\n}\n")
 
 
-async def test_a_run_that_is_retried_pays_once_for_being_told_to_go_again(
-    emulator: Emulator, tmp_path: Path
-) -> None:
+async def test_a_run_with_retry_failed_that_is_retried_pays_once(emulator: Emulator, tmp_path: Path) -> None:
     emulator.faults(ends("no_outputs", times=None))
     for run_id, created in (("first", 1), ("second", 2), ("second", 2), ("third", 3)):
         with pytest.raises(PredictionFailedError, match="without outputs"):
@@ -293,7 +291,7 @@ async def test_the_times_of_a_side_car_are_in_order(emulator: Emulator, tmp_path
     assert in_order == sorted(in_order)
 
 
-async def test_attempts_are_told_in_the_side_car(emulator: Emulator, tmp_path: Path) -> None:
+async def test_the_side_car_lists_all_attempts(emulator: Emulator, tmp_path: Path) -> None:
     emulator.faults([*ends("failed", code=5000, message="out of memory"), *submit("drop_before", skip=1)])
     restyled = await restyle(emulator.url, str(tmp_path))
     attempts = json.loads(Path(restyled.metadata_uri).read_text())["attempts"]

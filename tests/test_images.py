@@ -1,4 +1,4 @@
-"""Formats are recognized by their bytes, whole pictures are told from broken ones, thumbnails are made."""
+"""Formats are recognized by their bytes, broken pictures are refused, thumbnails are made."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def test_all_seven_statuses_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "moment"),
+    ("created_at", "moment"),
     [
         ("2026-01-01T12:00:00Z", datetime(2026, 1, 1, 12, tzinfo=UTC)),
         ("2026-01-01T12:00:00.5Z", datetime(2026, 1, 1, 12, 0, 0, 500_000, tzinfo=UTC)),
@@ -205,13 +205,13 @@ def test_all_seven_statuses_are_named() -> None:
         ("", None),
     ],
 )
-def test_a_moment_is_aware_and_may_have_nanoseconds(told: Any, moment: datetime | None) -> None:
-    assert Prediction.model_validate({"id": "p1", "created_at": told}).created_at == moment
+def test_a_moment_is_aware_and_may_have_nanoseconds(created_at: Any, moment: datetime | None) -> None:
+    assert Prediction.model_validate({"id": "p1", "created_at": created_at}).created_at == moment
 
 
-@pytest.mark.parametrize(("told", "code"), [(5004, 5004), ("5004", 5004), ("", 0), (None, 0), ("E1", 0)])
-def test_a_code_may_be_a_number_or_its_text(told: Any, code: int) -> None:
-    assert Prediction.model_validate({"id": "p1", "code": told}).code == code
+@pytest.mark.parametrize(("sent", "code"), [(5004, 5004), ("5004", 5004), ("", 0), (None, 0), ("E1", 0)])
+def test_a_code_may_be_a_number_or_its_text(sent: Any, code: int) -> None:
+    assert Prediction.model_validate({"id": "p1", "code": sent}).code == code
 
 
 def test_nulls_in_lists_keep_their_place() -> None:
@@ -276,7 +276,7 @@ def test_an_error_survives_a_trip_between_processes(kind: type[errors.RestyleErr
 
 
 @pytest.mark.parametrize("kind", ALL_ERRORS)
-def test_an_error_has_its_facts_even_where_nothing_told_them(kind: type[errors.RestyleError]) -> None:
+def test_an_error_with_a_message_alone_has_every_attribute(kind: type[errors.RestyleError]) -> None:
     error = kind("no luck")
     assert kind.__doc__
     assert isinstance(error.retryable, bool)

@@ -84,7 +84,7 @@ async def test_a_notice_of_a_failure_makes_it_be_asked_for_and_the_answer_counts
     assert emulator.ledger()["billed"] == 0
 
 
-async def test_after_a_failure_that_may_pass_the_next_attempt_is_told_as_well(
+async def test_after_a_failure_that_may_pass_the_next_attempt_is_woken_by_a_notice_as_well(
     emulator: Emulator, tmp_path: Path
 ) -> None:
     emulator.faults([{"on": "prediction", "fault": "timeout"}])

@@ -36,17 +36,17 @@ def world(moto: S3Server, emulator: Emulator) -> World:
     return World(moto, emulator, uuid.uuid4().hex)
 
 
-async def test_an_object_is_restyled_once_though_it_is_told_of_five_times(world: World) -> None:
+async def test_an_object_is_restyled_once_though_its_event_comes_five_times(world: World) -> None:
     created = world.put("Photo ü+%41 'x'.jpg", PHOTO.read_bytes())
-    told = [await world.deliver(created) for _ in range(5)]
-    assert [restyled.cached for restyled in told if isinstance(restyled, Restyled)] == [False, *[True] * 4]
+    handled = [await world.deliver(created) for _ in range(5)]
+    assert [restyled.cached for restyled in handled if isinstance(restyled, Restyled)] == [False, *[True] * 4]
     assert world.submitted == 1
 
 
-async def test_runs_that_are_told_of_it_at_once_bill_it_once(world: World) -> None:
+async def test_runs_of_one_object_at_the_same_time_bill_it_once(world: World) -> None:
     created = world.put("a.jpg", PHOTO.read_bytes())
-    told = await asyncio.gather(*(world.deliver(created) for _ in range(5)))
-    assert {restyled.prediction_id for restyled in told if isinstance(restyled, Restyled)} == {
+    handled = await asyncio.gather(*(world.deliver(created) for _ in range(5)))
+    assert {restyled.prediction_id for restyled in handled if isinstance(restyled, Restyled)} == {
         world.emulator.ledger()["predictions"][0]["id"]
     }
     assert world.submitted == 1
@@ -63,7 +63,7 @@ async def test_it_is_the_job_that_a_person_would_make_of_it(world: World) -> Non
     assert (again.cached, again.job_key) == (True, first.job_key)
 
 
-async def test_an_overwritten_object_is_restyled_anew_once_in_whatever_order_it_is_told(world: World) -> None:
+async def test_an_overwritten_object_is_restyled_anew_once_in_any_order_of_events(world: World) -> None:
     first = world.put("a.jpg", PHOTO.read_bytes())
     await world.deliver(first)
     second, third = world.put("a.jpg", OTHER_PHOTO.read_bytes()), world.put("b.jpg", PHOTO.read_bytes())

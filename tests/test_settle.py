@@ -124,8 +124,8 @@ def _on_s3(emulator: Emulator, server: S3Server, prefix: str) -> World:
     return World(emulator, store, server.env)
 
 
-def _told(settled: Settled) -> dict[str, int]:
-    """What there was, in numbers."""
+def _counts(settled: Settled) -> dict[str, int]:
+    """How many jobs had each outcome, without those that none had."""
     counts: dict[str, int] = settled.model_dump(exclude={"problems", "problems_left_out"})
     return {name: count for name, count in counts.items() if count}
 
@@ -135,10 +135,10 @@ def _told(settled: Settled) -> dict[str, int]:
 
 async def test_what_a_killed_runner_has_submitted_is_stored_and_billed_once(any_world: World) -> None:
     any_world.submit(40)
-    assert _told(await any_world.settle()) == {"stored": 40}
+    assert _counts(await any_world.settle()) == {"stored": 40}
     side_cars = await any_world.prove_all_stored(40)
     assert {one.cost.usd for one in side_cars} == {0.025}
-    assert _told(await any_world.settle()) == {}
+    assert _counts(await any_world.settle()) == {}
 
 
 @pytest.mark.e2e
@@ -146,7 +146,7 @@ async def test_what_was_submitted_and_never_recorded_is_found_in_the_history(wor
     world.submit(30, "--unrecorded")
     assert [path for path in await world.paths("open/") if path.endswith(".prediction.json")] == []
     world.age(_OLD)
-    assert _told(await world.settle()) == {"stored": 30}
+    assert _counts(await world.settle()) == {"stored": 30}
     side_cars = await world.prove_all_stored(30)
     assert {one.cost.usd for one in side_cars} == {0.025}
     assert world.emulator.ledger()["calls"]["history"] < 30  # one scan serves them all
@@ -156,9 +156,9 @@ async def test_what_was_submitted_and_never_recorded_is_found_in_the_history(wor
 async def test_a_lease_is_waited_for_by_the_clock_of_s3(emulator: Emulator, moto: S3Server) -> None:
     world = _on_s3(emulator, moto, "lease")
     world.submit(3, "--unrecorded")
-    assert _told(await world.settle()) == {"running": 3}
+    assert _counts(await world.settle()) == {"running": 3}
     await asyncio.sleep(_SETTINGS.lease_seconds + 2)
-    assert _told(await world.settle()) == {"stored": 3}
+    assert _counts(await world.settle()) == {"stored": 3}
     await world.prove_all_stored(3)
 
 
@@ -166,17 +166,17 @@ async def test_young_claims_are_left_alone(world: World) -> None:
     world.submit(3, "--unrecorded")
     before = await world.paths("")
     settled = await world.settle()
-    assert _told(settled) == {"running": 3}
+    assert _counts(settled) == {"running": 3}
     assert settled.problems == []
     assert await world.paths("") == before
     assert world.emulator.ledger()["calls"]["history"] == 0
 
 
-async def test_what_was_never_submitted_is_told_and_left_to_the_next_run(world: World) -> None:
+async def test_what_was_never_submitted_is_reported_and_left_to_the_next_run(world: World) -> None:
     assert world.start("submit", "--at", "before submit").ended().status == -signal.SIGKILL
     world.age(_OLD)
     settled = await world.settle()
-    assert _told(settled) == {"not_submitted": 1}
+    assert _counts(settled) == {"not_submitted": 1}
     (problem,) = settled.problems
     assert "nothing was submitted" in problem.message
     assert problem.source is not None
@@ -188,7 +188,7 @@ async def test_what_was_never_submitted_for_a_week_has_failed_for_good(world: Wo
     assert world.start("submit", "--at", "before submit").ended().status == -signal.SIGKILL
     world.age(_WEEK)
     settled = await world.settle()
-    assert _told(settled) == {"failed": 1}
+    assert _counts(settled) == {"failed": 1}
     assert "within 7 days" in settled.problems[0].message
     (letter,) = await world.paths("failed/")
     check("dead-letter", await world.store.get(letter) or b"")
@@ -203,7 +203,7 @@ async def test_what_was_never_submitted_for_a_week_has_failed_for_good(world: Wo
 async def test_what_is_done_already_is_closed(world: World) -> None:
     assert world.start("restyle", "--at", "before delete *open/*").ended().status == -signal.SIGKILL
     assert len(await world.paths("open/")) == 2
-    assert _told(await world.settle()) == {"closed": 1}
+    assert _counts(await world.settle()) == {"closed": 1}
     await world.prove_all_stored(1)
 
 
@@ -211,10 +211,10 @@ async def test_what_has_failed_already_is_closed(world: World) -> None:
     world.emulator.faults([{"on": "prediction", "fault": "failed", "code": 1400}])
     world.submit(1)
     opened = {path: await world.store.get(path) for path in await world.paths("open/")}
-    assert _told(await world.settle()) == {"failed": 1}
+    assert _counts(await world.settle()) == {"failed": 1}
     for path, data in opened.items():  # as if it had been killed before the removal
         await world.store.put(path, data or b"", "application/json")
-    assert _told(await world.settle()) == {"closed": 1}
+    assert _counts(await world.settle()) == {"closed": 1}
     assert await world.paths("open/") == []
     assert len(await world.paths("failed/")) == 1
 
@@ -225,7 +225,7 @@ async def test_a_record_whose_claim_is_gone_is_left_alone(world: World) -> None:
         if path.endswith(".claim.json"):
             await world.store.delete([path])
     settled = await world.settle()
-    assert _told(settled) == {"error": 1}
+    assert _counts(settled) == {"error": 1}
     assert "its claim is gone" in settled.problems[0].message
     assert len(await world.paths("open/")) == 1
 
@@ -237,7 +237,7 @@ async def test_failed_for_good_is_a_dead_letter_and_does_not_stop_the_others(wor
     world.emulator.faults([{"on": "prediction", "fault": "failed", "code": 1200, "message": "moderated"}])
     world.submit(5)
     settled = await world.settle()
-    assert _told(settled) == {"stored": 4, "failed": 1}
+    assert _counts(settled) == {"stored": 4, "failed": 1}
     (failed,) = [p for p in world.emulator.ledger()["predictions"] if p["status"] == "failed"]
     (problem,) = settled.problems
     assert problem.prediction_id == failed["id"]
@@ -253,7 +253,7 @@ async def test_what_may_be_tried_again_stays_open_for_the_next_run(world: World)
     world.emulator.faults([{"on": "prediction", "fault": "failed", "code": 5000}])
     world.submit(1)
     settled = await world.settle()
-    assert _told(settled) == {"retryable": 1}
+    assert _counts(settled) == {"retryable": 1}
     assert "may be tried again" in settled.problems[0].message
     assert await world.paths("failed/") == []
     await restyle(world.emulator.url, world.store, settings=_SETTINGS)
@@ -269,14 +269,14 @@ async def test_a_prediction_that_is_stuck_does_not_keep_the_others_waiting(world
     world.emulator.faults([])
     world.submit(5, "--first", "70")
     settled = await world.settle(poll_timeout_seconds=1)
-    assert _told(settled) == {"stored": 5, "not_ready": 70}
+    assert _counts(settled) == {"stored": 5, "not_ready": 70}
     assert len(await world.side_cars()) == 5
 
 
 async def test_what_is_not_ready_at_first_is_waited_for(world: World) -> None:
     world.emulator.faults([{"on": "prediction", "fault": "slow", "seconds": 3}])
     world.submit(4)
-    assert _told(await world.settle()) == {"stored": 4}
+    assert _counts(await world.settle()) == {"stored": 4}
     await world.prove_all_stored(4)
 
 
@@ -284,7 +284,7 @@ async def test_what_the_claim_says_of_flagged_pictures_is_kept(world: World) -> 
     world.emulator.faults([{"on": "prediction", "fault": "nsfw", "times": None}])
     for number, policy in enumerate(("keep", "quarantine", "drop")):
         world.submit(1, "--nsfw", policy, "--first", str(number))
-    assert _told(await world.settle()) == {"stored": 3}
+    assert _counts(await world.settle()) == {"stored": 3}
     side_cars = {one.variant: one for one in await world.prove_all_stored(3)}
     keys = [side_cars[variant].outputs[0].key for variant in range(3)]
     assert [key and key.split("/")[0] for key in keys] == ["images", "quarantine", None]
@@ -298,7 +298,7 @@ async def test_a_job_that_is_open_at_another_api_is_left_alone(world: World) -> 
     with Emulator() as other:
         settled = await world.settle(other.url)
         calls = other.ledger()["calls"]
-    assert _told(settled) == {"other_api": 3}
+    assert _counts(settled) == {"other_api": 3}
     assert world.emulator.url in settled.problems[0].message
     assert await world.paths("") == before
     assert {name for name, count in calls.items() if count} == {"balance"}
@@ -314,8 +314,8 @@ async def test_two_at_once_bill_nothing_and_store_everything(any_world: World) -
         any_world.submit(unrecorded, "--unrecorded", "--first", "20")
         any_world.age(_OLD)
     both = [any_world.settle_elsewhere() for _ in range(2)]
-    told = [Settled.model_validate_json(one.ended().stdout) for one in both]
-    assert [one.problems for one in told] == [[], []]
+    settled = [Settled.model_validate_json(one.ended().stdout) for one in both]
+    assert [one.problems for one in settled] == [[], []]
     await any_world.prove_all_stored(20 + unrecorded)
     assert any_world.submissions == 20 + unrecorded
 
@@ -364,7 +364,7 @@ async def test_what_goes_wrong_with_one_job_is_that_jobs_alone(world: World) -> 
     claims = [path for path in await world.paths("open/") if path.endswith(".claim.json")]
     await world.store.put(claims[0], b"{}", "application/json")
     settled = await world.settle()
-    assert _told(settled) == {"stored": 2, "error": 1}
+    assert _counts(settled) == {"stored": 2, "error": 1}
     assert settled.problems[0].job_key == claims[0].split("/")[1]
 
 
@@ -373,7 +373,7 @@ async def test_a_claim_that_holds_another_job_is_not_believed(world: World) -> N
     one, other = [path for path in await world.paths("open/") if path.endswith(".claim.json")]
     await world.store.put(one, await world.store.get(other) or b"", "application/json")
     settled = await world.settle()
-    assert _told(settled) == {"stored": 1, "error": 1}
+    assert _counts(settled) == {"stored": 1, "error": 1}
     assert "another job" in settled.problems[0].message
 
 
@@ -382,10 +382,10 @@ async def test_a_history_that_cannot_be_read_leaves_the_jobs_as_they_are(world: 
     world.age(_OLD)
     world.emulator.faults([{"on": "history", "fault": "status", "status": 400, "times": None}])
     before = await world.paths("open/")
-    assert _told(await world.settle()) == {"error": 2}
+    assert _counts(await world.settle()) == {"error": 2}
     assert await world.paths("open/") == before
     world.emulator.faults([])
-    assert _told(await world.settle()) == {"stored": 2}
+    assert _counts(await world.settle()) == {"stored": 2}
 
 
 async def test_a_refused_key_is_one_error(world: World) -> None:
@@ -427,7 +427,7 @@ async def test_a_store_that_goes_away_is_one_error_and_no_dead_letter(
 
 
 async def test_nothing_open_asks_nobody_anything(world: World) -> None:
-    assert _told(await world.settle()) == {}
+    assert _counts(await world.settle()) == {}
     assert sum(world.emulator.ledger()["calls"].values()) == 0
 
 
@@ -473,7 +473,7 @@ def test_the_command_tells_a_line_a_group_and_the_problems(shell: Shell) -> None
 
 
 @pytest.mark.e2e
-def test_the_flow_is_one_task_run_and_tells_events_and_an_artifact(shell: Shell) -> None:
+def test_the_flow_is_one_task_run_with_events_and_an_artifact(shell: Shell) -> None:
     shell.world.emulator.faults(
         [{"on": "prediction", "fault": "failed", "code": 1200, "message": "moderated"}]
     )
@@ -481,7 +481,7 @@ def test_the_flow_is_one_task_run_and_tells_events_and_an_artifact(shell: Shell)
     ended = shell.settle("--json")
     assert (ended.status, ended.stderr) == (0, "")
     settled = Settled.model_validate_json(ended.stdout)
-    assert _told(settled) == {"stored": 3, "failed": 1}
+    assert _counts(settled) == {"stored": 3, "failed": 1}
     assert ended.stdout.count("\n") == 1
 
     (run,) = shell.runs()
@@ -497,8 +497,8 @@ def test_the_flow_is_one_task_run_and_tells_events_and_an_artifact(shell: Shell)
 
     def events() -> list[str]:
         keys = {p["id"] for p in shell.world.emulator.ledger()["predictions"]}
-        told = shell.prefect.events("wavespeed.job.")
-        return sorted(one["event"] for one in told if one["payload"]["prediction_id"] in keys)
+        emitted = shell.prefect.events("wavespeed.job.")
+        return sorted(one["event"] for one in emitted if one["payload"]["prediction_id"] in keys)
 
     wait_until(lambda: len(events()) == 4)
     assert events() == ["wavespeed.job.failed", *["wavespeed.job.stored"] * 3]

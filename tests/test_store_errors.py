@@ -104,6 +104,6 @@ def test_a_store_without_conditional_puts_is_unsafe(error: BaseError | NotImplem
         raise error
 
 
-def test_a_missing_bucket_is_told_from_a_missing_object() -> None:
+def test_a_missing_bucket_is_not_mistaken_for_a_missing_object_nor_the_reverse() -> None:
     assert bucket_is_missing(FileNotFoundError("404: <Code>NoSuchBucket</Code>"))
     assert not bucket_is_missing(FileNotFoundError("404: <Code>NoSuchKey</Code>"))

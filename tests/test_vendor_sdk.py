@@ -50,10 +50,10 @@ def test_the_sdk_uploads_what_can_be_downloaded_again(sdk: Client, emulator: Emu
 
 
 def test_the_sdk_finds_a_result_again(sdk: Client, asked: dict[str, Any]) -> None:
-    told = sdk.run_no_throw(MODEL, asked, **QUICK)
-    assert (told["status"], told["error"]) == ("completed", None)
-    again = sdk.get_result(told["task_id"])["data"]
-    assert (again["status"], again["outputs"]) == ("completed", told["outputs"])
+    result = sdk.run_no_throw(MODEL, asked, **QUICK)
+    assert (result["status"], result["error"]) == ("completed", None)
+    again = sdk.get_result(result["task_id"])["data"]
+    assert (again["status"], again["outputs"]) == ("completed", result["outputs"])
 
 
 def test_the_sdk_hears_of_a_wrong_field(sdk: Client, emulator: Emulator, asked: dict[str, Any]) -> None:
@@ -90,9 +90,9 @@ def test_the_sdk_hears_of_a_sync_mode_that_waited_too_long(
     sdk: Client, emulator: Emulator, asked: dict[str, Any]
 ) -> None:
     emulator.faults([{"on": "submit", "fault": "sync_timeout"}])
-    told = sdk.run_no_throw(MODEL, asked, enable_sync_mode=True)
-    assert told["status"] == "processing"
-    assert len(told["task_id"]) == 32
+    result = sdk.run_no_throw(MODEL, asked, enable_sync_mode=True)
+    assert result["status"] == "processing"
+    assert len(result["task_id"]) == 32
     assert emulator.ledger()["billed"] == 1
 
 

@@ -164,10 +164,10 @@ def test_the_story_of_a_done_job_has_everything(tmp_path: Path, capsys: pytest.C
     assert job.metadata
     first, second = (output.key or "" for output in job.metadata.outputs)
     stored = [Entry(first, STORED, 12_345), Entry(job.path, STORED, 900)]
-    told = tell_story(directory_store(tmp_path), job, stored, None) | {"next": "nothing"}
-    assert told["prediction"] == {"id": "p-done", "status": "completed", "inference_ms": 2100}
-    assert [file["bytes"] for file in told["files"]] == [12_345, None, 900]
-    print_story(told)
+    story = tell_story(directory_store(tmp_path), job, stored, None) | {"next": "nothing"}
+    assert story["prediction"] == {"id": "p-done", "status": "completed", "inference_ms": 2100}
+    assert [file["bytes"] for file in story["files"]] == [12_345, None, 900]
+    print_story(story)
     lines = capsys.readouterr().out
     for line in (
         "status      done",

@@ -68,7 +68,7 @@ def test_one_of_several_signatures_is_enough() -> None:
     assert verify_webhook(headers, BODY, SECRET, now=NOW).id == "p1"
 
 
-def test_the_clock_is_this_machines_unless_told() -> None:
+def test_without_a_time_given_the_clock_of_this_machine_counts() -> None:
     assert verify_webhook(signed(sent=int(time.time())), BODY, SECRET).id == "p1"
     with pytest.raises(StaleWebhookError):
         verify_webhook(signed(sent=int(time.time()) - 301), BODY, SECRET)

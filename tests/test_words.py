@@ -38,13 +38,13 @@ class Oven(BaseModel):
         ("dish", "stone", "must be food"),
     ],
 )
-def test_a_refused_value_is_told_what_it_must_be(field: str, value: Any, expected: str) -> None:
+def test_what_a_refused_value_must_be_is_said_in_words(field: str, value: Any, expected: str) -> None:
     with pytest.raises(ValidationError) as caught:
         Oven.model_validate({field: value})
     assert requirement(caught.value.errors()[0], Oven) == expected
 
 
-def test_without_the_model_a_range_is_told_as_far_as_the_error_knows_it() -> None:
+def test_without_the_model_only_the_end_of_the_range_that_was_passed_is_named() -> None:
     with pytest.raises(ValidationError) as caught:
         Oven(heat=10)
     assert requirement(caught.value.errors()[0]) == "must be at most 9"

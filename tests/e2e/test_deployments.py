@@ -60,24 +60,24 @@ def _each_billed_once(team: Deployed) -> bool:
     return team.billed() == sum(team.stored("").values())
 
 
-def _told(team: Deployed, key: str, sequencer: str, etag: str) -> None:
-    """What a Ceph gateway tells of an object."""
+def _notify(team: Deployed, key: str, sequencer: str, etag: str) -> None:
+    """Send the receiver a notification of an object, as a Ceph gateway does."""
     about = {"key": key, "eTag": etag, "sequencer": sequencer, "size": 1, "versionId": ""}
     s3 = {"bucket": {"name": team.ceph.bucket}, "object": about}
     record = {"eventSource": "ceph:s3", "eventName": "s3:ObjectCreated:Put", "s3": s3}
     assert team.receiver.notify({"Records": [record]}, token=team.token).status_code == 200
 
 
-def test_what_is_told_again_is_billed_once_and_what_is_overwritten_anew(team: Deployed) -> None:
+def test_an_object_notified_of_again_is_billed_once_and_an_overwritten_one_anew(team: Deployed) -> None:
     key = "in/again/a.jpg"
     uri = team.put(key, PICTURE)
     wait_until(lambda: team.stored("in/again/")[uri] == 1, 240)
     etag = team.ceph.client().head_object(Bucket=team.ceph.bucket, Key=key)["ETag"].strip('"')
     for _ in range(5):
-        _told(team, key, "FIVE-TIMES", etag)
+        _notify(team, key, "FIVE-TIMES", etag)
     for sequencer in ("ONE", "TWO"):
-        _told(team, key, sequencer, etag)
-    wait_until(lambda: len(team.runs_of(key)) == 4, 60)  # what was told five times started one
+        _notify(team, key, sequencer, etag)
+    wait_until(lambda: len(team.runs_of(key)) == 4, 60)  # the five alike started one
     for run in team.runs_of(key):
         assert team.ended(run["id"])["state_type"] == "COMPLETED"
     assert team.stored("in/again/")[uri] == 1
@@ -162,7 +162,7 @@ def _settles(team: Deployed) -> list[str]:
     return [event["id"] for event in done if event["resource"]["prefect.resource.name"] == name]
 
 
-def test_the_nightly_batch_makes_up_for_what_no_event_told_and_bills_nothing_twice(team: Deployed) -> None:
+def test_the_nightly_batch_restyles_what_events_missed_and_bills_nothing_twice(team: Deployed) -> None:
     before = team.billed()
     team.listen("elsewhere/")
     missed = team.put("in/missed.jpg", PICTURE)

@@ -71,7 +71,7 @@ def _inbox() -> Iterator[Inbox]:
         server.shutdown()
 
 
-def test_what_fails_is_told_with_the_job_the_reason_and_the_next_step(
+def test_a_message_about_a_failure_names_the_job_the_reason_and_the_next_step(
     prefect: PrefectServer, emulator: Emulator, tmp_path: Path
 ) -> None:
     (described,) = (
@@ -114,9 +114,7 @@ def test_what_fails_is_told_with_the_job_the_reason_and_the_next_step(
     print(job["subject"], job["body"], run["subject"], run["body"], sep="\n")
 
 
-def test_events_of_jobs_are_as_they_are_told(
-    prefect: PrefectServer, emulator: Emulator, tmp_path: Path
-) -> None:
+def test_events_of_jobs_are_as_documented(prefect: PrefectServer, emulator: Emulator, tmp_path: Path) -> None:
     env = {"WAVESPEED_API_KEY": "some-key", "WAVESPEED_BASE_URL": emulator.url}
     emulator.faults([{"on": "prediction", "fault": "failed", "code": 1200, "match": {"seed": 1}}])
     for seed, status in (("1", 1), ("2", 0)):

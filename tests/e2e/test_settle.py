@@ -51,16 +51,16 @@ def test_the_commands_settle_and_account_for_what_is_open(ceph: CephGateway, pre
     with Emulator("--prerendered", "--latency", "0.1", "0.2") as emulator:
         settler.start("submit", out, emulator.url, "--count", "30", env=ceph.env).ended()
 
-        def told(*command: str) -> dict[str, Any]:
+        def answer_of(*command: str) -> dict[str, Any]:
             env = {"WAVESPEED_API_KEY": "some-key", "WAVESPEED_BASE_URL": emulator.url, **ceph.env}
             ended: Ended = prefect.restyle(*command, "--out", out, "--json", env=env)
             assert (ended.status, ended.stderr) == (0, "")
             answer: dict[str, Any] = json.loads(ended.stdout)
             return answer
 
-        before = told("costs")
+        before = answer_of("costs")
         assert (before["total"]["jobs"], before["without_side_car"]["open"]["predictions"]) == (0, 30)
-        assert told("settle")["stored"] == 30
-        after = told("costs", "--since", "1d")
+        assert answer_of("settle")["stored"] == 30
+        after = answer_of("costs", "--since", "1d")
         assert (after["total"]["jobs"], after["agreed"], after["without_side_car"]) == (30, 30, {})
         assert emulator.ledger()["billed"] == 30

@@ -210,7 +210,7 @@ def test_while_prefect_is_away_messages_stay_in_the_queue_and_out_of_the_dead_le
     assert {one.key for one in events(prefect, folder)} == {one.key for one in created}
 
 
-def test_a_queue_that_goes_away_is_told_and_waited_for(queue: Queue, prefect: PrefectServer) -> None:
+def test_a_queue_that_goes_away_is_reported_and_waited_for(queue: Queue, prefect: PrefectServer) -> None:
     queues = queue.server.queues()
     with reading(prefect, queue) as receiver:
         queues.delete_queue(QueueUrl=queue.url)

@@ -37,7 +37,7 @@ async def restyle(
     inbox: WebhookInbox | None = None,
     **terms: Any,
 ) -> Restyled:
-    """Restyle one image, from wherever its job is to its end, as a run of its own unless told which."""
+    """Restyle one image, from wherever its job is to its end; without ``run_id``, as a run of its own."""
     run = RunInfo(package_version="test", flow_run_id=run_id or str(uuid4()))
     store = open_store(output) if isinstance(output, str) else output
     job = await make_job(str(image), params, variant, store)

@@ -158,7 +158,7 @@ CLOCKS = [
 ]
 GIVEN_UP = [
     Case(
-        "killed before the POST three times, and told to go again",
+        "killed before the POST three times, then run with retry_failed",
         [*[dies("before submit")] * 3, OK, OK, [Run(retry_failed=True)]],
         on_s3=False,
         errors=("PredictionFailedError",) * 2,

@@ -74,12 +74,12 @@ class Runners:
             return Ended(2, error="TimeoutError", message="still running after 90 s")
         finally:
             writer.close()
-        *told, status = [json.loads(line) for line in said.splitlines()]
-        if not told:
+        *printed, status = [json.loads(line) for line in said.splitlines()]
+        if not printed:
             return Ended(status)
-        if "error" in told[0]:
-            return Ended(status, error=told[0]["error"]["type"], message=told[0]["error"]["message"])
-        return Ended(status, Restyled.model_validate(told[0]))
+        if "error" in printed[0]:
+            return Ended(status, error=printed[0]["error"]["type"], message=printed[0]["error"]["message"])
+        return Ended(status, Restyled.model_validate(printed[0]))
 
 
 @contextmanager

@@ -73,7 +73,7 @@ async def _submit_all(
     answered: asyncio.Queue[None] = asyncio.Queue()
     submit, create = WaveSpeedClient.submit, Store.create
 
-    async def told(*args: Any, **more: Any) -> Any:
+    async def counted(*args: Any, **more: Any) -> Any:
         prediction = await submit(*args, **more)
         answered.put_nowait(None)
         return prediction
@@ -87,7 +87,7 @@ async def _submit_all(
         await steps.submit(await make_job(str(PHOTO), SMALL, variant, store), run=RUN, nsfw=asked.nsfw)
 
     patches: Any = WaveSpeedClient, Store
-    patches[0].submit = told
+    patches[0].submit = counted
     if asked.unrecorded:
         patches[1].create = held_back
     under_way = [asyncio.ensure_future(one(variant)) for variant in variants]
