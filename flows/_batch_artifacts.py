@@ -16,7 +16,7 @@ _PICTURED = 12
 
 
 async def show_report(report: JobReport, summary: Summary) -> None:
-    """Create a summary, a table of failures and a small gallery as artifacts of the run.
+    """Create a summary, a table of failed and open rows, and a small gallery as artifacts of the run.
 
     Errors are logged and otherwise ignored: the pictures and the report are stored.
     """
@@ -28,7 +28,7 @@ async def show_report(report: JobReport, summary: Summary) -> None:
             await acreate_table_artifact(
                 [_failure(row) for row in failures],
                 key="restyle-failures",
-                description="The first rows that failed",
+                description="The first rows that failed or are still open",
             )
         if gallery := _gallery(report):
             await acreate_markdown_artifact(gallery, key="restyle-gallery", description="The first pictures")

@@ -226,7 +226,7 @@ async def test_metadata_that_is_not_valid_is_a_dead_letter_that_names_it(
     for _ in range(2):
         with pytest.raises(PredictionFailedError) as caught:
             await world.deliver(created, allowed=ALLOWED)
-        assert said in caught.value.message
+        assert f"invalid metadata restyle-…: {said}: image {created.uri}" in caught.value.message
     assert world.submitted == 0
     assert world.letter()["error"]["message"] == caught.value.message
     # the same bytes without it are another job, and not held up by the letter

@@ -230,7 +230,7 @@ def _job(
     # another identity: the dead letter must not block the object once its metadata are fixed
     invalid = "&".join(f"{_header(name)}={given[name]}" for name in sorted(given))
     refused_source = source.model_copy(update={"identity": f"{source.identity}#{invalid}"})
-    reason = f"image {source.uri}: its metadata restyle-… cannot be used: {row.reason}"
+    reason = f"invalid metadata restyle-…: {row.reason}: image {source.uri}"
     return Found(job=Job(source=refused_source, params=params), refused=reason)
 
 

@@ -78,16 +78,21 @@ def next_step(job: JobView, out: str, prediction: Prediction | None = None) -> s
     settle = f"`restyle settle --out {shlex.quote(out)}`"
     if job.open_job.latest in job.records:
         return _after_submission(prediction, settle)
-    claim = job.claims.get(job.open_job.latest)
-    lease = timedelta(seconds=claim.lease_seconds) if claim else timedelta()
-    if datetime.now(UTC) - job.at < lease:
+    if _is_claimed(job):
         return "wait: a runner has just claimed it and is about to submit it"
-    return f"its runner is gone: run it again, which first finds out whether it was submitted; or {settle}"
+    return f"its runner is gone: run it again, or {settle}; both first find out whether it was submitted"
+
+
+def _is_claimed(job: JobView) -> bool:
+    """Whether the newest claim is younger than its lease."""
+    claim = job.claims.get(job.open_job.latest)
+    return claim is not None and datetime.now(UTC) - job.at < timedelta(seconds=claim.lease_seconds)
 
 
 def _after_submission(prediction: Prediction | None, settle: str) -> str:
+    wait = f"wait for its runner to store it; if the runner is gone, run it again, or {settle}"
     if prediction is None or not prediction.terminal:
-        return f"wait for its runner; if that is gone, {settle} or the same run again stores it"
+        return wait
     if prediction.status in ENDED_BADLY:
-        return f"run it again, which tries up to three times; or {settle} closes it"
-    return f"its pictures are ready: its runner stores them, or {settle}, or the same run again"
+        return f"run it again, which tries up to three times; {settle} closes it if no further try can help"
+    return f"its pictures are ready: {wait}"
