@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import pytest
@@ -18,11 +19,11 @@ from prefect_wavespeed.api.answers import (
     Upload,
     WebhookSecret,
     read_answer,
-    refusal,
 )
 from prefect_wavespeed.api.billing import BillingsPage
 from prefect_wavespeed.api.models import MODEL
 from prefect_wavespeed.api.predictions import HistoryPage, Prediction
+from prefect_wavespeed.api.refusals import refusal
 
 KEY = "canary-2f6d1c9e8b7a4053"
 CREATED = {"id": "p1", "model": MODEL, "status": "created"}
@@ -43,9 +44,16 @@ def redact(text: object) -> str:
     return errors.redact(text, KEY)
 
 
-def read(shape: type[BaseModel], status: int | None = 200, body: Any = None, **more: Any) -> Any:
+def read(
+    shape: type[BaseModel],
+    status: int | None = 200,
+    body: Any = None,
+    *,
+    asked_for: str | None = "p1",
+    **more: Any,
+) -> Any:
     reply = Reply(status=status, body=body, **more)
-    return read_answer(reply, shape, call="GET /x", redact=redact, prediction_id="p1")
+    return read_answer(reply, shape, call="GET /x", redact=redact, prediction_id=asked_for)
 
 
 def envelope(data: Any = None, *, code: int = 200, message: str = "success") -> dict[str, Any]:
@@ -65,9 +73,11 @@ def envelope(data: Any = None, *, code: int = 200, message: str = "success") -> 
         (404, "no model", errors.NotFoundError),
         (422, "no", errors.InvalidRequestError),
         (429, "slow down", errors.RateLimitedError),
+        (1200, "content moderation", errors.InvalidRequestError),
         (1300, "no credit", errors.InsufficientCreditsError),
         (1400, "missing", errors.InvalidRequestError),
         (1402, "cannot fetch the image", errors.InvalidRequestError),
+        (1407, "no", errors.InsufficientCreditsError),
     ],
 )
 def test_a_clear_refusal_has_an_error_of_its_own(
@@ -83,7 +93,7 @@ def test_a_clear_refusal_has_an_error_of_its_own(
         assert caught.value.prediction_id == "p1"
 
 
-@pytest.mark.parametrize("status", [None, 200, 301, 307, 408, 425, 500, 502, 503, 504, 1200, 5000, 5004])
+@pytest.mark.parametrize("status", [None, 200, 301, 307, 408, 425, 500, 502, 503, 504, 1406, 5000, 5004])
 def test_any_other_answer_refuses_nothing(status: int | None) -> None:
     assert refusal(status, "could not read credits" if status and status < 1000 else "oops") is None
 
@@ -142,28 +152,270 @@ def test_an_error_that_echoes_the_key_does_not_spread_it(shape: type[BaseModel],
     assert KEY not in str(caught.value)
 
 
+PROCESSING = {**CREATED, "status": "processing"}
+FAILED = {**CREATED, "status": "failed", "error": "oops", "code": 5000}
+
+
+@pytest.mark.parametrize("asked_for", [None, "p1"], ids=["submit", "result"])
 @pytest.mark.parametrize(
     ("status", "body"),
     [
-        (504, envelope({**CREATED, "status": "processing"}, code=5004, message="timeout")),
-        (200, envelope({**CREATED, "status": "processing"}, code=5004)),
-        (500, envelope({**CREATED, "status": "failed", "error": "oops", "code": 5000}, code=500)),
+        (504, envelope(PROCESSING, code=5004, message="timeout")),
+        (200, envelope(PROCESSING, code=5004)),
+        (500, envelope(FAILED, code=500)),
+        (400, envelope(FAILED, code=400)),
+        (402, envelope(FAILED, code=1407, message="insufficient credits")),
+        (429, envelope(CREATED, code=429)),
+        (404, envelope({**FAILED, "status": "deleted"}, code=404, message="not found")),
         (200, CREATED),
+        (500, FAILED),
+        (400, {**FAILED, "message": "task failed"}),
+        (200, FAILED),
+        (200, {"task": CREATED}),
+        (422, {"error": "refused", "task": FAILED}),
+        (400, {"message": "refused", "prediction": FAILED}),
+        (400, {"code": 400, "message": "refused", "data": {"task": FAILED}}),
+        (500, {"error": {"message": "oops", "task": FAILED}}),
+        (500, {"detail": FAILED}),
         (200, envelope({**CREATED, "created_at": "yesterday", "timings": 3, "outputs": "none yet"})),
     ],
 )
-def test_an_answer_with_an_id_is_a_prediction_whatever_else_it_says(status: int, body: Any) -> None:
-    assert read(Prediction, status, body).id == "p1"
+def test_an_answer_with_a_prediction_is_one_whatever_else_it_says(
+    status: int, body: Any, asked_for: str | None
+) -> None:
+    assert read(Prediction, status, body, asked_for=asked_for).id == "p1"
 
 
-def test_a_refusal_with_an_id_is_a_refusal() -> None:
-    with pytest.raises(errors.InvalidRequestError):
-        read(Prediction, 400, envelope({"id": "x"}, code=400))
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, envelope({"id": "p1"}, code=400)),
+        (504, envelope({"id": "p1", "status": "waiting"}, code=5004)),
+        (500, {"id": "p1", "urls": {"get": "https://example.com/p1"}}),
+        (500, {"id": "p1", "model": MODEL, "message": "oops"}),
+        (500, {"id": "p1", "outputs": ["https://example.com/1.jpeg"]}),
+    ],
+)
+def test_a_refused_submission_with_an_id_was_made(status: int, body: Any) -> None:
+    assert read(Prediction, status, body, asked_for=None).id == "p1"
 
 
-def test_an_id_beside_an_error_is_a_gateways_own() -> None:
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (504, {"id": "request-17", "message": "gateway timeout"}, errors.UnavailableError),
+        (502, {"id": "request-17", "status": 502}, errors.UnavailableError),
+        (503, {"id": "request-17", "status": "error"}, errors.UnavailableError),
+        (200, {"id": "request-17", "error": "gateway timeout"}, errors.UnavailableError),
+        (400, {"id": "request-17", "message": "bad"}, errors.InvalidRequestError),
+        (429, {"id": "request-17", "error": {"id": "e1", "message": "slow"}}, errors.RateLimitedError),
+        (200, {"id": "request-17", "code": 1407}, errors.InsufficientCreditsError),
+        (500, {"errors": [{"id": "e1", "status": "failed"}]}, errors.UnavailableError),
+        (400, envelope({"id": " "}, code=400), errors.InvalidRequestError),
+        (400, envelope({"id": True}, code=400), errors.InvalidRequestError),
+    ],
+)
+def test_an_id_beside_an_error_is_a_gateways_own(
+    status: int, body: Any, kind: type[errors.RestyleError]
+) -> None:
+    with pytest.raises(errors.RestyleError) as caught:
+        read(Prediction, status, body, asked_for=None)
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("text", ["not found", "Prediction not_found", "it does not exist", "no such task"])
+@pytest.mark.parametrize("status", [400, 404, 422, 500])
+def test_a_prediction_that_the_api_does_not_know_is_missing_by_its_text(status: int, text: str) -> None:
+    bodies: list[Any] = [
+        envelope(code=status, message=text),
+        envelope({"id": "p1"}, code=status, message=text),
+        {"id": "p1", "error": text},
+        {"id": "p1", "detail": [{"loc": ["path", "id"], "msg": text}]},
+        envelope({"id": "another", "status": "failed"}, code=status, message=text),
+    ]
+    for body in bodies:
+        with pytest.raises(errors.NotFoundError, match=text) as caught:
+            read(Prediction, status, body)
+        assert caught.value.prediction_id == "p1"
+    with pytest.raises(errors.NotFoundError):
+        read(Prediction, 200, envelope(code=status, message=text))
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (503, envelope(code=503, message="upstream not found")),
+        (500, envelope(code=500, message="oops")),
+        (500, None),
+        (502, {"error": "no such host"}),
+    ],
+)
+def test_a_prediction_is_not_missing_because_the_api_is(status: int, body: Any) -> None:
     with pytest.raises(errors.UnavailableError):
-        read(Prediction, 504, {"id": "request-17", "message": "gateway timeout"})
+        read(Prediction, status, body)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"message": "no luck"}, "no luck"),
+        ({"error": "no luck"}, "no luck"),
+        ({"error": {"message": "no luck", "code": "bad"}}, "no luck"),
+        ({"detail": "no luck"}, "no luck"),
+        ({"detail": {"message": "no luck"}}, "no luck"),
+        ({"detail": [{"loc": ["body", "size"], "msg": "no luck"}, {"msg": "none"}]}, "size: no luck: none"),
+        ({"errors": ["no luck", {"message": "none"}]}, "no luck: none"),
+        ({"errors": "no luck"}, "no luck"),
+        ({"message": "Bad request", "error": "no luck"}, "Bad request: no luck"),
+        ({"message": "no luck", "error": {"message": "no luck"}}, "no luck"),
+        ({"message": None, "error": [], "detail": 3, "errors": {}}, "no explanation"),
+        ("no luck", "no explanation"),
+        ([], "no explanation"),
+    ],
+)
+def test_a_refusal_is_explained_wherever_its_text_is(body: Any, text: str) -> None:
+    with pytest.raises(errors.InvalidRequestError) as caught:
+        read(Balance, 400, body)
+    assert caught.value.message == f"WaveSpeed refused the request (400): {text}"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (402, None),
+        (402, {"error": "pay"}),
+        (400, {"code": 400, "message": "Insufficient credits. Please top up your account"}),
+        (400, {"error": "Insufficient credits"}),
+        (400, {"error": {"message": "not enough balance"}}),
+        (400, {"detail": [{"msg": "no funds"}]}),
+        (400, {"message": "insufficient_credits"}),
+        (400, {"code": 1407, "message": "refused"}),
+        (400, {"code": "1407", "message": "refused"}),
+        (403, {"error_code": "insufficient_credits", "message": "refused"}),
+        (429, {"error": {"code": 1407, "message": "refused"}}),
+        (500, {"error": {"code": "insufficient_credits"}}),
+        (200, {"code": 1407, "message": "refused", "data": None}),
+        (200, {"code": 200, "error_code": "insufficient_credits", "data": {}}),
+        (200, {"error": {"code": 1407}}),
+    ],
+)
+def test_no_credits_is_one_error_in_each_of_its_forms(status: int, body: Any) -> None:
+    for shape in SHAPES:
+        with pytest.raises(errors.InsufficientCreditsError):
+            read(shape, status, body)
+        with pytest.raises(errors.InsufficientCreditsError):
+            read(shape, status, body, asked_for=None)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, {"code": 1406, "message": "retry exhausted"}),
+        (500, {"error": {"code": "retry_exhausted"}}),
+        (200, {"code": 1406, "error_code": "retry_exhausted", "data": None}),
+        (400, {"code": 5000, "message": "internal error"}),
+        (200, {"code": 5003, "message": "unavailable"}),
+    ],
+)
+def test_a_task_that_may_have_been_made_leaves_doubt(status: int, body: Any) -> None:
+    with pytest.raises(errors.UnavailableError):
+        read(Prediction, status, body, asked_for=None)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_may_belong_to_an_account_without_a_first_top_up(status: int) -> None:
+    with pytest.raises(errors.AuthenticationError, match=r"no luck; keys work .* first top-up"):
+        read(Balance, status, {"message": "no luck"})
+
+
+def test_a_message_says_what_came_where_it_is_not_understood() -> None:
+    body = envelope({"task_id": "t1", "image": "https://example.com/1?signature=s3cret", "key": KEY})
+    with pytest.raises(errors.UnavailableError) as caught:
+        read(Prediction, 200, body, asked_for=None)
+    assert '"task_id": "t1"' in caught.value.message
+    assert "s3cret" not in caught.value.message
+    assert KEY not in caught.value.message
+    with pytest.raises(errors.UnavailableError) as caught:
+        read(WebhookSecret, 200, envelope({"webhook_secret": "whsec_s3cret"}))
+    assert "s3cret" not in caught.value.message
+
+
+def test_the_answer_is_kept_as_it_came_but_for_secrets_and_pictures() -> None:
+    outputs = ["picture-1", "https://example.com/2.png?signature=s3cret", base64.b64encode(b"short").decode()]
+    said = {
+        **CREATED,
+        "status": "completed",
+        "outputs": outputs,
+        "created_at": "2026-01-01T00:00:00.123456789Z",
+        "has_nsfw_contents": None,
+        "tomorrow": {"note": f"with {KEY}", "score": 0.5, "odd": float("nan"), "big": 10**400},
+        "input": {"image": f"https://me:s3cret@example.com/in.jpg?key={KEY}", "seed": 7},
+        "mask": "data:image/png;base64," + base64.b64encode(b"mask" * 20).decode(),
+    }
+    kept = read(Prediction, 200, envelope(said), pictures={"picture-1": b"long"}).answer
+    assert kept == {
+        **said,
+        "outputs": ["(picture, 4 bytes)", "https://example.com/2.png", "(picture, 5 bytes)"],
+        "tomorrow": {"note": "with ***", "score": 0.5, "odd": "nan", "big": str(10**400)},
+        "input": {"image": "https://example.com/in.jpg", "seed": 7},
+        "mask": "(picture, 80 bytes)",
+    }
+    assert json.loads(json.dumps(kept, allow_nan=False)) == kept
+
+
+def test_the_answer_that_is_kept_has_a_bounded_size() -> None:
+    deep: Any = 1
+    for _ in range(900):
+        deep = {"deeper": deep, "list": [deep] if isinstance(deep, int) else []}
+    for more in ({"long": "x " * 10**6}, {"many": [1] * 10**5}, {str(n): n for n in range(10**5)}, deep):
+        prediction = read(Prediction, 200, envelope({**CREATED, **more}))
+        assert prediction.answer["id"] == "p1"
+        assert len(json.dumps(prediction.answer)) < 40_000
+
+
+@pytest.mark.parametrize(
+    ("sent", "outputs", "is_readable"),
+    [
+        ("https://example.com/1.png", ["https://example.com/1.png"], True),
+        ({"url": "https://example.com/1.png", "width": 3}, ["https://example.com/1.png"], True),
+        ([{"url": "https://example.com/1.png"}, "b"], ["https://example.com/1.png", "b"], True),
+        ([None, "b"], ["", "b"], True),
+        ([], [], True),
+        (None, [], True),
+        ("", [], True),
+        ({}, [], True),
+        ([{"uri": "https://example.com/1.png?signature=s3cret"}], [""], False),
+        ([["https://example.com/1.png"], "b"], ["", "b"], False),
+        (3, [""], False),
+    ],
+)
+def test_outputs_are_a_text_or_texts_or_objects_with_a_url(
+    sent: Any, outputs: list[str], is_readable: bool
+) -> None:
+    prediction = read(Prediction, 200, envelope({**CREATED, "status": "completed", "outputs": sent}))
+    assert prediction.outputs == outputs
+    assert (prediction.unreadable_outputs is None) is is_readable
+    assert "s3cret" not in (prediction.unreadable_outputs or "")
+
+
+@pytest.mark.parametrize(
+    ("sent", "flags"),
+    [
+        ([False, True], [False, True, None]),
+        ([None, True], [None, True, None]),
+        ([True], [True, None, None]),
+        ([], [None, None, None]),
+        (None, [None, None, None]),
+        (True, [True, True, True]),
+        (False, [False, False, False]),
+        (["yes", True], [None, True, None]),
+        ("true", [None, None, None]),
+        ({}, [None, None, None]),
+    ],
+)
+def test_a_flag_is_true_or_false_or_not_checked(sent: Any, flags: list[bool | None]) -> None:
+    prediction = read(Prediction, 200, envelope({**CREATED, "has_nsfw_contents": sent}))
+    assert [prediction.flag(index) for index in range(3)] == flags
 
 
 def test_a_failed_prediction_that_echoes_the_key_does_not_spread_it() -> None:

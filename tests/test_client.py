@@ -352,6 +352,27 @@ async def test_history_sends_its_arguments_and_none_by_default() -> None:
     ]
 
 
+async def test_a_history_that_refuses_to_tell_inputs_is_read_without_them_from_then_on() -> None:
+    refused = answer(None, status=400, code=400, message="unknown field include_inputs")
+    page = answer({"page": 1, "items": [CREATED]})
+    async with RawServer(refused, page, page) as server, client_of(server) as client:
+        for _ in range(2):
+            assert [item.id for item in (await client.history(include_inputs=True)).items] == ["p1"]
+    bodies = [json.loads(request.split(b"\r\n\r\n", 1)[1]) for request in server.requests]
+    assert ["include_inputs" in body for body in bodies] == [True, False, False]
+
+
+async def test_a_history_that_is_refused_for_another_reason_is_asked_for_inputs_again() -> None:
+    refused = answer(None, status=400, code=400, message="page_size: out of range")
+    page = answer({"page": 1, "items": [CREATED]})
+    async with RawServer(refused, refused, page) as server, client_of(server) as client:
+        with pytest.raises(errors.InvalidRequestError):
+            await client.history(include_inputs=True)
+        await client.history(include_inputs=True)
+    bodies = [json.loads(request.split(b"\r\n\r\n", 1)[1]) for request in server.requests]
+    assert ["include_inputs" in body for body in bodies] == [True, False, True]
+
+
 # The key
 
 

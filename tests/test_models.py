@@ -214,14 +214,6 @@ def test_a_code_may_be_a_number_or_its_text(sent: Any, code: int) -> None:
     assert Prediction.model_validate({"id": "p1", "code": sent}).code == code
 
 
-def test_nulls_in_lists_keep_their_place() -> None:
-    prediction = Prediction.model_validate(
-        {"id": "p1", "outputs": [None, "https://example.com/2.jpeg"], "has_nsfw_contents": [None, True]}
-    )
-    assert prediction.outputs == ["", "https://example.com/2.jpeg"]
-    assert prediction.has_nsfw_contents == [False, True]
-
-
 def test_the_execution_time_stands_in_for_the_timings() -> None:
     assert Prediction.model_validate({"id": "p1", "executionTime": 1200}).inference_ms == 1200
 

@@ -1,36 +1,19 @@
-"""Answers of the API: the envelope around them, the shape of their data, and the error for each refusal."""
+"""Answers of the API: the envelope around them, and the shape of their data."""
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, FiniteFloat, SecretStr
 
-from prefect_wavespeed.api.models import ReduxRequest
-from prefect_wavespeed.api.predictions import Prediction
-from prefect_wavespeed.errors import (
-    AuthenticationError,
-    InsufficientCreditsError,
-    InvalidRequestError,
-    NotFoundError,
-    RateLimitedError,
-    RestyleError,
-    UnavailableError,
-)
+from prefect_wavespeed.api.predictions import STATUSES, Prediction
+from prefect_wavespeed.api.refusals import codes_of, explanation_of, refusal, says_unknown
+from prefect_wavespeed.errors import NotFoundError, RateLimitedError, UnavailableError
 
 _Shape = TypeVar("_Shape", bound=BaseModel)
-
-# The vendor reports missing credits by text alone: as a 400, among other statuses.
-_CREDITS = re.compile(r"(?i)\bcredits?\b|\b(insufficient|low|no|not enough) (balance|funds)\b|\btop.?up\b")
-_URL = re.compile(r"https?://\S+")
-_FIELD = r"\b({})\b".format("|".join(sorted(ReduxRequest.model_fields, key=len, reverse=True)))
-_QUOTED_FIELD = re.compile(f"[\"'`]{_FIELD}[\"'`]")
-_NAMED_FIELD = re.compile(_FIELD)
-
-_BAD_PARAMETER = (1400, 1401, 1402)  # WaveSpeed's own codes, where an envelope holds one instead of 400
 
 
 @dataclass
@@ -113,31 +96,33 @@ def read_answer(
         shape: what its data must be.
         call: method and path, for the error's message.
         redact: makes a text safe to show; an answer may echo the key.
-        prediction_id: the prediction that was asked for, for the error.
+        prediction_id: the prediction that was asked for; None where the call asks for none.
 
     Raises:
         RestyleError: the error for the refusal, or UnavailableError where the answer leaves it open whether
             the call was carried out.
     """
-    envelope = reply.body if isinstance(reply.body, dict) else {}
-    data = envelope.get("data", envelope)
-    # A prediction with an id exists, whatever code stands around it (a 504 or a 5004 in sync mode).
-    # An id beside an error, outside of ``data``, is a gateway's own.
-    exists = shape is Prediction and isinstance(data, dict) and bool(data.get("id"))
-    exists = exists and (_is_success(reply.status) or "data" in envelope)
-    status, failure = reply.status, reply.failure
-    if _is_success(status) and not exists:
-        status = _code(envelope) or status
-    if failure is None and (_is_success(status) or (exists and status is not None and status >= 500)):
+    body, status, failure = reply.body, reply.status, reply.failure
+    if shape is Prediction:
+        data = _find_prediction(body, _is_error(status, body), asked_for=prediction_id)
+    else:
+        data = body.get("data", body) if isinstance(body, dict) and _is_success(status) else None
+    codes = codes_of(body)
+    if _is_success(status) and codes and (data is None or shape is not Prediction):
+        status, data = codes[0], None
+    if failure is None and (data is not None or _is_success(status)):
         try:
             return shape.model_validate(data, context={"pictures": reply.pictures, "redact": redact})
         except ValueError:
-            failure = "the answer does not match the API's documentation"
+            failure = f"the answer does not match the API's documentation: {_what_came(body, shape)}"
 
+    explanation = explanation_of(body)
     if status is not None and not _is_success(status):
-        failure = envelope.get("message") or "no explanation"
+        failure = explanation or "no explanation"
     reason = redact(failure)
-    error = refusal(status, reason)
+    error = refusal(status, reason, codes)
+    if prediction_id is not None and shape is Prediction and says_unknown(status, explanation):
+        error = NotFoundError(f"WaveSpeed knows no such prediction ({status}): {reason}")
     if error is None:
         outcome = f"HTTP {status}" if status else "no answer"
         error = UnavailableError(
@@ -149,41 +134,46 @@ def read_answer(
     raise error
 
 
-def refusal(status: int | None, reason: str) -> RestyleError | None:
-    """Return the error for an answer that says clearly that nothing was done; None for any other.
+def _find_prediction(body: Any, is_error: bool, *, asked_for: str | None) -> dict[str, Any] | None:
+    """The prediction that an answer bears, whatever is around it.
 
-    Args:
-        status: the HTTP status, or the code of the envelope where that reports a problem.
-        reason: the vendor's explanation.
+    One with an id exists, and may be billed, also where the status is an error's. But an id beside an error
+    may be a gateway's own, and an answer about an id may repeat it.
     """
-    match status:
-        case 429:
-            return RateLimitedError(f"WaveSpeed asks to slow down (429): {reason}")
-        case 401:
-            return AuthenticationError(f"WaveSpeed refused the API key (401): {reason}")
-        case 404:
-            return NotFoundError(f"WaveSpeed knows no such prediction or model (404): {reason}")
-        case 402:
-            return InsufficientCreditsError(f"top up the WaveSpeed account (402): {reason}")
-        case None | 408 | 425:
-            return None
-        case _ if (400 <= status < 500 or 1000 <= status < 2000) and _CREDITS.search(_URL.sub("", reason)):
-            return InsufficientCreditsError(f"top up the WaveSpeed account ({status}): {reason}")
-        case 403:
-            return AuthenticationError(f"the WaveSpeed key's account may not do this (403): {reason}")
-        case _ if 400 <= status < 500 or status in _BAD_PARAMETER:
-            named = _QUOTED_FIELD.search(reason) or _NAMED_FIELD.search(_URL.sub("", reason))
-            return InvalidRequestError(
-                f"WaveSpeed refused the request ({status}): {reason}", field=named[1] if named else None
-            )
-    return None
+    if not isinstance(body, dict):
+        return None
+    for name in ("data", "task", "prediction", "error", "detail"):
+        inner = body.get(name)
+        is_envelope = name in ("data", "task", "prediction")
+        if found := _find_prediction(inner, is_error or not is_envelope, asked_for=asked_for):
+            return found
+        if asked_for is None and is_envelope and isinstance(inner, dict) and _id_of(inner):
+            return inner
+    if not _id_of(body):
+        return None
+    if is_error and asked_for is not None:
+        return body if _id_of(body) == asked_for and _has_status(body) else None
+    looks_like_one = _has_status(body) or any(body.get(name) for name in ("model", "urls", "outputs"))
+    return body if looks_like_one or not is_error else None
+
+
+def _id_of(body: dict[str, Any]) -> str:
+    found = body.get("id")
+    return str(found).strip() if isinstance(found, str | int) and not isinstance(found, bool) else ""
+
+
+def _has_status(body: dict[str, Any]) -> bool:
+    return isinstance(body.get("status"), str) and body["status"] in STATUSES
+
+
+def _is_error(status: int | None, body: Any) -> bool:
+    reports = isinstance(body, dict) and bool(codes_of(body) or body.get("error") or body.get("errors"))
+    return reports or not _is_success(status)
+
+
+def _what_came(body: Any, shape: type[BaseModel]) -> str:
+    return "a secret" if shape is WebhookSecret else json.dumps(body)[:2000]
 
 
 def _is_success(status: int | None) -> bool:
     return status is not None and 200 <= status < 300
-
-
-def _code(envelope: Mapping[str, Any]) -> int | None:
-    """The envelope's code where it reports a problem: answers with HTTP 200 may have one."""
-    code = envelope.get("code")
-    return code if isinstance(code, int) and code not in (0, 200) else None

@@ -28,6 +28,7 @@ from prefect_wavespeed.api.models import MODEL, ReduxRequest
 from prefect_wavespeed.api.predictions import HistoryPage, Prediction
 from prefect_wavespeed.errors import (
     AmbiguousSubmissionError,
+    InvalidRequestError,
     NotFoundError,
     RateLimitedError,
     RestyleError,
@@ -87,6 +88,7 @@ class WaveSpeedClient:
             get_settings().submit_timeout_seconds if submit_timeout is None else submit_timeout
         )
         self.timeout = timeout
+        self._history_tells_inputs = True  # until it refuses to
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r})"
@@ -172,7 +174,7 @@ class WaveSpeedClient:
         """Return a prediction's present state.
 
         Raises:
-            NotFoundError: the API does not know its id.
+            NotFoundError: the API does not know its id; it may say so by a 400 or 500 with a text.
         """
         path = f"/api/v3/predictions/{quote(prediction_id, safe='')}/result"
         return await self._call("GET", path, Prediction, prediction_id=prediction_id)
@@ -188,13 +190,30 @@ class WaveSpeedClient:
         created_before: datetime | None = None,
         include_inputs: bool = False,
     ) -> HistoryPage:
-        """Return one page of the last 7 days' predictions, newest first; the times must be aware."""
+        """Return one page of the last 7 days' predictions, newest first.
+
+        Args:
+            page, page_size: which page, of how many predictions: 100 at most.
+            model, status: only these.
+            created_after, created_before: only these; the times must be aware.
+            include_inputs: ask for what each prediction was asked for. Where the API refuses to tell, the
+                page comes without, and this client does not ask again.
+        """
         query: dict[str, Any] = {"page": page, "page_size": page_size}
         query |= {"model": model} if model else {}
         query |= {"status": status} if status else {}
         query |= {"created_after": _iso(created_after)} if created_after else {}
         query |= {"created_before": _iso(created_before)} if created_before else {}
-        query |= {"include_inputs": True} if include_inputs else {}
+        if include_inputs and self._history_tells_inputs:
+            try:
+                return await self._history(query | {"include_inputs": True})
+            except InvalidRequestError:
+                found = await self._history(query)
+            self._history_tells_inputs = False
+            return found
+        return await self._history(query)
+
+    async def _history(self, query: dict[str, Any]) -> HistoryPage:
         return await self._call("POST", "/api/v3/predictions", HistoryPage, json=query)
 
     async def delete(self, prediction_ids: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     PrivateAttr,
     ValidationError,
     ValidationInfo,
@@ -19,12 +21,14 @@ from pydantic import (
 )
 
 from prefect_wavespeed.api._lenient import Items, Moment
+from prefect_wavespeed.api._shown import showable
 from prefect_wavespeed.api.base64_stream import decode
 from prefect_wavespeed.errors import redact
 
 Status = Literal["created", "processing", "completed", "failed", "cancelled", "timeout", "deleted"]
 ENDED_BADLY: frozenset[str] = frozenset({"failed", "cancelled", "timeout", "deleted"})
 TERMINAL: frozenset[str] = ENDED_BADLY | {"completed"}
+STATUSES: frozenset[str] = TERMINAL | {"created", "processing"}
 
 
 class PredictionUrls(BaseModel):
@@ -52,9 +56,9 @@ class Prediction(BaseModel):
 
     id: str = Field(min_length=1)
     model: str = ""
-    outputs: list[str] = Field(default_factory=list, repr=False)
+    outputs: list[str] = Field(default_factory=list, repr=False, description='"" for what is no output.')
     urls: PredictionUrls = Field(default_factory=PredictionUrls)
-    has_nsfw_contents: list[bool] = Field(default_factory=list)
+    has_nsfw_contents: bool | list[bool | None] | None = None
     status: Status | str = "created"
     created_at: Moment = None
     error: str = ""
@@ -67,16 +71,22 @@ class Prediction(BaseModel):
 
     # Base64 outputs, decoded while they were received; outputs[i] is then "inline:i".
     _inline: dict[str, bytes] = PrivateAttr(default_factory=dict)
+    _answer: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _unreadable: bool = PrivateAttr(default=False)
 
-    @field_validator("outputs", "has_nsfw_contents", mode="before")
+    @field_validator("outputs", mode="before")
     @classmethod
-    def _null_is_empty(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is None:
+    def _one_or_many(cls, value: Any) -> Any:
+        if not value:
             return []
+        return [_as_text(item) or "" for item in (value if isinstance(value, list) else [value])]
+
+    @field_validator("has_nsfw_contents", mode="before")
+    @classmethod
+    def _odd_flags_keep_their_place(cls, value: Any) -> Any:
         if isinstance(value, list):
-            blank: Any = "" if info.field_name == "outputs" else False
-            return [blank if item is None else item for item in value]
-        return value
+            return [item if isinstance(item, bool) else None for item in value]
+        return value if isinstance(value, bool) else None
 
     @field_validator("urls", "timings", mode="before")
     @classmethod
@@ -115,17 +125,49 @@ class Prediction(BaseModel):
         except ValidationError:
             return cls.model_fields[info.field_name or ""].get_default(call_default_factory=True)
 
-    @model_validator(mode="after")
-    def _take_from_answer(self, info: ValidationInfo) -> Prediction:
-        """Move base64 outputs of a received answer out of ``outputs``; make its error safe to show."""
-        if info.context is not None:
-            self.error = info.context.get("redact", redact)(self.error)
-            pictures: Mapping[str, bytes] = info.context.get("pictures", {})
-            for index, output in enumerate(self.outputs):
+    @model_validator(mode="wrap")
+    @classmethod
+    def _take_from_answer(
+        cls, value: Any, read: ModelWrapValidatorHandler[Prediction], info: ValidationInfo
+    ) -> Prediction:
+        """Move base64 outputs of a received answer out of ``outputs``; make what it says safe to show."""
+        prediction = read(value)
+        if info.context is not None and isinstance(value, Mapping):
+            make_safe = info.context.get("redact", redact)
+            prediction.error = make_safe(prediction.error)
+            pictures = dict(info.context.get("pictures", {}))
+            for index, output in enumerate(prediction.outputs):
                 if (picture := pictures.get(output) or decode(output)) is not None:
-                    self.outputs[index] = f"inline:{index}"
-                    self._inline[f"inline:{index}"] = picture
+                    pictures[output] = prediction._inline[f"inline:{index}"] = picture
+                    prediction.outputs[index] = f"inline:{index}"
+            prediction._answer = showable(value, make_safe, pictures)
+            prediction._unreadable = _holds_unreadable(value.get("outputs"))
+        return prediction
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        """The object as the API sent it, unknown fields included; safe to keep, and bounded in size.
+
+        URLs lose their queries, pictures are replaced by a short mark. Empty for what was not received.
+        """
+        return self._answer
+
+    def with_answer(self, answer: Mapping[str, Any]) -> Prediction:
+        """Return this prediction, with what ``answer`` was before it was written down."""
+        self._answer = dict(answer)
         return self
+
+    @property
+    def unreadable_outputs(self) -> str | None:
+        """What the API sent as outputs, in one line, where it holds something that is none; else None."""
+        return redact(json.dumps(self._answer.get("outputs"))) if self._unreadable else None
+
+    def flag(self, index: int) -> bool | None:
+        """Whether the output at an index was flagged as NSFW; None where it was not checked."""
+        flags = self.has_nsfw_contents
+        if isinstance(flags, list):
+            return flags[index] if index < len(flags) else None
+        return flags
 
     def inline(self, output: str) -> bytes | None:
         """Return the picture of a base64 output; None for a URL."""
@@ -140,6 +182,18 @@ class Prediction(BaseModel):
     def inference_ms(self) -> float | None:
         """How long the model worked on it, in milliseconds; None where the API does not say."""
         return self.timings.inference if self.timings.inference is not None else self.execution_time
+
+
+def _as_text(output: Any) -> str | None:
+    """An output: a text, or an object with its URL; None for anything else."""
+    if isinstance(output, Mapping):
+        output = output.get("url")
+    return output if isinstance(output, str) else None
+
+
+def _holds_unreadable(outputs: Any) -> bool:
+    items = outputs if isinstance(outputs, list) else [outputs or None]
+    return any(item is not None and _as_text(item) is None for item in items)
 
 
 class HistoryPage(BaseModel):

@@ -113,7 +113,9 @@ def seal(prediction: Prediction, secret: str | SecretStr) -> str:
     fields = prediction.model_dump(mode="json", exclude={"input"})
     if not all(urlsplit(output).scheme in ("https", "http") for output in prediction.outputs):
         fields["outputs"] = []
-    return _seal(secret).encrypt(json.dumps(fields).encode()).decode()
+    answer = {name: value for name, value in prediction.answer.items() if name not in ("input", "inputs")}
+    sealed = {"prediction": fields, "answer": answer}
+    return _seal(secret).encrypt(json.dumps(sealed).encode()).decode()
 
 
 def unseal(text: str, secret: str | SecretStr, *, tolerance: int = 3600) -> Prediction:
@@ -135,8 +137,9 @@ def unseal(text: str, secret: str | SecretStr, *, tolerance: int = 3600) -> Pred
     except InvalidToken:
         raise BadSealError("it was not sealed with this account's webhook secret, or too long ago") from None
     try:
-        return Prediction.model_validate_json(sealed)
-    except ValueError:
+        fields = json.loads(sealed)
+        return Prediction.model_validate(fields["prediction"]).with_answer(fields["answer"])
+    except (ValueError, LookupError, TypeError):
         pass
     raise BadPayloadError("the sealed text is not a prediction")
 

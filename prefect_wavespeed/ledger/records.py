@@ -27,7 +27,9 @@ class PredictionInfo(BaseModel):
     id: str
     created_at: datetime | None = None
     inference_ms: float | None = None
-    has_nsfw_contents: list[bool] = Field(default_factory=list)
+    has_nsfw_contents: list[bool | None] = Field(
+        default_factory=list, description="One for each output; null: not checked."
+    )
 
 
 class OutputInfo(BaseModel):

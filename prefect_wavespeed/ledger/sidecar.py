@@ -71,7 +71,7 @@ def make_side_car(
             id=prediction.id,
             created_at=prediction.created_at,
             inference_ms=prediction.inference_ms,
-            has_nsfw_contents=prediction.has_nsfw_contents,
+            has_nsfw_contents=[prediction.flag(index) for index in range(len(prediction.outputs))],
         ),
         outputs=outputs,
         cost=Cost(usd=history.usd, basis=None if history.usd is None else "quoted"),

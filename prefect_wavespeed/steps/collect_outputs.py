@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.errors import NotFoundError, OutputError
 from prefect_wavespeed.job import Job, NsfwPolicy, Restyled, RunInfo
 from prefect_wavespeed.ledger.records import Attempt
@@ -37,6 +38,7 @@ class OutputStep:
         try:
             prediction = context.memory.take_completed(submitted.prediction_id)
             prediction = prediction or await context.client.result(submitted.prediction_id)
+            _check_readable(prediction, job)
             completed = store.now()
             collector = OutputCollector(context.client, store, job, prediction, run, nsfw, self._on_thumbnail)
             outputs = await collector.collect()
@@ -74,6 +76,18 @@ class OutputStep:
             claim.request if claim else job.request(without_signature(job.source.location)),
             record.quoted_usd if record else None,
             await self._context.attempts(job, open_job, attempt),
+        )
+
+
+def _check_readable(prediction: Prediction, job: Job) -> None:
+    """Leave a job open whose paid outputs came in a form that is not understood."""
+    if came := prediction.unreadable_outputs:
+        raise OutputError(
+            "WaveSpeedAI sent outputs in a form that this version cannot read; the job stays open, and "
+            f"running it with a newer version finishes it: {came} (prediction {prediction.id})",
+            job_key=job.key,
+            prediction_id=prediction.id,
+            retryable=False,
         )
 
 

@@ -65,7 +65,7 @@ class OutputCollector:
         return [await self._output(index) for index in range(len(self.prediction.outputs))]
 
     async def _output(self, index: int) -> OutputInfo:
-        flagged = self.prediction.has_nsfw_contents[index : index + 1] == [True]
+        flagged = self.prediction.flag(index) is True
         if flagged and self.nsfw == "drop":
             return OutputInfo(key=None, nsfw=True)
         data, output, thumbnail = await self._fetch(index)
