@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from prefect_wavespeed.emulator.dialects import Dialects
+from prefect_wavespeed.emulator.dialects import Dialect, Dialects
 from prefect_wavespeed.emulator.faults import Rule
 from prefect_wavespeed.emulator.prediction import TERMINAL
 
@@ -34,9 +34,12 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a mistake in this
     Args:
         status: of HTTP.
         message: why; a usual text by default.
+        code: in the body; the status by default.
         retry_after: seconds, or text that is sent as it is; answered in every dialect.
         enveloped: answer HTTP 200, with the status only in the body's ``code``.
-        data: goes with it.
+        body_in: the dialect of the body, whatever is spoken elsewhere.
+        data: the prediction that comes with it.
+        more: goes into the body.
     """
 
     def __init__(
@@ -44,21 +47,50 @@ class Refusal(Exception):  # noqa: N818 - it is an answer, not a mistake in this
         status: int,
         message: str | None = None,
         *,
+        code: int | None = None,
         retry_after: float | str | None = None,
         enveloped: bool = False,
+        body_in: Dialect | None = None,
         data: Mapping[str, Any] | None = None,
+        **more: str,
     ) -> None:
         super().__init__(status)
         self.status = status
         self.message = message or _MESSAGES.get(status, "error")
+        self.code = code
         self.retry_after = retry_after
         self.enveloped = enveloped
+        self.body_in = body_in
         self.data = data
+        self.more = more
 
 
-def by_rule(rule: Rule) -> Refusal:
-    """The refusal that a rule describes."""
-    return Refusal(rule.status, rule.message, retry_after=rule.retry_after, enveloped=rule.enveloped)
+def by_rule(rule: Rule, data: Mapping[str, Any] | None = None) -> Refusal:
+    """The refusal that a rule describes, with the prediction that comes with it."""
+    return Refusal(
+        rule.status,
+        rule.message,
+        code=rule.code or None,
+        retry_after=rule.retry_after,
+        enveloped=rule.enveloped,
+        data=data,
+    )
+
+
+def no_credits(dialects: Dialects) -> Refusal:
+    """The refusal of an account whose balance does not cover the price."""
+    if "credits-402" in dialects:
+        return Refusal(402)
+    if dialects & {"credits-1407", "credits-1407-enveloped"}:
+        enveloped = "credits-1407-enveloped" in dialects
+        return Refusal(400, _MESSAGES[402], code=1407, enveloped=enveloped, error_code="insufficient_credits")
+    return Refusal(400, _MESSAGES[402], code=400)
+
+
+def no_such_prediction(dialects: Dialects) -> Refusal:
+    """The refusal of a call about a prediction that does not exist."""
+    status = 400 if "unknown-is-400" in dialects else 500 if "unknown-is-500" in dialects else 404
+    return Refusal(status, "prediction not found", code=status)
 
 
 def refused(refusal: Refusal, dialects: Dialects) -> web.Response:
@@ -67,10 +99,31 @@ def refused(refusal: Refusal, dialects: Dialects) -> web.Response:
     if refusal.retry_after is not None:
         wait = refusal.retry_after
         headers["Retry-After"] = wait if isinstance(wait, str) else f"{wait:g}"
-    body: dict[str, Any] = {"code": refusal.status, "message": refusal.message}
+    enveloped, code = refusal.enveloped, refusal.code or refusal.status
+    if "refusals-enveloped" in dialects and refusal.status == 400:
+        enveloped, code = True, refusal.code or 1400
+    status = 200 if enveloped else refusal.status
+    if refusal.data is not None and "error-is-task" in dialects:
+        return web.json_response(refusal.data, status=status, headers=headers)
+    body = _text(refusal.message, frozenset({refusal.body_in}) if refusal.body_in else dialects)
+    if code != status or "message" in body:
+        body = {"code": code, **body, **refusal.more}
     if refusal.data is not None:
-        body = {**body, "data": refusal.data} if "error-is-task" not in dialects else dict(refusal.data)
-    return web.json_response(body, status=200 if refusal.enveloped else refusal.status, headers=headers)
+        body["data"] = refusal.data
+    return web.json_response(body, status=status, headers=headers)
+
+
+def _text(message: str, dialects: Dialects) -> dict[str, Any]:
+    """Where a refusal's text stands."""
+    if "text-in-error" in dialects:
+        return {"error": message}
+    if "text-in-detail" in dialects:
+        return {"detail": message}
+    if "text-in-detail-list" in dialects:
+        return {"detail": [{"loc": ["body"], "msg": message, "type": "value_error"}]}
+    if "text-in-errors" in dialects:
+        return {"errors": [{"message": message}]}
+    return {"message": message}
 
 
 def success(data: Any) -> web.Response:

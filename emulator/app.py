@@ -20,6 +20,8 @@ from prefect_wavespeed.emulator.uploads import UPLOAD_LIMIT
 
 HOST = "127.0.0.1"
 
+_FILE = r"{number:\d{1,2}}.{format}"
+
 
 @web.middleware
 async def _answer_refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -51,7 +53,8 @@ def make_app(state: State) -> web.Application:
             web.post("/api/v3/media/uploads", media.upload_ticket),
             web.put("/cdn/uploads/{upload}/{filename}", media.upload_put),
             web.get("/cdn/uploads/{upload}/{filename}", media.download_upload),
-            web.get(r"/cdn/outputs/{prediction}/{edition}/{number:\d{1,2}}.{format}", media.download_output),
+            web.get(f"/cdn/predictions/{{prediction}}/{_FILE}", media.download_output),
+            web.get(f"/cdn/predictions/{{prediction}}/{{edition}}/{_FILE}", media.download_output),
             web.get("/emulator/ledger", control.ledger),
             web.get("/emulator/faults", control.get_faults),
             web.put("/emulator/faults", control.put_faults),

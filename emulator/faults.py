@@ -22,10 +22,13 @@ Each rule has:
 ======================= ==========================================================================
 
 ``submit``
-    * ``refused``: nothing is created; ``status`` = 503, ``message``, ``retry_after`` (seconds, or text that
-      is sent as it is), ``enveloped`` = false (true: HTTP 200, the status only in the envelope's ``code``)
+    * ``refused``: nothing is created; ``status`` = 503, ``code`` (in the body; default: the status),
+      ``message``, ``retry_after`` (seconds, or text that is sent as it is), ``enveloped`` = false (true: HTTP
+      200, the status only in the body's ``code``)
     * ``drop_before`` / ``drop_after``: the connection is cut before / after creation
-    * ``status_after``: created, then ``status`` = 504, ``message``, ``retry_after``, ``enveloped``
+    * ``status_after``: created, then ``status`` = 504, ``code``, ``message``, ``retry_after``, ``enveloped``
+    * ``error_with_task``: the same with ``status`` = 400, and with the prediction in ``data`` (in the dialect
+      ``error-is-task`` it is the whole body)
     * ``hang_before``: no answer and nothing created; after ``seconds`` (default: never) a 503
     * ``hang_after``: created; the answer comes after ``seconds`` (default: never)
     * ``garbage_before`` / ``garbage``: HTTP 200 with a body that is not JSON, before / after creation
@@ -36,7 +39,7 @@ Each rule has:
     * ``redirect``: nothing created; a 307 to ``location``
 ``result``, ``history``, ``delete``, ``upload``, ``price``, ``pricing``, ``balance``, ``account_balance``,
 ``billings``, ``secret``
-    * ``status``: ``status`` = 503, ``message``, ``retry_after``, ``enveloped``
+    * ``status``: ``status`` = 503, ``code``, ``message``, ``retry_after``, ``enveloped``
     * ``drop``, ``garbage``, ``html`` (HTTP 200, an HTML page)
     * ``hang``: ``seconds`` (default: never), then the answer
     * ``redirect``: to ``location``
@@ -55,7 +58,11 @@ Each rule has:
     * ``stuck``: processing for ever
     * ``slow``: takes ``seconds`` = 10
     * ``nsfw``: every output is flagged
-    * ``expired``: the first output URLs answer 404; the next result call returns valid ones
+    * ``expired``: the output URLs answer 404 until the result has been asked for again
+    * ``missing``: the last picture is not there
+    * ``black``, ``blank``: the last picture is all black, all white
+    * ``other_size``: the last picture has half the width and height asked for
+    * ``other_format``: the last picture is a PNG, or a JPEG where PNG was asked for; its URL says so, too
     * ``no_outputs``: completed, without outputs
     * ``data_uri``: base64 outputs come as ``data:image/…;base64,…``
     * ``unlisted``: missing in the history for the first ``seconds`` = 5
@@ -76,7 +83,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-_REFUSAL = {"status": 503, "message": None, "retry_after": None, "enveloped": False}
+_REFUSAL: dict[str, Any] = {
+    "status": 503,
+    "code": 0,
+    "message": None,
+    "retry_after": None,
+    "enveloped": False,
+}
 _CALL: dict[str, dict[str, Any]] = {
     "status": _REFUSAL,
     "drop": {},
@@ -106,6 +119,7 @@ FAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "drop_before": {},
         "drop_after": {},
         "status_after": {**_REFUSAL, "status": 504},
+        "error_with_task": {**_REFUSAL, "status": 400},
         "hang_before": {"seconds": None},
         "hang_after": {"seconds": None},
         "garbage_before": {},
@@ -136,6 +150,11 @@ FAULTS: dict[str, dict[str, dict[str, Any]]] = {
         "slow": {"seconds": 10.0},
         "nsfw": {},
         "expired": {},
+        "missing": {},
+        "black": {},
+        "blank": {},
+        "other_size": {},
+        "other_format": {},
         "no_outputs": {},
         "data_uri": {},
         "unlisted": {"seconds": 5.0},

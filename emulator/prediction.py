@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from prefect_wavespeed.api.models import MODEL, ReduxRequest
 from prefect_wavespeed.emulator.faults import Rule
+from prefect_wavespeed.emulator.pictures.files import Picture
 
 Status = Literal["created", "processing", "completed", "failed", "timeout", "cancelled", "deleted"]
 TERMINAL = frozenset({"completed", "failed", "timeout", "cancelled", "deleted"})
@@ -31,9 +32,9 @@ class Prediction:
         webhook: URL to deliver to.
         key: the API key that submitted it.
         rule: the fault that it ends with.
-        pictures: the outputs as files.
+        pictures: the outputs.
         inline: the outputs as base64, where that was asked for.
-        handed_out: whether output URLs have been given to the client.
+        handed_out: how often its output URLs have been given to the client.
         completed_at: when it ended, in whatever way.
         reported_at: when the first answer said so; a webhook is not an answer.
         listed_from: since when the history contains it.
@@ -55,9 +56,9 @@ class Prediction:
     error: str = ""
     inference_ms: int = 0
     refunded: bool = False
-    pictures: list[bytes] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
     inline: list[str] | None = None
-    handed_out: bool = False
+    handed_out: int = 0
     completed_at: int = 0
     reported_at: int = 0
     listed_from: int = 0

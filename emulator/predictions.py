@@ -116,9 +116,9 @@ class Predictions:
         return self._hand_out(prediction)
 
     def _hand_out(self, prediction: Prediction) -> dict[str, Any]:
-        """Return the prediction object; the client has its output URLs now, and gets others the next time."""
+        """Return the prediction object, and note that the client has its output URLs now."""
         shown = self.view(prediction)
-        prediction.handed_out = prediction.handed_out or bool(shown["outputs"])
+        prediction.handed_out += bool(shown["outputs"])
         return shown
 
     # --- the work ---
@@ -154,15 +154,16 @@ class Predictions:
         if fault == "no_outputs":
             return "completed", 0, ""
         try:
-            prediction.pictures = await self._renderer.render(prediction.request)
+            prediction.pictures = await self._renderer.render(prediction.request, fault)
         except FetchError as failure:
             return "failed", 1402, f"image: the URL could not be fetched ({failure})"
         except NotAPictureError:
             return "failed", 1401, "image: not a picture that can be decoded"
         if prediction.request.enable_base64_output:
-            prefix = f"data:image/{prediction.request.output_format};base64," if fault == "data_uri" else ""
             prediction.inline = [
-                prefix + base64.b64encode(picture).decode() for picture in prediction.pictures
+                (f"data:image/{picture.format};base64," if fault == "data_uri" else "")
+                + base64.b64encode(picture.data).decode()
+                for picture in prediction.pictures
             ]
         return "completed", 0, ""
 
@@ -175,13 +176,14 @@ class Predictions:
             self.balance += prediction.price
         prediction.done.set()
         if prediction.webhook is not None and status != "deleted":
+            told = {**self._hand_out(prediction), "input": shapes.told_input(prediction, self.dialects)}
             self.start(
                 webhooks.deliver(
                     self._session,
                     prediction.webhook,
                     webhooks.secret_of(prediction.key),
                     f"evt_{prediction.id}",
-                    json.dumps({**self._hand_out(prediction), "input": prediction.input}).encode(),
+                    json.dumps(told).encode(),
                     prediction.deliveries,
                     self.script.pick("webhook", prediction.input),
                 )

@@ -88,6 +88,7 @@ SUBMIT_FAULTS: list[tuple[dict[str, Any], str | int, int]] = [
     ({"fault": "drop_after"}, "dropped", 1),
     ({"fault": "status_after"}, 504, 1),
     ({"fault": "status_after", "status": 500}, 500, 1),
+    ({"fault": "error_with_task"}, 400, 1),
     ({"fault": "hang_before"}, "timeout", 0),
     ({"fault": "hang_before", "seconds": 0.1}, 503, 0),
     ({"fault": "hang_after"}, "timeout", 1),
@@ -267,13 +268,51 @@ def test_flagged_outputs_are_all_flagged(api: Api, emulator: Emulator) -> None:
     assert api.run(num_images=2)["has_nsfw_contents"] == [True, True]
 
 
-def test_expired_outputs_are_replaced_by_the_next_result(api: Api, emulator: Emulator) -> None:
+def test_outputs_cannot_be_had_until_the_result_is_asked_for_again(api: Api, emulator: Emulator) -> None:
     emulator.faults([{"on": "prediction", "fault": "expired"}])
     done = api.run()
     assert api.cdn.get(done["outputs"][0]).status_code == 404
-    again = api.result(done["id"])
-    assert again["outputs"] != done["outputs"]
-    assert api.cdn.get(again["outputs"][0]).status_code == 200
+    assert api.result(done["id"]) == done
+    assert api.cdn.get(done["outputs"][0]).status_code == 200
+
+
+# --- outputs that disappoint ---
+
+
+def test_a_picture_may_be_missing(api: Api, emulator: Emulator) -> None:
+    emulator.faults([{"on": "prediction", "fault": "missing"}])
+    done = api.run(num_images=3)
+    assert (done["status"], len(done["outputs"])) == ("completed", 2)
+    assert emulator.ledger()["spent"] == 0.075
+
+
+@pytest.mark.parametrize(
+    ("fault", "output_format", "expected"),
+    [
+        ("black", "jpeg", ("jpeg", (256, 256), (0, 0, 0))),
+        ("blank", "png", ("png", (256, 256), (255, 255, 255))),
+        ("other_size", "webp", ("webp", (128, 128), None)),
+        ("other_format", "jpeg", ("png", (256, 256), None)),
+        ("other_format", "png", ("jpeg", (256, 256), None)),
+    ],
+)
+def test_the_last_picture_may_be_another_than_was_asked_for(
+    api: Api, emulator: Emulator, fault: str, output_format: str, expected: tuple[str, Any, Any]
+) -> None:
+    emulator.faults([{"on": "prediction", "fault": fault}])
+    first, last = api.run(num_images=2, output_format=output_format)["outputs"]
+    whole, flawed = api.cdn.get(first), api.cdn.get(last)
+    image = opened(flawed.content)
+    colours = image.convert("RGB").getcolors()
+    assert (str(image.format).lower(), image.size, colours[0][1] if colours else None) == expected
+    assert flawed.headers["Content-Type"] == f"image/{expected[0]}"
+    assert last.endswith(f"2.{expected[0]}")
+    image = opened(whole.content)
+    assert (str(image.format).lower(), image.size) == (output_format, (256, 256))
+    assert not image.convert("RGB").getcolors()
+
+
+# --- the history, base64 ---
 
 
 def test_an_unlisted_prediction_appears_in_the_history_later(api: Api, emulator: Emulator) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -10,8 +10,10 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from prefect_wavespeed.emulator import answers
+from prefect_wavespeed.emulator.dialects import Dialect
 from prefect_wavespeed.emulator.faults import Rule
-from prefect_wavespeed.emulator.state import STATE
+from prefect_wavespeed.emulator.limits import Excess
+from prefect_wavespeed.emulator.state import STATE, State
 
 _Query = TypeVar("_Query", bound=BaseModel)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -35,12 +37,15 @@ def check_key(request: web.Request) -> None:
         raise answers.Refusal(401, "unauthorized, the API key is missing or wrong")
 
 
-def call(name: str, *, keyed: bool = True) -> Callable[[Handler], Handler]:
+def call(
+    name: str, *, keyed: bool = True, missing_in: Iterable[Dialect] = ()
+) -> Callable[[Handler], Handler]:
     """Decorate the handler of a call: count it, check its key, and apply its faults.
 
     Args:
         name: of the call, as in ``faults.CALLS``.
         keyed: whether the call needs a key.
+        missing_in: the dialects in which there is no such call.
     """
 
     def decorate(handler: Handler) -> Handler:
@@ -49,6 +54,8 @@ def call(name: str, *, keyed: bool = True) -> Callable[[Handler], Handler]:
             state.calls[name] += 1
             if keyed:
                 check_key(request)
+            if not state.predictions.dialects.isdisjoint(missing_in):
+                raise no_such_call()
             prediction = state.predictions.get(request.match_info.get("id", ""))
             rule = state.predictions.script.pick(name, prediction.input if prediction else None)
             if rule is not None and (faulty := await _apply(request, rule)) is not None:
@@ -58,6 +65,22 @@ def call(name: str, *, keyed: bool = True) -> Callable[[Handler], Handler]:
         return handle
 
     return decorate
+
+
+def no_such_call() -> answers.Refusal:
+    """The refusal of a path that the API does not have."""
+    return answers.Refusal(404, "not found, no such model or call")
+
+
+def check_limit(state: State, excess: Excess | None) -> None:
+    """Let only a call within the account's limits pass.
+
+    Raises:
+        Refusal: 429, which says how long to wait in the dialect ``retry-after`` alone.
+    """
+    if excess is not None:
+        wait = excess.wait if "retry-after" in state.predictions.dialects else None
+        raise answers.Refusal(429, excess.message, retry_after=wait)
 
 
 async def _apply(request: web.Request, rule: Rule) -> web.Response | None:

@@ -7,10 +7,9 @@ import math
 
 from aiohttp import web
 
-from prefect_wavespeed.emulator import answers
 from prefect_wavespeed.emulator.dialects import DialectError, parse
 from prefect_wavespeed.emulator.faults import Script, ScriptError
-from prefect_wavespeed.emulator.handlers.common import check_key
+from prefect_wavespeed.emulator.handlers.common import check_key, no_such_call
 from prefect_wavespeed.emulator.state import STATE
 
 
@@ -74,4 +73,4 @@ async def reset(request: web.Request) -> web.Response:
 async def unknown(request: web.Request) -> web.StreamResponse:
     """Any path below /api/ that the API does not have."""
     check_key(request)
-    raise answers.Refusal(404, "not found, no such model or call")
+    raise no_such_call()

@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefect_wavespeed.emulator import answers
 from prefect_wavespeed.emulator.faults import Rule
 from prefect_wavespeed.emulator.handlers.common import call, query_of
-from prefect_wavespeed.emulator.pictures import styles
+from prefect_wavespeed.emulator.pictures.files import Picture, in_another_format
+from prefect_wavespeed.emulator.prediction import Prediction
 from prefect_wavespeed.emulator.state import STATE
-from prefect_wavespeed.emulator.uploads import UPLOAD_LIMIT
+from prefect_wavespeed.emulator.uploads import UPLOAD_LIMIT, Upload
 
 _TOO_BIG = 'invalid parameter "file": larger than 20 MB'
 _PIECES = 20
@@ -22,7 +23,7 @@ _PIECES = 20
 # --- uploads ---
 
 
-@call("upload")
+@call("upload", missing_in={"upload-tickets-only"})
 async def upload_binary(request: web.Request) -> web.StreamResponse:
     """``POST /api/v3/media/upload/binary``: multipart, in the field ``file``."""
     uploads = request.app[STATE].predictions.uploads
@@ -40,17 +41,21 @@ async def upload_binary(request: web.Request) -> web.StreamResponse:
             filename = part.filename or "upload"
             content_type = part.headers.get("Content-Type") or _guess(filename)
             upload = uploads.add(filename, content_type, len(data), bytes(data))
-            return answers.success(
-                {
-                    "type": content_type.split("/")[0],
-                    "download_url": uploads.url(upload),
-                    "filename": upload.filename,
-                    "size": upload.size,
-                }
-            )
+            return _uploaded(request, upload)
     except ValueError:
         raise answers.Refusal(400, 'invalid parameter "file": the multipart body cannot be read') from None
     raise answers.Refusal(400, 'invalid parameter "file": Field required')
+
+
+def _uploaded(request: web.Request, upload: Upload) -> web.Response:
+    predictions = request.app[STATE].predictions
+    url = predictions.uploads.url(upload)
+    if "upload-url" in predictions.dialects:
+        return web.json_response({"data": {"url": url}})
+    kind = upload.content_type.split("/")[0]
+    return answers.success(
+        {"type": kind, "download_url": url, "filename": upload.filename, "size": upload.size}
+    )
 
 
 def _guess(filename: str) -> str:
@@ -67,7 +72,7 @@ class Ticket(BaseModel):
     content_type: str | None = None
 
 
-@call("upload")
+@call("upload", missing_in={"upload-binary-only", "upload-url"})
 async def upload_ticket(request: web.Request) -> web.StreamResponse:
     """``POST /api/v3/media/uploads``: a URL to PUT the bytes to."""
     uploads = request.app[STATE].predictions.uploads
@@ -107,19 +112,23 @@ async def download_upload(request: web.Request) -> web.StreamResponse:
 
 
 async def download_output(request: web.Request) -> web.StreamResponse:
-    """``GET /cdn/outputs/{prediction}/{edition}/{number}.{format}``."""
+    """``GET /cdn/predictions/{prediction}/{number}.{format}``, with an edition where URLs are renewed."""
     state = request.app[STATE]
     state.calls["cdn"] += 1
     _note_key(request)
     prediction = state.predictions.get(request.match_info["prediction"])
     rule = state.predictions.script.pick("cdn", prediction.input if prediction else None)
     number = int(request.match_info["number"])
-    expired = request.match_info["edition"] == "0"
-    if prediction is None or expired or not 1 <= number <= len(prediction.pictures):
+    if prediction is None or not 1 <= number <= len(prediction.pictures) or _has_expired(request, prediction):
         return await _send(request, None, "", rule)
-    return await _send(
-        request, prediction.pictures[number - 1], f"image/{prediction.request.output_format}", rule
-    )
+    picture = prediction.pictures[number - 1]
+    return await _send(request, picture.data, f"image/{picture.format}", rule)
+
+
+def _has_expired(request: web.Request, prediction: Prediction) -> bool:
+    if "edition" in request.match_info:
+        return request.match_info["edition"] == "0"
+    return prediction.fault == "expired" and prediction.handed_out < 2
 
 
 def _note_key(request: web.Request) -> None:
@@ -151,10 +160,14 @@ async def _send(
             case "corrupt":
                 data = data[: len(data) // 2]
             case "wrong_format":
-                data = await asyncio.to_thread(styles.in_another_format, data, content_type)
+                data = await asyncio.to_thread(_in_another_format, data, content_type)
             case "slow":
                 return await _slow(request, data, content_type, rule.seconds or 0)
     return web.Response(body=data, headers={"Content-Type": content_type})
+
+
+def _in_another_format(data: bytes, content_type: str) -> bytes:
+    return in_another_format(Picture(data, content_type.removeprefix("image/"))).data
 
 
 async def _truncated(request: web.Request, data: bytes, content_type: str) -> web.StreamResponse:

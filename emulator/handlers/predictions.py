@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, NaiveDatetime
 
 from prefect_wavespeed.api.models import MODEL
 from prefect_wavespeed.emulator import answers, shapes
-from prefect_wavespeed.emulator.handlers.common import call, nanoseconds, query_of
+from prefect_wavespeed.emulator.handlers.common import call, check_limit, nanoseconds, query_of
 from prefect_wavespeed.emulator.prediction import Status
 from prefect_wavespeed.emulator.state import STATE
 
@@ -19,11 +19,13 @@ from prefect_wavespeed.emulator.state import STATE
 @call("result")
 async def result(request: web.Request) -> web.StreamResponse:
     """``GET /api/v3/predictions/{id}/result``, with or without the last part."""
-    predictions = request.app[STATE].predictions
+    state = request.app[STATE]
+    predictions, dialects = state.predictions, state.predictions.dialects
+    if state.tier is not None and "results-limited" in dialects:
+        check_limit(state, state.tier.count_call())
     prediction = predictions.get(request.match_info["id"])
     if prediction is None:
-        raise answers.Refusal(404, "not found, no such prediction")
-    dialects = predictions.dialects
+        raise answers.no_such_prediction(dialects)
     shown = {**predictions.answer(prediction), **shapes.told_by_result(prediction, dialects)}
     return answers.prediction(shown, dialects)
 
@@ -86,5 +88,6 @@ class DeleteQuery(BaseModel):
 async def delete(request: web.Request) -> web.StreamResponse:
     """``POST /api/v3/predictions/delete``."""
     query = await query_of(request, DeleteQuery)
-    deleted = sum(request.app[STATE].predictions.delete(prediction_id) for prediction_id in query.ids)
-    return answers.success({"deleted_count": deleted})
+    predictions = request.app[STATE].predictions
+    deleted = sum(predictions.delete(prediction_id) for prediction_id in query.ids)
+    return answers.success(None if "delete-null" in predictions.dialects else {"deleted_count": deleted})

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from prefect_wavespeed.api.models import ReduxRequest
 from prefect_wavespeed.emulator import answers
 from prefect_wavespeed.emulator.faults import Rule
-from prefect_wavespeed.emulator.handlers.common import check_key, invalid, key_of
+from prefect_wavespeed.emulator.handlers.common import check_key, check_limit, invalid, key_of
 from prefect_wavespeed.emulator.prediction import Prediction
 from prefect_wavespeed.emulator.predictions import NoCreditsError
 from prefect_wavespeed.emulator.state import STATE, State
@@ -74,14 +74,17 @@ def _create(request: web.Request, state: State, body: Mapping[str, Any]) -> Pred
     webhook = request.query.get("webhook")
     if webhook is not None and not _is_acceptable(webhook):
         raise answers.Refusal(400, 'invalid parameter "webhook": must be an https URL')
-    if state.tier is not None and (excess := state.tier.count(state.predictions.in_flight)) is not None:
-        state.rejected += 1
-        wait = excess.wait if "retry-after" in state.predictions.dialects else None
-        raise answers.Refusal(429, excess.message, retry_after=wait)
+    if webhook is not None and wanted.enable_base64_output:
+        # seen: this refusal has no code, and its text is elsewhere than in others
+        raise answers.Refusal(400, "webhook is not supported with base64 output", body_in="text-in-error")
+    if state.tier is not None:
+        excess = state.tier.count_submission(state.predictions.in_flight)
+        state.rejected += excess is not None
+        check_limit(state, excess)
     try:
         return state.predictions.create(wanted, body, webhook, key_of(request) or "")
     except NoCreditsError:
-        raise answers.Refusal(402) from None
+        raise answers.no_credits(state.predictions.dialects) from None
 
 
 async def _create_later(request: web.Request, state: State, body: Mapping[str, Any], seconds: float) -> None:
@@ -104,6 +107,8 @@ async def _answer(
     request: web.Request, state: State, prediction: Prediction, rule: Rule | None
 ) -> web.Response:
     created = state.predictions.view(prediction)
+    if "submit-error-with-task" in state.predictions.dialects:
+        raise answers.Refusal(400, data=created)
     match rule.fault if rule else None:
         case "drop_after":
             return answers.drop(request)
@@ -117,6 +122,8 @@ async def _answer(
             await answers.hang(rule.seconds)
         case "sync_timeout":
             return _still_processing(created)
+        case "error_with_task" if rule is not None:
+            raise answers.by_rule(rule, created)
     if not prediction.request.enable_sync_mode:
         return answers.success(created)
     try:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
 import aiohttp
 
 from prefect_wavespeed.api.models import ReduxRequest
 from prefect_wavespeed.emulator.pictures import styles
+from prefect_wavespeed.emulator.pictures.files import FLAWS, Picture, flawed
 from prefect_wavespeed.emulator.uploads import Uploads
+
+_Made = TypeVar("_Made")
 
 
 class Renderer:
@@ -30,13 +35,18 @@ class Renderer:
         self._samples: dict[tuple[int, int, str], bytes] = {}
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="render")
 
-    async def render(self, request: ReduxRequest) -> list[bytes]:
-        """Return the outputs as files.
+    async def render(self, request: ReduxRequest, flaw: str | None = None) -> list[Picture]:
+        """Return the outputs, with one of `FLAWS` if need be.
 
         Raises:
             FetchError: the source cannot be fetched.
             NotAPictureError: the source cannot be decoded.
         """
+        made = await self._make(request)
+        pictures = [Picture(data, request.output_format) for data in made]
+        return await self._in_thread(partial(flawed, pictures, flaw)) if flaw in FLAWS else pictures
+
+    async def _make(self, request: ReduxRequest) -> list[bytes]:
         if self._prerendered:
             return [self._sample(request)] * request.num_images
         source = await self._uploads.fetch(request.image, self._session)
@@ -57,6 +67,9 @@ class Renderer:
             seed,
             request.guidance_scale,
         )
+        return await self._in_thread(make)
+
+    async def _in_thread(self, make: Callable[[], _Made]) -> _Made:
         return await asyncio.get_running_loop().run_in_executor(self._threads, make)
 
     def _sample(self, request: ReduxRequest) -> bytes:

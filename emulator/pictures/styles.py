@@ -15,14 +15,11 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
+from prefect_wavespeed.emulator.pictures.files import encode
+
 Colour = tuple[int, int, int]
 Palette = Sequence[Colour]
 
-_ENCODERS: dict[str, dict[str, int]] = {
-    "jpeg": {"quality": 90},
-    "png": {"compress_level": 1},
-    "webp": {"quality": 85, "method": 0},
-}
 _PALETTE_HUES = (0.0, 0.04, 0.08, 0.42, 0.5, 0.58, 0.92)
 
 
@@ -57,19 +54,6 @@ def sample(width: int, height: int, output_format: str) -> bytes:
     """Return a gradient as a file."""
     gradient = Image.linear_gradient("L").rotate(30, expand=True).resize((width, height))
     return encode(_mapped(gradient, palette(random.Random(7))), output_format)
-
-
-def encode(picture: Image.Image, output_format: str) -> bytes:
-    """Return a picture as a file."""
-    out = io.BytesIO()
-    picture.save(out, output_format.upper(), **_ENCODERS[output_format])
-    return out.getvalue()
-
-
-def in_another_format(data: bytes, content_type: str) -> bytes:
-    """Convert a file to PNG, or a PNG to JPEG."""
-    with Image.open(io.BytesIO(data)) as opened:
-        return encode(opened.convert("RGB"), "jpeg" if content_type == "image/png" else "png")
 
 
 def _cover(source: bytes, width: int, height: int) -> Image.Image:
