@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import requests
 from PIL import Image
 from wavespeed import Client  # type: ignore[import-untyped]
 
+from prefect_wavespeed.emulator.dialects import DIALECTS
 from tests.support.emulator_process import Emulator
 
 ASTRONAUT = Path(__file__).resolve().parent.parent / "examples" / "astronaut.jpg"
@@ -129,3 +131,63 @@ def test_the_sdk_with_a_wrong_key_is_refused() -> None:
             client.run(MODEL, {"image": "https://example.com/a.jpg"})
         with pytest.raises(RuntimeError, match="HTTP 401"):
             client.upload(str(ASTRONAUT))
+
+
+# --- dialects ---
+
+UNBEARABLE = {
+    # Any status but 200 is an error to it: it overlooks the prediction in the body, which is billed.
+    "submit-error-with-task": "Failed to submit prediction: HTTP 400",
+    # It uploads by ticket only.
+    "upload-binary-only": "Failed to create upload: HTTP 404",
+    "upload-url": "Failed to create upload: HTTP 404",
+}
+
+
+@pytest.mark.parametrize("dialect", ["strict", *(name for name in DIALECTS if name not in UNBEARABLE)])
+def test_the_sdk_bears_this_dialect(sdk: Client, emulator: Emulator, dialect: str) -> None:
+    emulator.dialects(dialect)
+    asked = {"image": sdk.upload(str(ASTRONAUT)), "size": "256*256", "seed": 11}
+    done = sdk.run_no_throw(MODEL, asked, **QUICK)
+    assert (done["status"], done["error"]) == ("completed", None)
+    outputs = done["outputs"]
+    assert sdk.get_result(done["task_id"])["data"]["outputs"] == outputs
+    output = outputs if isinstance(outputs, str) else outputs[0]
+    url = (
+        output if isinstance(output, str) else output["url"]
+    )  # it passes on whatever the API calls an output
+    with Image.open(io.BytesIO(requests.get(url, timeout=5).content)) as picture:
+        assert (picture.size, picture.format) == ((256, 256), "JPEG")
+
+    emulator.faults([{"on": "prediction", "fault": "failed", "code": 1200, "message": "moderated"}])
+    with pytest.raises(RuntimeError, match="moderated"):
+        sdk.run(MODEL, asked, **QUICK)
+    with pytest.raises(RuntimeError, match="num_images"):
+        sdk.run(MODEL, {**asked, "num_images": 5})
+    with pytest.raises(RuntimeError, match="prediction not found"):
+        sdk.get_result("unknown")
+    emulator.price(1000)
+    with pytest.raises(RuntimeError, match="top up"):
+        sdk.run(MODEL, asked)
+    assert emulator.ledger()["billed"] == 1
+
+
+@pytest.mark.parametrize("dialect", UNBEARABLE)
+def test_the_sdk_cannot_bear_this_dialect(
+    sdk: Client, emulator: Emulator, asked: dict[str, Any], dialect: str
+) -> None:
+    emulator.dialects(dialect)
+    call = partial(sdk.upload, str(ASTRONAUT)) if "upload" in dialect else partial(sdk.run, MODEL, asked)
+    with pytest.raises(RuntimeError, match=UNBEARABLE[dialect]):
+        call()
+    assert emulator.ledger()["billed"] == ("submit" in dialect)
+
+
+def test_the_sdk_runs_again_what_failed_with_http_502_in_its_text(
+    sdk: Client, emulator: Emulator, asked: dict[str, Any]
+) -> None:
+    emulator.dialects("failed-without-code")
+    emulator.faults([{"on": "prediction", "fault": "failed", "code": 5000}])
+    assert sdk.run(MODEL, asked, max_retries=1, **QUICK)["outputs"]
+    ledger = emulator.ledger()
+    assert (ledger["calls"]["submit"], ledger["billed"]) == (2, 1)
