@@ -160,6 +160,18 @@ class AmbiguousSubmissionError(RestyleError):
     retryable = True
 
 
+class UnsureSubmissionError(RestyleError):
+    """Nothing tells whether the job was submitted: the API does not say what its predictions were asked for.
+
+    Nothing was sent. ``restyle resolve`` records what a person finds out.
+
+    Attributes:
+        candidates: ids of the predictions that may be the job's.
+    """
+
+    candidates: tuple[str, ...] = ()
+
+
 class PredictionFailedError(RestyleError):
     """The prediction ended without a picture; the job is in ``failed/``.
 

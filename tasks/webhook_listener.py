@@ -93,11 +93,11 @@ class WebhookListener:
     def _deliver(self, event: Event, secret: SecretStr) -> None:
         # must be quick: the server drops events for a subscriber that is 256 behind
         try:
-            prediction = unseal(str(event.payload.get("sealed")), secret)
+            notice = unseal(str(event.payload.get("sealed")), secret)
         except WebhookError as error:
             self._warn("event", f"webhooks: a Prefect event {ENDED} is ignored: {error}")
         else:
-            self.inbox.deliver(prediction)
+            self.inbox.deliver(notice.prediction, notice.job_key)
 
     def _warn(self, kind: str, message: str) -> None:
         """Log a warning, once for each kind."""

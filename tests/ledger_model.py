@@ -72,6 +72,8 @@ class Budget(NamedTuple):
     refusals: int = 0  # POSTs that are refused
     losses: int = 0  # predictions that the API forgets, and may know again
     fast_clocks: int = 0  # looks by a clock that is far ahead
+    unsure: int = 0  # searches that cannot tell, because the API does not say what was asked for
+    verdicts: int = 0  # jobs that a person has looked into
 
 
 class State(NamedTuple):
@@ -82,6 +84,7 @@ class State(NamedTuple):
     now: int = 0
     done: bool = False
     letter: tuple[int, int, int] | None = None  # last attempt, its prediction or 0, who wrote it
+    ruled_out: int = 0
     claims: tuple[tuple[int, int], ...] = ()  # attempt, time
     records: tuple[tuple[int, int], ...] = ()  # attempt, prediction
     api: tuple[Prediction, ...] = ()
@@ -106,6 +109,7 @@ class Model:
         horizon: the last tick.
         budget: how often each thing may go wrong.
         ids_in_refusals_count: a refusal that bears a prediction's id is taken for a submission.
+        persons_wait: a person says that nothing was submitted only once nothing can be any more.
         without: the rule that is left out.
     """
 
@@ -113,6 +117,7 @@ class Model:
     horizon: int
     budget: Budget
     ids_in_refusals_count: bool = True
+    persons_wait: bool = True
     without: Rule | None = None
 
     def explore(self, most: int = 3_000_000) -> tuple[int, list[State]]:
@@ -146,13 +151,16 @@ class Model:
         for flying in s.flying:
             yield from _take_effect(s, flying)
         for one in s.api:  # a prediction is forgotten by the API, or known again
-            if one.good and one.shown and s.budget.losses and one.pid in dict(s.records).values():
+            newest = max((n for n, _ in s.claims + s.records), default=0)
+            in_use = dict(s.records).get(newest) == one.pid
+            if one.good and one.shown and s.budget.losses and in_use:
                 hidden = tuple(
                     p._replace(shown=False, was_lost=True) if p.pid == one.pid else p for p in s.api
                 )
                 yield s._replace(api=hidden, budget=s.budget._replace(losses=s.budget.losses - 1))
             if not one.shown and s.letter:
                 yield s._replace(api=tuple(p._replace(shown=True) if p.pid == one.pid else p for p in s.api))
+        yield from self._person(s)
         for i, runner in enumerate(s.runners):
             if s.budget.crashes and runner.step != "ended" and runner != _fresh(self.kinds[i]):
                 held = runner.mind.held
@@ -163,6 +171,20 @@ class Model:
                     idle=s.idle + bool(held and (not held.sent or runner.answer == "refused")),
                 )
             yield from self._go_on(s, i, runner)
+
+    def _person(self, s: State) -> Iterator[State]:
+        """Somebody looks a job up at the vendor's, and records what was submitted, or that nothing was."""
+        state = self._seen(s, 0, 0)
+        if not s.budget.verdicts or s.done or not state.latest or state.latest in state.records:
+            return
+        if self.persons_wait and not rules.can_be_ruled_out(state):
+            return
+        budget, known = s.budget._replace(verdicts=s.budget.verdicts - 1), dict(s.records).values()
+        unknown = [p.pid for p in s.api if p.shown and p.pid not in known]
+        for pid in unknown:
+            yield s._replace(budget=budget, records=tuple(sorted((*s.records, (state.latest, pid)))))
+        if not unknown:
+            yield s._replace(budget=budget, ruled_out=max(s.ruled_out, state.latest))
 
     def _go_on(self, s: State, i: int, r: Runner) -> Iterator[State]:
         match r.step:
@@ -197,7 +219,8 @@ class Model:
             last, pid, writer = s.letter
             letter = LetterState(last, names_prediction=pid > 0, from_this_run=writer == i)
         claims = {n: _seconds(s.now + ahead - at) for n, at in s.claims}
-        return JobState(s.done, letter, claims, {n for n, _ in s.records}, lease=float(LEASE))
+        records = {n for n, _ in s.records}
+        return JobState(s.done, letter, claims, records, lease=float(LEASE), ruled_out=s.ruled_out)
 
     # -- acting ---------------------------------------------------------------------------------
 
@@ -247,6 +270,9 @@ class Model:
         if s.budget.searches:
             budget = s.budget._replace(searches=s.budget.searches - 1)
             yield s.put(i, r._replace(mind=r.mind.after_search("failed")), budget=budget)
+        if s.budget.unsure:
+            budget = s.budget._replace(unsure=s.budget.unsure - 1)
+            yield s.put(i, r._replace(mind=r.mind.after_search("unsure")), budget=budget)
         known = dict(s.records)
         useless = s.letter[1] if s.letter else 0
         late = known.get(held.takes_over) if held and held.takes_over and not held.sent else None
@@ -268,7 +294,11 @@ class Model:
         flying = Flying(i, s.now, self.kinds[i] == "retry_failed" and held.asked)
         posts = s.posts + 1
         broken = "settling submitted" if self.kinds[i] == "settle" else ""
-        if posts > rules.MAX_ATTEMPTS * (1 + self.kinds.count("retry_failed")):
+        # The count begins anew where settling has given up a claim that is older than the history, and where
+        # a person has found that nothing was submitted.
+        beginnings = 1 + self.kinds.count("retry_failed") + bool(s.letter and "settle" in self.kinds)
+        beginnings += bool(s.ruled_out)
+        if posts > rules.MAX_ATTEMPTS * beginnings:
             broken = "more than three attempts"
         after = r._replace(mind=r.mind.with_post_sent(), step="posting", sent=s.now, answer="")
         return s.put(i, after, flying=(*s.flying, flying), posts=posts, broken=broken)
@@ -303,7 +333,7 @@ class Model:
             yield s.put(i, r._replace(step="closing"))
         elif prediction.good and prediction.shown:
             yield s.put(i, r._replace(step="closing"), done=True)
-        elif prediction.good or rules.is_last(r.n, r.mind.forgiven):  # good: the API forgot it
+        elif prediction.good or rules.is_last(r.n, r.mind.forgiven, s.ruled_out):  # good: the API forgot it
             yield _bury(s, i, r, r.n, r.pid)
         elif self.kinds[i] == "settle":
             yield s.put(i, r._replace(step="ended"))

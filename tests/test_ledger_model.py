@@ -16,6 +16,7 @@ MODELS = [
     Model(("run", "settle"), 2, Budget(crashes=1)),
     Model(("retry_failed",), 3, Budget(losses=1, crashes=1)),
     Model(("run",), 3, Budget(crashes=2, failures=1)),
+    Model(("run",), 3, Budget(unsure=1, verdicts=1)),
 ]
 """Together they have everything that can go wrong; each is small enough for every run of the tests."""
 
@@ -33,6 +34,8 @@ LARGER = [
     Model(("run", "settle"), 5, Budget(searches=1)),
     Model(("run", "settle"), 4, Budget(crashes=1, failures=1)),
     Model(("settle", "retry_failed"), 4, Budget(losses=1, crashes=1)),
+    Model(("run",), 3, Budget(crashes=1, unsure=1, verdicts=1)),
+    Model(("run", "settle"), 3, Budget(unsure=1, verdicts=1)),
 ]
 
 _BREAKS_IN: dict[Rule, Model] = {
@@ -54,7 +57,8 @@ _BREAKS_IN: dict[Rule, Model] = {
 }
 
 WITHOUT = {rule.__name__: replace(_BREAKS_IN[rule], without=rule) for rule in rules.RULES} | {
-    "ids in refusals": Model(("run",), 1, Budget(), ids_in_refusals_count=False)
+    "ids in refusals": Model(("run",), 1, Budget(), ids_in_refusals_count=False),
+    "a person waits for the lease": Model(("run",), 2, Budget(unsure=1, verdicts=1), persons_wait=False),
 }
 """A world in which leaving a rule out does harm."""
 

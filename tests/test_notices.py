@@ -30,7 +30,7 @@ async def webhooks(emulator: Emulator) -> AsyncIterator[dict[str, Any]]:
 
     async def take(request: web.Request) -> web.Response:
         prediction = verify_webhook(request.headers, await request.read(), secret)
-        inbox.deliver(unseal(seal(prediction, secret), secret))
+        inbox.deliver(unseal(seal(prediction, secret), secret).prediction)
         return web.Response()
 
     app = web.Application(client_max_size=1 << 25)

@@ -136,7 +136,7 @@ def test_a_webhooks_event_contains_the_prediction_without_readable_urls(
     assert payload.keys() == {"prediction_id", "status", "sealed"}
     assert (payload["prediction_id"], payload["status"]) == ("p-event", "completed")
     assert "cloudfront" not in json.dumps(waited[""])
-    assert unseal(payload["sealed"], SECRET).outputs == [OUTPUT]
+    assert unseal(payload["sealed"], SECRET).prediction.outputs == [OUTPUT]
 
 
 def test_the_webhook_secret_is_kept_and_fetched_again_when_it_has_changed(

@@ -30,6 +30,7 @@ from prefect_wavespeed.ledger.rules import (
     LetterState,
     Runner,
     begin,
+    can_be_ruled_out,
     is_last,
     next_move,
 )
@@ -94,6 +95,33 @@ CASES: dict[str, tuple[JobState, Runner, Move]] = {
         seen({1: OLD, 2: STALE}),
         aged(holding(2, 1), STALE).after_search("failed"),
         LeaveOpen("unknown"),
+    ),
+    "a search that cannot tell after a POST leaves the job open": (
+        seen({1: 0.0}),
+        holding().with_post_sent().after_search("unsure"),
+        LeaveOpen("unsure"),
+    ),
+    "a search that cannot tell before a POST gives the claim back": (
+        seen({1: OLD, 2: 0.0}),
+        holding(2, 1).after_search("unsure"),
+        GiveBack(),
+    ),
+    "a job in doubt is not given up": (seen({3: OLD}), runner().after_search("unsure"), LeaveOpen("unsure")),
+    "what a person has ruled out is not taken over": (seen({1: OLD}, ruled_out=1), runner(), Claim(2)),
+    "a claim after what a person has ruled out is": (
+        seen({1: OLD, 2: OLD}, ruled_out=1),
+        runner(),
+        Claim(3, takes_over=2),
+    ),
+    "attempts are counted from what a person has ruled out": (
+        seen({3: OLD}, ruled_out=3),
+        runner(),
+        Claim(4),
+    ),
+    "settling leaves to a runner what a person has ruled out": (
+        seen({1: OLD}, ruled_out=1),
+        runner(may_submit=False),
+        LeaveOpen("unsubmitted"),
     ),
     "a recorded prediction is joined": (seen({1: OLD}, 1), runner(), Join(1)),
     "a prediction that failed is followed by the next attempt": (
@@ -197,6 +225,14 @@ def test_the_letters_prediction_is_asked_for_before_anything_is_sent() -> None:
     assert next_move(state, who) == AskForOldPrediction()
     assert next_move(state, who.with_old_prediction_asked()) == Post()
     assert next_move(state, who.with_prediction()) == Record()
+
+
+def test_a_person_may_rule_out_only_what_can_no_longer_be_submitted() -> None:
+    assert can_be_ruled_out(seen({1: OLD}))
+    assert not can_be_ruled_out(seen({1: YOUNG})), "its runner may be about to submit it"
+    assert not can_be_ruled_out(seen({1: OLD, 2: STALE})), "the newest claim counts"
+    assert not can_be_ruled_out(seen({1: OLD}, 1)), "it is submitted"
+    assert not can_be_ruled_out(seen()), "there is nothing to rule out"
 
 
 def test_attempts_are_counted_from_the_letter_that_was_forgiven() -> None:

@@ -28,8 +28,8 @@ def test_times_are_in_order_whatever_the_clocks_said(
     claimed: float | None, submitted: float | None, completed: float, stored: float
 ) -> None:
     job = Job(source=Source(uri="u", identity="u", name="a.jpg", location="u"), params=ReduxParams())
-    times_of = [{} if time is None else {1: time} for time in (_at(claimed), _at(submitted))]
-    open_job = OpenJob(*times_of)
+    claims, records = ({} if time is None else {1: time} for time in (_at(claimed), _at(submitted)))
+    open_job = OpenJob(claims, records)
     side_car = make_side_car(
         job,
         1,

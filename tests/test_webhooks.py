@@ -171,7 +171,9 @@ ENDED = Prediction.model_validate(
 
 
 def test_a_sealed_prediction_comes_out_as_it_was_but_for_its_inputs() -> None:
-    assert unseal(seal(ENDED, SECRET), SecretStr(SECRET)) == ENDED.model_copy(update={"input": None})
+    assert unseal(seal(ENDED, SECRET), SecretStr(SECRET)).prediction == ENDED.model_copy(
+        update={"input": None}
+    )
 
 
 def test_a_sealed_prediction_cannot_be_read() -> None:
@@ -214,7 +216,7 @@ def test_a_seal_holds_for_an_hour_and_clocks_may_differ_by_a_minute() -> None:
         sealed = seal(ENDED, SECRET)
     for seconds in (3590, -50):
         with time_machine.travel(NOW + seconds, tick=False):
-            assert unseal(sealed, SECRET).id == "p1"
+            assert unseal(sealed, SECRET).prediction.id == "p1"
 
 
 def test_outputs_that_are_no_urls_are_left_for_the_result_call() -> None:
@@ -224,7 +226,7 @@ def test_outputs_that_are_no_urls_are_left_for_the_result_call() -> None:
     prediction = verify_webhook(signed(body), body, SECRET, now=NOW)
     sealed = seal(prediction, SECRET)
     assert len(sealed) < 1000
-    assert unseal(sealed, SECRET).outputs == []
+    assert unseal(sealed, SECRET).prediction.outputs == []
 
 
 def test_an_empty_secret_seals_nothing() -> None:

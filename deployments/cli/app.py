@@ -33,6 +33,9 @@ _COMMANDS: dict[Group, dict[str, str]] = {
         "runs/.\n\nRun again, the same command continues where it stopped, for whatever reason.",
         "settle": "Finish the open jobs of an output, whichever run submitted them: store what is ready. It "
         "bills nothing.",
+        "resolve": "Record what you found out about a job that may have been submitted.\n\n"
+        "WaveSpeedAI may not say what its predictions were asked for. Then a submission whose answer was "
+        "lost cannot be found again, and nothing is sent until you have looked it up.",
         "costs": "Sum up what an output has cost by day and by run, and compare it with the billing.",
         "show": "Show everything about a job: status, attempts, times, cost, files, and what to do next.",
         "list": "List the jobs of an output, newest first, a line each: time, status, source, key, cost or "

@@ -91,13 +91,14 @@ class Receiver:
         return _accepted(len(notification.created), notification.ignored)
 
     async def wavespeed(self, request: Request) -> Response:
-        """``POST /wavespeed``: a webhook of WaveSpeedAI; ``?wait=no`` says that no run waits for it."""
+        """``POST /wavespeed``: a webhook of WaveSpeedAI; ``job=`` is its job, ``wait=no``: no run waits."""
         body = await _read_body(request)
         prediction, secret = await self._verify(request, body)
         if not prediction.terminal:
             return _accepted(0, ignored=1)
         waited = request.query_params.get("wait") != "no"
-        await self.prefect.send([prediction_ended(prediction, secret, waited=waited)])
+        job_key = request.query_params.get("job", "")
+        await self.prefect.send([prediction_ended(prediction, secret, waited=waited, job_key=job_key)])
         return _accepted(1)
 
     async def health(self, request: Request) -> Response:

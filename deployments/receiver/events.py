@@ -35,13 +35,14 @@ def object_created(created: ObjectCreated) -> Event:
     )
 
 
-def prediction_ended(prediction: Prediction, secret: str, *, waited: bool) -> Event:
+def prediction_ended(prediction: Prediction, secret: str, *, waited: bool, job_key: str = "") -> Event:
     """``wavespeed.prediction.ended``: a prediction has ended; its result is sealed with the secret.
 
     Args:
         prediction: the webhook's content.
         secret: the webhook secret.
         waited: whether the run that submitted it waits for it.
+        job_key: the job that the webhook's URL names.
     """
     return _event(
         ENDED,
@@ -50,7 +51,11 @@ def prediction_ended(prediction: Prediction, secret: str, *, waited: bool) -> Ev
             "prefect.resource.id": f"wavespeed.prediction.{prediction.id}",
             "wavespeed.waited": "true" if waited else "false",
         },
-        {"prediction_id": prediction.id, "status": prediction.status, "sealed": seal(prediction, secret)},
+        {
+            "prediction_id": prediction.id,
+            "status": prediction.status,
+            "sealed": seal(prediction, secret, job_key),
+        },
     )
 
 

@@ -201,4 +201,18 @@ class HistoryPage(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
     page: int = 1
+    has_more: bool | None = None
     items: Items[Prediction]  # required: an answer without it must not pass for an empty history
+
+    @field_validator("has_more", mode="wrap")
+    @classmethod
+    def _odd_is_unknown(cls, value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return read(value)
+        except ValidationError:
+            return None
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the API says that there is no other page."""
+        return self.has_more is False

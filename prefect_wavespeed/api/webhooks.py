@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Mapping
 from hashlib import sha256
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet, InvalidToken
@@ -23,6 +24,7 @@ ENDED = "wavespeed.prediction.ended"
 """The event that the receiver emits for a webhook, and that runs subscribe to."""
 
 _SIGNATURE = re.compile(r"v3,([0-9a-fA-F]{64})")
+_JOB_KEY = re.compile(r"[0-9a-f]{64}")
 _SECONDS = re.compile(r"\d{1,12}", re.ASCII)
 
 
@@ -98,7 +100,19 @@ def verify_webhook(
     raise BadPayloadError("the webhook's body is not a prediction")
 
 
-def seal(prediction: Prediction, secret: str | SecretStr) -> str:
+class WebhookNotice(NamedTuple):
+    """What a webhook reports.
+
+    Attributes:
+        prediction: the prediction that has ended.
+        job_key: the job that the webhook's URL names; empty for none. WaveSpeedAI does not sign it.
+    """
+
+    prediction: Prediction
+    job_key: str = ""
+
+
+def seal(prediction: Prediction, secret: str | SecretStr, job_key: str = "") -> str:
     """Encrypt and sign a prediction for ``unseal``: the channel between can neither read nor forge it.
 
     Inputs, and outputs that are not URLs, are left out: the API has them.
@@ -106,6 +120,7 @@ def seal(prediction: Prediction, secret: str | SecretStr) -> str:
     Args:
         prediction: the prediction of a webhook.
         secret: the webhook secret, which both sides get from WaveSpeedAI.
+        job_key: the job that the webhook's URL names; empty for none.
 
     Raises:
         ConfigurationError: the secret is empty.
@@ -114,12 +129,16 @@ def seal(prediction: Prediction, secret: str | SecretStr) -> str:
     if not all(urlsplit(output).scheme in ("https", "http") for output in prediction.outputs):
         fields["outputs"] = []
     answer = {name: value for name, value in prediction.answer.items() if name not in ("input", "inputs")}
-    sealed = {"prediction": fields, "answer": answer}
+    sealed = {
+        "prediction": fields,
+        "answer": answer,
+        "job_key": job_key if _JOB_KEY.fullmatch(job_key) else "",
+    }
     return _seal(secret).encrypt(json.dumps(sealed).encode()).decode()
 
 
-def unseal(text: str, secret: str | SecretStr, *, tolerance: int = 3600) -> Prediction:
-    """Return the prediction that ``seal`` was given.
+def unseal(text: str, secret: str | SecretStr, *, tolerance: int = 3600) -> WebhookNotice:
+    """Return what ``seal`` was given.
 
     Args:
         text: what ``seal`` returned.
@@ -138,7 +157,8 @@ def unseal(text: str, secret: str | SecretStr, *, tolerance: int = 3600) -> Pred
         raise BadSealError("it was not sealed with this account's webhook secret, or too long ago") from None
     try:
         fields = json.loads(sealed)
-        return Prediction.model_validate(fields["prediction"]).with_answer(fields["answer"])
+        prediction = Prediction.model_validate(fields["prediction"]).with_answer(fields["answer"])
+        return WebhookNotice(prediction, str(fields["job_key"]))
     except (ValueError, LookupError, TypeError):
         pass
     raise BadPayloadError("the sealed text is not a prediction")

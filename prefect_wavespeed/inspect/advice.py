@@ -36,10 +36,16 @@ def reason(job: JobView) -> str:
     if job.status != "open":
         return ""
     attempt = job.open_job.latest
+    if job.is_doubtful:
+        return f"it is not known whether attempt {attempt} was submitted: {_may_be(job.candidates)}"
     record = job.records.get(attempt)
     if record:
         return f"attempt {attempt} is submitted: prediction {record.prediction_id}"
     return f"attempt {attempt} is claimed, and no prediction is recorded"
+
+
+def _may_be(candidates: list[str]) -> str:
+    return f"it may be prediction {' or '.join(candidates)}"
 
 
 def after_failure(failure: Failure, out: str, source: str) -> str:
@@ -78,6 +84,12 @@ def next_step(job: JobView, out: str, prediction: Prediction | None = None) -> s
     settle = f"`restyle settle --out {shlex.quote(out)}`"
     if job.open_job.latest in job.records:
         return _after_submission(prediction, settle)
+    if job.is_doubtful:
+        resolve = f"restyle resolve {job.key[:16]} --out {shlex.quote(out)}"
+        return (
+            "look the predictions up in your WaveSpeed account, then "
+            f"`{resolve} --prediction ID`, or `{resolve} --not-submitted` if none is this job's"
+        )
     if _is_claimed(job):
         return "wait: a runner has just claimed it and is about to submit it"
     return f"its runner is gone: run it again, or {settle}; both first find out whether it was submitted"

@@ -28,6 +28,7 @@ class JobView:
         open_job: attempt numbers of an open job.
         claims: of an open job, by attempt.
         records: of an open job's predictions, by attempt.
+        candidates: ids of the predictions that may be its newest attempt's, where the API did not tell.
         unreadable: its side-car or dead letter was written by another version.
     """
 
@@ -40,6 +41,7 @@ class JobView:
     open_job: OpenJob = field(default_factory=OpenJob)
     claims: dict[int, Claim] = field(default_factory=dict)
     records: dict[int, Record] = field(default_factory=dict)
+    candidates: list[str] = field(default_factory=list)
     unreadable: bool = False
 
     @property
@@ -53,6 +55,12 @@ class JobView:
         if closed := self.metadata or self.letter:
             return closed.source.uri
         return self.claim.job.source.uri if self.claim else None
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether a person must find out if its newest attempt was submitted."""
+        latest = self.open_job.latest
+        return bool(self.candidates) and latest not in self.records and latest not in self.open_job.ruled_out
 
     @property
     def prediction_ids(self) -> set[str]:
@@ -114,4 +122,5 @@ async def _read_unfinished(ledger: Ledger, listed: ListedJob) -> JobView | None:
         open_job=open_job,
         claims=claims,
         records=records,
+        candidates=await ledger.read_candidates(key, max(open_job.doubtful)) if open_job.doubtful else [],
     )

@@ -1,44 +1,99 @@
-"""Finding a lost submission again: a prediction whose id never arrived, in the account's history."""
+"""Finding a lost submission again: a prediction whose id never arrived.
+
+The account's history is read to its end. Where it says what its predictions were asked for, that decides.
+Where it does not, every prediction of that time that no job of this ledger has is asked for by its id, since
+the result call may say it. What nobody tells is left to a person.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from math import isclose
-from typing import Any
-from urllib.parse import unquote
+
+from cachetools import LRUCache
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import MODEL, ReduxRequest
 from prefect_wavespeed.api.predictions import ENDED_BADLY, HistoryPage, Prediction
-from prefect_wavespeed.errors import RestyleError, UnavailableError
-from prefect_wavespeed.job import picture_params
+from prefect_wavespeed.concurrency import map_all
+from prefect_wavespeed.errors import NotFoundError, RestyleError, UnavailableError, UnsureSubmissionError
+from prefect_wavespeed.ledger.known_predictions import KnownPredictions
+from prefect_wavespeed.ledger.matching import Match, compare
 from prefect_wavespeed.retry import retry
-from prefect_wavespeed.urls import without_signature
 
 MARGIN = timedelta(hours=1)
 """How far the clocks of API and store may be apart: a prediction is known by its request, not its time."""
 PAGE_SIZE = 100
 
-# How far apart the two clocks may be for an older prediction without inputs to be ruled out.
+# How far apart the two clocks may be for a prediction to be ruled out by its time.
 _CLOSE = timedelta(minutes=5)
-_DEFAULTS = {name: field.default for name, field in ReduxRequest.model_fields.items()}
 # When to look, as shares of the whole search: a prediction may show up late.
 _LOOKS = (0.0, 0.1, 0.25, 0.5, 1.0)
+_REMEMBERED = 20_000  # predictions whose result did not say what they were asked for, or told another job's
+_CONCURRENCY = 8  # result calls at once
+_SHOWN = 5  # candidates in a message
+
+
+@dataclass(frozen=True)
+class LostSubmission:
+    """What is looked for.
+
+    Attributes:
+        requests: as the job's claims hold them; they differ in the image's URL at most.
+        since: when the first of them was claimed, by the store's clock.
+        claimed: when those attempts were claimed of which nobody knows whether they were submitted.
+        window: how long after its claim a POST can have taken effect.
+        seed_is_unique: the seed was derived from the job, so that no other job has it.
+        excluded: ids of predictions that are known to be of no use.
+        noticed: returns the prediction that a webhook has reported of this job, if one has.
+    """
+
+    requests: list[ReduxRequest]
+    since: datetime
+    claimed: list[datetime]
+    window: timedelta
+    seed_is_unique: bool = False
+    excluded: frozenset[str] = frozenset()
+    noticed: Callable[[], Prediction | None] = lambda: None
+
+    def compare(self, prediction: Prediction) -> Match:
+        """Whether a prediction is the one that is looked for."""
+        if prediction.id in self.excluded or prediction.status in ENDED_BADLY:
+            return "no"
+        matches = {
+            compare(prediction.input, prediction.model, request, seed_is_unique=self.seed_is_unique)
+            for request in self.requests
+        }
+        if "yes" in matches:
+            return "yes"
+        return "unknown" if "unknown" in matches and self._is_of_that_time(prediction) else "no"
+
+    def _is_of_that_time(self, prediction: Prediction) -> bool:
+        at = prediction.created_at
+        return at is None or any(
+            claimed - _CLOSE < at < claimed + self.window + _CLOSE for claimed in self.claimed
+        )
 
 
 @dataclass
 class _Query:
-    """What one job looks for."""
+    """One look for a lost submission."""
 
-    requests: list[ReduxRequest]
-    since: datetime
-    excluded: frozenset[str]
+    lost: LostSubmission
     answer: asyncio.Future[Prediction | None]
+    candidates: dict[str, Prediction] = field(default_factory=dict)
 
-    def matches(self, prediction: Prediction) -> bool:
-        return any(matches(prediction, request) for request in self.requests)
+    def consider(self, prediction: Prediction) -> None:
+        """Take one prediction of the history into account."""
+        if self.answer.done():
+            return
+        match self.lost.compare(prediction):
+            case "yes":
+                self.answer.set_result(prediction)
+            case "unknown":
+                self.candidates[prediction.id] = prediction
 
 
 class History:
@@ -48,50 +103,54 @@ class History:
         failing: the error of the last call, while it is being tried again; None while all is well.
     """
 
-    def __init__(self, client: WaveSpeedClient) -> None:
+    def __init__(self, client: WaveSpeedClient, known: KnownPredictions) -> None:
         self.failing: RestyleError | None = None
         self._client = client
+        self._known = known
         self._queries: list[_Query] = []
         self._scanner: asyncio.Task[None] | None = None
+        self._results: LRUCache[str, Prediction] = LRUCache(_REMEMBERED)
 
-    async def search(
-        self,
-        requests: list[ReduxRequest],
-        since: datetime,
-        seconds: float,
-        excluded: frozenset[str] = frozenset(),
-    ) -> Prediction | None:
+    async def search(self, lost: LostSubmission, seconds: float) -> Prediction | None:
         """Look several times for a prediction that has not failed.
 
         Args:
-            requests: the request as the job's claims hold it; they differ in the image's URL at most.
-            since: when the first of them was claimed, by the store's clock.
+            lost: what is looked for.
             seconds: for how long to look: a submission may show up late.
-            excluded: ids of predictions that are known to be of no use.
 
         Returns:
-            The newest one; None when even the last look found none.
+            The newest one; None when even the last look found that there is none.
 
         Raises:
-            UnavailableError: the history could not be read to the end, or does not say what a prediction was
-                asked for, so it is not known whether the job was submitted.
+            UnsureSubmissionError: there are predictions that may be the one, and nothing tells.
+            RestyleError: the history could not be read to the end, so nothing is known.
         """
         start = asyncio.get_running_loop().time()
+        unsure: UnsureSubmissionError | None = None
         for share in _LOOKS:
             await asyncio.sleep(start + share * seconds - asyncio.get_running_loop().time())
-            if found := await self._look(requests, since, excluded):
-                return found
+            noticed = lost.noticed()
+            if noticed and lost.compare(noticed) != "no" and not self._known.remembers(noticed.id):
+                return noticed
+            try:
+                unsure = None
+                if found := await self._look(lost):
+                    return found
+            except UnsureSubmissionError as error:  # another job may record the candidate meanwhile
+                unsure = error
+        if unsure:
+            raise unsure
         return None
 
-    async def _look(
-        self, requests: list[ReduxRequest], since: datetime, excluded: frozenset[str]
-    ) -> Prediction | None:
-        query = _Query(requests, since, excluded, asyncio.get_running_loop().create_future())
+    async def _look(self, lost: LostSubmission) -> Prediction | None:
+        query = _Query(lost, asyncio.get_running_loop().create_future())
         self._queries.append(query)
         # A scan in progress may be past the page: wait for the next one, which serves all that wait by then.
         if self._scanner is None or self._scanner.done():
             self._scanner = asyncio.create_task(self._serve())
-        return await query.answer
+        return await query.answer or await self._among(query.candidates, lost)
+
+    # -- the history ------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
         while self._queries:
@@ -108,19 +167,27 @@ class History:
                     query.answer.set_result(None)
 
     async def _scan(self, queries: list[_Query]) -> None:
-        since = min(query.since for query in queries) - MARGIN
-        page = 1
-        while any(not query.answer.done() for query in queries):
-            predictions = await self._page(page, since)
-            for prediction in predictions:
-                for query in queries:
-                    if not query.answer.done() and prediction.id not in query.excluded:
-                        _compare(prediction, query)
-            if len(predictions) < PAGE_SIZE:
-                return
-            page += 1
+        """Read the history page by page, as far back as anybody needs it.
 
-    async def _page(self, page: int, since: datetime) -> list[Prediction]:
+        A short page is not the last one: the API may give fewer than were asked for.
+        """
+        since = min(query.lost.since for query in queries) - MARGIN
+        seen: set[str] = set()
+        page = 0
+        while any(not query.answer.done() for query in queries):
+            page += 1
+            answer = await self._page(page, since)
+            new = [prediction for prediction in answer.items if prediction.id not in seen]
+            seen.update(prediction.id for prediction in new)
+            for prediction in new:
+                for query in queries:
+                    query.consider(prediction)
+            if not answer.items or answer.is_last or all(_is_older(each, since) for each in answer.items):
+                return
+            if not new:
+                raise UnavailableError("WaveSpeed's history gives the same page again, so it has no end")
+
+    async def _page(self, page: int, since: datetime) -> HistoryPage:
         async def call() -> HistoryPage:
             try:
                 found = await self._client.history(
@@ -136,53 +203,52 @@ class History:
             self.failing = None
             return found
 
-        return (await retry(call, tries=5)).items
+        return await retry(call, tries=5)
 
+    # -- predictions of which the history does not say what they were asked for --------------------
 
-def _compare(prediction: Prediction, query: _Query) -> None:
-    if query.matches(prediction):
-        query.answer.set_result(prediction)
-    elif _may_match(prediction, query.since):
-        query.answer.set_exception(
-            UnavailableError(
-                "the account's history does not say what a prediction of that time was asked for, so it is "
-                "not known whether this job was submitted: nothing was sent, run it again later "
-                f"(prediction {prediction.id})"
-            )
+    async def _among(self, candidates: dict[str, Prediction], lost: LostSubmission) -> Prediction | None:
+        """Find the lost one among those of that time.
+
+        Raises:
+            UnsureSubmissionError: one or several may be it.
+        """
+        left = [each for each in candidates.values() if not self._known.remembers(each.id)]
+        if not left:
+            return None
+        known = await self._known.read(lost.since - MARGIN)
+        left = [each for each in left if each.id not in known]
+        results = await map_all(self._result, left, _CONCURRENCY)
+        answers = [(result, lost.compare(result)) for result in results if result]
+        if found := next((result for result, match in answers if match == "yes"), None):
+            return found
+        unknown = tuple(result.id for result, match in answers if match == "unknown")
+        if not unknown:
+            return None
+        shown = ", ".join(unknown[:_SHOWN]) + (", …" if len(unknown) > _SHOWN else "")
+        raise UnsureSubmissionError(
+            "it is not known whether this job was submitted, and nothing was sent: WaveSpeed does not say "
+            f"what {_number(unknown)} was asked for: look up in your WaveSpeed account whether it is this "
+            f"job's, then use `restyle resolve` ({shown})",
+            candidates=unknown,
         )
 
-
-def _may_match(prediction: Prediction, since: datetime) -> bool:
-    """Whether it was created by then and does not say what it was asked for."""
-    return (
-        not prediction.input
-        and prediction.model in ("", MODEL)
-        and prediction.status not in ENDED_BADLY
-        and (prediction.created_at is None or prediction.created_at > since - _CLOSE)
-    )
-
-
-def matches(prediction: Prediction, request: ReduxRequest) -> bool:
-    """Whether a prediction has not failed and answers this request."""
-    if prediction.status in ENDED_BADLY or prediction.model not in ("", MODEL) or not prediction.input:
-        return False
-    # An API may fill in what was left out, or leave out a default: defaults make both the same.
-    inputs = {name: value for name, value in prediction.input.items() if value is not None}
-    expected = {**picture_params(request), "image": request.image}
-    return all(
-        _is_same(name, inputs.get(name, _DEFAULTS.get(name)), value) for name, value in expected.items()
-    )
+    async def _result(self, prediction: Prediction) -> Prediction | None:
+        """What the result call says; None where the prediction is gone."""
+        if prediction.id in self._results:
+            return self._results[prediction.id]
+        try:
+            result = await retry(lambda: self._client.result(prediction.id), tries=5)
+        except NotFoundError:
+            return None
+        if result.input:  # otherwise it may still tell later
+            self._results[prediction.id] = result
+        return result
 
 
-def _is_same(name: str, value: Any, expected: Any) -> bool:
-    if name == "image":
-        return _plain(str(value)) == _plain(expected)
-    if isinstance(expected, float):  # 3.3 may come back as 3.29999995
-        return isinstance(value, int | float) and isclose(value, expected, rel_tol=1e-6)
-    if name == "size":
-        return bool(str(value).lower().replace("x", "*") == expected)
-    return bool(value == expected)
+def _is_older(prediction: Prediction, since: datetime) -> bool:
+    return prediction.created_at is not None and prediction.created_at < since
 
 
-def _plain(url: str) -> str:
-    return unquote(without_signature(url))
+def _number(ids: tuple[str, ...]) -> str:
+    return "a prediction of that time" if len(ids) == 1 else f"each of {len(ids)} predictions of that time"

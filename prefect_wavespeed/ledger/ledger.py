@@ -15,7 +15,16 @@ from pydantic import BaseModel, ValidationError
 from prefect_wavespeed import metrics
 from prefect_wavespeed.errors import StoreError
 from prefect_wavespeed.job import Job
-from prefect_wavespeed.ledger.records import Claim, DeadLetter, Metadata, OpenJob, Record
+from prefect_wavespeed.ledger.records import (
+    Attempt,
+    Candidates,
+    Claim,
+    DeadLetter,
+    Metadata,
+    NotSubmitted,
+    OpenJob,
+    Record,
+)
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
 
@@ -58,10 +67,15 @@ class Ledger:
         """List the attempts of an unfinished job."""
         job = OpenJob()
         for entry in await self.store.list(layout.open_job(key)):
-            if parsed := layout.parse_open(entry.path):
-                _, attempt, kind = parsed
-                times = job.claimed if kind == "claim" else job.recorded
-                times[attempt] = entry.last_modified
+            match layout.parse_open(entry.path):
+                case (_, attempt, "claim"):
+                    job.claimed[attempt] = entry.last_modified
+                case (_, attempt, "prediction"):
+                    job.recorded[attempt] = entry.last_modified
+                case (_, attempt, "candidates"):
+                    job.doubtful.add(attempt)
+                case (_, attempt, "not-submitted"):
+                    job.ruled_out.add(attempt)
         return job
 
     async def read_claim(self, key: str, attempt: int) -> Claim | None:
@@ -108,6 +122,38 @@ class Ledger:
             f"the prediction could not be recorded: run the job again (prediction {record.prediction_id})"
         )
 
+    async def note_candidates(self, key: str, attempt: int, prediction_ids: list[str]) -> None:
+        """Keep which predictions may be an attempt's, for a person to look into."""
+        note = Candidates(prediction_ids=prediction_ids, found_at=now())
+        await self.store.create(layout.candidates(key, attempt), _compact(note))
+
+    async def read_candidates(self, key: str, attempt: int) -> list[str]:
+        """The predictions that may be an attempt's; empty where there is no doubt."""
+        note = await self._read(layout.candidates(key, attempt), Candidates)
+        return note.prediction_ids if note else []
+
+    async def rule_out(self, key: str, attempt: int) -> None:
+        """Record that nothing was submitted up to an attempt, beyond what is recorded."""
+        await self.store.create(layout.not_submitted(key, attempt), _compact(NotSubmitted(found_at=now())))
+
+    async def prediction_ids(self, path: str) -> frozenset[str] | None:
+        """The predictions that a record, a side-car or a dead letter names; None when it is gone.
+
+        Args:
+            path: of any object of the ledger; others name none.
+        """
+        parsed = layout.parse_open(path)
+        if parsed and parsed[2] == "prediction":
+            record = await self._read(path, Record)
+            return frozenset({record.prediction_id}) if record else None
+        if layout.short_key_of_metadata(path):
+            side_car = await self._read(path, Metadata)
+            return _ids(side_car.attempts, side_car.prediction.id) if side_car else None
+        if layout.key_of_dead_letter(path):
+            letter = await self._read(path, DeadLetter)
+            return _ids(letter.attempts, letter.error.prediction_id) if letter else None
+        return frozenset()
+
     async def finish(self, job: Job, side_car: Metadata, object_metadata: dict[str, str]) -> Metadata:
         """Write the side-car: from here on the job is done.
 
@@ -152,6 +198,8 @@ class Ledger:
         """
         paths = [layout.claim(key, n) for n in open_job.claimed if n <= last_attempt]
         paths += [layout.prediction(key, n) for n in open_job.recorded if n <= last_attempt]
+        paths += [layout.candidates(key, n) for n in open_job.doubtful if n <= last_attempt]
+        paths += [layout.not_submitted(key, n) for n in open_job.ruled_out if n <= last_attempt]
         if done and last_attempt:
             paths.append(layout.dead_letter(key))
         if paths:
@@ -169,6 +217,11 @@ class Ledger:
                 f"({error.error_count()} fields differ): upgrade, or move the object away",
                 retryable=False,
             ) from None
+
+
+def _ids(attempts: list[Attempt], newest: str | None) -> frozenset[str]:
+    ids = {attempt.prediction_id for attempt in attempts} | {newest}
+    return frozenset(id_ for id_ in ids if id_)
 
 
 def now() -> datetime:

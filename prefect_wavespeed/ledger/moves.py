@@ -36,7 +36,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Look for the prediction of the newest attempts: their late records, then the account's history."""
+    """Look for the prediction of the newest attempts: their late records, then whatever the API tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,11 @@ class LeaveOpen:
     """Stop here and leave the job open.
 
     Attributes:
-        reason: ``unknown``: the history could not be searched. ``unsubmitted``: nothing was submitted, and
-            the runner must not.
+        reason: ``unknown``: the API could not be asked what was submitted. ``unsure``: it does not tell
+            enough. ``unsubmitted``: nothing was submitted, and the runner must not.
     """
 
-    reason: Literal["unknown", "unsubmitted"]
+    reason: Literal["unknown", "unsure", "unsubmitted"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,12 +146,34 @@ class DeadLetter(BaseModel):
         )
 
 
+class Candidates(BaseModel):
+    """Predictions that may be the job's, where the API did not say what they were asked for."""
+
+    prediction_ids: list[str]
+    found_at: datetime
+
+
+class NotSubmitted(BaseModel):
+    """A person has found that no attempt so far was submitted, beyond those with a record."""
+
+    found_at: datetime
+
+
 @dataclass
 class OpenJob:
-    """The attempts of an unfinished job: when each was claimed, and when its prediction was recorded."""
+    """The objects of an unfinished job, by attempt.
+
+    Attributes:
+        claimed: when each attempt was claimed, by the store's clock.
+        recorded: when its prediction was recorded.
+        doubtful: the attempts with a list of candidates.
+        ruled_out: the attempts up to which a person has found that nothing was submitted.
+    """
 
     claimed: dict[int, datetime] = field(default_factory=dict)
     recorded: dict[int, datetime] = field(default_factory=dict)
+    doubtful: set[int] = field(default_factory=set)
+    ruled_out: set[int] = field(default_factory=set)
 
     @property
     def latest(self) -> int:

@@ -8,7 +8,7 @@ attempt.
 They rest on a bound. A POST leaves only while its claim is younger than half the lease, and takes effect
 within the submit timeout; half the lease plus the submit timeout is less than the lease (``settings`` refuses
 anything else). So whatever was posted under a claim that is a lease old exists by then, or never will, and a
-search of the account's history finds it.
+search finds it, or says that it cannot tell. Then nothing is sent until a person has found out.
 
 Known limits:
 
@@ -17,6 +17,7 @@ Known limits:
 - A process that stands still between its last check of the claim's age and the POST, for more than half the
   lease, posts too late. No check can help: nothing at the API takes an idempotency key.
 - A runner that is killed after claiming and before posting has used up an attempt.
+- A prediction that the API forgets is noticed only while its attempt is the newest.
 - A key of another account on the same output sees another history.
 
 tests/ledger_model.py drives this very function through every interleaving of a few runners, and shows what
@@ -81,6 +82,7 @@ class JobState:
         claims: the age of each attempt's claim in seconds, by the store's clock, never too high.
         records: the attempts whose prediction is recorded.
         lease: seconds that the newest claim holds.
+        ruled_out: the attempt up to which a person has found that nothing was submitted beyond the records.
     """
 
     done: bool = False
@@ -88,6 +90,7 @@ class JobState:
     claims: Mapping[int, float] = field(default_factory=dict)
     records: Collection[int] = ()
     lease: float = 0.0
+    ruled_out: int = 0
 
     @property
     def latest(self) -> int:
@@ -118,8 +121,14 @@ class HeldClaim:
     asked: bool = False
 
 
-SearchState = Literal["not yet", "over", "failed"]
-"""How far the search of the history is. Over: it found nothing beyond what is known."""
+SearchState = Literal["not yet", "over", "failed", "unsure"]
+"""How far the search for a lost submission is.
+
+Over: there surely is none beyond what is known. Failed: the API could not be asked. Unsure: there are
+predictions that may be the job's, and the API does not say what they were asked for.
+"""
+
+_NOT_SURE = ("failed", "unsure")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +173,7 @@ class Runner:
         return self._holding(asked=True)
 
     def after_search(self, search: SearchState) -> Runner:
-        """After a search that found no prediction, or that failed."""
+        """After a search that found no prediction, failed, or could not tell."""
         return replace(self, search=search)
 
     def after_attempt(self) -> Runner:
@@ -221,9 +230,24 @@ def next_move(state: JobState, runner: Runner, rules: tuple[Rule, ...] | None = 
     return Claim(_newest(state, runner) + 1, takes_over=_abandoned(state, runner))
 
 
-def is_last(attempt: int, forgiven: int) -> bool:
-    """Whether a job is given up when this attempt fails."""
-    return attempt - forgiven >= MAX_ATTEMPTS
+def is_last(attempt: int, *ended: int) -> bool:
+    """Whether a job is given up when this attempt fails.
+
+    Args:
+        attempt: its number.
+        ended: attempts after which the count began anew: ``forgiven`` and ``ruled_out``.
+    """
+    return attempt - max(ended) >= MAX_ATTEMPTS
+
+
+def can_be_ruled_out(state: JobState) -> bool:
+    """Whether a person may say that nothing was submitted: once nothing can be any more.
+
+    The newest attempt has no record, and its claim is a lease old: whatever was posted under it has taken
+    effect by then.
+    """
+    latest = state.latest
+    return latest not in state.records and latest in state.claims and state.claims[latest] >= state.lease
 
 
 # --- the rules, in the order in which they decide ---
@@ -236,7 +260,7 @@ def record_the_prediction(_: JobState, runner: Runner) -> Move | None:
 
 def search_for_a_lost_answer(_: JobState, runner: Runner) -> Move | None:
     """After a POST whose answer leaves doubt, the history is searched before anything else is done."""
-    if runner.held is None or not runner.held.sent or runner.search == "failed":
+    if runner.held is None or not runner.held.sent or runner.search in _NOT_SURE:
         return None
     return Search() if runner.search == "not yet" else NextAttempt()
 
@@ -247,19 +271,21 @@ def return_what_is_done(state: JobState, _: Runner) -> Move | None:
 
 
 def give_back_after_a_failed_search(_: JobState, runner: Runner) -> Move | None:
-    """When the history cannot be searched, a young claim under which nothing was sent is given back.
+    """When a search fails or cannot tell, a young claim under which nothing was sent is given back.
 
     So no attempt is used up by what was never sent. An older claim may be about to be taken over: removing it
     then would let its number be used beside the one that follows it.
     """
     held = runner.held
     can_go_back = held and not held.sent and held.age < runner.half_lease
-    return GiveBack() if runner.search == "failed" and can_go_back else None
+    return GiveBack() if runner.search in _NOT_SURE and can_go_back else None
 
 
 def send_nothing_unless_sure(_: JobState, runner: Runner) -> Move | None:
-    """When the history cannot be searched, nothing is sent, and the job stays open."""
-    return LeaveOpen("unknown") if runner.search == "failed" else None
+    """When a search fails or cannot tell, nothing is sent, and the job stays open."""
+    if runner.search not in _NOT_SURE:
+        return None
+    return LeaveOpen("unsure" if runner.search == "unsure" else "unknown")
 
 
 def end_with_the_dead_letter(state: JobState, runner: Runner) -> Move | None:
@@ -326,8 +352,8 @@ def search_before_giving_up(state: JobState, runner: Runner) -> Move | None:
     newest = _newest(state, runner)
     if runner.held or runner.search != "not yet" or newest not in state.claims or newest in state.records:
         return None
-    ends_here = is_last(newest, runner.forgiven) or not runner.may_submit
-    return Search() if ends_here and newest > runner.forgiven else None
+    ends_here = is_last(newest, runner.forgiven, state.ruled_out) or not runner.may_submit
+    return Search() if ends_here and newest > max(runner.forgiven, state.ruled_out) else None
 
 
 def leave_it_to_a_runner(state: JobState, runner: Runner) -> Move | None:
@@ -342,7 +368,7 @@ def leave_it_to_a_runner(state: JobState, runner: Runner) -> Move | None:
 def stop_after_three_attempts(state: JobState, runner: Runner) -> Move | None:
     """Three attempts, and the job is given up."""
     newest = _newest(state, runner)
-    if runner.held or not is_last(newest, runner.forgiven):
+    if runner.held or not is_last(newest, runner.forgiven, state.ruled_out):
         return None
     return GiveUp(newest, "attempts_used_up")
 
@@ -375,4 +401,5 @@ def _abandoned(state: JobState, runner: Runner) -> int | None:
     """The newest attempt, if it is a claim without a prediction: abandoned, once it is a lease old."""
     newest = _newest(state, runner)
     unanswered = newest in state.claims and newest not in state.records
-    return newest if unanswered and newest > max(runner.forgiven, runner.spent) else None
+    over = max(runner.forgiven, runner.spent, state.ruled_out)
+    return newest if unanswered and newest > over else None

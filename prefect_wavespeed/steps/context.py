@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.predictions import Prediction
-from prefect_wavespeed.errors import PredictionFailedError, RestyleError
+from prefect_wavespeed.errors import PredictionFailedError, RestyleError, UnsureSubmissionError
 from prefect_wavespeed.job import Job
-from prefect_wavespeed.ledger.history import History
+from prefect_wavespeed.ledger.history import History, LostSubmission
+from prefect_wavespeed.ledger.known_predictions import KnownPredictions
 from prefect_wavespeed.ledger.ledger import Ledger, Look, now
 from prefect_wavespeed.ledger.records import Attempt, Claim, DeadLetter, Failure, OpenJob, Record
 from prefect_wavespeed.ledger.rules import JobState, LetterState
@@ -36,6 +38,7 @@ class StepContext:
     settings: Settings
     inbox: WebhookInbox = field(default_factory=WebhookInbox)
     ledger: Ledger = field(init=False)
+    known: KnownPredictions = field(init=False)
     history: History = field(init=False)
     publisher: Publisher = field(init=False)
     prices: PriceCache = field(init=False)
@@ -43,7 +46,8 @@ class StepContext:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.store)
-        self.history = History(self.client)
+        self.known = KnownPredictions(self.ledger)
+        self.history = History(self.client, self.known)
         self.publisher = Publisher(self.client, self.store)
         self.prices = PriceCache(self.client)
 
@@ -74,30 +78,56 @@ class StepContext:
             claims={n: (time - at).total_seconds() for n, at in look.open_job.claimed.items()},
             records=look.open_job.recorded.keys(),
             lease=lease.total_seconds(),
+            ruled_out=max(look.open_job.ruled_out, default=0),
         )
 
-    async def search_history(
-        self, open_job: OpenJob, claims: list[Claim], letter: DeadLetter | None, seconds: float
+    async def find_lost(
+        self,
+        open_job: OpenJob,
+        claims: dict[int, Claim],
+        letter: DeadLetter | None,
+        *,
+        attempt: int,
+        seconds: float,
     ) -> Prediction | None:
-        """Search the account's history for what a job's attempts may have created.
+        """Look for what a job's attempts may have created: among webhooks, then in the account's history.
 
         Args:
             open_job: its attempts.
-            claims: their claims, which hold the requests.
+            claims: their claims by number, which hold the requests.
             letter: an earlier dead letter; its prediction is of no use.
+            attempt: the newest one that may have been submitted.
             seconds: for how long to look, again and again: a submission may show up late.
 
         Returns:
             The newest prediction that has not failed; None when there surely is none.
 
         Raises:
+            UnsureSubmissionError: there are predictions that may be the job's, and nothing tells. They are
+                noted beside the attempt's claim.
             RestyleError: the history cannot be read, so nothing is known.
         """
+        if not claims:
+            return None
         # The earliest by any clock that has a say.
-        times: list[datetime] = [*open_job.claimed.values(), *(claim.claimed_at for claim in claims)]
-        useless = frozenset({letter.error.prediction_id} if letter and letter.error.prediction_id else ())
-        requests = [claim.request for claim in claims]
-        return await self.history.search(requests, min([*times, self.store.now()]), seconds, useless)
+        times: list[datetime] = [*open_job.claimed.values(), *(claim.claimed_at for claim in claims.values())]
+        now, settled = self.store.now(), max(open_job.ruled_out, default=0)
+        job = claims[max(claims)].job
+        lost = LostSubmission(
+            requests=[claim.request for claim in claims.values()],
+            since=min([*times, now]),
+            claimed=[open_job.claimed.get(n, now) for n in claims if n > settled],
+            window=max(self.lease_of(claim) for claim in claims.values()),
+            seed_is_unique=job.params.seed == -1,
+            excluded=frozenset({letter.error.prediction_id} if letter and letter.error.prediction_id else ()),
+            noticed=partial(self.inbox.find, job.key),
+        )
+        try:
+            return await self.history.search(lost, seconds)
+        except UnsureSubmissionError as error:
+            error.job_key = job.key
+            await self.ledger.note_candidates(job.key, attempt, list(error.candidates))
+            raise
 
     async def make_record(self, job: Job, prediction: Prediction) -> Record:
         """The record of a job's prediction, with the price if it is known."""

@@ -23,6 +23,7 @@ from prefect_wavespeed.errors import (
     RateLimitedError,
     RestyleError,
     UnavailableError,
+    UnsureSubmissionError,
 )
 from prefect_wavespeed.job import Job, NsfwPolicy, RunInfo
 from prefect_wavespeed.ledger import moves, rules
@@ -223,7 +224,7 @@ class Submission:
         self._runner, self._sent_at = self._runner.with_post_sent(), time.monotonic()
         try:
             self._prediction = await self._context.client.submit(
-                self._request, webhook_url=self._webhook_url, in_time=self._is_young
+                self._request, webhook_url=self._marked_webhook_url, in_time=self._is_young
             )
         except AmbiguousSubmissionError:
             return  # the prediction may exist
@@ -244,6 +245,12 @@ class Submission:
         if self._runner.held and self._runner.held.attempt > 1:
             metrics.RETRIES.inc()
 
+    @property
+    def _marked_webhook_url(self) -> str | None:
+        """The webhook URL with the job's key, by which a submission is found whose answer was lost."""
+        url = self._webhook_url
+        return f"{url}{'&' if '?' in url else '?'}job={self._job.key}" if url else None
+
     async def _give_back(self) -> None:
         """Remove the claim that is held, if nothing was sent and it is young; then hold none."""
         held = self._runner.held
@@ -259,8 +266,8 @@ class Submission:
         try:
             self._prediction = await self._late_record() or await self._from_history_in_time()
         except RestyleError as error:
-            self._error = error
-            self._runner = self._runner.after_search("failed")
+            is_unsure = isinstance(error, UnsureSubmissionError)
+            self._error, self._runner = error, self._runner.after_search("unsure" if is_unsure else "failed")
             return
         if self._prediction is None:
             self._runner = self._runner.after_search("over")
@@ -291,12 +298,14 @@ class Submission:
     async def _from_history(self) -> Prediction | None:
         job, open_job, held = self._job, self._look.open_job, self._runner.held
         attempts = sorted({*open_job.claimed, *([held.attempt] if held else [])})
-        claims = [await self._ledger.read_claim(job.key, number) for number in attempts]
+        read = {number: await self._ledger.read_claim(job.key, number) for number in attempts}
         seconds = self._context.settings.reconcile_seconds
         if held and held.sent:  # until its time is over the API may still act on it
             seconds += max(0.0, self._context.client.submit_timeout - (time.monotonic() - self._sent_at))
-        found = await self._context.search_history(
-            open_job, [claim for claim in claims if claim], self._look.letter, seconds
+        claims = {number: claim for number, claim in read.items() if claim}
+        newest = open_job.latest if held is None else held.attempt if held.sent else held.takes_over
+        found = await self._context.find_lost(
+            open_job, claims, self._look.letter, attempt=newest or open_job.latest, seconds=seconds
         )
         if found:
             metrics.adopted(self._context.prices.cached(job.params))
@@ -341,6 +350,7 @@ class Submission:
         if isinstance(prediction, Prediction):
             prediction = await self._context.make_record(job, prediction)
         record = await self._ledger.record(job.key, held.attempt, prediction)
+        self._context.known.remember(record.prediction_id)
         claim = self._claim or await self._ledger.read_claim(job.key, held.attempt)
         submitted = self._submitted(
             held.attempt,
@@ -367,7 +377,7 @@ class Submission:
             attempt=attempt,
             flow_run_id=flow_run_id,
             fresh=fresh,
-            last_attempt=rules.is_last(attempt, self._runner.forgiven),
+            last_attempt=rules.is_last(attempt, self._runner.forgiven, self._state.ruled_out),
         )
 
     async def _give_up(self, attempt: int) -> RestyleError:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from cachetools import LRUCache
 
-from prefect_wavespeed.api.predictions import Prediction
+from prefect_wavespeed.api.predictions import ENDED_BADLY, Prediction
 
 GRACE = 3.0
 """Seconds after a prediction's end within which its notice counts as being in time."""
@@ -39,6 +39,7 @@ class WebhookInbox:
         self._score = 0
         self._watched: dict[str, list[Notice]] = {}
         self._early: LRUCache[str, Prediction] = LRUCache(_KEPT)  # delivered before any step watched
+        self._of_job: LRUCache[str, Prediction] = LRUCache(_KEPT)  # by the job that the webhook's URL names
         self._due: dict[str, float] = {}  # ended, as polling has found; when a notice is too late
 
     def start(self) -> None:
@@ -50,8 +51,15 @@ class WebhookInbox:
         self.listening, self._score = False, 0
         self._due.clear()
 
-    def deliver(self, prediction: Prediction) -> None:
-        """Take a webhook's prediction: any prediction, and any number of times."""
+    def deliver(self, prediction: Prediction, job_key: str = "") -> None:
+        """Take a webhook's prediction: any prediction, and any number of times.
+
+        Args:
+            prediction: the webhook's content.
+            job_key: the job that the webhook's URL names; empty for none.
+        """
+        if job_key and prediction.status not in ENDED_BADLY:
+            self._of_job[job_key] = prediction
         notices = self._watched.get(prediction.id)
         for notice in notices or ():
             notice.deliver(prediction)
@@ -61,6 +69,10 @@ class WebhookInbox:
             self._judge(in_time=_now() <= due)
         else:
             self._early[prediction.id] = prediction
+
+    def find(self, job_key: str) -> Prediction | None:
+        """The prediction of a job, where a webhook has reported one that has not failed."""
+        return self._of_job.get(job_key)
 
     @contextmanager
     def watch(self, prediction_id: str) -> Iterator[Notice]:

@@ -23,7 +23,10 @@ from __future__ import annotations
 import re
 import uuid
 from datetime import date, datetime
-from typing import Literal
+from typing import Literal, cast
+
+OpenKind = Literal["claim", "prediction", "candidates", "not-submitted"]
+"""What an object of an unfinished job is."""
 
 IMAGES = "images/"
 QUARANTINE = "quarantine/"
@@ -37,6 +40,8 @@ PROBE = ".probe/"
 METADATA_SUFFIX = "/metadata.json"
 CLAIM_SUFFIX = ".claim.json"
 PREDICTION_SUFFIX = ".prediction.json"
+CANDIDATES_SUFFIX = ".candidates.json"
+NOT_SUBMITTED_SUFFIX = ".not-submitted.json"
 DEAD_LETTER_SUFFIX = ".json"
 
 # A run's files, below its folder
@@ -45,7 +50,7 @@ MANIFEST_PARQUET = "manifest.parquet"
 GALLERY = "gallery.html"
 SUMMARY = "summary.json"
 
-_OPEN_OBJECT = re.compile(r"open/([0-9a-f]{64})/(\d+)\.(claim|prediction)\.json")
+_OPEN_OBJECT = re.compile(r"open/([0-9a-f]{64})/(\d+)\.(claim|prediction|candidates|not-submitted)\.json")
 _OPEN_KEY = re.compile(r"open/([0-9a-f]{64})/.*")
 _DEAD_LETTER = re.compile(r"failed/([0-9a-f]{64})\.json")
 _METADATA = re.compile(r"images/[^/]*-([0-9a-f]{16})/metadata\.json")
@@ -91,17 +96,25 @@ def prediction(key: str, attempt: int) -> str:
     return f"{OPEN}{key}/{attempt}{PREDICTION_SUFFIX}"
 
 
+def candidates(key: str, attempt: int) -> str:
+    """Which predictions may be an attempt's, where the API did not tell."""
+    return f"{OPEN}{key}/{attempt}{CANDIDATES_SUFFIX}"
+
+
+def not_submitted(key: str, attempt: int) -> str:
+    """What a person found out: nothing was submitted up to this attempt beyond what is recorded."""
+    return f"{OPEN}{key}/{attempt}{NOT_SUBMITTED_SUFFIX}"
+
+
 def dead_letter(key: str) -> str:
     """The dead letter of a job that failed for good."""
     return f"{FAILED}{key}{DEAD_LETTER_SUFFIX}"
 
 
-def parse_open(path: str) -> tuple[str, int, Literal["claim", "prediction"]] | None:
-    """Key, attempt and kind of an object below ``open/``; None when it is neither claim nor record."""
+def parse_open(path: str) -> tuple[str, int, OpenKind] | None:
+    """Key, attempt and kind of an object below ``open/``; None for a stray one."""
     match = _OPEN_OBJECT.fullmatch(path)
-    if match is None:
-        return None
-    return match[1], int(match[2]), "claim" if match[3] == "claim" else "prediction"
+    return (match[1], int(match[2]), cast("OpenKind", match[3])) if match else None
 
 
 def key_of_open(path: str) -> str | None:

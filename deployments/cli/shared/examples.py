@@ -30,6 +30,12 @@ restyle settle --out s3://bucket/restyled
 # Jobs that need attention, for a script
 restyle settle --out s3://bucket/restyled --json
 """,
+    "resolve": """
+# The prediction that WaveSpeed's own list of predictions shows for it
+restyle resolve 3f9c2a7b --out s3://bucket/restyled --prediction 8d1f00c2
+# There is none: the next run submits the job again
+restyle resolve 3f9c2a7b --out s3://bucket/restyled --not-submitted
+""",
     "costs": """
 # The last seven days, compared with the billing
 restyle costs --out s3://bucket/restyled --since 7d

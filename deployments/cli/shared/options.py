@@ -15,6 +15,13 @@ Out = Annotated[
         help="s3://bucket/prefix, a directory, s3-bucket/NAME or local-file-system/NAME (saved blocks)."
     ),
 ]
+JobName = Annotated[
+    str,
+    Parameter(
+        help="Its key or the first 8 characters of it, a prediction's id, or the source as it was given (or "
+        "its end, such as the file's name)."
+    ),
+]
 WaveSpeedBlock = Annotated[
     str,
     Parameter(

@@ -33,6 +33,7 @@ def tell_story(
         "request": request.model_dump(mode="json") if request else None,
         "attempts": [attempt.model_dump(mode="json") for attempt in _attempts(job)],
         "prediction": _prediction(job, prediction),
+        "candidates": job.candidates if job.is_doubtful else [],
         "cost": metadata.cost.model_dump(mode="json") if metadata else None,
         "times": metadata.times.model_dump(mode="json") if metadata else {},
         "run": metadata.run.model_dump(mode="json") if metadata else _run(job),

@@ -41,6 +41,8 @@ def _rows(story: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "source", story["source"] or ""
     yield "request", _request(story)
     yield "prediction", _prediction(story["prediction"])
+    for candidate in story["candidates"]:
+        yield "may be", candidate
     if story["cost"]:
         usd, basis = story["cost"]["usd"], story["cost"]["basis"]
         yield "cost", "unknown" if usd is None else f"{usd:.4f} USD, {basis}"

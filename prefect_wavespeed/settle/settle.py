@@ -30,6 +30,7 @@ from prefect_wavespeed.errors import (
     PredictionTimeoutError,
     RestyleError,
     StoreError,
+    UnsureSubmissionError,
     redact,
 )
 from prefect_wavespeed.job import RunInfo
@@ -40,9 +41,9 @@ from prefect_wavespeed.ledger.records import Claim, DeadLetter, Failure, OpenJob
 from prefect_wavespeed.ledger.sidecar import restyled_from
 from prefect_wavespeed.retry import retry
 from prefect_wavespeed.settings import Settings, get_settings
+from prefect_wavespeed.settle.summary import Settled, SettleOutcome, SettleStatus
 from prefect_wavespeed.steps.attempts import Submitted
 from prefect_wavespeed.steps.context import StepContext
-from prefect_wavespeed.steps.settle_summary import Settled, SettleOutcome, SettleStatus
 from prefect_wavespeed.steps.step_set import StepSet
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
@@ -163,6 +164,8 @@ class _Settlement:
         except PredictionTimeoutError as error:
             outcome.message = f"still in progress: settle again later (prediction {error.prediction_id})"
             self._revisit(outcome, "not_ready")
+        except UnsureSubmissionError as error:
+            outcome.status, outcome.message = "unsure", error.message
         except AuthenticationError:
             raise
         except RestyleError as error:
@@ -204,6 +207,8 @@ class _Settlement:
                 await self._finish(steps, outcome, attempt, claims, look)
             case moves.Wait():
                 outcome.status = "running"
+            case moves.LeaveOpen():  # a person has found that nothing was submitted
+                self._leave_unsubmitted(outcome, open_job.latest)
             case _ if open_job.latest not in claims:  # given back this very moment
                 self._revisit(outcome, "running")
             case _:
@@ -237,8 +242,11 @@ class _Settlement:
             case moves.GiveUp():
                 raise await self._give_up(outcome, attempt, claims[attempt])
             case _:
-                outcome.status = "not_submitted"
-                outcome.message = f"nothing was submitted in attempt {attempt}: run the job again"
+                self._leave_unsubmitted(outcome, attempt)
+
+    def _leave_unsubmitted(self, outcome: SettleOutcome, attempt: int) -> None:
+        outcome.status = "not_submitted"
+        outcome.message = f"nothing was submitted in attempt {attempt}: run the job again"
 
     async def _next_move(
         self,
@@ -289,7 +297,7 @@ class _Settlement:
             prediction_id=record.prediction_id,
             attempt=attempt,
             flow_run_id=claim.flow_run_id,
-            last_attempt=rules.is_last(attempt, forgiven),
+            last_attempt=rules.is_last(attempt, forgiven, *look.open_job.ruled_out),
         )
         polled = await steps.poll(claim.job, submitted)
         if not polled.completed:
@@ -304,13 +312,14 @@ class _Settlement:
         newest = look.open_job.claimed[look.open_job.latest]
         left = self._context.lease_of(_newest(claims)) - (self._store.now() - newest)
         seconds = left.total_seconds() + self._settings.reconcile_seconds
-        return await self._context.search_history(
-            look.open_job, list(claims.values()), look.letter, max(0.0, seconds)
+        return await self._context.find_lost(
+            look.open_job, claims, look.letter, attempt=look.open_job.latest, seconds=max(0.0, seconds)
         )
 
     async def _record(self, outcome: SettleOutcome, attempt: int, found: Prediction, claim: Claim) -> None:
         record = await self._context.make_record(claim.job, found)
         await self._ledger.record(claim.job.key, attempt, record)
+        self._context.known.remember(record.prediction_id)
         metrics.adopted(record.quoted_usd)
         if await self._ledger.side_car(claim.job):  # then nobody else removes the record just written
             await self._context.remove_leftovers(claim.job)

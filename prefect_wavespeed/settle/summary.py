@@ -14,11 +14,20 @@ MAX_PROBLEMS = 1_000
 """Problems that are listed; of more, only the number is kept."""
 
 SettleStatus = Literal[
-    "stored", "closed", "failed", "running", "not_ready", "not_submitted", "retryable", "other_api", "error"
+    "stored",
+    "closed",
+    "failed",
+    "running",
+    "not_ready",
+    "not_submitted",
+    "unsure",
+    "retryable",
+    "other_api",
+    "error",
 ]
 """How a job ended up; the fields of ``Settled`` explain each word."""
 _PROBLEMS: frozenset[SettleStatus] = frozenset(
-    {"failed", "not_ready", "not_submitted", "retryable", "other_api", "error"}
+    {"failed", "not_ready", "not_submitted", "unsure", "retryable", "other_api", "error"}
 )
 
 
@@ -61,6 +70,7 @@ class Settled(BaseModel):
     running: int = Field(default=0, description="A runner has just claimed them: left alone.")
     not_ready: int = Field(default=0, description="Still in progress when the time for polling was over.")
     not_submitted: int = Field(default=0, description="Their runner is gone and never submitted them.")
+    unsure: int = Field(default=0, description="Nobody can tell whether they were submitted: resolve them.")
     retryable: int = Field(default=0, description="Failed at WaveSpeedAI; another attempt is allowed.")
     other_api: int = Field(default=0, description="Open at another API: left alone.")
     error: int = Field(default=0, description="Something went wrong here; they are as they were.")
@@ -76,6 +86,7 @@ class Settled(BaseModel):
             ("being run by another process: left alone", self.running),
             ("still in progress at WaveSpeedAI: settle again later", self.not_ready),
             ("never submitted: run them again", self.not_submitted),
+            ("not known whether submitted: see `restyle resolve`", self.unsure),
             ("failed at WaveSpeedAI and may be tried again: run them again", self.retryable),
             ("open at another API: settle them with that one", self.other_api),
             ("error: left as they were", self.error),
