@@ -84,6 +84,7 @@ SUBMIT_FAULTS: list[tuple[dict[str, Any], str | int, int]] = [
     ({"fault": "refused", "status": 429, "retry_after": 2}, 429, 0),
     ({"fault": "refused"}, 503, 0),
     ({"fault": "refused", "status": 402, "enveloped": True}, "enveloped", 0),
+    ({"fault": "refused", "status": 400, "code": 1406, "enveloped": True}, "enveloped", 0),
     ({"fault": "drop_before"}, "dropped", 0),
     ({"fault": "drop_after"}, "dropped", 1),
     ({"fault": "status_after"}, 504, 1),
@@ -115,6 +116,8 @@ def test_each_fault_of_submissions(
         assert seen == "dropped"
     else:
         assert classify(answer) == seen
+        if "code" in rule:
+            assert answer.json()["code"] == 1406
         if "retry_after" in rule:
             assert answer.headers["Retry-After"] == "2"
     assert len(emulator.ledger()["predictions"]) == emulator.ledger()["billed"] == created
