@@ -11,6 +11,7 @@ from prefect.blocks.system import Secret
 from pydantic import Field, HttpUrl, SecretStr
 
 from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.api.traits import ApiTraits
 from prefect_wavespeed.api.urls import is_loopback
 from prefect_wavespeed.blocks.loading import BlockNotFoundError, load_block
 from prefect_wavespeed.blocks.names import WAVESPEED_BLOCK
@@ -80,6 +81,11 @@ class WaveSpeed(CredentialsBlock):
         description="Where WaveSpeedAI reports that a prediction has ended: `/wavespeed` of a receiver, at "
         "its public URL (https, or http on this machine). Empty: predictions are polled.",
     )
+    traits: ApiTraits = Field(
+        default=ApiTraits(),
+        title="Traits",
+        description="How this API behaves beyond its documentation, as `restyle doctor --live` found out.",
+    )
 
     def get_client(self) -> WaveSpeedClient:
         """A client with this key, for one event loop; close it with ``async with``.
@@ -98,7 +104,11 @@ class WaveSpeed(CredentialsBlock):
         # not Secret.get(): it parses a key that looks like JSON
         key = str(self.api_key.value.get_secret_value())
         return WaveSpeedClient(
-            SecretStr(key), self.base_url, submit_timeout=self.submit_timeout, timeout=self.timeout
+            SecretStr(key),
+            self.base_url,
+            submit_timeout=self.submit_timeout,
+            timeout=self.timeout,
+            traits=self.traits,
         )
 
     def webhook_url_for(self, *, wait: bool) -> str | None:

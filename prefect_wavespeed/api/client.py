@@ -26,6 +26,7 @@ from prefect_wavespeed.api.answers import (
 from prefect_wavespeed.api.billing import BillingsPage, Quote
 from prefect_wavespeed.api.models import MODEL, ReduxRequest
 from prefect_wavespeed.api.predictions import HistoryPage, Prediction
+from prefect_wavespeed.api.traits import ApiTraits
 from prefect_wavespeed.errors import (
     AmbiguousSubmissionError,
     InvalidRequestError,
@@ -68,6 +69,7 @@ class WaveSpeedClient:
         submit_timeout: seconds that a whole ``submit`` may take.
         timeout: seconds that any other call may take; uploads and downloads may take longer.
         max_connections: most connections open at once.
+        traits: what is known of this API beyond its documentation.
 
     Raises:
         ConfigurationError: the key is malformed, or the URL is not a safe place to send it.
@@ -81,6 +83,7 @@ class WaveSpeedClient:
         submit_timeout: float | None = None,
         timeout: float = 30,
         max_connections: int = 256,
+        traits: ApiTraits | None = None,
     ) -> None:
         self._transport = Transport(api_key, base_url, max_connections)
         self.base_url = self._transport.base_url
@@ -88,6 +91,7 @@ class WaveSpeedClient:
             get_settings().submit_timeout_seconds if submit_timeout is None else submit_timeout
         )
         self.timeout = timeout
+        self.traits = traits or ApiTraits()
         self._history_tells_inputs = True  # until it refuses to
 
     def __repr__(self) -> str:

@@ -47,6 +47,7 @@ class LostSubmission:
         window: how long after its claim a POST can have taken effect.
         seed_is_unique: the seed was derived from the job, so that no other job has it.
         excluded: ids of predictions that are known to be of no use.
+        image_url_is_kept: the API is known to tell the image's URL as it was sent.
         noticed: returns the prediction that a webhook has reported of this job, if one has.
     """
 
@@ -56,6 +57,7 @@ class LostSubmission:
     window: timedelta
     seed_is_unique: bool = False
     excluded: frozenset[str] = frozenset()
+    image_url_is_kept: bool = False
     noticed: Callable[[], Prediction | None] = lambda: None
 
     def compare(self, prediction: Prediction) -> Match:
@@ -63,7 +65,13 @@ class LostSubmission:
         if prediction.id in self.excluded or prediction.status in ENDED_BADLY:
             return "no"
         matches = {
-            compare(prediction.input, prediction.model, request, seed_is_unique=self.seed_is_unique)
+            compare(
+                prediction.input,
+                prediction.model,
+                request,
+                seed_is_unique=self.seed_is_unique,
+                image_url_is_kept=self.image_url_is_kept,
+            )
             for request in self.requests
         }
         if "yes" in matches:
@@ -234,7 +242,9 @@ class History:
         )
 
     async def _result(self, prediction: Prediction) -> Prediction | None:
-        """What the result call says; None where the prediction is gone."""
+        """What the result call says, if it may say more; None where the prediction is gone."""
+        if self._client.traits.result_has_inputs is False:
+            return prediction
         if prediction.id in self._results:
             return self._results[prediction.id]
         try:

@@ -16,7 +16,12 @@ _DEFAULTS = {name: field.default for name, field in ReduxRequest.model_fields.it
 
 
 def compare(
-    inputs: dict[str, Any] | None, model: str, request: ReduxRequest, *, seed_is_unique: bool
+    inputs: dict[str, Any] | None,
+    model: str,
+    request: ReduxRequest,
+    *,
+    seed_is_unique: bool,
+    image_url_is_kept: bool = False,
 ) -> Match:
     """Compare what the API says of a prediction with a request.
 
@@ -25,6 +30,7 @@ def compare(
         model: its model; empty where the API does not say.
         request: what was sent.
         seed_is_unique: the seed was derived from the job, so that no other job has it.
+        image_url_is_kept: the API is known to tell the image's URL as it was sent.
 
     Returns:
         "unknown" where the API does not say enough.
@@ -46,7 +52,8 @@ def compare(
     # The API may tell another URL than it was given: its own copy of the picture.
     if seed_is_unique:
         return "yes"
-    return "unknown" if _host(image) != _host(request.image) else "no"
+    may_be_moved = not image_url_is_kept and _host(image) != _host(request.image)
+    return "unknown" if may_be_moved else "no"
 
 
 def _is_same(name: str, value: Any, expected: Any) -> bool:

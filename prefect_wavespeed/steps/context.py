@@ -119,6 +119,7 @@ class StepContext:
             claimed=[open_job.claimed.get(n, now) for n in claims if n > settled],
             window=max(self.lease_of(claim) for claim in claims.values()),
             seed_is_unique=job.params.seed == -1,
+            image_url_is_kept=self.client.traits.image_url_is_kept is True,
             excluded=frozenset({letter.error.prediction_id} if letter and letter.error.prediction_id else ()),
             noticed=partial(self.inbox.find, job.key),
         )
