@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ from prefect_wavespeed.storage.open_store import open_store
 from tests.support.emulator_client import Api
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO, QUICK, SMALL, restyle
+from tests.support.in_process import restyle as run_command
+from tests.support.prefect_server import PrefectServer
+from tests.support.processes import Ended
 
 LOST = [{"on": "submit", "fault": "drop_after"}]
 NEVER_ARRIVED = [{"on": "submit", "fault": "drop_before"}]
@@ -212,3 +216,37 @@ async def resolution(emulator: Emulator, output: Path, key: str, prediction_id: 
 async def settle_all(emulator: Emulator, output: Path) -> Any:
     async with WaveSpeedClient("test-key", emulator.url, submit_timeout=1) as client:
         return await settle(client, open_store(str(output)), RunInfo(package_version="test"), QUICK)
+
+
+def test_the_command_tells_a_person_what_to_do_and_records_what_came_of_it(
+    emulator: Emulator, tmp_path: Path, prefect: PrefectServer
+) -> None:
+    key, prediction_id = asyncio.run(left_in_doubt(emulator, tmp_path))
+    env = {
+        "WAVESPEED_API_KEY": "test-key",
+        "WAVESPEED_BASE_URL": emulator.url,
+        "RESTYLE_LEASE_SECONDS": f"{QUICK.lease_seconds}",
+        "RESTYLE_SUBMIT_TIMEOUT_SECONDS": "1",
+        "RESTYLE_RECONCILE_SECONDS": "1",
+    }
+
+    def run(*arguments: str) -> Ended:
+        return run_command(*arguments, "--out", str(tmp_path), prefect=prefect, env=env)
+
+    shown = run("show", key[:8]).stdout
+    assert "not known whether attempt 1 was submitted" in shown
+    assert f"may be      {prediction_id}" in shown
+    assert f"restyle resolve {key[:16]} --out {tmp_path} --not-submitted" in shown
+    for refused in ([], ["--prediction", prediction_id, "--not-submitted"]):
+        ended = run("resolve", key[:8], *refused)
+        assert (ended.status, ended.stdout) == (1, "")
+        assert "give either --prediction ID or --not-submitted" in ended.stderr
+    assert "no such job" in run("resolve", "deadbeef", "--not-submitted").stderr
+    time.sleep(QUICK.lease_seconds + 1)
+    ended = run("resolve", key[:8], "--prediction", prediction_id, "--json")
+    assert (ended.status, ended.stderr) == (0, "")
+    assert json.loads(ended.stdout)["job_key"] == key
+    assert "is submitted" in run("show", key[:8]).stdout
+    assert run("settle").status == 0
+    assert json.loads(run("show", key[:8], "--json").stdout)["status"] == "done"
+    assert len(emulator.ledger()["predictions"]) == 1
