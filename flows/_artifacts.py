@@ -17,6 +17,7 @@ from prefect_wavespeed.ledger.ledger import Ledger
 from prefect_wavespeed.ledger.records import Metadata, OutputInfo
 from prefect_wavespeed.quality.thumbnails import thumbnail
 from prefect_wavespeed.sources.identify import read_source
+from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.words import counted
 
@@ -97,6 +98,7 @@ def _rows(restyled: Restyled, metadata: Metadata, store: Store) -> list[tuple[st
         ("Guidance", f"{request.guidance_scale:g}"),
         ("Format", request.output_format),
         *(row for n, output in enumerate(metadata.outputs, 1) for row in _output_rows(n, output, store)),
+        *(("Warning", warning.line) for warning in metadata.warnings),
         ("Prediction", metadata.prediction.id),
         ("Inference", "unknown" if inference_ms is None else f"{inference_ms / 1000:.1f} s"),
         ("Attempts", len(metadata.attempts)),
@@ -122,6 +124,8 @@ def _output_rows(number: int, output: OutputInfo, store: Store) -> list[tuple[st
 async def _output_picture(output: OutputInfo, store: Store, edge: int) -> str:
     if output.nsfw or output.key is None:
         return "flagged, not shown"
+    if layout.is_quarantined(output.key):
+        return "not checked, not shown"
     return await _thumbnail(await store.get(output.key), edge) or "cannot be shown"
 
 

@@ -9,6 +9,7 @@ from prefect_wavespeed.batch.report.query import JobReport
 from prefect_wavespeed.batch.report.rows import ReportRow, Summary
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._artifacts import cell, picture
+from prefect_wavespeed.storage import layout
 from prefect_wavespeed.words import counted
 
 _FAILURES = 100
@@ -46,6 +47,7 @@ def _summary(summary: Summary) -> str:
     figures = [
         *((f"Rows {name}", f"{count:,}") for name, count in summary.counts.items()),
         *((f"Failed with {name}", f"{count:,}") for name, count in summary.errors.items()),
+        *((f"Warnings, {code}", f"{count:,}") for code, count in summary.warnings.items()),
         ("Pictures stored", f"{summary.images:,} in {summary.seconds:,.0f} s{rate}"),
         ("Spent", f"{summary.spent_usd:,.4g} USD"),
         ("Quoted", "" if summary.quoted_usd is None else f"{summary.quoted_usd:,.4g} USD"),
@@ -80,7 +82,10 @@ def _gallery(report: JobReport) -> str:
     lines = []
     for row, thumbnails in report.pictured(_PICTURED):
         source = picture(thumbnails.source) if thumbnails.source else cell(row.image)
-        outputs = " ".join(map(picture, thumbnails.outputs))
+        shown = zip(row.outputs, thumbnails.outputs, strict=False)
+        outputs = " ".join(
+            "in quarantine" if layout.is_quarantined(uri) else picture(jpeg) for uri, jpeg in shown
+        )
         lines.append(f"| {cell(row.id or row.row)} | {source} | {outputs} |")
     if not lines:
         return ""

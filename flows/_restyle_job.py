@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
+from prefect import get_run_logger
+
 from prefect_wavespeed.flows._artifacts import publish_restyled
-from prefect_wavespeed.job import Job, NsfwPolicy, Restyled
+from prefect_wavespeed.job import Job, NsfwRules, Restyled
 from prefect_wavespeed.steps.run_job import run_job
 from prefect_wavespeed.tasks import Runtime, collecting_task_runs, download, poll, submit
 
@@ -17,7 +19,7 @@ async def restyle_job(
     output: str,
     *,
     max_cost_usd: float | None,
-    nsfw: NsfwPolicy,
+    nsfw: NsfwRules,
     retry_failed: bool = False,
 ) -> Restyled:
     """Run a job's tasks and publish its artifact.
@@ -25,16 +27,20 @@ async def restyle_job(
     Args:
         job: what to do.
         runtime: open, for the block and the output that ``wavespeed`` and ``output`` name.
-        wavespeed, output, max_cost_usd, nsfw, retry_failed: as for the flow `restyle_image`.
+        wavespeed, output, max_cost_usd, retry_failed: as for the flow `restyle_image`.
+        nsfw: what to do with flagged and unchecked outputs.
     """
     blocks = {"wavespeed": wavespeed, "output": output}
+    unsafe = {"nsfw": nsfw.flagged, "nsfw_unchecked": nsfw.unchecked}
     with collecting_task_runs():
         restyled = await run_job(
             job,
-            partial(submit, **blocks, max_cost_usd=max_cost_usd, nsfw=nsfw, retry_failed=retry_failed),
+            partial(submit, **blocks, **unsafe, max_cost_usd=max_cost_usd, retry_failed=retry_failed),
             partial(poll, **blocks),
-            partial(download, **blocks, nsfw=nsfw),
+            partial(download, **blocks, **unsafe),
             runtime.slot,
         )
+        for warning in restyled.warnings:
+            get_run_logger().warning("%s", warning.line)
         await publish_restyled(job, restyled, runtime.store)
     return restyled

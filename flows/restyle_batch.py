@@ -17,7 +17,7 @@ from pydantic import Field
 
 from prefect_wavespeed.batch.job_runner import Carrier
 from prefect_wavespeed.batch.options import BatchOptions
-from prefect_wavespeed.batch.progress import Progress
+from prefect_wavespeed.batch.progress import OnProgress, Progress
 from prefect_wavespeed.batch.report.rows import Summary
 from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.batch.shards import Shard
@@ -28,6 +28,7 @@ from prefect_wavespeed.flows._retries import retry_only
 from prefect_wavespeed.flows._shards import cancel_shards, carry_out_in_shards, check_room_for_shards
 from prefect_wavespeed.flows.progress import ProgressArtifact, observer, updating
 from prefect_wavespeed.job import Job
+from prefect_wavespeed.quality.outputs import described
 from prefect_wavespeed.steps.attempts import Submitted
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.tasks import (
@@ -115,10 +116,11 @@ async def _restyle_all(
     shards: int = 1,
     shard: Shard | None = None,
 ) -> Summary:
-    bar, observe = ProgressArtifact(), observer.get()
+    bar, observe, tell_unchecked = ProgressArtifact(), observer.get(), _unchecked_notice()
 
     def on_progress(progress: Progress) -> None:
         bar.update(progress)
+        tell_unchecked(progress)
         observe(progress)
 
     async with open_runtime(wavespeed, output) as used, updating(bar):
@@ -142,11 +144,29 @@ async def _restyle_all(
             else:
                 await _carry_out(batch, wavespeed, output, used)
             summary = await batch.close()
+            for line in described({**summary.warnings, "not_checked": 0}):  # that has been logged
+                get_run_logger().warning("%s", line)
             if not shard:
                 await show_report(batch.table.report, summary)
             if error := batch.verdict(summary):
                 raise error
             return summary
+
+
+def _unchecked_notice() -> OnProgress:
+    """Log once that pictures are not checked for NSFW: it may be every picture of the batch."""
+    logger, noticed = get_run_logger(), False
+
+    def tell(progress: Progress) -> None:
+        nonlocal noticed
+        if progress.warnings["not_checked"] and not noticed:
+            noticed = True
+            logger.warning(
+                "WaveSpeedAI does not say whether pictures are safe for work: those are stored in "
+                "quarantine/; with nsfw_unchecked=keep they are stored like others"
+            )
+
+    return tell
 
 
 def _report_folder() -> str:
@@ -167,9 +187,9 @@ async def _carry_out(batch: Batch, wavespeed: str, output: str, used: Runtime) -
 
 def _tasks(wavespeed: str, output: str, options: BatchOptions, used: Runtime) -> Carrier:
     """A task run for each step of each image."""
-    submit_task = partial(
-        submit, wavespeed=wavespeed, output=output, nsfw=options.nsfw, retry_failed=options.retry_failed
-    )
+    blocks = {"wavespeed": wavespeed, "output": output}
+    unsafe = {"nsfw": options.nsfw, "nsfw_unchecked": options.nsfw_unchecked}
+    submit_task = partial(submit, **blocks, **unsafe, retry_failed=options.retry_failed)
 
     async def submit_step(job: Job, *, after: int) -> Submitted:
         if not after:
@@ -178,8 +198,8 @@ def _tasks(wavespeed: str, output: str, options: BatchOptions, used: Runtime) ->
 
     return Carrier(
         submit_step,
-        partial(poll, wavespeed=wavespeed, output=output),
-        partial(download, wavespeed=wavespeed, output=output, nsfw=options.nsfw),
+        partial(poll, **blocks),
+        partial(download, **blocks, **unsafe),
         used.slot,
         used.steps.look,
     )

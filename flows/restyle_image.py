@@ -16,7 +16,7 @@ from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.flows._interrupted import report_interrupted_job
 from prefect_wavespeed.flows._restyle_job import restyle_job
 from prefect_wavespeed.flows._retries import retry_only
-from prefect_wavespeed.job import NsfwPolicy, Restyled
+from prefect_wavespeed.job import NsfwPolicy, NsfwRules, Restyled, UncheckedPolicy
 from prefect_wavespeed.steps.run_job import make_job
 from prefect_wavespeed.tasks import open_runtime
 
@@ -46,6 +46,7 @@ async def restyle_image(
     output: str = DEFAULT_OUTPUT,
     max_cost_usd: Annotated[float, Field(gt=0)] | None = None,
     nsfw: NsfwPolicy = "keep",
+    nsfw_unchecked: UncheckedPolicy = "quarantine",
     retry_failed: bool = False,
 ) -> Restyled:
     """Restyle an image with FLUX.1 Redux [dev], store the pictures and their side-car, and bill it once.
@@ -63,6 +64,8 @@ async def restyle_image(
         max_cost_usd: Highest price in USD; if it is higher, nothing is submitted. None for no limit.
         nsfw: What to do with pictures that WaveSpeedAI flags as unsafe for work: keep them (flagged in the
             side-car), put them under quarantine/, or drop them (only the side-car mentions them).
+        nsfw_unchecked: What to do with pictures of which WaveSpeedAI does not say whether they are safe: put
+            them under quarantine/, or keep them. If nsfw is keep, they are kept.
         retry_failed: Submit the job again if it has failed for good before. That may be billed.
 
     Returns:
@@ -80,6 +83,6 @@ async def restyle_image(
             wavespeed,
             output,
             max_cost_usd=max_cost_usd,
-            nsfw=nsfw,
+            nsfw=NsfwRules(flagged=nsfw, unchecked=nsfw_unchecked),
             retry_failed=retry_failed,
         )

@@ -21,7 +21,7 @@ from prefect_wavespeed.errors import (
 from prefect_wavespeed.flows._interrupted import report_interrupted_job
 from prefect_wavespeed.flows._restyle_job import restyle_job
 from prefect_wavespeed.flows._retries import retry_only
-from prefect_wavespeed.job import NsfwPolicy
+from prefect_wavespeed.job import NsfwPolicy, NsfwRules, UncheckedPolicy
 from prefect_wavespeed.tasks import find, open_runtime
 
 MAX_RUNS = 5
@@ -59,6 +59,7 @@ async def restyle_object(
     output: str = DEFAULT_OUTPUT,
     max_cost_usd: Annotated[float, Field(gt=0)] | None = None,
     nsfw: NsfwPolicy = "keep",
+    nsfw_unchecked: UncheckedPolicy = "quarantine",
 ) -> Handled:
     """Restyle an object that was created under a watched prefix, in its current version, and bill it once.
 
@@ -78,6 +79,8 @@ async def restyle_object(
         max_cost_usd: Highest price in USD; if it is higher, nothing is submitted. None for no limit.
         nsfw: What to do with pictures that WaveSpeedAI flags as unsafe for work: keep them (flagged in the
             side-car), put them under quarantine/, or drop them (only the side-car mentions them).
+        nsfw_unchecked: What to do with pictures of which WaveSpeedAI does not say whether they are safe: put
+            them under quarantine/, or keep them. If nsfw is keep, they are kept.
 
     Returns:
         What is stored, or why the event was ignored.
@@ -96,7 +99,8 @@ async def restyle_object(
         if found.job is None:
             get_run_logger().info("ignored: %s", found.ignored)
             return Handled(ignored=found.ignored)
+        rules = NsfwRules(flagged=nsfw, unchecked=nsfw_unchecked)
         restyled = await restyle_job(
-            found.job, runtime, wavespeed, output, max_cost_usd=max_cost_usd, nsfw=nsfw
+            found.job, runtime, wavespeed, output, max_cost_usd=max_cost_usd, nsfw=rules
         )
         return Handled(restyled=restyled)

@@ -12,6 +12,7 @@ from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._artifacts import cell
 from prefect_wavespeed.flows._retries import retry_only
+from prefect_wavespeed.quality.outputs import described
 from prefect_wavespeed.settle.summary import Problem, Settled
 from prefect_wavespeed.tasks import collecting_task_runs, settle_open
 
@@ -73,6 +74,8 @@ def _page(settled: Settled, output: str) -> str:
         page += f"| job | source | status | what to do | prediction |\n|{' --- |' * 5}\n{rows}\n\n"
     if more := len(settled.problems) + settled.problems_left_out - len(problems):
         page += f"… and {more} more.\n\n"
+    for line in described(settled.warnings):
+        page += f"{cell(line)}.\n\n"
     return page + (f"| jobs | |\n| ---: | --- |\n{counts}\n" if counts else "Nothing was open.\n")
 
 

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from prefect_wavespeed.api.models import MAX_SEED, MODEL, ReduxParams, ReduxRequest
 
 NsfwPolicy = Literal["keep", "quarantine", "drop"]
+UncheckedPolicy = Literal["quarantine", "keep"]
+WarningCode = Literal["missing_outputs", "size_differs", "format_differs", "not_checked", "blank"]
 
 # How an answer travels does not change the picture: requested either way, it is one job.
 _TRANSPORT = frozenset({"enable_base64_output", "enable_sync_mode"})
@@ -120,8 +122,52 @@ class RunInfo(BaseModel):
     git_commit: str | None = None
 
 
+class NsfwRules(BaseModel):
+    """What becomes of outputs that WaveSpeedAI flags, and of those that it says nothing about.
+
+    Attributes:
+        flagged: keep them, put them under ``quarantine/``, or drop them.
+        unchecked: put them under ``quarantine/`` or keep them. Where flagged ones are kept, so are these.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    flagged: NsfwPolicy = "keep"
+    unchecked: UncheckedPolicy = "quarantine"
+
+    def applied_to(self, flag: bool | None) -> NsfwPolicy:
+        """What becomes of an output.
+
+        Args:
+            flag: whether it is flagged; None where that was not checked.
+        """
+        if flag is False or self.flagged == "keep":
+            return "keep"
+        return self.flagged if flag else self.unchecked
+
+
+class OutputWarning(BaseModel):
+    """What is wrong with outputs that are paid for and stored all the same."""
+
+    code: WarningCode = Field(
+        description="missing_outputs: fewer than asked; size_differs, format_differs: not as asked; "
+        "not_checked: in quarantine, as WaveSpeedAI did not say whether it is safe for work; "
+        "blank: one colour all over."
+    )
+    message: str
+    output: int | None = Field(
+        default=None, description="The output's number, from 1; null where it is about the whole job."
+    )
+
+    @property
+    def line(self) -> str:
+        """All of it in one line, for people."""
+        about = f"output {self.output}: " if self.output else ""
+        return f"{about}{self.message} ({self.code})"
+
+
 class Output(BaseModel):
-    """One restyled picture. A dropped one (``nsfw="drop"``) has no uri."""
+    """One restyled picture. A dropped one (``nsfw="drop"``) has no uri; ``nsfw`` is None if not checked."""
 
     uri: str | None
     sha256: str | None = None
@@ -129,7 +175,7 @@ class Output(BaseModel):
     width: int | None = None
     height: int | None = None
     content_type: str | None = None
-    nsfw: bool = False
+    nsfw: bool | None = None
 
 
 class Restyled(BaseModel):
@@ -146,4 +192,5 @@ class Restyled(BaseModel):
     cost_usd: float | None
     seed: int
     outputs: list[Output]
+    warnings: list[OutputWarning] = Field(default_factory=list)
     metadata_uri: str

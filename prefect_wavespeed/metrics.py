@@ -6,6 +6,7 @@ Prefect serves that registry in the process of a run (PREFECT_CLIENT_METRICS_ENA
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -29,6 +30,7 @@ SUBMISSIONS = Counter(
 )
 RETRIES = Counter("restyle_retries", "Accepted submissions of jobs whose earlier attempts failed")
 ADOPTIONS = Counter("restyle_adoptions", "Submissions without an answer that the history showed")
+WARNINGS = Counter("restyle_warnings", "What is wrong with outputs that this process stored", ["code"])
 ANSWERS = Counter(
     "restyle_api_answers", "Answers of the API by HTTP status; none where there was no answer", ["status"]
 )
@@ -37,13 +39,17 @@ ANSWERS = Counter(
 STORED, FOUND, FAILED = map(JOBS.labels, ("stored", "found", "failed"))
 for _outcome in ("accepted", "refused", "rate_limited", "unsent", "unanswered"):
     SUBMISSIONS.labels(_outcome)
+for _code in ("missing_outputs", "size_differs", "format_differs", "not_checked", "blank"):
+    WARNINGS.labels(_code)
 for _status in (200, 400, 429, 500, 503, "none"):
     ANSWERS.labels(_status)
 
 
-def stored(claimed: datetime | None, stored: datetime) -> None:
-    """Count a job whose side-car has been written."""
+def stored(claimed: datetime | None, stored: datetime, warnings: Iterable[str] = ()) -> None:
+    """Count a job whose side-car has been written, and its warnings by their codes."""
     STORED.inc()
+    for code in warnings:
+        WARNINGS.labels(code).inc()
     if claimed:
         # by two clocks: the store's and ours
         SECONDS.observe(max(0.0, (stored - claimed).total_seconds()))

@@ -41,9 +41,9 @@ def emit_lineage(job: Job, output: str, restyled: Restyled) -> None:
     if source:
         _emit("prefect.asset.referenced", source, f"{output}:{job.source.identity}", [])
     related = [AssetContext.asset_as_related(source)] if source else []
-    for number, picture in enumerate(restyled.outputs, 1):
-        name = f"{job.name}/{number}.{job.params.output_format}"
-        asset = _asset(picture.uri, name) if picture.uri else None  # a dropped picture has no URI
+    for picture in restyled.outputs:
+        file = (picture.uri or "").rpartition("/")[2]
+        asset = _asset(picture.uri, f"{job.name}/{file}") if picture.uri else None  # a dropped one has no URI
         if asset:
             _emit(
                 "prefect.asset.materialization.succeeded",

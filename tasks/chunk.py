@@ -37,9 +37,9 @@ async def restyle_chunk(
     collect_task_runs()
     async with open_runtime(wavespeed, output) as runtime:
         carrier = Carrier(
-            partial(runtime.submit, nsfw=batch.options.nsfw, retry_failed=batch.options.retry_failed),
+            partial(runtime.submit, nsfw=batch.options.nsfw_rules, retry_failed=batch.options.retry_failed),
             runtime.poll,
-            partial(runtime.download, nsfw=batch.options.nsfw),
+            partial(runtime.download, nsfw=batch.options.nsfw_rules),
             runtime.slot,
             runtime.steps.look,
         )

@@ -42,6 +42,7 @@ def emit_stored(job: Job, output: str, restyled: Restyled) -> None:
         "cost_usd": restyled.cost_usd,
         "seed": restyled.seed,
         "outputs": [output.uri for output in restyled.outputs],
+        "warnings": [warning.code for warning in restyled.warnings],
         "metadata_uri": restyled.metadata_uri,
     }
     _emit("stored", job, output, payload)

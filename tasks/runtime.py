@@ -11,7 +11,7 @@ from typing import Any
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.blocks.output import open_output
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed, load_wavespeed
-from prefect_wavespeed.job import Job, NsfwPolicy, Restyled
+from prefect_wavespeed.job import Job, NsfwRules, Restyled
 from prefect_wavespeed.steps.attempts import Polled, Submitted
 from prefect_wavespeed.steps.step_set import StepSet
 from prefect_wavespeed.storage.store import Store
@@ -63,7 +63,7 @@ class Runtime:
         with emitting_failure(job, self.store.uri):
             return await self.steps.poll(job, submitted)
 
-    async def download(self, job: Job, submitted: Submitted, *, nsfw: NsfwPolicy) -> Restyled:
+    async def download(self, job: Job, submitted: Submitted, *, nsfw: NsfwRules) -> Restyled:
         """``StepSet.download``."""
         with emitting_failure(job, self.store.uri):
             restyled = await self.steps.download(job, submitted, run=run_info(), nsfw=nsfw)

@@ -11,7 +11,7 @@ from prefect_wavespeed.api.models import ReduxRequest
 from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.inspect.advice import after_failure, next_step, reason
 from prefect_wavespeed.inspect.job_view import JobView
-from prefect_wavespeed.job import Job, Source
+from prefect_wavespeed.job import Job, NsfwRules, Source
 from prefect_wavespeed.ledger.records import Claim, Failure, OpenJob
 from tests.support.records import STORED, dead_letter, key_of, record, side_car
 
@@ -30,7 +30,7 @@ def open_job(*, submitted: bool, age: timedelta = timedelta()) -> JobView:
         base_url="https://api.wavespeed.ai",
         request=ReduxRequest(image=URL, seed=1),
         job=Job(source=source),
-        nsfw="keep",
+        nsfw=NsfwRules(),
     )
     records = {1: record("p")} if submitted else {}
     seen = OpenJob(claimed={1: at}, recorded={1: at} if submitted else {})

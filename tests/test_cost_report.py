@@ -90,6 +90,19 @@ async def test_each_way_in_which_a_side_car_and_the_billing_differ(
     assert report.unpriced == (recorded is None)
 
 
+async def test_missing_pictures_are_paid_for_and_not_delivered_by_their_share_of_the_price(
+    store: Store,
+) -> None:
+    await put(store, side_car("whole", 0.05, pictures=2), side_car("half", 0.1, pictures=2, asked=4))
+    await put(store, side_car("unpriced", None, pictures=1, asked=2))
+    report = await audit(store, Account(billed("whole", 0.05), billed("half", 0.1)))
+    undelivered = report.undelivered
+    assert (undelivered.predictions, undelivered.pictures, undelivered.usd) == (2, 3, 0.05)
+    shares = {one.prediction_id: one.recorded_usd for one in undelivered.items}
+    assert shares == {"half": 0.05, "unpriced": None}
+    assert report.agreed == 2, "they were billed as recorded all the same"
+
+
 async def test_a_billed_prediction_without_a_side_car_is_of_the_job_that_it_belongs_to(store: Store) -> None:
     await put(store, side_car("done", earlier=("retried",)), dead_letter("dead"), record("open"))
     names = ("done", "retried", "dead", "open", "foreign")

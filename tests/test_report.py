@@ -234,13 +234,43 @@ async def test_the_gallery_leads_to_the_outputs_from_where_it_lies(local: Store)
     first, second = (await page(local)).rows
     away = local.uri.count("/") * "../"
     assert first["outputs"][1] == {
+        "number": 2,
         "uri": f"{local.uri}/images/a b-0000000000000000/2.jpeg",
         "link": "../../../images/a%20b-0000000000000000/2.jpeg",
         "picture": None,
+        "quarantined": False,
+        "warnings": [],
     }
     assert first["metadata"] == "../../../images/a%20b-0000000000000000/metadata.json"
     assert second["outputs"][0]["link"] is None
     assert away not in first["metadata"]
+
+
+async def test_the_gallery_says_what_is_wrong_with_which_picture_and_shows_none_from_quarantine(
+    local: Store,
+) -> None:
+    folder = "photo-0000000000000001"
+    outputs = [
+        local.uri_of(f"images/{folder}/1.jpeg"),
+        local.uri_of(f"quarantine/{folder}/2.png"),
+    ]
+    warned = row(
+        1,
+        local,
+        outputs=outputs,
+        warnings=["missing_outputs", "format_differs", "not_checked"],
+        warning_outputs=[None, 2, 2],
+    )
+    await write(local, [warned, row(2, local)], Thumbnails(b"source", [b"first", b"second"]))
+    first, second = (await page(local)).rows
+    assert [output["warnings"] for output in first["outputs"]] == [[], ["format_differs", "not_checked"]]
+    assert [output["quarantined"] for output in first["outputs"]] == [False, True]
+    assert [output["picture"] is None for output in first["outputs"]] == [False, True]
+    assert first["outputs"][1]["link"] == f"../../../quarantine/{folder}/2.png", "a person may open it"
+    assert [output["picture"] is None for output in second["outputs"]] == [False, False]
+    table = pq.read_table(io.BytesIO(await read(local, "manifest.parquet"))).to_pylist()
+    assert table[0]["warnings"] == ["missing_outputs", "format_differs", "not_checked"]
+    assert table[0]["warning_outputs"] == [None, 2, 2]
 
 
 async def test_a_picture_that_many_rows_share_is_in_the_gallery_once(local: Store) -> None:

@@ -35,6 +35,7 @@ def test_times_are_in_order_whatever_the_clocks_said(
         1,
         Prediction(id="p", status="completed"),
         [],
+        [],
         JobHistory(open_job, job.request("u"), None, []),
         RunInfo(package_version="test"),
         completed=_NOON + timedelta(seconds=completed),

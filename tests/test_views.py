@@ -17,6 +17,7 @@ from prefect_wavespeed.deployments.cli.views.story_lines import print_story
 from prefect_wavespeed.inspect.checks import error, ok, skipped, warning
 from prefect_wavespeed.inspect.cost_report import CostReport, Difference, RunSum, Sum
 from prefect_wavespeed.inspect.job_view import JobView
+from prefect_wavespeed.job import OutputWarning
 from prefect_wavespeed.ledger.records import OpenJob
 from prefect_wavespeed.storage.backend import Entry
 from prefect_wavespeed.storage.open_store import directory_store
@@ -38,7 +39,8 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def done() -> JobView:
-    metadata = side_car("p-done", pictures=2, nsfw=True)
+    blank = OutputWarning(code="blank", message="it is of one colour all over", output=2)
+    metadata = side_car("p-done", pictures=2, nsfw=True, warnings=[blank])
     path = f"images/coffee-{metadata.job_key[:16]}/metadata.json"
     return JobView("done", metadata.job_key, STORED, path, metadata=metadata)
 
@@ -68,6 +70,7 @@ def cost_report() -> CostReport:
     report.differ.add(Difference(prediction_id=LONG_ID, recorded_usd=0.025, billed_usd=0.03), 0.005)
     report.refunded.add(Difference(prediction_id="p-2", billed_usd=0.0, belongs_to="failed"), 0.0)
     report.add_without_side_car("open", "p-3", 0.025)
+    report.undelivered.add_missing("p-4", asked=4, came=3, usd=0.1)
     return report
 
 
@@ -82,6 +85,10 @@ def test_costs_are_lines_that_scripts_can_cut(capsys: pytest.CaptureFixture[str]
     assert ["2026-03-01", "3", "4", "0.0750"] in lines
     assert ["restyle (run-0)", "1", "1", "0.0250"] in lines
     assert ["… and 2 more: use --json"] in lines
+    assert lines[lines.index(["paid for and not delivered"]) + 2 :][:2] == [
+        ["p-4", "0.0250"],
+        ["total", "0.0250", "1 picture missing"],
+    ]
     assert ["billed for this output", "0.1000"] in lines
     assert ["billed as recorded", "2"] in lines
     assert ["recorded without a price", "1"] in lines
@@ -167,6 +174,8 @@ def test_the_story_of_a_done_job_has_everything(tmp_path: Path, capsys: pytest.C
     story = tell_story(directory_store(tmp_path), job, stored, None) | {"next": "nothing"}
     assert story["prediction"] == {"id": "p-done", "status": "completed", "inference_ms": 2100}
     assert [file["bytes"] for file in story["files"]] == [12_345, None, 900]
+    assert story["warnings"] == [{"code": "blank", "message": "it is of one colour all over", "output": 2}]
+    assert story["answer"] == {"id": "p-done", "status": "completed"}
     print_story(story)
     lines = capsys.readouterr().out
     for line in (
@@ -179,6 +188,7 @@ def test_the_story_of_a_done_job_has_everything(tmp_path: Path, capsys: pytest.C
         "            stored 2026-03-01 12:00:00 UTC",
         f"files       {tmp_path / first}  12.3 kB, 1024×1024, flagged as unsafe for work",
         f"            {tmp_path / second}  MISSING",
+        "warnings    output 2: it is of one colour all over (blank)",
         "next        nothing",
     ):
         assert f"\n{line}\n" in lines, line

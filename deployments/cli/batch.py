@@ -157,14 +157,18 @@ def _restyle(asked: _Command, console: Console) -> Summary:
 
 
 def _closing_lines(summary: Summary) -> str:
+    from prefect_wavespeed.quality.outputs import described
+
     counts = ", ".join(f"{count:,} {status}" for status, count in summary.counts.items())
     rate = "" if summary.images_per_minute is None else f", {summary.images_per_minute:,.0f} a minute"
     spent = f"{summary.spent_usd:g} USD spent"
-    return (
-        f"{counted(summary.rows, 'row')}: {counts}\n"
-        f"{counted(summary.images, 'picture')} stored in {summary.seconds:,.1f} s{rate}; {spent}\n"
-        f"report: {summary.report}"
-    )
+    lines = [
+        f"{counted(summary.rows, 'row')}: {counts}",
+        f"{counted(summary.images, 'picture')} stored in {summary.seconds:,.1f} s{rate}; {spent}",
+        *described(summary.warnings),
+        f"report: {summary.report}",
+    ]
+    return "\n".join(lines)
 
 
 def _are(count: int) -> str:

@@ -12,7 +12,7 @@ from prefect_wavespeed.deployments.cli.shared.flags import INLINE, SWITCH, Pictu
 from prefect_wavespeed.deployments.cli.shared.options import AsJson, Out, WaveSpeedBlock
 from prefect_wavespeed.deployments.prefect_runtime import quiet_run
 from prefect_wavespeed.errors import ConfigurationError
-from prefect_wavespeed.job import NsfwPolicy, Restyled
+from prefect_wavespeed.job import NsfwPolicy, Restyled, UncheckedPolicy
 
 _PICTURE = PictureFlags()
 
@@ -26,6 +26,7 @@ def image(
     variant: int = 0,
     max_cost_usd: float | None = None,
     nsfw: NsfwPolicy = "keep",
+    nsfw_unchecked: UncheckedPolicy = "quarantine",
     retry_failed: Annotated[bool, SWITCH] = False,
     wavespeed: WaveSpeedBlock = WAVESPEED_BLOCK,
     as_json: AsJson = False,
@@ -38,6 +39,7 @@ def image(
         variant: Another picture of the same source: 0, 1, 2 and so on.
         max_cost_usd: Refuse when the price is higher, in USD.
         nsfw: What to do with pictures that are flagged as unsafe for work.
+        nsfw_unchecked: The same for pictures that were not checked; they are kept if --nsfw is keep.
         retry_failed: Try again even if the job has failed for good.
     """
 
@@ -56,6 +58,7 @@ def image(
             output=out,
             max_cost_usd=max_cost_usd,
             nsfw=nsfw,
+            nsfw_unchecked=nsfw_unchecked,
             retry_failed=retry_failed,
         )
 
@@ -100,4 +103,5 @@ def _summary(restyled: Restyled) -> str:
     if restyled.cached:
         cost = "nothing billed: stored by an earlier run"
     details = f"{cost}, seed {restyled.seed}, prediction {restyled.prediction_id}"
-    return "\n".join([*pictures, details, f"record: {restyled.metadata_uri}"])
+    warnings = [f"warning: {warning.line}" for warning in restyled.warnings]
+    return "\n".join([*pictures, *warnings, details, f"record: {restyled.metadata_uri}"])

@@ -39,8 +39,10 @@ async def _settle(out: str, wavespeed: str) -> Settled:
 
 
 def _summary(settled: Settled) -> str:
+    from prefect_wavespeed.quality.outputs import described
+
     groups = [f"{count:7}  {what}" for what, count in settled.groups() if count]
     shown = [f"{p.status}: {p.source or p.job_key}: {p.message}" for p in settled.problems[:_MAX_PROBLEMS]]
     if more := len(settled.problems) + settled.problems_left_out - len(shown):
         shown.append(f"… and {more} more: use --json")
-    return "\n".join([*groups, *shown]) or "nothing is open"
+    return "\n".join([*groups, *described(settled.warnings), *shown]) or "nothing is open"

@@ -31,7 +31,7 @@ CREATE TABLE jobs (
     number INTEGER PRIMARY KEY, key TEXT UNIQUE, job TEXT, price_kind TEXT, lot INTEGER,
     first_row INTEGER, row_count INTEGER DEFAULT 1, unbilled TEXT,
     status TEXT DEFAULT 'unsubmitted', outcome TEXT, pictures INTEGER DEFAULT 0, cost_usd REAL,
-    seconds REAL, error_type TEXT, retryable INTEGER
+    seconds REAL, error_type TEXT, retryable INTEGER, warnings TEXT DEFAULT ''
 );
 CREATE TABLE thumbnails (job_key TEXT, position INTEGER, jpeg BLOB, PRIMARY KEY (job_key, position));
 """
@@ -152,7 +152,7 @@ class JobTable:
         """Record a job's outcome and return its rows of the report."""
         self._db.execute(
             "UPDATE jobs SET status = ?, outcome = ?, pictures = ?, cost_usd = ?, seconds = ?,"
-            " error_type = ?, retryable = ? WHERE key = ?",
+            " error_type = ?, retryable = ?, warnings = ? WHERE key = ?",
             (
                 outcome.status,
                 OUTCOME.dump_json(outcome),
@@ -161,6 +161,7 @@ class JobTable:
                 outcome.seconds,
                 outcome.error_type,
                 outcome.retryable,
+                " ".join(outcome.warnings),
                 key,
             ),
         )

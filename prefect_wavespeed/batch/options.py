@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_wavespeed.api.models import ReduxParams
-from prefect_wavespeed.job import NsfwPolicy
+from prefect_wavespeed.job import NsfwPolicy, NsfwRules, UncheckedPolicy
 
 
 def _for_form(schema: dict[str, Any]) -> None:
@@ -62,6 +62,11 @@ class BatchOptions(BaseModel):
         description="What to do with pictures that WaveSpeedAI flags as unsafe for work: keep them (flagged "
         "in the record), put them under quarantine/, or drop them (recorded, not stored).",
     )
+    nsfw_unchecked: UncheckedPolicy = Field(
+        default="quarantine",
+        description="What to do with pictures of which WaveSpeedAI does not say whether they are safe: put "
+        "them under quarantine/, or keep them. If nsfw is keep, they are kept.",
+    )
     retry_failed: bool = Field(
         default=False, description="Also submit jobs that have failed for good before. That may be billed."
     )
@@ -70,3 +75,8 @@ class BatchOptions(BaseModel):
         description="Wait for the pictures. Otherwise the batch ends once everything is submitted, and "
         "settle stores the pictures later.",
     )
+
+    @property
+    def nsfw_rules(self) -> NsfwRules:
+        """What becomes of flagged and unchecked pictures."""
+        return NsfwRules(flagged=self.nsfw, unchecked=self.nsfw_unchecked)

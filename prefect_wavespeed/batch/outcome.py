@@ -7,7 +7,7 @@ from typing import Literal
 
 from prefect_wavespeed import errors
 from prefect_wavespeed.errors import RestyleError
-from prefect_wavespeed.job import Restyled
+from prefect_wavespeed.job import Restyled, WarningCode
 
 Status = Literal["stored", "done", "submitted", "failed", "open", "unsubmitted", "invalid"]
 """``stored``: by this run; ``done``: stored earlier; ``submitted``: left to settle; ``failed``: an error, for
@@ -22,6 +22,8 @@ class JobOutcome:
     status: Status
     prediction_id: str | None = None
     outputs: list[str] = field(default_factory=list)
+    warnings: list[WarningCode] = field(default_factory=list)
+    warning_outputs: list[int | None] = field(default_factory=list)
     metadata_uri: str | None = None
     cost_usd: float | None = None
     attempts: int | None = None
@@ -46,6 +48,8 @@ class JobOutcome:
             "done" if restyled.cached else "stored",
             prediction_id=restyled.prediction_id,
             outputs=[output.uri for output in restyled.outputs if output.uri],
+            warnings=[warning.code for warning in restyled.warnings],
+            warning_outputs=[warning.output for warning in restyled.warnings],
             metadata_uri=restyled.metadata_uri,
             cost_usd=restyled.cost_usd if paid else 0.0,
             attempts=attempts,

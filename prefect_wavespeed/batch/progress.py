@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from prefect_wavespeed.batch.job_table import JobTable
 from prefect_wavespeed.batch.outcome import JobOutcome, Status
 from prefect_wavespeed.batch.report.parts import ReportParts
+from prefect_wavespeed.job import WarningCode
 
 
 @dataclass
@@ -20,12 +21,14 @@ class Progress:
     Attributes:
         rows: of the manifest.
         counts: rows with an outcome, by status.
+        warnings: of jobs that are stored, by code.
         spent_usd: what this run has paid so far for pictures stored or submitted.
         started: on the monotonic clock.
     """
 
     rows: int = 0
     counts: Counter[Status] = field(default_factory=Counter)
+    warnings: Counter[WarningCode] = field(default_factory=Counter)
     spent_usd: float = 0.0
     started: float = field(default_factory=time.monotonic)
 
@@ -62,6 +65,7 @@ class Recorder:
     def record(self, job_key: str, outcome: JobOutcome) -> None:
         """Record the outcome of a job."""
         rows = self._table.record(job_key, outcome)
+        self.progress.warnings.update(outcome.warnings)
         for row in rows:
             self.progress.counts[row.status] += 1
             self.progress.spent_usd += row.cost_usd or 0.0
@@ -77,6 +81,7 @@ class Recorder:
     def recount(self) -> None:
         """Bring the progress up to date with what was recorded in the table directly."""
         self.progress.counts = Counter(self._table.report.finished_counts())
+        self.progress.warnings = Counter(self._table.report.warnings())
         self.progress.spent_usd = self._table.report.spent_usd()
         self._report_progress()
 

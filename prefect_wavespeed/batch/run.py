@@ -279,6 +279,7 @@ class Batch:
             rows=self.table.row_count,
             counts=report.counts(),
             errors=report.errors(),
+            warnings=report.warnings(),
             jobs=self.table.job_count,
             quoted_usd=quote.usd if quote else None,
             spent_usd=round(report.spent_usd(), 6),

@@ -60,6 +60,26 @@ class Differences(BaseModel):
             self.items.append(difference)
 
 
+class Undelivered(Differences):
+    """Predictions with fewer pictures than asked for; ``recorded_usd`` is the share of those missing."""
+
+    pictures: int = Field(default=0, description="That are missing.")
+
+    def add_missing(self, prediction_id: str, asked: int, came: int, usd: float | None) -> None:
+        """Add a prediction, if any of its pictures are missing.
+
+        Args:
+            prediction_id: of the prediction.
+            asked, came: numbers of pictures.
+            usd: what all of them cost; None where that is not known.
+        """
+        if came >= asked:
+            return
+        self.pictures += asked - came
+        share = None if usd is None else rounded(usd * (asked - came) / asked)
+        self.add(Difference(prediction_id=prediction_id, recorded_usd=share), share or 0.0)
+
+
 class CostReport(BaseModel):
     """What an output has cost."""
 
@@ -74,6 +94,11 @@ class CostReport(BaseModel):
     runs_left_out: int = 0
     unpriced: int = Field(default=0, description="Jobs whose price was unknown when they were submitted.")
     unreadable: int = Field(default=0, description="Side-cars of another version; they are in no sum.")
+
+    undelivered: Undelivered = Field(
+        default_factory=Undelivered,
+        description="Paid for and not delivered: missing pictures, and their share of the recorded price.",
+    )
 
     billed_usd: float = Field(default=0.0, description="Billed for this output's predictions, minus refunds.")
     agreed: int = Field(default=0, description="Predictions that were billed as recorded.")

@@ -116,6 +116,7 @@ class _Audit:
         self._include(prediction.created_at or metadata.times.claimed or metadata.times.stored)
 
         pictures = len(metadata.outputs)
+        self._report.undelivered.add_missing(prediction.id, metadata.request.num_images, pictures, usd)
         self._report.unpriced += usd is None
         self._report.total.add(pictures, usd)
         day = metadata.times.stored.astimezone(UTC).date().isoformat()

@@ -166,7 +166,8 @@ class Ledger:
         """
         path = layout.metadata(job.name)
         if await self.store.create(path, _readable(side_car), metadata=object_metadata):
-            metrics.stored(side_car.times.claimed, side_car.times.stored)
+            codes = [warning.code for warning in side_car.warnings]
+            metrics.stored(side_car.times.claimed, side_car.times.stored, codes)
             return side_car
         if existing := await self._read(path, Metadata):
             return existing

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_wavespeed.api.models import MODEL, ReduxRequest
 from prefect_wavespeed.errors import PredictionFailedError
-from prefect_wavespeed.job import Job, NsfwPolicy, RunInfo
+from prefect_wavespeed.job import Job, NsfwRules, OutputWarning, RunInfo
+
+_ANSWER = "WaveSpeedAI's last answer about the prediction, as it came; without signatures and pictures."
 
 
 class SourceInfo(BaseModel):
@@ -25,6 +27,7 @@ class PredictionInfo(BaseModel):
     """The prediction that a job's outputs come from."""
 
     id: str
+    model: str | None = Field(default=None, description="As WaveSpeedAI names it; null where it does not.")
     created_at: datetime | None = None
     inference_ms: float | None = None
     has_nsfw_contents: list[bool | None] = Field(
@@ -41,7 +44,7 @@ class OutputInfo(BaseModel):
     content_type: str | None = None
     width: int | None = Field(default=None, description="Pixels.")
     height: int | None = Field(default=None, description="Pixels.")
-    nsfw: bool = False
+    nsfw: bool | None = Field(default=None, description="Whether it is flagged; null: not checked.")
 
 
 class Cost(BaseModel):
@@ -82,10 +85,12 @@ class Metadata(BaseModel):
     request: ReduxRequest = Field(description="As sent, with its real seed; the URL without its signature.")
     prediction: PredictionInfo
     outputs: list[OutputInfo]
+    warnings: list[OutputWarning] = Field(description="What is wrong with the outputs; mostly empty.")
     cost: Cost
     attempts: list[Attempt]
     run: RunInfo
     times: Times
+    answer: dict[str, Any] = Field(description=_ANSWER)
 
 
 class Claim(BaseModel):
@@ -98,7 +103,7 @@ class Claim(BaseModel):
     base_url: str = Field(description="The API that the request goes to.")
     request: ReduxRequest = Field(description="As it will be sent; the URL without its signature.")
     job: Job = Field(description="The job, for `settle` to finish if its runner is gone; without signature.")
-    nsfw: NsfwPolicy = Field(description="What to do with flagged outputs.")
+    nsfw: NsfwRules = Field(description="What to do with flagged and with unchecked outputs.")
 
 
 class Record(BaseModel):
@@ -134,6 +139,10 @@ class DeadLetter(BaseModel):
     variant: int
     attempts: list[Attempt]
     failed_at: datetime
+    answer: dict[str, Any] | None = Field(
+        default=None,
+        description=f"{_ANSWER} Null where there was none, or WaveSpeedAI knows the prediction no longer.",
+    )
 
     def as_error(self) -> PredictionFailedError:
         """The error that it stands for."""

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from prefect_wavespeed.api.models import ReduxRequest
 from prefect_wavespeed.api.predictions import Prediction
-from prefect_wavespeed.job import Job, Output, Restyled, RunInfo
+from prefect_wavespeed.job import Job, Output, OutputWarning, Restyled, RunInfo
 from prefect_wavespeed.ledger.records import (
     Attempt,
     Cost,
@@ -44,6 +44,7 @@ def make_side_car(
     attempt: int,
     prediction: Prediction,
     outputs: list[OutputInfo],
+    warnings: list[OutputWarning],
     history: JobHistory,
     run: RunInfo,
     *,
@@ -57,6 +58,7 @@ def make_side_car(
         attempt: the attempt that succeeded.
         prediction: its prediction.
         outputs: what is stored of it.
+        warnings: what is wrong with that.
         history: how the job came to it.
         run: the run that stored it.
         completed, stored: when the prediction was seen to be ready, and when its outputs were stored, by the
@@ -69,17 +71,20 @@ def make_side_car(
         request=history.request,
         prediction=PredictionInfo(
             id=prediction.id,
+            model=prediction.model or None,
             created_at=prediction.created_at,
             inference_ms=prediction.inference_ms,
             has_nsfw_contents=[prediction.flag(index) for index in range(len(prediction.outputs))],
         ),
         outputs=outputs,
+        warnings=warnings,
         cost=Cost(usd=history.usd, basis=None if history.usd is None else "quoted"),
         attempts=history.attempts,
         run=run,
         times=_in_order(
             history.open_job.claimed.get(attempt), history.open_job.recorded.get(attempt), completed, stored
         ),
+        answer=prediction.answer,
     )
 
 
@@ -117,6 +122,7 @@ def restyled_from(store: Store, job: Job, side_car: Metadata, *, cached: bool) -
             Output(uri=store.uri_of(output.key) if output.key else None, **output.model_dump(exclude={"key"}))
             for output in side_car.outputs
         ],
+        warnings=side_car.warnings,
         metadata_uri=store.uri_of(layout.metadata(job.name)),
     )
 

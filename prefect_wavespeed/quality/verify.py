@@ -5,9 +5,12 @@ Decoding is CPU work: call ``examine_output`` in a thread (``asyncio.to_thread``
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from prefect_wavespeed.errors import OutputError, SourceError
 from prefect_wavespeed.quality.formats import CONTENT_TYPES, ImageInfo, image_info, open_image, sniff
-from prefect_wavespeed.quality.thumbnails import small_jpeg
+from prefect_wavespeed.quality.outputs import is_blank
+from prefect_wavespeed.quality.thumbnails import reduced, small_jpeg
 
 MAX_SOURCE_BYTES = 20 * 1024 * 1024  # that WaveSpeedAI takes as an upload
 OUTPUT_PIXELS = 4096 * 4096  # the model's biggest is 1536 * 1536; far more is a decompression bomb
@@ -17,28 +20,30 @@ THUMBNAIL_EDGE = 128  # pixels
 _ENDS = {"jpeg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
 
 
-def verify_output(data: bytes, expected_format: str) -> ImageInfo:
+@dataclass(frozen=True)
+class Examined:
+    """What decoding an output showed.
+
+    Attributes:
+        info: its format and size.
+        blank: it is of one colour all over.
+        thumbnail: a small JPEG of it (2 to 3 KB), where that was wanted.
+    """
+
+    info: ImageInfo
+    blank: bool
+    thumbnail: bytes | None
+
+
+def examine_output(data: bytes, *, with_thumbnail: bool) -> Examined:
     """Decode an output to its last byte.
 
     Raises:
-        OutputError: it is no image, not of the expected format, too big to decode, or cut short.
-    """
-    return examine_output(data, expected_format, with_thumbnail=False)[0]
-
-
-def examine_output(
-    data: bytes, expected_format: str, *, with_thumbnail: bool
-) -> tuple[ImageInfo, bytes | None]:
-    """``verify_output``, and a small JPEG of the picture (2 to 3 KB) from the same decoding if wanted.
-
-    Raises:
-        OutputError: as ``verify_output``.
+        OutputError: it is no image, too big to decode, or cut short.
     """
     found = sniff(data)
     if found is None:
         raise OutputError("the output is not an image")
-    if found != expected_format:
-        raise OutputError(f"the output is {found}, not {expected_format} as requested")
     try:
         if found == "png":  # its checksums and its end, which load() does not need
             open_image(data, found, OUTPUT_PIXELS).verify()
@@ -49,10 +54,10 @@ def examine_output(
         image.load()
         if _ENDS.get(found, b"") not in data:
             raise ValueError("its end is missing")
-        small = small_jpeg(image, THUMBNAIL_EDGE, quality=60) if with_thumbnail else None
+        small = reduced(image, THUMBNAIL_EDGE)
+        return Examined(info, is_blank(small), small_jpeg(small, quality=60) if with_thumbnail else None)
     except Exception as error:  # Pillow's decoders raise all kinds
         raise OutputError(f"the output does not decode: {error}") from None
-    return info, small
 
 
 def verify_source(data: bytes, name: str) -> ImageInfo:

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from prefect_wavespeed.errors import PredictionFailedError
-from prefect_wavespeed.job import Job, Restyled
+from prefect_wavespeed.job import Job, Restyled, WarningCode
 
 MAX_PROBLEMS = 1_000
 """Problems that are listed; of more, only the number is kept."""
@@ -74,6 +74,9 @@ class Settled(BaseModel):
     retryable: int = Field(default=0, description="Failed at WaveSpeedAI; another attempt is allowed.")
     other_api: int = Field(default=0, description="Open at another API: left alone.")
     error: int = Field(default=0, description="Something went wrong here; they are as they were.")
+    warnings: dict[WarningCode, int] = Field(
+        default_factory=dict, description="What is wrong with the outputs that were stored now, by code."
+    )
     problems: list[Problem] = Field(default_factory=list, description=f"The first {MAX_PROBLEMS}.")
     problems_left_out: int = 0
 
@@ -97,6 +100,9 @@ class Settled(BaseModel):
         if outcome.status is None:
             return
         setattr(self, outcome.status, getattr(self, outcome.status) + 1)
+        if outcome.status == "stored" and outcome.restyled:
+            for warning in outcome.restyled.warnings:
+                self.warnings[warning.code] = self.warnings.get(warning.code, 0) + 1
         if outcome.status not in _PROBLEMS:
             return
         if len(self.problems) == MAX_PROBLEMS:

@@ -32,7 +32,7 @@ class PredictionWait:
             with metrics.IN_FLIGHT.track_inprogress():
                 prediction = await self._end_of(submitted)
         except NotFoundError:
-            failure = _lost(prediction_id)
+            failure, answer = _lost(prediction_id), None
         else:
             if prediction.status == "completed" and prediction.outputs:
                 self._context.memory.keep_completed(prediction)
@@ -41,10 +41,10 @@ class PredictionWait:
                 )
             if _allows_another_attempt(prediction) and not submitted.last_attempt:
                 return Polled(prediction_id=prediction_id, completed=False, error=describe_end(prediction))
-            failure = _failed(prediction)
+            failure, answer = _failed(prediction), prediction.answer
         if await self._context.ledger.side_car(job):  # another runner stored it before
             return Polled(prediction_id=prediction_id, completed=True)
-        raise await self._context.give_up(job, submitted.attempt, failure)
+        raise await self._context.give_up(job, submitted.attempt, failure, answer)
 
     async def _end_of(self, submitted: Submitted) -> Prediction:
         """Ask for the result until it is final, or a webhook delivers it.

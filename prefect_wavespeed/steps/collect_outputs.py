@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.errors import NotFoundError, OutputError
-from prefect_wavespeed.job import Job, NsfwPolicy, Restyled, RunInfo
+from prefect_wavespeed.job import Job, NsfwRules, Restyled, RunInfo
 from prefect_wavespeed.ledger.records import Attempt
 from prefect_wavespeed.ledger.sidecar import JobHistory, make_side_car, restyled_from
 from prefect_wavespeed.steps.attempts import Submitted
@@ -26,7 +26,7 @@ class OutputStep:
         self._context = context
         self._on_thumbnail = on_thumbnail
 
-    async def download(self, job: Job, submitted: Submitted, run: RunInfo, nsfw: NsfwPolicy) -> Restyled:
+    async def download(self, job: Job, submitted: Submitted, run: RunInfo, nsfw: NsfwRules) -> Restyled:
         """``StepSet.download``."""
         context, ledger, store = self._context, self._context.ledger, self._context.store
         await store.ensure_conditional_put()  # which also reads the store's clock
@@ -41,7 +41,7 @@ class OutputStep:
             _check_readable(prediction, job)
             completed = store.now()
             collector = OutputCollector(context.client, store, job, prediction, run, nsfw, self._on_thumbnail)
-            outputs = await collector.collect()
+            collected = await collector.collect()
         except NotFoundError:  # polling finds out whether it is lost for good
             raise OutputError(
                 "WaveSpeedAI does not know the prediction at the moment: run the job again "
@@ -53,8 +53,9 @@ class OutputStep:
         side_car = make_side_car(
             job,
             submitted.attempt,
-            prediction,
-            outputs,
+            collector.prediction,
+            collected.outputs,
+            collected.warnings,
             history,
             run,
             completed=completed,

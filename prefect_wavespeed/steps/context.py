@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.predictions import Prediction
@@ -144,8 +145,16 @@ class StepContext:
         open_job = await self.ledger.open_job(job.key)
         await self.ledger.close(job.key, open_job, open_job.latest, done=True)
 
-    async def give_up(self, job: Job, attempt: int, failure: Failure) -> PredictionFailedError:
+    async def give_up(
+        self, job: Job, attempt: int, failure: Failure, answer: dict[str, Any] | None = None
+    ) -> PredictionFailedError:
         """Write the job's dead letter and close the job.
+
+        Args:
+            job: which one.
+            attempt: its last.
+            failure: why.
+            answer: what the API said of its prediction.
 
         Returns:
             The error to raise: of this letter, or of the one that another runner wrote.
@@ -156,6 +165,7 @@ class StepContext:
         earlier = await self.ledger.dead_letter(job.key)
         if earlier and failure.prediction_id is None:  # it may still turn out well, and is paid for
             failure = failure.model_copy(update={"prediction_id": earlier.error.prediction_id})
+            answer = earlier.answer
         letter = DeadLetter(
             job_key=job.key,
             last_attempt=attempt,
@@ -166,6 +176,7 @@ class StepContext:
             variant=job.variant,
             attempts=await self.attempts(job, open_job, attempt),
             failed_at=now(),
+            answer=answer,
         )
         letter = await self.ledger.bury(letter)
         await self.ledger.close(job.key, open_job, letter.last_attempt, done=False)

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxParams
-from prefect_wavespeed.job import NsfwPolicy, Restyled, RunInfo
+from prefect_wavespeed.job import NsfwPolicy, NsfwRules, Restyled, RunInfo, UncheckedPolicy
 from prefect_wavespeed.settings import Settings
 from prefect_wavespeed.steps.run_job import make_job, run_job
 from prefect_wavespeed.steps.step_set import StepSet
@@ -44,6 +44,7 @@ class Engine:
         variant: int = 0,
         max_cost_usd: float | None = None,
         nsfw: NsfwPolicy = "keep",
+        nsfw_unchecked: UncheckedPolicy = "quarantine",
         retry_failed: bool = False,
     ) -> Restyled:
         """Take the job of an image from where it is to its end; a job that is done costs nothing.
@@ -54,6 +55,8 @@ class Engine:
             variant: another picture of the same source: 0, 1, 2, …
             max_cost_usd: refuse before anything is sent when the price is higher.
             nsfw: what to do with flagged outputs: keep them, put them under ``quarantine/``, or drop them.
+            nsfw_unchecked: what to do with outputs of which WaveSpeedAI does not say whether they are safe:
+                put them under ``quarantine/``, or keep them. If ``nsfw`` is keep, they are kept.
             retry_failed: try again where the job has failed for good before. That may be billed.
 
         Raises:
@@ -61,8 +64,9 @@ class Engine:
         """
         job = await make_job(image, params, variant, self._store)
         run = RunInfo(flow_run_id=str(uuid4()), package_version=package_version())
+        rules = NsfwRules(flagged=nsfw, unchecked=nsfw_unchecked)
         submit = partial(
-            self._steps.submit, run=run, max_cost_usd=max_cost_usd, nsfw=nsfw, retry_failed=retry_failed
+            self._steps.submit, run=run, max_cost_usd=max_cost_usd, nsfw=rules, retry_failed=retry_failed
         )
-        download = partial(self._steps.download, run=run, nsfw=nsfw)
+        download = partial(self._steps.download, run=run, nsfw=rules)
         return await run_job(job, submit, self._steps.poll, download)

@@ -6,25 +6,36 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.predictions import Prediction
-from prefect_wavespeed.errors import NotFoundError, OutputError
-from prefect_wavespeed.job import Job, NsfwPolicy, RunInfo
+from prefect_wavespeed.errors import NotFoundError, OutputError, RestyleError
+from prefect_wavespeed.job import Job, NsfwRules, OutputWarning, RunInfo
 from prefect_wavespeed.ledger.records import OutputInfo
-from prefect_wavespeed.quality.verify import examine_output
-from prefect_wavespeed.retry import retry
+from prefect_wavespeed.quality.formats import sniff
+from prefect_wavespeed.quality.outputs import differences, missing_outputs, not_checked
+from prefect_wavespeed.quality.verify import Examined, examine_output
+from prefect_wavespeed.retry import backoff, retry
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
 
 TRIES = 5
+_LOOKS = 3  # for outputs that are missing, over some three seconds
 _QUICK = 200_000  # bytes of a JPEG that are read in two milliseconds: not worth a change of threads
 
 OnThumbnail = Callable[[str, int, bytes], None]
 """Called with each output's thumbnail: the job's key, the output's index (0, 1, …), a small JPEG."""
+
+
+@dataclass
+class Collected:
+    """What is stored of a prediction, and what is wrong with it."""
+
+    outputs: list[OutputInfo] = field(default_factory=list)
+    warnings: list[OutputWarning] = field(default_factory=list)
 
 
 @dataclass
@@ -41,7 +52,7 @@ class OutputCollector:
     job: Job
     prediction: Prediction
     run: RunInfo
-    nsfw: NsfwPolicy
+    nsfw: NsfwRules
     on_thumbnail: OnThumbnail | None = None
 
     @property
@@ -54,49 +65,85 @@ class OutputCollector:
             "seed": str(self.job.seed),
         }
 
-    async def collect(self) -> list[OutputInfo]:
-        """Store all outputs.
+    async def collect(self) -> Collected:
+        """Store all outputs. What is wrong with one is told, and it is stored all the same.
 
         Raises:
-            OutputError: one cannot be downloaded whole, after several tries.
+            OutputError: one cannot be downloaded whole, after several tries; or none is named.
             NotFoundError: WaveSpeedAI no longer knows the prediction.
             RestyleError: the API or the store cannot be used now.
         """
-        return [await self._output(index) for index in range(len(self.prediction.outputs))]
+        await self._look_for_missing()
+        named = [index for index, output in enumerate(self.prediction.outputs) if output]
+        if not named:
+            raise OutputError(
+                "the prediction is completed and names no output: run the job again later "
+                f"(prediction {self.prediction.id})",
+                job_key=self.job.key,
+                prediction_id=self.prediction.id,
+            )
+        collected = Collected(warnings=missing_outputs(self.job.params, len(named)))
+        for number, index in enumerate(named, 1):
+            await self._collect(number, index, collected)
+        return collected
 
-    async def _output(self, index: int) -> OutputInfo:
-        flagged = self.prediction.flag(index) is True
-        if flagged and self.nsfw == "drop":
-            return OutputInfo(key=None, nsfw=True)
-        data, output, thumbnail = await self._fetch(index)
-        output.key = layout.picture(
-            self.job.name,
-            index + 1,
-            self.job.params.output_format,
-            quarantined=flagged and self.nsfw == "quarantine",
+    async def _look_for_missing(self) -> None:
+        """Ask again for outputs that are missing: what comes after the side-car is written is lost."""
+        waits = backoff()
+        for _ in range(_LOOKS):
+            if _named(self.prediction) >= self.job.params.num_images:
+                return
+            await asyncio.sleep(next(waits))
+            with suppress(RestyleError):  # what there is can be stored without it
+                fresh = await self.client.result(self.prediction.id)
+                if _named(fresh) > _named(self.prediction) and not fresh.unreadable_outputs:
+                    self.prediction = fresh
+
+    async def _collect(self, number: int, index: int, collected: Collected) -> None:
+        """Store the output at an index of the prediction, under its number."""
+        flag = self.prediction.flag(index)
+        fate = self.nsfw.applied_to(flag)
+        if fate == "drop":
+            collected.outputs.append(OutputInfo(key=None, nsfw=True))
+            return
+        data, examined = await self._fetch(index)
+        found = examined.info
+        quarantined = fate == "quarantine"
+        path = layout.picture(self.job.name, number, found.format, quarantined=quarantined)
+        await self._keep(path, data, found.content_type)
+        collected.outputs.append(
+            OutputInfo(
+                key=path,
+                sha256=hashlib.sha256(data).hexdigest(),
+                bytes=len(data),
+                content_type=found.content_type,
+                width=found.width,
+                height=found.height,
+                nsfw=flag,
+            )
         )
-        output.nsfw = flagged
-        await self._keep(output.key, data, output.content_type or "")
-        if self.on_thumbnail and thumbnail:
+        collected.warnings += differences(number, self.job.params, found, blank=examined.blank)
+        if quarantined and flag is None:
+            collected.warnings.append(not_checked(number))
+        if self.on_thumbnail and examined.thumbnail:
             with suppress(Exception):  # it is only shown: the picture that was paid for is stored
-                self.on_thumbnail(self.job.key, index, thumbnail)
-        return output
+                self.on_thumbnail(self.job.key, number - 1, examined.thumbnail)
 
-    async def _fetch(self, index: int) -> tuple[bytes, OutputInfo, bytes | None]:
+    async def _fetch(self, index: int) -> tuple[bytes, Examined]:
         """One output, whole and verified; the API is asked for a fresh URL when the old one has expired."""
         return await retry(
             partial(self._try_fetch, index, count()), tries=TRIES, when=_may_be_whole_next_time
         )
 
-    async def _try_fetch(self, index: int, tries: Iterator[int]) -> tuple[bytes, OutputInfo, bytes | None]:
+    async def _try_fetch(self, index: int, tries: Iterator[int]) -> tuple[bytes, Examined]:
         if next(tries):
             fresh = await self.client.result(self.prediction.id)
-            if len(fresh.outputs) > index:
+            if len(fresh.outputs) > index and fresh.outputs[index]:
                 self.prediction = fresh
         try:
             output = self.prediction.outputs[index]
             data = self.prediction.inline(output) or await self.client.download(output)
-            return data, *(await self._examined(data))
+            return data, await self._examined(data)
         except NotFoundError as error:
             problem = OutputError(error.message)
         except OutputError as error:
@@ -104,11 +151,11 @@ class OutputCollector:
         problem.job_key, problem.prediction_id = self.job.key, self.prediction.id
         raise problem
 
-    async def _examined(self, data: bytes) -> tuple[OutputInfo, bytes | None]:
-        expected, small = self.job.params.output_format, self.on_thumbnail is not None
-        if expected == "jpeg" and len(data) <= _QUICK:
-            return _examine(data, expected, with_thumbnail=small)
-        return await asyncio.to_thread(_examine, data, expected, with_thumbnail=small)
+    async def _examined(self, data: bytes) -> Examined:
+        with_thumbnail = self.on_thumbnail is not None
+        if len(data) <= _QUICK and sniff(data) == "jpeg":
+            return examine_output(data, with_thumbnail=with_thumbnail)
+        return await asyncio.to_thread(examine_output, data, with_thumbnail=with_thumbnail)
 
     async def _keep(self, path: str, data: bytes, content_type: str) -> None:
         if await self.store.create(path, data, content_type, self.object_metadata):
@@ -122,14 +169,6 @@ def _may_be_whole_next_time(error: BaseException) -> bool:
     return isinstance(error, OutputError) and error.retryable
 
 
-def _examine(data: bytes, expected_format: str, *, with_thumbnail: bool) -> tuple[OutputInfo, bytes | None]:
-    info, small = examine_output(data, expected_format, with_thumbnail=with_thumbnail)
-    output = OutputInfo(
-        key=None,
-        sha256=hashlib.sha256(data).hexdigest(),
-        bytes=len(data),
-        content_type=info.content_type,
-        width=info.width,
-        height=info.height,
-    )
-    return output, small
+def _named(prediction: Prediction) -> int:
+    """How many outputs it names."""
+    return sum(map(bool, prediction.outputs))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.errors import ConfigurationError
-from prefect_wavespeed.job import Job, NsfwPolicy, Restyled, RunInfo
+from prefect_wavespeed.job import Job, NsfwRules, Restyled, RunInfo
 from prefect_wavespeed.settings import Settings, get_settings
 from prefect_wavespeed.steps.attempts import Admit, Polled, Submitted
 from prefect_wavespeed.steps.await_prediction import PredictionWait
@@ -24,6 +24,8 @@ from prefect_wavespeed.steps.output_collector import OnThumbnail
 from prefect_wavespeed.steps.submit_job import Submission, find_stored
 from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
 from prefect_wavespeed.storage.store import Store
+
+_NSFW = NsfwRules()
 
 
 class StepSet:
@@ -89,7 +91,7 @@ class StepSet:
         *,
         run: RunInfo,
         max_cost_usd: float | None = None,
-        nsfw: NsfwPolicy = "keep",
+        nsfw: NsfwRules = _NSFW,
         retry_failed: bool = False,
         after: int = 0,
         webhook_url: str | None = None,
@@ -100,7 +102,7 @@ class StepSet:
             job: what to do.
             run: the run that does it.
             max_cost_usd: refuse if the price in USD is higher, or the balance is lower than the price.
-            nsfw: what will be done with flagged outputs, also by another run that finishes the job.
+            nsfw: what will be done with flagged and unchecked outputs, also by a run that finishes the job.
             retry_failed: try again where the job has failed for good before.
             after: the attempt that is known to have failed; 0 for none.
             webhook_url: https URL that WaveSpeedAI calls when the prediction has ended.
@@ -139,7 +141,7 @@ class StepSet:
         return await self._prediction_wait.poll(job, submitted)
 
     async def download(
-        self, job: Job, submitted: Submitted, *, run: RunInfo, nsfw: NsfwPolicy = "keep"
+        self, job: Job, submitted: Submitted, *, run: RunInfo, nsfw: NsfwRules = _NSFW
     ) -> Restyled:
         """Download, verify and store the outputs of a completed prediction, and close the job.
 
@@ -147,7 +149,7 @@ class StepSet:
             job: what was asked for.
             submitted: its prediction.
             run: the run that does it.
-            nsfw: what to do with flagged outputs: keep them, put them under ``quarantine/``, or drop them.
+            nsfw: what to do with flagged and unchecked outputs.
 
         Raises:
             OutputError: an output cannot be downloaded whole; the job stays open.

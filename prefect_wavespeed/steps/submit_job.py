@@ -25,7 +25,7 @@ from prefect_wavespeed.errors import (
     UnavailableError,
     UnsureSubmissionError,
 )
-from prefect_wavespeed.job import Job, NsfwPolicy, RunInfo
+from prefect_wavespeed.job import Job, NsfwRules, RunInfo
 from prefect_wavespeed.ledger import moves, rules
 from prefect_wavespeed.ledger.ledger import Look, now
 from prefect_wavespeed.ledger.records import Claim, Failure, OpenJob, Record
@@ -48,7 +48,7 @@ class Submission:
         run: RunInfo,
         admit: Admit | None,
         max_cost_usd: float | None,
-        nsfw: NsfwPolicy,
+        nsfw: NsfwRules,
         retry_failed: bool,
         after: int,
         webhook_url: str | None,

@@ -4,7 +4,7 @@
 
     images/{job name}/1.jpeg … n.jpeg       the pictures
     images/{job name}/metadata.json         written last: it exists, so the job is done
-    quarantine/{job name}/1.jpeg            flagged pictures (nsfw="quarantine")
+    quarantine/{job name}/1.jpeg            pictures that are flagged, or not checked (``NsfwRules``)
     open/{job key}/{attempt}.claim.json     the attempt belongs to the runner whose nonce it holds
     open/{job key}/{attempt}.prediction.json    the attempt's prediction
     failed/{job key}.json                   dead letter
@@ -138,6 +138,17 @@ def short_key_of_metadata(path: str) -> str | None:
 def is_picture(path: str) -> bool:
     """Whether a path, below whatever prefix, is laid out like a picture that this project stored."""
     return _PICTURE.search(path) is not None
+
+
+def is_quarantined(path: str) -> bool:
+    """Whether a path, below whatever prefix, is that of a picture in quarantine."""
+    return is_picture(path) and path.rsplit("/", 3)[-3] == "quarantine"
+
+
+def number_of_picture(path: str) -> int | None:
+    """The number of a job's picture; None when the path is not one's."""
+    name = path.rpartition("/")[2].partition(".")[0]
+    return int(name) if name.isascii() and name.isdigit() else None
 
 
 # --- runs ---

@@ -140,6 +140,40 @@ def many(output: Path, number: int) -> Rows:
     return rows
 
 
+async def test_pictures_say_what_is_wrong_with_them_and_those_in_quarantine_are_not_shown(
+    page: Page, tmp_path: Path
+) -> None:
+    output, folder = tmp_path / "out", "photo-0123456789abcdef"
+    for path in ("images", "quarantine"):
+        (output / path / folder).mkdir(parents=True)
+    uris = [str(output / "images" / folder / "1.jpeg"), str(output / "quarantine" / folder / "2.jpeg")]
+    for uri in uris:
+        Path(uri).write_bytes(restyled(1))
+    told = {"warnings": ["missing_outputs", "blank", "not_checked"], "warning_outputs": [None, 1, 2]}
+    rows = [
+        (report_row(1, "stored", uris).model_copy(update=told), Thumbnails(small(1), [small(1, 0)] * 2)),
+        (report_row(2, "stored", uris[:1]), Thumbnails(small(2), [small(2, 0)])),
+    ]
+    await page.show(await gallery(output, lambda: rows))
+    await page.until(DECODED)
+    await page.screenshot(tmp_path / "warnings.png")
+    marks = "[...document.querySelectorAll('{} .mark')].map(mark => mark.textContent)"
+    assert await page.ask(marks.format(".row .framed")) == ["blank", "not checked"]
+    assert await page.ask(marks.format(".row .text")) == ["pictures missing"]
+    assert await page.ask("document.querySelectorAll('.row img').length") == 4, "not the one in quarantine"
+    await page.click(".chip.warned")
+    await page.until(f"String({NAMES}) === 'sku-00001'")
+    await page.click(".row .name")
+    await page.until("document.querySelector('dialog').open")
+    await page.screenshot(tmp_path / "warnings-large.png")
+    assert await page.ask("document.querySelectorAll('dialog img').length") == 2
+    assert await page.ask("document.querySelectorAll('dialog a').length") == 2, "a person may open it"
+    fields = await page.ask("document.getElementById('fields').innerText")
+    assert "fewer pictures than asked for; variation 1: one colour all over; variation 2: " in fields
+    assert not any("quarantine" in request for request in page.requests)
+    assert page.errors == []
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 async def test_three_rows_are_seen_whole(theme: str, page: Page, tmp_path: Path) -> None:
     output = tmp_path / "out"

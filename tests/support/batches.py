@@ -89,8 +89,8 @@ async def restyle_all(
             await batch.admit(job, attempt)
 
         steps = StepSet(client, store, settings, admit=admit, on_thumbnail=batch.table.keep_thumbnail)
-        submit = partial(steps.submit, run=run, nsfw=options.nsfw, retry_failed=options.retry_failed)
-        download = partial(steps.download, run=run, nsfw=options.nsfw)
+        submit = partial(steps.submit, run=run, nsfw=options.nsfw_rules, retry_failed=options.retry_failed)
+        download = partial(steps.download, run=run, nsfw=options.nsfw_rules)
         await batch.carry_out(Carrier(submit, steps.poll, download, look=steps.look).with_retries())
         summary = await batch.close()
         report = await store.get(f"{folder}/manifest.jsonl")

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxParams
-from prefect_wavespeed.job import NsfwPolicy, Restyled, RunInfo
+from prefect_wavespeed.job import NsfwPolicy, NsfwRules, Restyled, RunInfo, UncheckedPolicy
 from prefect_wavespeed.settings import Settings
 from prefect_wavespeed.steps.run_job import make_job, run_job
 from prefect_wavespeed.steps.step_set import StepSet
@@ -31,6 +31,7 @@ async def restyle(
     *,
     variant: int = 0,
     nsfw: NsfwPolicy = "keep",
+    nsfw_unchecked: UncheckedPolicy = "quarantine",
     settings: Settings = QUICK,
     key: str = "test-key",
     run_id: str | None = None,
@@ -44,9 +45,10 @@ async def restyle(
     submit_timeout = settings.submit_timeout_seconds
     async with WaveSpeedClient(key, base_url, submit_timeout=submit_timeout, timeout=2) as client:
         steps = StepSet(client, store, settings, inbox=inbox)
+        rules = NsfwRules(flagged=nsfw, unchecked=nsfw_unchecked)
         return await run_job(
             job,
-            partial(steps.submit, run=run, **terms),
+            partial(steps.submit, run=run, nsfw=rules, **terms),
             steps.poll,
-            partial(steps.download, run=run, nsfw=nsfw),
+            partial(steps.download, run=run, nsfw=rules),
         )

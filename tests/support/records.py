@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel
 
 from prefect_wavespeed.api.models import MODEL, ReduxRequest
-from prefect_wavespeed.job import RunInfo, slug
+from prefect_wavespeed.job import OutputWarning, RunInfo, slug
 from prefect_wavespeed.ledger.records import (
     Attempt,
     Cost,
@@ -45,7 +46,9 @@ def side_car(
     pictures: int = 1,
     run_id: str | None = "a-run",
     earlier: tuple[str, ...] = (),
-    nsfw: bool = False,
+    asked: int | None = None,
+    nsfw: bool | None = False,
+    warnings: Sequence[OutputWarning] = (),
     source: str = SOURCE,
 ) -> Metadata:
     """The side-car of a job.
@@ -57,7 +60,9 @@ def side_car(
         pictures: number of outputs.
         run_id: of the flow run that stored it.
         earlier: predictions of earlier attempts.
+        asked: number of outputs that were asked for; by default as many as there are.
         nsfw: whether its outputs are flagged.
+        warnings: what is wrong with them.
         source: URI of its source.
     """
     key = key_of(prediction_id)
@@ -82,13 +87,15 @@ def side_car(
         model=MODEL,
         variant=0,
         source=_source(source),
-        request=_REQUEST.model_copy(update={"num_images": pictures}),
+        request=_REQUEST.model_copy(update={"num_images": asked or pictures}),
         prediction=PredictionInfo(id=prediction_id, created_at=stored, inference_ms=2100),
         outputs=outputs,
+        warnings=list(warnings),
         cost=Cost(usd=usd, basis=None if usd is None else "quoted"),
         attempts=attempts,
         run=RunInfo(flow="restyle-image", flow_run_id=run_id, package_version="test"),
         times=Times(claimed=stored, submitted=stored, completed=stored, stored=stored),
+        answer={"id": prediction_id, "status": "completed"},
     )
 
 

@@ -1,7 +1,7 @@
 """Jobs submitted, or settled, by a process of its own that gets killed.
 
     python -m tests.support.settler submit|restyle|settle OUTPUT BASE_URL [--count N] [--first N]
-        [--unrecorded] [--nsfw POLICY] [--at PLACE]
+        [--unrecorded] [--nsfw POLICY] [--nsfw-unchecked POLICY] [--at PLACE]
 
 ``submit`` submits variants of one photograph and kills itself as soon as all are submitted, with
 ``--unrecorded`` before any of them is recorded. ``restyle`` takes them to their end. ``settle`` prints what
@@ -18,7 +18,7 @@ import sys
 from typing import Any
 
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.job import RunInfo
+from prefect_wavespeed.job import NsfwRules, RunInfo
 from prefect_wavespeed.settings import get_settings
 from prefect_wavespeed.settle.settle import settle
 from prefect_wavespeed.steps.run_job import make_job
@@ -49,6 +49,7 @@ async def main(argv: list[str]) -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--unrecorded", action="store_true")
     parser.add_argument("--nsfw", default="keep")
+    parser.add_argument("--nsfw-unchecked", default="quarantine")
     parser.add_argument("--at")
     asked = parser.parse_args(argv)
     if asked.at:
@@ -83,8 +84,10 @@ async def _submit_all(
             await asyncio.Event().wait()
         return await create(store, path, *args, **more)
 
+    nsfw = NsfwRules(flagged=asked.nsfw, unchecked=asked.nsfw_unchecked)
+
     async def one(variant: int) -> None:
-        await steps.submit(await make_job(str(PHOTO), SMALL, variant, store), run=RUN, nsfw=asked.nsfw)
+        await steps.submit(await make_job(str(PHOTO), SMALL, variant, store), run=RUN, nsfw=nsfw)
 
     patches: Any = WaveSpeedClient, Store
     patches[0].submit = counted

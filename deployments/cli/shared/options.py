@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
@@ -33,8 +33,4 @@ AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one J
 Since = Annotated[
     str | None,
     Parameter(help="Only from this day on (UTC): YYYY-MM-DD, or 7d for seven days ago."),
-]
-Nsfw = Annotated[
-    Literal["keep", "quarantine", "drop"],
-    Parameter(help="What to do with pictures that are flagged as unsafe for work."),
 ]

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_wavespeed.errors import redact
-from prefect_wavespeed.inspect.cost_report import CostReport, Difference, Differences, Owner, Sum
+from prefect_wavespeed.inspect.cost_report import CostReport, Difference, Differences, Owner, Sum, Undelivered
+from prefect_wavespeed.words import counted
 
 _MAX_ROWS = 20  # of what may be long; `--json` prints more
 _OWNERS: dict[Owner, str] = {
@@ -55,10 +56,23 @@ def _sections(costs: CostReport) -> list[_Section]:
     sections = [
         _Section(f"stored{since}, by day (UTC)", ("day", *sums), [*days, ("total", *_figures(costs.total))]),
         _Section("by run, most expensive first", ("run", *sums), runs),
+        _Section("paid for and not delivered", ("prediction", "USD", ""), _undelivered(costs.undelivered)),
         _Section("compared with the billing", ("", "predictions", "USD"), _comparison(costs)),
         _Section("differences", ("prediction", "recorded USD", "billed USD", ""), _differences(costs)),
     ]
     return [section for section in sections if section.rows]
+
+
+def _undelivered(undelivered: Undelivered) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [
+        (redact(one.prediction_id), _usd(one.recorded_usd), "") for one in undelivered.items[:_MAX_ROWS]
+    ]
+    if more := undelivered.predictions - len(rows):
+        rows.append((f"… and {more} more: use --json", "", ""))
+    if rows:
+        missing = f"{counted(undelivered.pictures, 'picture')} missing"
+        rows.append(("total", _usd(undelivered.usd), missing))
+    return rows
 
 
 def _comparison(costs: CostReport) -> Sequence[tuple[str, ...]]:
@@ -71,7 +85,7 @@ def _comparison(costs: CostReport) -> Sequence[tuple[str, ...]]:
             for belongs_to, of in costs.without_side_car.items()
         ),
     ]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("billed for this output", "", _usd(costs.billed_usd)),
         ("billed as recorded", str(costs.agreed), ""),
         *((what, str(of.predictions), _usd(of.usd)) for what, of in groups if of.predictions),

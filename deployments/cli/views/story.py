@@ -38,6 +38,8 @@ def tell_story(
         "times": metadata.times.model_dump(mode="json") if metadata else {},
         "run": metadata.run.model_dump(mode="json") if metadata else _run(job),
         "files": list(_files(store, job, stored)),
+        "warnings": [one.model_dump(mode="json") for one in metadata.warnings] if metadata else [],
+        "answer": closed.answer if closed else None,
     }
 
 
@@ -89,5 +91,5 @@ def _files(store: Store, job: JobView, stored: list[Entry]) -> Iterator[dict[str
             "bytes": sizes.get(path),
             "width": output.width if output else None,
             "height": output.height if output else None,
-            "nsfw": output.nsfw if output else False,
+            "nsfw": output.nsfw if output else None,
         }

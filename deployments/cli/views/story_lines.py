@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_wavespeed.deployments.cli.views.jobs import COLOURS
+from prefect_wavespeed.job import OutputWarning
 from prefect_wavespeed.words import counted
 
 
@@ -58,6 +59,8 @@ def _rows(story: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "files", _file(file)
     if not story["files"]:
         yield "files", story["where"]
+    for warning in story["warnings"]:
+        yield "warnings", OutputWarning.model_validate(warning).line
     yield "next", story["next"]
 
 

@@ -21,6 +21,7 @@ from urllib.parse import quote
 from pydantic_core import to_json
 
 from prefect_wavespeed.batch.report.rows import ReportRow, Rows, Summary, Thumbnails
+from prefect_wavespeed.storage import layout
 
 PICTURE_BYTES = 80_000_000  # of thumbnails in a page; beyond that it shows the outputs themselves
 _MAX_ROWS = 10_000
@@ -89,10 +90,20 @@ def _row(
     row: ReportRow, thumbnails: Thumbnails | None, pictures: _Pictures, output: str, folder: str
 ) -> dict[str, Any]:
     small = thumbnails or Thumbnails()
-    outputs = [
-        {"uri": uri, "link": _link(uri, output, folder), "picture": pictures.index(picture)}
-        for uri, picture in _paired(row.outputs, small.outputs)
-    ]
+    outputs = []
+    for position, (uri, picture) in enumerate(_paired(row.outputs, small.outputs), 1):
+        number, quarantined = layout.number_of_picture(uri) or position, layout.is_quarantined(uri)
+        warned = zip(row.warnings, row.warning_outputs, strict=True)
+        outputs.append(
+            {
+                "number": number,
+                "uri": uri,
+                "link": _link(uri, output, folder),
+                "picture": None if quarantined else pictures.index(picture),
+                "quarantined": quarantined,
+                "warnings": [code for code, about in warned if about == number],
+            }
+        )
     return {
         **row.model_dump(exclude_none=True),
         "source": pictures.index(small.source),

@@ -12,7 +12,7 @@ from prefect_wavespeed.batch.manifest.rows import BadRow
 from prefect_wavespeed.batch.outcome import JobOutcome, Status, rebuilt_error
 from prefect_wavespeed.batch.report.rows import ReportRow, Thumbnails
 from prefect_wavespeed.errors import RestyleError
-from prefect_wavespeed.job import Job
+from prefect_wavespeed.job import Job, WarningCode
 
 OUTCOME = TypeAdapter(JobOutcome)
 SOURCE_POSITION = -1  # of the source's thumbnail; the outputs' are 0, 1, …
@@ -85,6 +85,15 @@ class JobReport:
             ") GROUP BY error_type ORDER BY 2 DESC, 1"
         )
         return dict(self._db.execute(query).fetchall())
+
+    def warnings(self) -> dict[WarningCode, int]:
+        """How many warnings of each code there are, the most frequent first."""
+        tally: Counter[WarningCode] = Counter()
+        query = "SELECT warnings, count(*) FROM jobs WHERE warnings != '' GROUP BY warnings"
+        for codes, jobs in self._db.execute(query):
+            for code in codes.split():
+                tally[code] += jobs
+        return dict(tally.most_common())
 
     def job_errors(self) -> list[RestyleError]:
         """The errors of jobs, one of each class that may or may not be retried, without their messages."""
@@ -168,6 +177,8 @@ def _row(
         prediction_id=outcome.prediction_id,
         seed=job.seed,
         outputs=outcome.outputs,
+        warnings=outcome.warnings,
+        warning_outputs=outcome.warning_outputs,
         metadata_uri=outcome.metadata_uri,
         # a job that several rows ask for is paid once
         cost_usd=outcome.cost_usd if is_first or not outcome.cost_usd else 0.0,

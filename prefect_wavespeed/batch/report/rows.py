@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_wavespeed.batch.outcome import Status
+from prefect_wavespeed.job import WarningCode
 
 
 class ReportRow(BaseModel):
@@ -28,6 +29,13 @@ class ReportRow(BaseModel):
     prediction_id: str | None = Field(default=None, description="WaveSpeedAI's id of the prediction.")
     seed: int | None = Field(default=None, description="The seed that was sent.")
     outputs: list[str] = Field(default_factory=list, description="Full uris of the pictures.")
+    warnings: list[WarningCode] = Field(
+        default_factory=list, description="What is wrong with the pictures: the codes in the side-car."
+    )
+    warning_outputs: list[int | None] = Field(
+        default_factory=list,
+        description="For each warning the number of the picture, from 1; null if it is about all of them.",
+    )
     metadata_uri: str | None = Field(default=None, description="Full uri of the side-car.")
     cost_usd: float | None = Field(
         default=None, description="USD that this run paid for it; null when not known."
@@ -59,6 +67,10 @@ class Summary(BaseModel):
     rows: int = Field(ge=0, description="Rows of the manifest.")
     counts: dict[Status, int] = Field(description="Rows by status.")
     errors: dict[str, int] = Field(default_factory=dict, description="Failed rows, by the error's class.")
+    warnings: dict[WarningCode, int] = Field(
+        default_factory=dict,
+        description="Warnings by code, over the distinct jobs that are stored, by this run or earlier.",
+    )
     jobs: int = Field(ge=0, description="Distinct jobs among the rows.")
     quoted_usd: float | None = Field(default=None, description="What the run was quoted at, in USD.")
     spent_usd: float = Field(description="What this run paid, in USD.")

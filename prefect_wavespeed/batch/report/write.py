@@ -70,6 +70,8 @@ def _write_tables(jsonl: Path, parquet: Path, rows: Iterator[ReportRow]) -> None
             pa.field("prediction_id", pa.string()),
             pa.field("seed", pa.int64()),
             pa.field("outputs", pa.list_(pa.string()), nullable=False),
+            pa.field("warnings", pa.list_(pa.string()), nullable=False),
+            pa.field("warning_outputs", pa.list_(pa.int64()), nullable=False),
             pa.field("metadata_uri", pa.string()),
             pa.field("cost_usd", pa.float64()),
             pa.field("attempts", pa.int64()),
