@@ -15,8 +15,8 @@ class Limits(NamedTuple):
 
 
 TIERS: dict[Tier, Limits] = {
-    "bronze": Limits(10, 3),
-    "silver": Limits(500, 100),
+    "bronze": Limits(2, 2),
+    "silver": Limits(500, 300),
     "gold": Limits(3_000, 3_000),
     "ultra": Limits(5_000, 10_000),
 }

@@ -25,6 +25,7 @@ from prefect_wavespeed.api.answers import (
 )
 from prefect_wavespeed.api.billing import BillingsPage, Quote
 from prefect_wavespeed.api.models import MODEL, ReduxRequest
+from prefect_wavespeed.api.pacing import Turn, pace_of
 from prefect_wavespeed.api.predictions import HistoryPage, Prediction
 from prefect_wavespeed.api.traits import ApiTraits
 from prefect_wavespeed.errors import (
@@ -42,12 +43,8 @@ MAX_DOWNLOAD = 50 * 1024 * 1024
 
 _TRANSFER_SECONDS = 300  # for a whole upload or download
 _HEAD_SECONDS = 5  # to see whether an upload still exists
-_PAUSE_SECONDS = 1.0  # after a 429 without Retry-After
 
 _Shape = TypeVar("_Shape", bound=BaseModel)
-
-# When this process may submit again after a 429, by base URL, on the monotonic clock.
-_paused_until: dict[str, float] = {}
 
 
 class WaveSpeedClient:
@@ -71,6 +68,9 @@ class WaveSpeedClient:
         max_connections: most connections open at once.
         traits: what is known of this API beyond its documentation.
 
+    Attributes:
+        pace: when to submit after a 429; shared by all clients of this process and of one API.
+
     Raises:
         ConfigurationError: the key is malformed, or the URL is not a safe place to send it.
     """
@@ -87,6 +87,7 @@ class WaveSpeedClient:
     ) -> None:
         self._transport = Transport(api_key, base_url, max_connections)
         self.base_url = self._transport.base_url
+        self.pace = pace_of(self.base_url)
         self.submit_timeout = (
             get_settings().submit_timeout_seconds if submit_timeout is None else submit_timeout
         )
@@ -123,17 +124,19 @@ class WaveSpeedClient:
         *,
         webhook_url: str | None = None,
         in_time: Callable[[], bool] = lambda: True,
+        turn: Turn | None = None,
     ) -> Prediction:
         """Submit a request with exactly one POST, and return the prediction that it created.
 
-        After a 429 all submissions of this process to this API pause for as long as it says. The whole
-        call, pause included, takes at most ``submit_timeout`` seconds; a longer pause is a RateLimitedError
-        at once, with nothing sent.
+        After a 429 all submissions of this process to this API wait for their turns. The whole call takes at
+        most ``submit_timeout`` seconds. Where half of that passes before its turn has come, it is a
+        RateLimitedError, with nothing sent.
 
         Args:
             request: what to do.
             webhook_url: https URL that WaveSpeedAI calls when the prediction has ended.
             in_time: called just before sending; if it returns False, nothing is sent (RateLimitedError).
+            turn: of ``pace``; by default the call waits for one of its own. It has ended afterwards.
 
         Raises:
             InvalidRequestError, AuthenticationError, InsufficientCreditsError, NotFoundError,
@@ -141,9 +144,28 @@ class WaveSpeedClient:
             UnavailableError: no connection was established, nothing was sent.
             AmbiguousSubmissionError: anything else; the prediction may exist.
         """
-        seconds = await self._wait_while_paused()
-        if seconds <= 0 or not in_time():
-            raise RateLimitedError("submissions were paused for too long: nothing was sent", retry_after=0.0)
+        latest = time.monotonic() + self.submit_timeout
+        turn = turn or await self._own_turn()
+        try:
+            if not in_time():
+                raise RateLimitedError("it took too long to submit: nothing was sent", retry_after=0.0)
+            return await self._post(request, webhook_url, turn, latest - time.monotonic())
+        finally:
+            turn.give_back()
+
+    async def _own_turn(self) -> Turn:
+        """A turn, within half the time: the ledger relies on the POST following soon after the call."""
+        seconds = self.submit_timeout / 2
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.pace.turn(seconds)
+        except TimeoutError:
+            pass
+        raise RateLimitedError(f"WaveSpeed asked to slow down: nothing was sent within {seconds:g} s")
+
+    async def _post(
+        self, request: ReduxRequest, webhook_url: str | None, turn: Turn, seconds: float
+    ) -> Prediction:
         doubt: str | None = None
         outcome = "unanswered"
         try:
@@ -156,11 +178,11 @@ class WaveSpeedClient:
                 json=request.model_dump(),
             )
             outcome = "accepted"
+            turn.accepted(prediction)
             return prediction
         except RateLimitedError as error:
             outcome = "rate_limited"
-            pause = _PAUSE_SECONDS if error.retry_after is None else error.retry_after
-            _paused_until[self.base_url] = max(_paused_until.get(self.base_url, 0), time.monotonic() + pause)
+            turn.refused(error.retry_after)
             raise
         except UnavailableError as error:
             outcome = "unanswered" if error.sent else "unsent"
@@ -181,7 +203,14 @@ class WaveSpeedClient:
             NotFoundError: the API does not know its id; it may say so by a 400 or 500 with a text.
         """
         path = f"/api/v3/predictions/{quote(prediction_id, safe='')}/result"
-        return await self._call("GET", path, Prediction, prediction_id=prediction_id)
+        try:
+            prediction = await self._call("GET", path, Prediction, prediction_id=prediction_id)
+        except NotFoundError:
+            self.pace.ended(prediction_id)
+            raise
+        if prediction.terminal:
+            self.pace.ended(prediction_id)
+        return prediction
 
     async def history(
         self,
@@ -280,21 +309,6 @@ class WaveSpeedClient:
     async def is_gone(self, url: str) -> bool:
         """Whether an upload has been deleted, asked without the key; only 404 and 410 are proof of it."""
         return await self._transport.status_of(url, seconds=min(self.timeout, _HEAD_SECONDS)) in (404, 410)
-
-    async def _wait_while_paused(self) -> float:
-        """Wait until submissions may go on; return the seconds that are left for this one.
-
-        The ledger relies on the POST following soon after the call: at most half the time is spent waiting.
-        """
-        start = time.monotonic()
-        while (until := _paused_until.get(self.base_url, 0)) > (now := time.monotonic()):
-            if until - start > self.submit_timeout / 2:
-                raise RateLimitedError(
-                    f"WaveSpeed asked to slow down: submissions are paused for {until - now:.1f} s more",
-                    retry_after=until - now,
-                )
-            await asyncio.sleep(until - now)
-        return self.submit_timeout - (time.monotonic() - start)
 
     async def _call(
         self,

@@ -28,6 +28,8 @@ class PredictionWait:
     async def poll(self, job: Job, submitted: Submitted) -> Polled:
         """``StepSet.poll``."""
         prediction_id = submitted.prediction_id
+        pace = self._context.client.pace
+        pace.started(prediction_id)
         try:
             with metrics.IN_FLIGHT.track_inprogress():
                 prediction = await self._end_of(submitted)
@@ -42,6 +44,8 @@ class PredictionWait:
             if _allows_another_attempt(prediction) and not submitted.last_attempt:
                 return Polled(prediction_id=prediction_id, completed=False, error=describe_end(prediction))
             failure, answer = _failed(prediction), prediction.answer
+        finally:
+            pace.ended(prediction_id)  # also where a webhook said so, or nobody follows it any longer
         if await self._context.ledger.side_car(job):  # another runner stored it before
             return Polled(prediction_id=prediction_id, completed=True)
         raise await self._context.give_up(job, submitted.attempt, failure, answer)

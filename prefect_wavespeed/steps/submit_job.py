@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from prefect_wavespeed import metrics
 from prefect_wavespeed.api.models import ReduxRequest
+from prefect_wavespeed.api.pacing import Turn
 from prefect_wavespeed.api.predictions import ENDED_BADLY, Prediction
 from prefect_wavespeed.errors import (
     AmbiguousSubmissionError,
@@ -76,7 +77,7 @@ class Submission:
         self._answered_at: float | None = None  # when a submission of this call was answered
         self._error: RestyleError | None = None  # why the history could not be searched
         self._waits = backoff(first=0.2, most=2.0)
-        self._deadline = time.monotonic() + context.settings.poll_timeout_seconds
+        self._turn: Turn | None = None  # to submit, held from before the claim until the POST is answered
 
     async def run(self) -> Submitted:
         """Do what the rules say until the job has a prediction, or an error ends it."""
@@ -90,6 +91,8 @@ class Submission:
                 error.may_be_billed = self._runner.held.sent
             await self._give_back()
             raise
+        finally:
+            self._end_turn()
 
     async def _next_move(self) -> moves.Move:
         held = self._runner.held
@@ -180,6 +183,9 @@ class Submission:
         request = await self._affordable_request()
         if self._admit:
             await self._admit(self._job, attempt, self._context.prices.cached(request))
+        self._turn = await self._context.client.pace.turn(self._context.settings.poll_timeout_seconds)
+        if takes_over is not None:  # then a search comes before the POST
+            self._end_turn()
         claimed_at = (time.monotonic(), time.time())  # before the put is sent
         claim = Claim(
             nonce=uuid.uuid4().hex,
@@ -192,6 +198,7 @@ class Submission:
             nsfw=self._nsfw,
         )
         if not await self._ledger.claim(self._job.key, attempt, claim):
+            self._end_turn()
             await asyncio.sleep(next(self._waits))
             return
         self._claim, self._request, self._claimed_at = claim, request, claimed_at
@@ -222,19 +229,16 @@ class Submission:
             raise RuntimeError("a claim is made together with its request")
         before = self._runner
         self._runner, self._sent_at = self._runner.with_post_sent(), time.monotonic()
+        turn, self._turn = self._turn, None
         try:
             self._prediction = await self._context.client.submit(
-                self._request, webhook_url=self._marked_webhook_url, in_time=self._is_young
+                self._request, webhook_url=self._marked_webhook_url, in_time=self._is_young, turn=turn
             )
         except AmbiguousSubmissionError:
             return  # the prediction may exist
-        except RateLimitedError as error:  # nothing was created
+        except RateLimitedError:  # nothing was created; the next turn is waited for before the next claim
             self._runner = before if self._is_young() else before.after_attempt()
             await self._give_back()
-            pause = error.retry_after or next(self._waits)
-            if time.monotonic() + pause > self._deadline:
-                raise
-            await asyncio.sleep(pause)
             return
         except RestyleError:  # refused, or not sent
             self._runner = before
@@ -247,17 +251,26 @@ class Submission:
 
     @property
     def _marked_webhook_url(self) -> str | None:
-        """The webhook URL with the job's key, by which a submission is found whose answer was lost."""
-        url = self._webhook_url
+        """The webhook URL with the job's key, by which a submission is found whose answer was lost.
+
+        None with base64 outputs: WaveSpeedAI refuses both together, and polling serves.
+        """
+        url = None if self._job.params.enable_base64_output else self._webhook_url
         return f"{url}{'&' if '?' in url else '?'}job={self._job.key}" if url else None
 
     async def _give_back(self) -> None:
-        """Remove the claim that is held, if nothing was sent and it is young; then hold none."""
+        """Remove the claim that is held, if nothing was sent and it is young; then hold none, and no turn."""
+        self._end_turn()
         held = self._runner.held
         self._runner, self._claim = replace(self._runner, held=None, search="not yet"), None
         if held and not (held.sent or held.has_prediction) and self._is_young():
             with suppress(RestyleError):  # then it grows old and is taken over
                 await asyncio.shield(self._ledger.release(self._job.key, held.attempt))
+
+    def _end_turn(self) -> None:
+        if self._turn:
+            self._turn.give_back()
+            self._turn = None
 
     # -- looking for what exists --------------------------------------------------------------------
 

@@ -189,12 +189,12 @@ def setup(
 def test_a_tier_sets_the_block_and_the_limit(setup: Setup) -> None:
     limit, block = f"global-concurrency-limit/{IN_FLIGHT_LIMIT}", "wavespeed/default"
     made = setup.run("silver")
-    assert made[limit] == "created: 100 predictions in flight for all runs together"
+    assert made[limit] == "created: 300 predictions in flight for all runs together"
     assert made[block].startswith("created:")
-    assert "500 a minute, 100 in flight" in made[block]
-    assert setup.limit() == 100
+    assert "500 a minute, 300 in flight" in made[block]
+    assert setup.limit() == 300
     assert setup.block["requests_per_minute"] == 500
-    assert (setup.block["max_in_flight"], setup.block["concurrency_limit"]) == (100, IN_FLIGHT_LIMIT)
+    assert (setup.block["max_in_flight"], setup.block["concurrency_limit"]) == (300, IN_FLIGHT_LIMIT)
 
     again = setup.run("silver")
     assert [again[limit].split(":")[0], again[block].split(":")[0]] == ["found", "found"]
@@ -202,13 +202,13 @@ def test_a_tier_sets_the_block_and_the_limit(setup: Setup) -> None:
     assert setup.limit(7) == 7
     assert limit not in setup.run()  # without a tier, the limit is left alone
     assert setup.limit() == 7
-    assert setup.run("silver")[limit] == "updated: 100 in flight, was 7"
-    assert setup.limit() == 100
+    assert setup.run("silver")[limit] == "updated: 300 in flight, was 7"
+    assert setup.limit() == 300
 
     bronze = setup.run("bronze")
-    assert bronze[limit] == "updated: 3 in flight, was 100"
+    assert bronze[limit] == "updated: 2 in flight, was 300"
     assert bronze[block].startswith("updated:")
-    assert (setup.block["requests_per_minute"], setup.block["max_in_flight"]) == (10, 3)
+    assert (setup.block["requests_per_minute"], setup.block["max_in_flight"]) == (2, 2)
 
 
 async def test_a_limit_of_0_is_refused(prefect: PrefectServer) -> None:
