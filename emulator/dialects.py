@@ -43,6 +43,8 @@ text.
 
 =========================== ==========================================================================
 ``submit-error-with-task``  every submission is answered with HTTP 400, with the prediction that it created
+``fields-dropped``          a field that does not exist, or is not valid, is dropped instead of refused, and
+                            the default is billed
 ``credits-402``             no credits: HTTP 402
 ``credits-1407``            no credits: HTTP 400 with code 1407, ``insufficient_credits``
 ``credits-1407-enveloped``  the same under HTTP 200
@@ -101,6 +103,7 @@ Dialect = Literal[
     "unknown-is-500",
     "delete-null",
     "submit-error-with-task",
+    "fields-dropped",
     "credits-402",
     "credits-1407",
     "credits-1407-enveloped",

@@ -315,6 +315,16 @@ def test_a_refusal_explains_itself(
     assert emulator.ledger()["predictions"] == []
 
 
+def test_fields_that_do_not_exist_or_are_not_valid_may_be_dropped_and_billed(
+    api: Api, emulator: Emulator
+) -> None:
+    emulator.dialects("fields-dropped")
+    image = api.upload()
+    done = api.run(image=image, guidance_scale=21, guidence_scale=5)
+    assert done["input"] == {**SMALL, "image": image}
+    assert emulator.ledger()["billed"] == 1
+
+
 def test_base64_with_a_webhook_is_refused(api: Api, emulator: Emulator) -> None:
     answer = api.submit("https://example.com/hook", image=IMAGE, enable_base64_output=True)
     assert (answer.status_code, list(answer.json())) == (400, ["error"])

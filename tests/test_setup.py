@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from prefect_wavespeed.api.traits import ApiTraits
+from prefect_wavespeed.blocks import WaveSpeed
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
 from tests.support.in_process import restyle
@@ -240,6 +242,27 @@ def test_webhooks_are_enabled_and_disabled(team: Team, tmp_path: Path) -> None:
     assert team.setup()["wavespeed/default"] == "found"
     team.setup(env={"RESTYLE_WEBHOOK_URL": ""})
     assert url() is None
+
+
+def test_what_is_known_of_an_api_is_kept_until_the_block_is_for_another(team: Team, tmp_path: Path) -> None:
+    team.setup("--out", str(tmp_path))
+    known = ApiTraits(history_has_inputs=True, image_url_is_kept=False)
+    with team.prefect.used_here():
+        block = WaveSpeed.load("default")
+        assert isinstance(block, WaveSpeed)
+        block.traits = known
+        block.save("default", overwrite=True)
+
+    def traits() -> ApiTraits:
+        with team.prefect.used_here():
+            block = WaveSpeed.load("default")
+        assert isinstance(block, WaveSpeed)
+        return block.traits
+
+    assert team.setup("--tier", "gold")["wavespeed/default"] == "updated"
+    assert traits() == known
+    team.setup(env={"WAVESPEED_BASE_URL": "http://127.0.0.1:9"})
+    assert traits() == ApiTraits()
 
 
 def test_deployments_have_the_settings(team: Team) -> None:

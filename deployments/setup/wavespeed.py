@@ -11,6 +11,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalC
 from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
+from prefect_wavespeed.api.traits import ApiTraits
 from prefect_wavespeed.blocks.names import API_KEY_SECRET, IN_FLIGHT_LIMIT, WAVESPEED_BLOCK
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 from prefect_wavespeed.deployments.saved_blocks import load_if_saved
@@ -41,8 +42,13 @@ async def set_up_wavespeed(tier: Tier | None) -> None:
 
 
 def _block(saved: WaveSpeed | None, secret: Secret, changes: dict[str, Any]) -> WaveSpeed:  # type: ignore[type-arg]
-    """Return the block with its changes; a saved one keeps the secret that it refers to."""
-    return (saved or WaveSpeed(api_key=secret)).model_copy(update=changes)
+    """Return the block with its changes; a saved one keeps the secret that it refers to.
+
+    What is known of one API's ways does not hold for another.
+    """
+    block = (saved or WaveSpeed(api_key=secret)).model_copy(update=changes)
+    is_same_api = saved is None or block.base_url.rstrip("/") == saved.base_url.rstrip("/")
+    return block if is_same_api else block.model_copy(update={"traits": ApiTraits()})
 
 
 def _key() -> str:

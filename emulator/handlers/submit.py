@@ -67,6 +67,8 @@ def _create(request: web.Request, state: State, body: Mapping[str, Any]) -> Pred
     Raises:
         Refusal: the request is not valid, or the account may not make it now.
     """
+    if "fields-dropped" in state.predictions.dialects:
+        body = _without_invalid(body)
     try:
         wanted = ReduxRequest.model_validate(body, strict=True)
     except ValidationError as error:
@@ -85,6 +87,16 @@ def _create(request: web.Request, state: State, body: Mapping[str, Any]) -> Pred
         return state.predictions.create(wanted, body, webhook, key_of(request) or "")
     except NoCreditsError:
         raise answers.no_credits(state.predictions.dialects) from None
+
+
+def _without_invalid(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of a request that exist and are valid."""
+    try:
+        ReduxRequest.model_validate(body, strict=True)
+    except ValidationError as error:
+        invalid_fields = {str(problem["loc"][0]) for problem in error.errors() if problem["loc"]}
+        return {name: value for name, value in body.items() if name not in invalid_fields}
+    return body
 
 
 async def _create_later(request: web.Request, state: State, body: Mapping[str, Any], seconds: float) -> None:

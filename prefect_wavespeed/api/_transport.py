@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -32,6 +33,8 @@ from prefect_wavespeed.version import package_version
 
 _USER_AGENT = f"restyle/{package_version()}"
 _HEADERS = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
+
+_ABOUT_LIMITS = re.compile(r"(?i)rate-?limit|^retry-after$")
 
 # httpx-aiohttp lets some of aiohttp's own errors through, and the sieve raises ValueError for garbage.
 _FAILURES = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
@@ -119,6 +122,7 @@ class Transport:
                 )
                 try:
                     reply.status, reply.retry_after = response.status_code, _retry_after(response.headers)
+                    reply.limits = frozenset(name for name in response.headers if _ABOUT_LIMITS.search(name))
                     if date := response.headers.get("Date"):
                         self._server_date = date, time.time()
                     reply.body, reply.pictures = await _document(response)

@@ -23,6 +23,7 @@ class Reply:
     Attributes:
         status: the HTTP status; None where there was no answer.
         retry_after: seconds to wait, as the answer says; None where it does not.
+        limits: names of the headers that say something about rate limits, in lower case.
         body: the decoded JSON document.
         pictures: base64 pictures of the document, by the marks that stand for them in it.
         failure: why there is no answer, or none that is whole and readable; redacted.
@@ -31,6 +32,7 @@ class Reply:
 
     status: int | None = None
     retry_after: float | None = None
+    limits: frozenset[str] = frozenset()
     body: Any = None
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     failure: str | None = None

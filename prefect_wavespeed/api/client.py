@@ -18,6 +18,7 @@ from prefect_wavespeed.api.answers import (
     Balance,
     Deleted,
     Price,
+    Reply,
     UnitPrice,
     Upload,
     WebhookSecret,
@@ -175,7 +176,7 @@ class WaveSpeedClient:
                 Prediction,
                 seconds=seconds,
                 params={"webhook": webhook_url} if webhook_url else None,
-                json=request.model_dump(),
+                json=self._body(request),
             )
             outcome = "accepted"
             turn.accepted(prediction)
@@ -323,6 +324,7 @@ class WaveSpeedClient:
         """Make one request to the API, never a second, and return what its envelope holds."""
         seconds = self.timeout if seconds is None else seconds
         reply = await self._transport.exchange(method, path, seconds=seconds, **request)
+        self._received(f"{method} {path}", reply)
         return read_answer(
             reply,
             shape,
@@ -330,6 +332,15 @@ class WaveSpeedClient:
             redact=self._transport.redact,
             prediction_id=prediction_id,
         )
+
+    # -- for subclasses that try out the API ------------------------------------------------------
+
+    def _body(self, request: ReduxRequest) -> dict[str, Any]:
+        """What is POSTed to submit a request."""
+        return request.model_dump()
+
+    def _received(self, call: str, reply: Reply) -> None:
+        """Called with every answer, before it is read; ``call`` is its method and path."""
 
 
 def _iso(time: datetime) -> str:
