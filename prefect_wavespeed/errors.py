@@ -203,7 +203,7 @@ class PredictionTimeoutError(RestyleError):
 
 
 class OutputError(RestyleError):
-    """An output could not be downloaded, or is not the requested picture."""
+    """An output could not be downloaded whole, or is named in a form that cannot be read."""
 
     retryable = True
 

@@ -126,7 +126,7 @@ def _on_s3(emulator: Emulator, server: S3Server, prefix: str) -> World:
 
 def _counts(settled: Settled) -> dict[str, int]:
     """How many jobs had each outcome, without those that none had."""
-    counts: dict[str, int] = settled.model_dump(exclude={"problems", "problems_left_out"})
+    counts: dict[str, int] = settled.model_dump(exclude={"problems", "problems_left_out", "warnings"})
     return {name: count for name, count in counts.items() if count}
 
 
@@ -280,14 +280,22 @@ async def test_what_is_not_ready_at_first_is_waited_for(world: World) -> None:
     await world.prove_all_stored(4)
 
 
-async def test_what_the_claim_says_of_flagged_pictures_is_kept(world: World) -> None:
+async def test_what_the_claim_says_of_flagged_and_unchecked_pictures_is_kept(world: World) -> None:
     world.emulator.faults([{"on": "prediction", "fault": "nsfw", "times": None}])
     for number, policy in enumerate(("keep", "quarantine", "drop")):
         world.submit(1, "--nsfw", policy, "--first", str(number))
-    assert _counts(await world.settle()) == {"stored": 3}
-    side_cars = {one.variant: one for one in await world.prove_all_stored(3)}
-    keys = [side_cars[variant].outputs[0].key for variant in range(3)]
-    assert [key and key.split("/")[0] for key in keys] == ["images", "quarantine", None]
+    world.emulator.faults([])  # then nothing says whether a picture is safe
+    for number, policy in enumerate(("keep", "quarantine"), 3):
+        world.submit(1, "--nsfw", "drop", "--nsfw-unchecked", policy, "--first", str(number))
+    settled = await world.settle()
+    assert _counts(settled) == {"stored": 5}
+    assert settled.warnings == {"not_checked": 1}
+    side_cars = {one.variant: one for one in await world.prove_all_stored(5)}
+    keys = [side_cars[variant].outputs[0].key for variant in range(5)]
+    assert [key and key.split("/")[0] for key in keys] == [
+        *("images", "quarantine", None),
+        *("images", "quarantine"),
+    ]
 
 
 async def test_a_job_that_is_open_at_another_api_is_left_alone(world: World) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _SEEDS = count(8_000)
-_RESTYLED = {"job_key", "prediction_id", "cached", "cost_usd", "seed", "outputs", "metadata_uri"}
+_RESTYLED = {"job_key", "prediction_id", "cached", "cost_usd", "seed", "outputs", "warnings", "metadata_uri"}
 _OUTPUT = {"uri", "sha256", "bytes", "width", "height", "content_type", "nsfw"}
 _ERROR = {"type", "message", "retryable", "job_key", "prediction_id"}
 
@@ -154,7 +154,7 @@ def test_the_second_time_the_answer_is_what_is_stored_and_wavespeed_is_not_asked
     for picture in first["outputs"]:
         data = output.read(picture["uri"])
         assert (hashlib.sha256(data).hexdigest(), len(data)) == (picture["sha256"], picture["bytes"])
-        assert (picture["width"], picture["height"], picture["nsfw"]) == (256, 256, False)
+        assert (picture["width"], picture["height"], picture["nsfw"]) == (256, 256, None)
         assert picture["content_type"] == "image/jpeg"
     metadata = json.loads(output.read(first["metadata_uri"]))
     assert metadata["prediction"]["id"] == first["prediction_id"]
