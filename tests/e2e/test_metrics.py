@@ -54,6 +54,7 @@ def test_what_is_scraped_while_a_batch_goes_on_agrees_with_its_report(
     assert metrics['restyle_api_answers_total{status="429"}'] == 3
     assert metrics['restyle_api_answers_total{status="none"}'] == 1
     assert metrics["restyle_retries_total"] == 1
+    assert metrics['restyle_warnings_total{code="blank"}'] == summary.warnings["blank"] == 1
     accepted = metrics['restyle_submissions_total{outcome="accepted"}']
     assert accepted + metrics["restyle_adoptions_total"] == created == ROWS
     assert metrics["restyle_spent_usd_total"] == pytest.approx(created * PRICE)

@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from prefect_wavespeed.batch.report.rows import Summary
+from prefect_wavespeed.job import WarningCode
 from prefect_wavespeed.ledger.records import Metadata
 from tests.support.batches import pictures, write_manifest
 from tests.support.emulator_process import Emulator
@@ -130,6 +131,7 @@ def test_the_dashboard_shows_what_the_batch_and_the_receiver_have_counted(scrape
                 "adoptions": 1,
             }
         ),
+        "Warnings a minute": a_minute({**dict.fromkeys(get_args(WarningCode), 0), "blank": 1}),
         "Receiver: events a minute": a_minute(
             {"restyle.object.created": 1, "wavespeed.prediction.ended": 0, "ignored": 1}
         ),

@@ -32,6 +32,7 @@ FAULTS: list[dict[str, Any]] = [
     {"on": "submit", "fault": "refused", "status": 400, "match": {"image": "/11.jpg"}},
     {"on": "prediction", "fault": "failed", "code": 5000, "match": {"image": "/7.jpg"}},
     {"on": "prediction", "fault": "failed", "code": 1200, "match": {"image": "/9.jpg"}},
+    {"on": "prediction", "fault": "black", "match": {"image": "/13.jpg"}},
 ]
 STORED = ROWS - 2
 
