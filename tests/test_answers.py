@@ -16,7 +16,6 @@ from prefect_wavespeed.api.answers import (
     Price,
     Reply,
     UnitPrice,
-    Upload,
     WebhookSecret,
     read_answer,
 )
@@ -35,7 +34,6 @@ SHAPES: list[type[BaseModel]] = [
     Prediction,
     Price,
     UnitPrice,
-    Upload,
     WebhookSecret,
 ]
 
@@ -109,7 +107,6 @@ def test_any_other_answer_refuses_nothing(status: int | None) -> None:
         (504, None),
         (200, envelope(code=500)),
         (200, envelope(code=5004)),
-        (200, None),
         (200, [1]),
         (200, {"code": 200, "message": "success"}),
         (200, envelope({"status": "created"})),
@@ -446,6 +443,18 @@ def test_an_invalid_request_names_the_field(message: str, field: str | None) -> 
     assert isinstance(error, errors.InvalidRequestError)
     assert error.field == field
     assert not error.retryable
+
+
+def test_a_deletion_may_not_say_how_many() -> None:
+    assert read(Deleted, 200, envelope({"deleted_count": 2})).deleted_count == 2
+    assert read(Deleted, 200, envelope(None)).deleted_count is None
+
+
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape is not Deleted])
+def test_an_answer_without_data_leaves_doubt(shape: type[BaseModel]) -> None:
+    for body in (None, envelope(None)):
+        with pytest.raises(errors.UnavailableError):
+            read(shape, 200, body)
 
 
 @pytest.mark.parametrize(

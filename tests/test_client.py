@@ -319,6 +319,108 @@ async def test_balance_and_price_fall_back_to_the_older_calls() -> None:
         assert server.heads == ["POST /api/v3/model/price", "POST /api/v3/model/pricing"]
 
 
+@pytest.mark.parametrize(
+    ("answers", "usd"),
+    [
+        ([{"unit_price": 0.025}, {"unit_price": 0.025}], 0.075),  # of one picture, whatever their number
+        ([{"unit_price": 0.075}, {"unit_price": 0.025}], 0.075),
+        ([{"unit_price": 0.025, "discounted_price": 0.06}], 0.06),
+        ([{"unit_price": 0.025, "price": 0.07}], 0.07),
+    ],
+)
+async def test_a_unit_price_is_understood_by_asking_for_one_picture(
+    answers: list[dict[str, float]], usd: float
+) -> None:
+    three = REQUEST.model_copy(update={"num_images": 3})
+    async with RawServer(*map(answer, answers)) as server, client_of(server) as client:
+        assert (await client.price(three)).usd == pytest.approx(usd)
+        assert len(server.requests) == len(answers)
+
+
+GONE = answer(None, status=404, code=404)
+TICKET: dict[str, Any] = {"upload": {"method": "PUT", "headers": {"X-Kind": "photo"}}, "download_url": "u2"}
+
+
+def ticket(server: RawServer) -> Answer:
+    """A ticket for the server itself."""
+    return answer({**TICKET, "upload": {**TICKET["upload"], "url": f"{server.url}/put?signature=s3cret"}})
+
+
+@pytest.mark.parametrize("first", [GONE, http(405), answer({"id": "u1"}), answer(None, code=1400)])
+async def test_an_upload_goes_the_other_way_where_the_first_does_not_work_and_then_always(
+    first: Answer,
+) -> None:
+    async with RawServer() as server, client_of(server) as client:
+        server.answers = (first, ticket(server), http(200), ticket(server), http(200))
+        for _ in range(2):
+            assert await client.upload("cat.jpg", b"cat", "image/jpeg") == "u2"
+    tickets = ["POST /api/v3/media/uploads", "PUT /put?signature=s3cret"]
+    assert server.heads == ["POST /api/v3/media/upload/binary", *tickets, *tickets]
+    assert json.loads(server.requests[1].split(b"\r\n\r\n", 1)[1]) == {
+        "filename": "cat.jpg",
+        "size": 3,
+        "content_type": "image/jpeg",
+    }
+    put = server.requests[2]
+    assert put.endswith(b"\r\n\r\ncat")
+    assert b"x-kind: photo" in put.lower()
+    assert b"content-type: image/jpeg" in put.lower()
+    assert KEY.encode() not in put
+
+
+async def test_an_upload_may_be_answered_with_a_plain_url() -> None:
+    async with RawServer(http(200, '{"data": {"url": "u1"}}')) as server, client_of(server) as client:
+        assert await client.upload("cat.jpg", b"cat", "image/jpeg") == "u1"
+
+
+async def test_an_upload_that_neither_way_takes_is_told_by_the_refusal_that_says_why() -> None:
+    too_big = answer(None, status=400, code=400, message="larger than 20 MB")
+    for answers in ([too_big, GONE], [GONE, too_big]):
+        async with RawServer(*answers) as server, client_of(server) as client:
+            with pytest.raises(errors.InvalidRequestError, match="larger than 20 MB") as caught:
+                await client.upload("cat.jpg", b"cat", "image/jpeg")
+            assert len(server.requests) == 2
+        holds_no_key(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("put", "kind"),
+    [
+        (http(503), errors.UnavailableError),
+        (drop, errors.UnavailableError),
+        (http(403), errors.InvalidRequestError),
+    ],
+)
+async def test_bytes_that_a_ticket_does_not_take_are_an_error_without_its_signature(
+    put: Answer, kind: type[errors.RestyleError]
+) -> None:
+    async with RawServer() as server, client_of(server) as client:
+        server.answers = (GONE, ticket(server), put)
+        with pytest.raises(errors.RestyleError) as caught:
+            await client.upload("cat.jpg", b"cat", "image/jpeg")
+    assert type(caught.value) is kind
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_a_busy_upload_is_not_tried_the_other_way() -> None:
+    async with RawServer(http(503)) as server, client_of(server) as client:
+        with pytest.raises(errors.UnavailableError):
+            await client.upload("cat.jpg", b"cat", "image/jpeg")
+        assert len(server.requests) == 1
+
+
+async def test_times_of_a_billings_search_are_written_in_the_other_form_where_one_is_refused() -> None:
+    refused = answer(None, status=400, code=400, message="start_time: not a time")
+    page = answer({"page": 1, "items": []})
+    start = datetime(2026, 1, 1, 13, tzinfo=UTC)
+    async with RawServer(refused, page, page) as server, client_of(server) as client:
+        for _ in range(2):
+            await client.billings(start_time=start)
+    bodies = [json.loads(request.split(b"\r\n\r\n", 1)[1]) for request in server.requests]
+    rfc3339 = "2026-01-01T13:00:00Z"
+    assert [body["start_time"] for body in bodies] == ["1767272400000", rfc3339, rfc3339]
+
+
 async def test_the_price_is_the_discounted_one_also_where_that_is_nothing() -> None:
     async with (
         RawServer(answer({"price": 0.05, "discounted_price": 0})) as server,

@@ -208,6 +208,23 @@ async def test_a_record_that_moved_to_the_next_page_counts_once(store: Store) ->
     assert report.without_side_car["not of this output"].predictions == 150
 
 
+async def test_records_are_in_millionths_where_the_quotes_say_so_and_refunds_are_subtracted(
+    store: Store,
+) -> None:
+    await put(store, side_car("p", 0.025, earlier=("first",)), record("opened"), dead_letter("failed"))
+    refund = {"billing_type": "refund", "uuid": "refund-1"}
+    records = [billed(name, 25_000) for name in ("p", "first", "opened", "failed", "foreign", "stranger")]
+    records += [billed(name, 25_000).model_copy(update=refund) for name in ("first", "stranger")]
+    report = await audit(store, Account(*records))
+    assert summed(report) == {
+        "refunded": (1, 0.0),
+        "without: open": (1, 0.025),
+        "without: failed": (1, 0.025),
+        "without: not of this output": (1, 0.025),
+    }
+    assert (report.agreed, report.billed_usd) == (1, 0.075)
+
+
 async def test_a_busy_billing_is_asked_again(store: Store) -> None:
     await put(store, side_car("p"))
     assert (await audit(store, Account(billed("p", 0.025), failures=2))).agreed == 1

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from prefect_wavespeed.api.billing import Billing
+from prefect_wavespeed.api.billing import Billing, BillingsPage
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxRequest
 from prefect_wavespeed.errors import PredictionFailedError, StoreError
@@ -144,7 +144,65 @@ async def test_an_unreachable_store_is_an_error(emulator: Emulator, moto: S3Serv
     ],
 )
 def test_a_billing_record_is_read_leniently(record: dict[str, Any], usd: float | None) -> None:
-    assert Billing.model_validate(record).usd == usd
+    assert Billing.model_validate(record).usd() == usd
+
+
+@pytest.mark.parametrize(
+    ("price", "quoted", "usd"),
+    [
+        (0.025, 0.025, 0.025),
+        (25_000, 0.025, 0.025),
+        (25_000, None, 0.025),
+        ("25000", None, 0.025),
+        (12.5, None, 12.5),
+        (999, None, 999),
+        (1000, None, 0.001),
+        (1000.5, None, 1000.5),
+        (30, 25, 30),
+        (500, 0.0005, 0.0005),
+        (2_000, 1_800, 2_000),
+        (0, 0.025, 0),
+        (25_000, 0.0, 0.025),
+    ],
+)
+def test_the_unit_of_a_billing_record_is_told_by_the_quote(
+    price: Any, quoted: float | None, usd: float
+) -> None:
+    assert Billing(price=price).usd(quoted) == pytest.approx(usd)
+    assert Billing(price=price, billing_type="refund").usd(quoted) == pytest.approx(-usd)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "1767268800000",
+        1_767_268_800_000,
+        1_767_268_800,
+        "2026-01-01T12:00:00Z",
+        "2026-01-01T12:00:00.000000000+00:00",
+        "2026-01-01T20:00:00+08:00",
+    ],
+)
+def test_the_time_of_a_billing_record_has_several_forms(moment: Any) -> None:
+    assert Billing.model_validate({"created_at": moment}).created_at == datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("page", "records", "is_last"),
+    [
+        ({"has_more": True}, 3, False),
+        ({"has_more": False}, 100, True),
+        ({"has_more": True}, 0, True),
+        ({"total": 250}, 100, False),
+        ({"total": 200}, 100, True),
+        ({"total": "many"}, 100, False),
+        ({"has_more": None, "total": None}, 99, True),
+        ({}, 100, False),
+    ],
+)
+def test_the_last_page_of_a_billing_is_known(page: dict[str, Any], records: int, is_last: bool) -> None:
+    read = BillingsPage.model_validate({**page, "items": [{"uuid": str(n)} for n in range(records)]})
+    assert read.is_last(100 + records, 100) is is_last
 
 
 def test_invalid_fields_of_a_billing_record_are_ignored() -> None:

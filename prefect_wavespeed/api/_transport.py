@@ -28,7 +28,14 @@ from prefect_wavespeed import metrics
 from prefect_wavespeed.api.answers import Reply
 from prefect_wavespeed.api.base64_stream import LONG, Sieve
 from prefect_wavespeed.api.urls import checked_base_url, is_loopback, proxy_for, without_query
-from prefect_wavespeed.errors import ConfigurationError, NotFoundError, OutputError, redact
+from prefect_wavespeed.errors import (
+    ConfigurationError,
+    InvalidRequestError,
+    NotFoundError,
+    OutputError,
+    UnavailableError,
+    redact,
+)
 from prefect_wavespeed.version import package_version
 
 _USER_AGENT = f"restyle/{package_version()}"
@@ -161,6 +168,37 @@ class Transport:
                 f"the output's URL has expired or does not exist (HTTP {status}): {without_query(url)}"
             )
         raise OutputError(self.redact(f"download failed: {problem}: {without_query(url)}"))
+
+    async def send(
+        self, method: str, url: str, data: bytes, *, headers: Mapping[str, str], seconds: float
+    ) -> None:
+        """Send a file without the key.
+
+        Args:
+            method, url: where it goes; redirects are not followed.
+            data: its bytes.
+            headers: to send with it.
+            seconds: how long all of it may take.
+
+        Raises:
+            InvalidRequestError: it was refused with a 4xx.
+            UnavailableError: it could not be sent, or any other answer.
+        """
+        status: int | None = None
+        try:
+            async with asyncio.timeout(seconds):
+                response = await self._cdn.request(
+                    method, url, content=data, headers=dict(headers), timeout=_timeouts(seconds)
+                )
+            status, problem = response.status_code, f"HTTP {response.status_code}"
+            if response.is_success:
+                return
+        except _FAILURES as error:
+            problem = _described(error)
+        problem = self.redact(f"upload failed: {problem}: {without_query(url)}")
+        if status is not None and 400 <= status < 500:
+            raise InvalidRequestError(problem)
+        raise UnavailableError(problem, status=status)
 
     async def status_of(self, url: str, *, seconds: float) -> int | None:
         """Return the status of a HEAD request without the key; None where there is no answer."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, FiniteFloat, SecretStr
+from pydantic import BaseModel, Field, FiniteFloat, SecretStr, model_validator
 
 from prefect_wavespeed.api.predictions import STATUSES, Prediction
 from prefect_wavespeed.api.refusals import codes_of, explanation_of, refusal, says_unknown
@@ -40,9 +40,14 @@ class Reply:
 
 
 class Deleted(BaseModel):
-    """Answer of the delete call."""
+    """Answer of the delete call; null says that it was done, but not how many."""
 
-    deleted_count: int
+    deleted_count: int | None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_unknown(cls, value: Any) -> Any:
+        return {"deleted_count": None} if value is None else value
 
 
 class Balance(BaseModel):
@@ -54,13 +59,20 @@ class Balance(BaseModel):
 class Price(BaseModel):
     """Answer of the price call."""
 
-    price: FiniteFloat = Field(ge=0)
+    price: FiniteFloat | None = Field(default=None, ge=0)
+    unit_price: FiniteFloat | None = Field(default=None, ge=0)
     discounted_price: FiniteFloat | None = Field(default=None, ge=0)
     currency: str | None = None
 
+    @model_validator(mode="after")
+    def _has_a_price(self) -> Price:
+        if self.price is None and self.unit_price is None:
+            raise ValueError("it has no price")
+        return self
+
     @property
-    def charged(self) -> float:
-        """What is charged: the discounted price, which may be 0, where there is one."""
+    def charged(self) -> float | None:
+        """What the request is charged: the discounted price, which may be 0, where there is one."""
         return self.price if self.discounted_price is None else self.discounted_price
 
 
@@ -69,12 +81,6 @@ class UnitPrice(BaseModel):
 
     unit_price: FiniteFloat = Field(ge=0)
     currency: str | None = None
-
-
-class Upload(BaseModel):
-    """Answer of the upload call."""
-
-    download_url: str = Field(min_length=1)
 
 
 class WebhookSecret(BaseModel):
@@ -107,8 +113,10 @@ def read_answer(
     body, status, failure = reply.body, reply.status, reply.failure
     if shape is Prediction:
         data = _find_prediction(body, _is_error(status, body), asked_for=prediction_id)
+    elif _is_success(status):
+        data = body.get("data", body) if isinstance(body, dict) else body
     else:
-        data = body.get("data", body) if isinstance(body, dict) and _is_success(status) else None
+        data = None
     codes = codes_of(body)
     if _is_success(status) and codes and (data is None or shape is not Prediction):
         status, data = codes[0], None

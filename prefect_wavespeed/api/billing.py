@@ -9,6 +9,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
 )
@@ -36,14 +37,16 @@ class BilledPrediction(BaseModel):
 class Billing(BaseModel):
     """One record of what the account was charged or refunded.
 
-    Fields as on the vendor's page "Check Billings"; of the billing types it names only ``deduct``.
+    A refund is a record of its own, with a positive price.
     """
 
     model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
 
     uuid: Text = ""
     billing_type: Text = "deduct"
-    price: float | None = Field(default=None, allow_inf_nan=False, description="USD; None where unknown.")
+    price: float | None = Field(
+        default=None, allow_inf_nan=False, description="In USD or in millionths of it; None where unknown."
+    )
     created_at: Moment = None
     prediction: BilledPrediction = Field(default_factory=BilledPrediction)
 
@@ -60,12 +63,21 @@ class Billing(BaseModel):
         except ValidationError:
             return None
 
-    @property
-    def usd(self) -> float | None:
-        """What the account paid, in USD: negative for a refund; None where unknown."""
-        if self.price is not None and "refund" in self.billing_type.lower():
-            return -abs(self.price)
-        return self.price
+    def usd(self, quoted: float | None = None) -> float | None:
+        """Return what the account paid, in USD: negative for a refund; None where unknown.
+
+        WaveSpeedAI's pages disagree about the unit of ``price``.
+
+        Args:
+            quoted: the price in USD that was quoted for the prediction, where it is known. It tells the unit;
+                without it, a whole number of 1000 or more is taken for millionths.
+        """
+        if self.price is None:
+            return None
+        amount = abs(self.price)
+        in_millionths = amount > 1000 * quoted if quoted else amount >= 1000 and amount.is_integer()
+        usd = amount / 1_000_000 if in_millionths else amount
+        return -usd if "refund" in self.billing_type.lower() or self.price < 0 else usd
 
 
 class BillingsPage(BaseModel):
@@ -74,3 +86,28 @@ class BillingsPage(BaseModel):
     model_config = ConfigDict(extra="ignore")
     page: int = 1
     items: Items[Billing]  # required: an answer without it must not pass for an account without costs
+    has_more: bool | None = None
+    total: int | None = Field(default=None, description="Number of all records, on all pages.")
+
+    @field_validator("page", "has_more", "total", mode="wrap")
+    @classmethod
+    def _odd_is_unknown(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        try:
+            return read(value)
+        except ValidationError:
+            return cls.model_fields[info.field_name or ""].default
+
+    def is_last(self, read: int, page_size: int) -> bool:
+        """Whether no page follows.
+
+        Args:
+            read: number of records on this page and those before it.
+            page_size: how many were asked for.
+        """
+        if not self.items:
+            return True
+        if self.has_more is not None:
+            return not self.has_more
+        if self.total is not None:
+            return read >= self.total
+        return len(self.items) < page_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -14,13 +14,13 @@ from pydantic import BaseModel, SecretStr
 
 from prefect_wavespeed import metrics
 from prefect_wavespeed.api._transport import Transport
+from prefect_wavespeed.api._uploads import Uploader
 from prefect_wavespeed.api.answers import (
     Balance,
     Deleted,
     Price,
     Reply,
     UnitPrice,
-    Upload,
     WebhookSecret,
     read_answer,
 )
@@ -94,7 +94,9 @@ class WaveSpeedClient:
         )
         self.timeout = timeout
         self.traits = traits or ApiTraits()
+        self._uploader = Uploader(self._transport, self._call)
         self._history_tells_inputs = True  # until it refuses to
+        self._written_times = _milliseconds, _iso  # of billings: what works, and what else may
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(base_url={self.base_url!r})"
@@ -250,8 +252,8 @@ class WaveSpeedClient:
     async def _history(self, query: dict[str, Any]) -> HistoryPage:
         return await self._call("POST", "/api/v3/predictions", HistoryPage, json=query)
 
-    async def delete(self, prediction_ids: Sequence[str]) -> int:
-        """Delete predictions and return how many were deleted."""
+    async def delete(self, prediction_ids: Sequence[str]) -> int | None:
+        """Delete predictions and return how many were deleted; None where the API does not say."""
         body = {"ids": list(prediction_ids)}
         return (await self._call("POST", "/api/v3/predictions/delete", Deleted, json=body)).deleted_count
 
@@ -264,13 +266,27 @@ class WaveSpeedClient:
 
     async def price(self, request: ReduxRequest) -> Quote:
         """Return what a request would cost, discounts included. Creates nothing."""
-        body = {"model_id": MODEL, "inputs": request.model_dump()}
         try:
-            price = await self._call("POST", "/api/v3/model/price", Price, json=body)
-            return Quote(usd=price.charged, currency=price.currency or "USD")
+            price = await self._price(request)
         except NotFoundError:
-            unit = await self._call("POST", "/api/v3/model/pricing", UnitPrice, json={"model_id": MODEL})
-            return Quote(usd=unit.unit_price * request.num_images, currency=unit.currency or "USD")
+            older = await self._call("POST", "/api/v3/model/pricing", UnitPrice, json={"model_id": MODEL})
+            return Quote(usd=older.unit_price * request.num_images, currency=older.currency or "USD")
+        usd = price.charged
+        if usd is None:
+            usd = await self._usd_of_all(request, price.unit_price or 0.0)
+        return Quote(usd=usd, currency=price.currency or "USD")
+
+    async def _usd_of_all(self, request: ReduxRequest, unit_price: float) -> float:
+        """What a ``unit_price`` means: one that does not depend on the number of pictures is for one."""
+        if request.num_images > 1:
+            single = await self._price(request.model_copy(update={"num_images": 1}))
+            if single.unit_price == unit_price:
+                return unit_price * request.num_images
+        return unit_price
+
+    async def _price(self, request: ReduxRequest) -> Price:
+        body = {"model_id": MODEL, "inputs": request.model_dump()}
+        return await self._call("POST", "/api/v3/model/price", Price, json=body)
 
     async def billings(
         self,
@@ -282,15 +298,22 @@ class WaveSpeedClient:
     ) -> BillingsPage:
         """Return one page of what the account was billed, oldest first; the times must be aware."""
         query: dict[str, Any] = {"page": page, "page_size": page_size, "sort": "created_at ASC"}
-        query |= {"start_time": _milliseconds(start_time)} if start_time else {}
-        query |= {"end_time": _milliseconds(end_time)} if end_time else {}
-        return await self._call("POST", "/api/v3/billings/search", BillingsPage, json=query)
+        moments = {"start_time": start_time, "end_time": end_time}
+        times = {name: moment for name, moment in moments.items() if moment}
+        written, otherwise = self._written_times
+        path = "/api/v3/billings/search"
+        try:
+            return await self._call("POST", path, BillingsPage, json=query | _written(times, written))
+        except InvalidRequestError:
+            if not times:
+                raise
+            found = await self._call("POST", path, BillingsPage, json=query | _written(times, otherwise))
+        self._written_times = otherwise, written
+        return found
 
     async def upload(self, filename: str, data: bytes, content_type: str) -> str:
         """Upload a picture (up to 20 MB, kept for 7 days) and return the URL to submit it by."""
-        file = {"file": (filename, data, content_type)}
-        path = "/api/v3/media/upload/binary"
-        return (await self._call("POST", path, Upload, seconds=_TRANSFER_SECONDS, files=file)).download_url
+        return await self._uploader.upload(filename, data, content_type, seconds=_TRANSFER_SECONDS)
 
     async def webhook_secret(self) -> SecretStr:
         """Return the secret that signs this key's webhooks."""
@@ -347,6 +370,10 @@ def _iso(time: datetime) -> str:
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
+def _written(times: Mapping[str, datetime], write: Callable[[datetime], str]) -> dict[str, str]:
+    return {name: write(time) for name, time in times.items()}
+
+
 def _milliseconds(time: datetime) -> str:
-    """Milliseconds since 1970 as text: what the billings call takes."""
+    """Milliseconds since 1970, as text."""
     return str(int(time.timestamp() * 1000))

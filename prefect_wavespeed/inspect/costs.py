@@ -54,7 +54,9 @@ class _Audit:
         self._report = CostReport(since=since)
         self._recorded: dict[str, float | None] = {}  # USD by prediction with a side-car
         self._others: dict[str, Owner] = {}  # this output's predictions without one
+        self._quotes: dict[str, float | None] = {}  # USD by prediction, for those that have a quote
         self._billed: dict[str, float] = {}  # USD by prediction, for both
+        self._foreign: dict[str, float] = {}  # USD by prediction, for those of others
         self._runs: dict[str, _Run] = {}
         self._earliest = since  # the billing is read from then on
 
@@ -90,6 +92,7 @@ class _Audit:
         with suppress(ValidationError):
             record = Record.model_validate_json(data)
             self._others[record.prediction_id] = "open"
+            self._quotes[record.prediction_id] = record.quoted_usd
             self._include(record.submitted_at)
 
     def _add_failed(self, data: bytes) -> None:
@@ -111,6 +114,7 @@ class _Audit:
         for attempt in metadata.attempts:
             if attempt.prediction_id:
                 self._others[attempt.prediction_id] = "earlier attempt"
+                self._quotes[attempt.prediction_id] = usd
         self._others.pop(prediction.id, None)
         self._recorded[prediction.id] = usd
         self._include(prediction.created_at or metadata.times.claimed or metadata.times.stored)
@@ -138,29 +142,37 @@ class _Audit:
         """
         others_from = self._since or earliest
         async for billing in _billings(self._client, earliest - CLOCK_MARGIN):
-            prediction_id, usd = billing.prediction.uuid, billing.usd
+            prediction_id = billing.prediction.uuid
+            quoted = self._recorded.get(prediction_id, self._quotes.get(prediction_id))
+            usd = billing.usd(quoted)
             if not prediction_id or usd is None:
                 continue
             if prediction_id in self._recorded or prediction_id in self._others:
                 self._billed[prediction_id] = self._billed.get(prediction_id, 0.0) + usd
-            elif usd and (billing.created_at is None or others_from <= billing.created_at <= began):
+            elif billing.created_at is None or others_from <= billing.created_at <= began:
+                self._foreign[prediction_id] = self._foreign.get(prediction_id, 0.0) + usd
+        for prediction_id, usd in self._foreign.items():
+            if rounded(usd):
                 self._report.add_without_side_car("not of this output", prediction_id, usd)
 
 
 async def _billings(client: WaveSpeedClient, start: datetime) -> AsyncIterator[Billing]:
     """Yield all billing records from a moment on; one that is on two successive pages only once."""
-    previous: set[str] = set()
-    page = 1
+    previous: list[Billing] = []
+    number, read = 1, 0
     while True:
-        call = partial(client.billings, page=page, page_size=_PAGE, start_time=start)
-        items = (await retry(call, tries=5)).items
-        for item in items:
-            if not item.uuid or item.uuid not in previous:
-                yield item
-        current = {item.uuid for item in items}
-        if len(items) < _PAGE or current == previous:
+        call = partial(client.billings, page=number, page_size=_PAGE, start_time=start)
+        page = await retry(call, tries=5)
+        if page.items == previous:  # it knows no pages
             return
-        previous, page = current, page + 1
+        seen = {item.uuid for item in previous if item.uuid}
+        for item in page.items:
+            if item.uuid not in seen:
+                yield item
+        read += len(page.items)
+        if page.is_last(read, _PAGE):
+            return
+        previous, number = page.items, number + 1
 
 
 @dataclass(slots=True)

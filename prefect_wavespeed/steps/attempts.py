@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 
 from pydantic import BaseModel
 
 from prefect_wavespeed.api.predictions import Prediction
+from prefect_wavespeed.api.refusals import RETRY_EXHAUSTED
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.job import Job, Restyled
+
+# What a failure without a code says when a server behind WaveSpeedAI was at fault.
+_TEMPORARY = re.compile(r"(?i)\bHTTP (5\d\d|429)\b")
 
 
 class Submitted(BaseModel):
@@ -56,3 +61,16 @@ def describe_end(prediction: Prediction) -> str:
         reason = f"{prediction.status}: {redact(prediction.error) or 'no reason given'}"
     code = f"code {prediction.code}, " if prediction.code else ""
     return f"{reason} ({code}prediction {prediction.id})"
+
+
+def allows_another_attempt(prediction: Prediction) -> bool:
+    """Whether WaveSpeedAI says that another attempt may succeed: by the code, or by the text without one."""
+    code = prediction.code
+    return prediction.status == "timeout" or (
+        prediction.status == "failed"
+        and (
+            5000 <= code < 6000
+            or code == RETRY_EXHAUSTED
+            or (not code and bool(_TEMPORARY.search(prediction.error)))
+        )
+    )

@@ -10,7 +10,7 @@ from prefect_wavespeed.errors import NotFoundError, PredictionTimeoutError, Rate
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.ledger.records import Failure
 from prefect_wavespeed.retry import backoff
-from prefect_wavespeed.steps.attempts import Polled, Submitted, describe_end
+from prefect_wavespeed.steps.attempts import Polled, Submitted, allows_another_attempt, describe_end
 from prefect_wavespeed.steps.context import StepContext
 from prefect_wavespeed.steps.poll_schedule import poll_schedule
 
@@ -41,7 +41,7 @@ class PredictionWait:
                 return Polled(
                     prediction_id=prediction_id, completed=True, inference_ms=prediction.inference_ms
                 )
-            if _allows_another_attempt(prediction) and not submitted.last_attempt:
+            if allows_another_attempt(prediction) and not submitted.last_attempt:
                 return Polled(prediction_id=prediction_id, completed=False, error=describe_end(prediction))
             failure, answer = _failed(prediction), prediction.answer
         finally:
@@ -123,13 +123,6 @@ class _Doubts:
     def clear(self) -> None:
         """The prediction is known, and in progress."""
         self._count = 0
-
-
-def _allows_another_attempt(prediction: Prediction) -> bool:
-    """Whether WaveSpeedAI says that another attempt may succeed: codes 5xxx and timeouts."""
-    return prediction.status == "timeout" or (
-        prediction.status == "failed" and 5000 <= prediction.code < 6000
-    )
 
 
 def _failed(prediction: Prediction) -> Failure:
