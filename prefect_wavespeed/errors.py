@@ -160,6 +160,15 @@ class AmbiguousSubmissionError(RestyleError):
     retryable = True
 
 
+class UnansweredSubmissionError(RestyleError):
+    """Several submissions of a job were not answered, and surely created nothing: the API is down.
+
+    The job stays open for a later run.
+    """
+
+    retryable = True
+
+
 class UnsureSubmissionError(RestyleError):
     """Nothing tells whether the job was submitted: the API does not say what its predictions were asked for.
 
@@ -219,7 +228,6 @@ class UnsafeStoreError(RestyleError):
 
 
 def worth_retrying(error: object) -> bool:
-    """Whether to retry at once. A prediction that exceeded its local timeout is left to a later run."""
-    return (
-        isinstance(error, RestyleError) and error.retryable and not isinstance(error, PredictionTimeoutError)
-    )
+    """Whether to retry at once. What has taken long already is left to a later run."""
+    has_taken_long = isinstance(error, PredictionTimeoutError | UnansweredSubmissionError)
+    return isinstance(error, RestyleError) and error.retryable and not has_taken_long

@@ -24,6 +24,7 @@ from prefect_wavespeed.ledger import moves, rules
 from prefect_wavespeed.ledger.rules import HISTORY_SECONDS, RULES, JobState, LetterState, Rule
 
 LEASE, HALF, POST, WEEK = 2, 1, 1, 4
+MOST_POSTS = 4  # more teach nothing
 
 Kind = Literal["run", "retry_failed", "settle"]
 
@@ -44,6 +45,7 @@ class Runner(NamedTuple):
     answer: str = ""  # to the POST: "", "id", "refused"
     n: int = 0
     pid: int = 0
+    last: bool = False  # when its prediction fails, the job has failed
 
 
 class Prediction(NamedTuple):
@@ -90,7 +92,6 @@ class State(NamedTuple):
     api: tuple[Prediction, ...] = ()
     flying: tuple[Flying, ...] = ()
     posts: int = 0  # that were not refused
-    idle: int = 0  # attempts that were used up by a crash or by standing still
     broken: str = ""  # what must never happen has happened
 
     def put(self, i: int, runner: Runner, **changes: Any) -> State:
@@ -163,13 +164,8 @@ class Model:
         yield from self._person(s)
         for i, runner in enumerate(s.runners):
             if s.budget.crashes and runner.step != "ended" and runner != _fresh(self.kinds[i]):
-                held = runner.mind.held
-                yield s.put(
-                    i,
-                    _fresh(self.kinds[i]),
-                    budget=s.budget._replace(crashes=s.budget.crashes - 1),
-                    idle=s.idle + bool(held and (not held.sent or runner.answer == "refused")),
-                )
+                budget = s.budget._replace(crashes=s.budget.crashes - 1)
+                yield s.put(i, _fresh(self.kinds[i]), budget=budget)
             yield from self._go_on(s, i, runner)
 
     def _person(self, s: State) -> Iterator[State]:
@@ -211,7 +207,10 @@ class Model:
         mind = r.mind if r.begun else rules.begin(state, r.mind)
         move = rules.next_move(state, _aged(mind, s.now - r.since), self._rules)
         seen = state.latest if isinstance(move, moves.Search) else 0  # what is found is recorded for it
-        return s.put(i, r._replace(mind=mind, step="act", move=move, begun=True, n=seen), budget=budget)
+        attempt = mind.held.attempt if mind.held else state.latest
+        last = rules.is_last(state, attempt, mind.forgiven)
+        after = r._replace(mind=mind, step="act", move=move, begun=True, n=seen, last=last)
+        return s.put(i, after, budget=budget)
 
     def _seen(self, s: State, i: int, ahead: int) -> JobState:
         letter = None
@@ -239,30 +238,44 @@ class Model:
             case moves.Wait():
                 yield s.put(i, again)
             case moves.Claim(attempt, takes_over):
-                yield _claim(s, i, again, attempt, takes_over)
+                yield self._claim(s, i, again, attempt, takes_over)
             case moves.Search():
                 yield from self._search(s, i, again)
             case moves.AskForOldPrediction():
                 yield _ask(s, i, again)
-            case moves.Post():
+            case moves.Post() if s.posts < MOST_POSTS:
                 yield self._post(s, i, again)
             case moves.Record():
-                yield _record(s, i, again)
-            case moves.GiveBack():
-                yield self._given_back(s, i, r)
+                yield self._record(s, i, again)
             case moves.NextAttempt():
-                held, fast = r.mind.held, self.budget.fast_clocks - s.budget.fast_clocks
-                stood_still = held and not held.sent and (s.now - r.since >= HALF or fast)
-                yield s.put(i, again._replace(mind=r.mind.after_attempt()), idle=s.idle + bool(stood_still))
+                yield s.put(i, again._replace(mind=r.mind.after_attempt()))
             case moves.LeaveOpen():
-                held, idle = r.mind.held, s.idle
-                idle += bool(held and not held.sent and s.now - r.since >= HALF)
-                after = again._replace(step="ended") if self.kinds[i] == "settle" else _fresh(self.kinds[i])
-                yield s.put(i, after, idle=idle)
+                if r.mind.held and not r.mind.held.sent:
+                    yield self._given_back(s, i, r)
+                else:
+                    after = again._replace(step="ended")
+                    yield s.put(i, after if self.kinds[i] == "settle" else _fresh(self.kinds[i]))
             case moves.GiveUp(attempt, reason):
-                tried = s.posts + s.idle + _standing_still(s) >= rules.MAX_ATTEMPTS
-                broken = "" if tried or reason == "never_submitted" else "buried without having been tried"
+                tried = sum(not p.good for p in s.api) >= rules.MAX_ATTEMPTS
+                broken = "" if tried or reason == "never_submitted" else "buried without having failed"
                 yield _bury(s, i, again, attempt, 0, broken)
+
+    def _claim(self, s: State, i: int, r: Runner, attempt: int, takes_over: int | None) -> State:
+        if any(n == attempt for n, _ in s.claims):
+            return s.put(i, r)
+        old = dict(s.claims).get(takes_over or 0)
+        is_live = old is not None and s.now - old < LEASE and not self.budget.fast_clocks
+        mind = r.mind.with_claim(attempt, takes_over, float(LEASE))
+        claims = (*s.claims, (attempt, s.now))
+        broken = "a young claim is taken over" if is_live else s.broken
+        return s.put(i, r._replace(mind=mind, since=s.now), claims=claims, broken=broken)
+
+    def _record(self, s: State, i: int, r: Runner) -> State:
+        assert r.mind.held
+        recorded, attempt = dict(s.records), r.mind.held.attempt
+        pid = recorded.setdefault(attempt, r.pid)
+        after = r._replace(mind=replace(r.mind, held=None), step="collect", n=attempt, pid=pid)
+        return s.put(i, after, records=tuple(sorted(recorded.items())))
 
     def _search(self, s: State, i: int, r: Runner) -> Iterator[State]:
         """Look for a late record of the newest attempts and through the history."""
@@ -292,16 +305,13 @@ class Model:
         if s.now - r.since >= HALF and rules.leave_a_stale_claim in self._rules:
             return s.put(i, r)  # the client checks this once more, at the last moment
         flying = Flying(i, s.now, self.kinds[i] == "retry_failed" and held.asked)
-        posts = s.posts + 1
         broken = "settling submitted" if self.kinds[i] == "settle" else ""
-        # The count begins anew where settling has given up a claim that is older than the history, and where
-        # a person has found that nothing was submitted.
-        beginnings = 1 + self.kinds.count("retry_failed") + bool(s.letter and "settle" in self.kinds)
-        beginnings += bool(s.ruled_out)
-        if posts > rules.MAX_ATTEMPTS * beginnings:
-            broken = "more than three attempts"
+        if r.mind.unanswered >= rules.MAX_ATTEMPTS:
+            broken = "a fourth submission that is not answered"
+        if sum(not p.good for p in s.api) >= rules.MAX_ATTEMPTS * (1 + self.kinds.count("retry_failed")):
+            broken = "more than three predictions"
         after = r._replace(mind=r.mind.with_post_sent(), step="posting", sent=s.now, answer="")
-        return s.put(i, after, flying=(*s.flying, flying), posts=posts, broken=broken)
+        return s.put(i, after, flying=(*s.flying, flying), posts=s.posts + 1, broken=broken)
 
     def _answered(self, s: State, i: int, r: Runner) -> Iterator[State]:
         again = r._replace(step="look", answer="", pid=0)
@@ -320,7 +330,7 @@ class Model:
     def _given_back(self, s: State, i: int, r: Runner) -> State:
         """The claim is removed, whosever it is by now; the runner begins again."""
         if s.now - r.since >= HALF:  # found out at the last moment
-            return s.put(i, _fresh(self.kinds[i]), idle=s.idle + 1)
+            return s.put(i, _fresh(self.kinds[i]))
         claims = tuple(claim for claim in s.claims if not r.mind.held or claim[0] != r.mind.held.attempt)
         return s.put(i, _fresh(self.kinds[i]), claims=claims)
 
@@ -333,7 +343,7 @@ class Model:
             yield s.put(i, r._replace(step="closing"))
         elif prediction.good and prediction.shown:
             yield s.put(i, r._replace(step="closing"), done=True)
-        elif prediction.good or rules.is_last(r.n, r.mind.forgiven, s.ruled_out):  # good: the API forgot it
+        elif prediction.good or r.last:  # good: the API forgot it
             yield _bury(s, i, r, r.n, r.pid)
         elif self.kinds[i] == "settle":
             yield s.put(i, r._replace(step="ended"))
@@ -359,12 +369,6 @@ def _buried(s: State) -> str:
         return ""
     over = not any(n > s.letter[0] for n, _ in s.claims)  # of a later one, settling would find it
     return "paid and buried" if over and any(p.good and not p.was_lost for p in s.api) else ""
-
-
-def _standing_still(s: State) -> int:
-    """Claims whose owners stand still with nothing sent."""
-    still = [r for r in s.runners if r.mind.held and s.now - r.since >= HALF]
-    return sum(not r.mind.held.sent or r.answer == "refused" for r in still if r.mind.held)
 
 
 def _seconds(ticks: int) -> float:
@@ -396,13 +400,6 @@ def _take_effect(s: State, flying: Flying) -> Iterator[State]:
     yield s._replace(flying=rest)
 
 
-def _claim(s: State, i: int, r: Runner, attempt: int, takes_over: int | None) -> State:
-    if any(n == attempt for n, _ in s.claims):
-        return s.put(i, r)
-    mind = r.mind.with_claim(attempt, takes_over, float(LEASE))
-    return s.put(i, r._replace(mind=mind, since=s.now), claims=(*s.claims, (attempt, s.now)))
-
-
 def _with_prediction(r: Runner, pid: int) -> Runner:
     """The runner, with a prediction that was found: for its own claim, or for the newest one that it saw."""
     mind = r.mind if r.mind.held else r.mind.with_claim(r.n, None, 0.0)
@@ -414,15 +411,6 @@ def _ask(s: State, i: int, r: Runner) -> State:
     if old and old.good and old.shown:
         return s.put(i, r._replace(mind=r.mind.with_prediction(), pid=old.pid))
     return s.put(i, r._replace(mind=r.mind.with_old_prediction_asked()))
-
-
-def _record(s: State, i: int, r: Runner) -> State:
-    assert r.mind.held
-    recorded, attempt = dict(s.records), r.mind.held.attempt
-    pid = recorded.setdefault(attempt, r.pid)
-    after = r._replace(mind=replace(r.mind, held=None), step="collect", n=attempt, pid=pid)
-    taken_over = not r.mind.held.sent  # the claim of who takes over counts as an attempt
-    return s.put(i, after, records=tuple(sorted(recorded.items())), idle=s.idle + taken_over)
 
 
 def _bury(s: State, i: int, r: Runner, attempt: int, pid: int, broken: str = "") -> State:

@@ -13,7 +13,6 @@ from prefect_wavespeed.ledger.moves import (
     Claim,
     Done,
     Failed,
-    GiveBack,
     GiveUp,
     Join,
     LeaveOpen,
@@ -86,10 +85,10 @@ CASES: dict[str, tuple[JobState, Runner, Move]] = {
         holding().with_post_sent().after_search("failed"),
         LeaveOpen("unknown"),
     ),
-    "a failed search before a POST gives the claim back": (
+    "a failed search before a POST leaves the job open": (
         seen({1: OLD, 2: 0.0}),
         holding(2, 1).after_search("failed"),
-        GiveBack(),
+        LeaveOpen("unknown"),
     ),
     "an old claim is not given back": (
         seen({1: OLD, 2: STALE}),
@@ -101,10 +100,10 @@ CASES: dict[str, tuple[JobState, Runner, Move]] = {
         holding().with_post_sent().after_search("unsure"),
         LeaveOpen("unsure"),
     ),
-    "a search that cannot tell before a POST gives the claim back": (
+    "a search that cannot tell before a POST leaves the job open": (
         seen({1: OLD, 2: 0.0}),
         holding(2, 1).after_search("unsure"),
-        GiveBack(),
+        LeaveOpen("unsure"),
     ),
     "a job in doubt is not given up": (seen({3: OLD}), runner().after_search("unsure"), LeaveOpen("unsure")),
     "what a person has ruled out is not taken over": (seen({1: OLD}, ruled_out=1), runner(), Claim(2)),
@@ -112,11 +111,6 @@ CASES: dict[str, tuple[JobState, Runner, Move]] = {
         seen({1: OLD, 2: OLD}, ruled_out=1),
         runner(),
         Claim(3, takes_over=2),
-    ),
-    "attempts are counted from what a person has ruled out": (
-        seen({3: OLD}, ruled_out=3),
-        runner(),
-        Claim(4),
     ),
     "settling leaves to a runner what a person has ruled out": (
         seen({1: OLD}, ruled_out=1),
@@ -145,11 +139,21 @@ CASES: dict[str, tuple[JobState, Runner, Move]] = {
     "a claim that is too old is left": (seen({1: STALE}), aged(holding(), STALE), NextAttempt()),
     "a claim that is not the newest is left": (seen({1: 5.0, 2: 0.0}), holding(), NextAttempt()),
     "a claim that is gone is left": (seen(), holding(), NextAttempt()),
-    "three attempts are enough, after a search": (seen({3: OLD}), runner(), Search()),
-    "three attempts are enough": (
-        seen({3: OLD}),
-        runner().after_search("over"),
+    "three failures are enough": (
+        seen({3: OLD}, 1, 2, 3),
+        runner().after_failure(3),
         GiveUp(3, "attempts_used_up"),
+    ),
+    "what was claimed after three failures is searched for first": (
+        seen({4: OLD}, 1, 2, 3),
+        runner(),
+        Search(),
+    ),
+    "claims that came to nothing are no failures": (seen({3: OLD}), runner(), Claim(4, takes_over=3)),
+    "a run whose submissions are not answered leaves the job open": (
+        seen({1: YOUNG, 2: YOUNG, 3: YOUNG}),
+        runner(unanswered=3, spent=3),
+        LeaveOpen("unanswered"),
     ),
     "settling takes nothing over": (seen({1: OLD}), runner(may_submit=False), Search()),
     "settling submits nothing": (
@@ -236,5 +240,12 @@ def test_a_person_may_rule_out_only_what_can_no_longer_be_submitted() -> None:
 
 
 def test_attempts_are_counted_from_the_letter_that_was_forgiven() -> None:
-    assert [is_last(attempt, 0) for attempt in (1, 2, 3)] == [False, False, True]
-    assert [is_last(attempt, 3) for attempt in (4, 5, 6)] == [False, False, True]
+    recorded = seen({}, 1, 2, 3, 4, 5)
+    assert [is_last(recorded, attempt, 0) for attempt in (1, 2, 3)] == [False, False, True]
+    assert [is_last(recorded, attempt, 3) for attempt in (4, 5, 6)] == [False, False, True]
+
+
+def test_only_attempts_with_a_prediction_count() -> None:
+    assert not is_last(seen({1: OLD, 2: OLD, 3: OLD}), 4, 0)
+    assert not is_last(seen({1: OLD, 2: OLD, 3: OLD, 4: OLD}, 2), 4, 0)
+    assert is_last(seen({1: OLD, 2: OLD, 3: OLD, 4: OLD}, 2, 3), 4, 0)

@@ -9,9 +9,13 @@ from prefect_wavespeed.errors import (
     BudgetExceededError,
     InsufficientCreditsError,
     RestyleError,
+    UnansweredSubmissionError,
 )
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.steps.prices import PriceCache
+
+_DOWN = 3
+"""Jobs in a row whose submissions were not answered, until the API counts as down."""
 
 
 class StoppedError(RestyleError):
@@ -32,6 +36,7 @@ class Gate:
 
     def __init__(self, client: WaveSpeedClient, prices: PriceCache, budget: Budget) -> None:
         self.stopped: RestyleError | None = None
+        self._unanswered = 0  # jobs in a row that were left open because nothing was answered
         self._client = client
         self._prices = prices
         self._budget = budget
@@ -47,6 +52,10 @@ class Gate:
             raise StoppedError(self.stopped.message)
         await self._budget.take(job, attempt)
 
+    def answered(self) -> None:
+        """Note that a job has its prediction."""
+        self._unanswered = 0
+
     async def stop_if_hopeless(self, job: Job, error: RestyleError) -> None:
         """Stop submitting after an error that every further submission would meet."""
         if self.stopped is None and await self._is_hopeless(job, error):
@@ -56,6 +65,9 @@ class Gate:
         """A 401, 402 or 403 may be about one image only, so the balance call is asked as well."""
         if isinstance(error, BudgetExceededError):
             return True
+        if isinstance(error, UnansweredSubmissionError):  # one may be that image's fault, not several
+            self._unanswered += 1
+            return self._unanswered >= _DOWN
         if not isinstance(error, AuthenticationError | InsufficientCreditsError):
             return False
         try:

@@ -22,7 +22,7 @@ _OUR_URL_UNREACHABLE = "run it again with --retry-failed: it is uploaded or sign
 _BY_TYPE = {
     "SourceError": "replace the picture by one that can be used, which makes it another job",
     "PredictionLost": f"check with {_COSTS} whether it was billed, {_AGAIN}, which is billed again",
-    "AttemptsUsedUp": f"check with {_COSTS} whether any was billed, {_AGAIN}, which is billed again",
+    "AttemptsUsedUp": f"see the errors of its attempts, {_AGAIN}",
     "NeverSubmitted": "nothing was billed: run it again with --retry-failed",
 }
 

@@ -68,11 +68,6 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class GiveBack:
-    """Remove the claim that is held, while it is young: nothing was sent, and its number is free again."""
-
-
-@dataclass(frozen=True, slots=True)
 class NextAttempt:
     """Drop the claim that is held: it gets no prediction. The next attempt has its own claim."""
 
@@ -83,10 +78,11 @@ class LeaveOpen:
 
     Attributes:
         reason: ``unknown``: the API could not be asked what was submitted. ``unsure``: it does not tell
-            enough. ``unsubmitted``: nothing was submitted, and the runner must not.
+            enough. ``unanswered``: several submissions were not answered, and created nothing.
+            ``unsubmitted``: nothing was submitted, and the runner must not.
     """
 
-    reason: Literal["unknown", "unsure", "unsubmitted"]
+    reason: Literal["unknown", "unsure", "unanswered", "unsubmitted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +109,6 @@ Move = (
     | Claim
     | Post
     | Record
-    | GiveBack
     | NextAttempt
     | LeaveOpen
     | GiveUp

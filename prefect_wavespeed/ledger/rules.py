@@ -16,7 +16,6 @@ Known limits:
   agree within an hour.
 - A process that stands still between its last check of the claim's age and the POST, for more than half the
   lease, posts too late. No check can help: nothing at the API takes an idempotency key.
-- A runner that is killed after claiming and before posting has used up an attempt.
 - A prediction that the API forgets is noticed only while its attempt is the newest.
 - A key of another account on the same output sees another history.
 
@@ -35,7 +34,6 @@ from prefect_wavespeed.ledger.moves import (
     Claim,
     Done,
     Failed,
-    GiveBack,
     GiveUp,
     Join,
     LeaveOpen,
@@ -48,7 +46,10 @@ from prefect_wavespeed.ledger.moves import (
 )
 
 MAX_ATTEMPTS = 3
-"""Attempts at a job before it is given up; ``retry_failed`` allows as many again."""
+"""Predictions that may fail before a job is given up; ``retry_failed`` allows as many again.
+
+Also the submissions that one run sends without getting an answer, before it leaves the job to a later run.
+"""
 
 HISTORY_SECONDS = 7 * 24 * 3600.0
 """How long WaveSpeedAI's history remembers a prediction, in seconds (the vendor's contract)."""
@@ -142,6 +143,7 @@ class Runner:
         forgiven: the last attempt of a dead letter that it may go on from; 0 for none. See ``begin``.
         failed: the attempt whose prediction it knows to have failed in a way that allows another.
         spent: an attempt of its own that can no longer get a prediction, so it need not be waited for.
+        unanswered: its own submissions that were not answered and created nothing.
         held: its claim.
         search: how far its search of the history is.
     """
@@ -152,6 +154,7 @@ class Runner:
     forgiven: int = 0
     failed: int = 0
     spent: int = 0
+    unanswered: int = 0
     held: HeldClaim | None = None
     search: SearchState = "not yet"
 
@@ -178,8 +181,13 @@ class Runner:
 
     def after_attempt(self) -> Runner:
         """Once the held claim can no longer get a prediction."""
+        held = self.held
         return replace(
-            self, spent=self.held.attempt if self.held else self.spent, held=None, search="not yet"
+            self,
+            spent=held.attempt if held else self.spent,
+            unanswered=self.unanswered + bool(held and held.sent),
+            held=None,
+            search="not yet",
         )
 
     def after_failure(self, attempt: int) -> Runner:
@@ -230,14 +238,12 @@ def next_move(state: JobState, runner: Runner, rules: tuple[Rule, ...] | None = 
     return Claim(_newest(state, runner) + 1, takes_over=_abandoned(state, runner))
 
 
-def is_last(attempt: int, *ended: int) -> bool:
-    """Whether a job is given up when this attempt fails.
+def is_last(state: JobState, attempt: int, forgiven: int) -> bool:
+    """Whether a job is given up when the prediction of this attempt fails.
 
-    Args:
-        attempt: its number.
-        ended: attempts after which the count began anew: ``forgiven`` and ``ruled_out``.
+    Only attempts with a prediction count: what was never submitted says nothing against the job.
     """
-    return attempt - max(ended) >= MAX_ATTEMPTS
+    return len({n for n in (*state.records, attempt) if forgiven < n <= attempt}) >= MAX_ATTEMPTS
 
 
 def can_be_ruled_out(state: JobState) -> bool:
@@ -268,17 +274,6 @@ def search_for_a_lost_answer(_: JobState, runner: Runner) -> Move | None:
 def return_what_is_done(state: JobState, _: Runner) -> Move | None:
     """A job that has its side-car is done: nothing is sent."""
     return Done() if state.done else None
-
-
-def give_back_after_a_failed_search(_: JobState, runner: Runner) -> Move | None:
-    """When a search fails or cannot tell, a young claim under which nothing was sent is given back.
-
-    So no attempt is used up by what was never sent. An older claim may be about to be taken over: removing it
-    then would let its number be used beside the one that follows it.
-    """
-    held = runner.held
-    can_go_back = held and not held.sent and held.age < runner.half_lease
-    return GiveBack() if runner.search in _NOT_SURE and can_go_back else None
 
 
 def send_nothing_unless_sure(_: JobState, runner: Runner) -> Move | None:
@@ -352,7 +347,7 @@ def search_before_giving_up(state: JobState, runner: Runner) -> Move | None:
     newest = _newest(state, runner)
     if runner.held or runner.search != "not yet" or newest not in state.claims or newest in state.records:
         return None
-    ends_here = is_last(newest, runner.forgiven, state.ruled_out) or not runner.may_submit
+    ends_here = _has_failed(state, runner) or not runner.may_submit
     return Search() if ends_here and newest > max(runner.forgiven, state.ruled_out) else None
 
 
@@ -365,19 +360,24 @@ def leave_it_to_a_runner(state: JobState, runner: Runner) -> Move | None:
     return GiveUp(latest, "never_submitted") if forgotten else LeaveOpen("unsubmitted")
 
 
-def stop_after_three_attempts(state: JobState, runner: Runner) -> Move | None:
-    """Three attempts, and the job is given up."""
-    newest = _newest(state, runner)
-    if runner.held or not is_last(newest, runner.forgiven, state.ruled_out):
+def stop_after_three_failures(state: JobState, runner: Runner) -> Move | None:
+    """Three predictions that failed, and the job is given up."""
+    if runner.held or not _has_failed(state, runner):
         return None
-    return GiveUp(newest, "attempts_used_up")
+    return GiveUp(_newest(state, runner), "attempts_used_up")
+
+
+def stop_while_nothing_is_answered(_: JobState, runner: Runner) -> Move | None:
+    """A run whose submissions are not answered leaves the job open after three: the API is down."""
+    if runner.held or runner.unanswered < MAX_ATTEMPTS:
+        return None
+    return LeaveOpen("unanswered")
 
 
 RULES: tuple[Rule, ...] = (
     record_the_prediction,
     search_for_a_lost_answer,
     return_what_is_done,
-    give_back_after_a_failed_search,
     send_nothing_unless_sure,
     end_with_the_dead_letter,
     join_the_recorded_prediction,
@@ -388,13 +388,20 @@ RULES: tuple[Rule, ...] = (
     leave_a_young_claim,
     search_before_giving_up,
     leave_it_to_a_runner,
-    stop_after_three_attempts,
+    stop_after_three_failures,
+    stop_while_nothing_is_answered,
 )
 
 
 def _newest(state: JobState, runner: Runner) -> int:
     """The newest attempt that anybody knows of."""
     return max(state.latest, runner.forgiven, runner.failed)
+
+
+def _has_failed(state: JobState, runner: Runner) -> bool:
+    """Whether as many predictions have failed as may."""
+    failed = {n for n in state.records if n > runner.forgiven}
+    return len(failed) >= MAX_ATTEMPTS
 
 
 def _abandoned(state: JobState, runner: Runner) -> int | None:

@@ -292,12 +292,13 @@ class _Settlement:
             return
         outcome.prediction_id = record.prediction_id
         forgiven = look.letter.last_attempt if look.letter else 0
+        state = self._state(look, claims)
         submitted = Submitted(
             job_key=outcome.job_key,
             prediction_id=record.prediction_id,
             attempt=attempt,
             flow_run_id=claim.flow_run_id,
-            last_attempt=rules.is_last(attempt, forgiven, *look.open_job.ruled_out),
+            last_attempt=rules.is_last(state, attempt, forgiven),
         )
         polled = await steps.poll(claim.job, submitted)
         if not polled.completed:

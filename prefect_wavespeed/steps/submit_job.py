@@ -23,6 +23,7 @@ from prefect_wavespeed.errors import (
     NotFoundError,
     RateLimitedError,
     RestyleError,
+    UnansweredSubmissionError,
     UnavailableError,
     UnsureSubmissionError,
 )
@@ -75,7 +76,7 @@ class Submission:
         self._sent_at = 0.0
         self._prediction: Prediction | Record | None = None
         self._answered_at: float | None = None  # when a submission of this call was answered
-        self._error: RestyleError | None = None  # why the history could not be searched
+        self._error: RestyleError | None = None  # why the job may have to be left open
         self._waits = backoff(first=0.2, most=2.0)
         self._turn: Turn | None = None  # to submit, held from before the claim until the POST is answered
 
@@ -126,7 +127,7 @@ class Submission:
                 self._runner, self._claim = self._runner.after_attempt(), None
             case moves.GiveUp(attempt):
                 raise await self._give_up(attempt)
-            case moves.GiveBack() | moves.LeaveOpen():  # ``run`` gives the claim back where it may
+            case moves.LeaveOpen():  # ``run`` gives the claim back where it may
                 raise self._error or UnavailableError("the account's history could not be searched")
         return None
 
@@ -234,8 +235,13 @@ class Submission:
             self._prediction = await self._context.client.submit(
                 self._request, webhook_url=self._marked_webhook_url, in_time=self._is_young, turn=turn
             )
-        except AmbiguousSubmissionError:
-            return  # the prediction may exist
+        except AmbiguousSubmissionError as error:
+            self._error = UnansweredSubmissionError(  # unless it is found
+                f"{rules.MAX_ATTEMPTS} submissions were not answered, and none created a prediction: the job "
+                f"stays open: run it again later ({error.message})",
+                job_key=self._job.key,
+            )
+            return
         except RateLimitedError:  # nothing was created; the next turn is waited for before the next claim
             self._runner = before if self._is_young() else before.after_attempt()
             await self._give_back()
@@ -390,14 +396,13 @@ class Submission:
             attempt=attempt,
             flow_run_id=flow_run_id,
             fresh=fresh,
-            last_attempt=rules.is_last(attempt, self._runner.forgiven, self._state.ruled_out),
+            last_attempt=rules.is_last(self._state, attempt, self._runner.forgiven),
         )
 
     async def _give_up(self, attempt: int) -> RestyleError:
         failure = Failure(
             type="AttemptsUsedUp",
-            message=f"{rules.MAX_ATTEMPTS} attempts failed without a prediction: "
-            "look at the account's history, then use retry_failed",
+            message=f"{rules.MAX_ATTEMPTS} predictions failed: use retry_failed",
         )
         return await self._context.give_up(self._job, attempt, failure)
 
