@@ -92,7 +92,7 @@ KILLED = [
     Case("killed before the claim is removed", [dies(f"before delete {CLAIMED[:-5]}*"), OK]),
 ]
 KILLED_AGAIN = [
-    Case("killed before the POST, twice", [*[dies("before submit")] * 2, OK], on_s3=False),
+    Case("killed before the POST, four times", [*[dies("before submit")] * 4, OK], on_s3=False),
     Case("killed before recording, twice", [*[dies(f"before create {RECORDED}")] * 2, OK], on_s3=False),
     Case("killed before recording, three times", [*[dies(f"before create {RECORDED}")] * 3, OK]),
     Case("killed before polling, three times", [*[dies("before result")] * 3, OK], on_s3=False),
@@ -156,15 +156,6 @@ CLOCKS = [
     Case("one behind takes over", [dies("after submit"), [Run(clock=BEHIND)]], on_s3=False),
     Case("one behind, the answer lost", [[Run(clock=BEHIND), Run()]], (LOST,), on_s3=False),
 ]
-GIVEN_UP = [
-    Case(
-        "killed before the POST three times, then run with retry_failed",
-        [*[dies("before submit")] * 3, OK, OK, [Run(retry_failed=True)]],
-        on_s3=False,
-        errors=("PredictionFailedError",) * 2,
-        created=(0, 0, 0, 0, 0, 1),
-    )
-]
 
 
 def met(name: str, what: Any, path: str) -> Case:
@@ -196,4 +187,4 @@ STORE = [
     cut("down after the side-car", "down_after", "/metadata.json"),
     cut("the side-car meets a conflict", "conflict", "/metadata.json"),
 ]
-CASES = [*GIVEN_UP, *KILLED_AGAIN, *STORE, *MANY, *CLOCKS, *ASLEEP, *KILLED]  # the longest first
+CASES = [*KILLED_AGAIN, *STORE, *MANY, *CLOCKS, *ASLEEP, *KILLED]  # the longest first
