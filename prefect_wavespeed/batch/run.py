@@ -46,10 +46,12 @@ from prefect_wavespeed.errors import (
     ManifestError,
     RestyleError,
     SourceError,
+    StoreError,
     worth_retrying,
 )
 from prefect_wavespeed.job import Job, RunInfo
 from prefect_wavespeed.ledger.ledger import Ledger, now
+from prefect_wavespeed.sources.objects import is_served
 from prefect_wavespeed.steps.prices import PriceCache
 from prefect_wavespeed.steps.run_job import make_job
 from prefect_wavespeed.storage.store import Store
@@ -168,7 +170,9 @@ class Batch:
             return row, None
         try:
             return row, await patiently(make_job)(row.image, row.params, row.variant, self.store)
-        except SourceError as error:
+        except (SourceError, StoreError) as error:
+            if isinstance(error, StoreError) and not await is_served(row.image, self.store):
+                raise
             return BadRow(row.number, error.message, row.id, row.safe_image, type(error).__name__), None
         except InvalidRequestError as error:
             return BadRow(row.number, error.message, row.id, row.safe_image), None

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 
 from prefect_wavespeed.errors import SourceError, redact
@@ -21,15 +22,18 @@ def read_file(image: str) -> bytes:
     Raises:
         SourceError: it is missing, cannot be read, or is too big.
     """
-    path = Path(image).expanduser()
     try:
-        check_source_size(path.stat().st_size, f"image {image}")
+        path = Path(image).expanduser()
+        found = path.stat()
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise SourceError(f"no regular file: image {image}")  # a pipe or a device might never end
+        check_source_size(found.st_size, f"image {image}")
         return path.read_bytes()
     except FileNotFoundError:
         raise SourceError(f"no such file: image {image}") from None
     except IsADirectoryError:
         raise SourceError(f"directory instead of a picture: image {image}: use a file in it") from None
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~ and a user who does not exist
         reason = redact(getattr(error, "strerror", None) or error)
         raise SourceError(f"{reason}: image {image} cannot be read") from None
 

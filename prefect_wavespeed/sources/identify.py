@@ -43,6 +43,12 @@ def check_image(image: str) -> None:
         raise SourceError(f"control character: image {redact(image)!r}: no path and no URL has one")
     if not image.strip():
         raise SourceError("image is empty: use an https URL, s3://bucket/key, or the path of a picture")
+    if image[:5].lower() == "data:":
+        raise SourceError(
+            f"data: URI: image {redact(image[:40])}…: save the picture as a file, and give its path"
+        )
+    if image[:4].lower() == "arn:":
+        raise SourceError(f"ARN: image {redact(image)}: use s3://bucket/key")
     scheme, separator, _ = image.partition("://")
     if not separator:
         return

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator
+from http import HTTPStatus
+
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
@@ -9,8 +13,9 @@ from obstore.store import S3Store
 from prefect_wavespeed.errors import SourceDeniedError, SourceError, StoreError
 from prefect_wavespeed.job import Source
 from prefect_wavespeed.quality.verify import check_source_size
-from prefect_wavespeed.storage.errors import bucket_is_missing, translate
-from prefect_wavespeed.storage.s3 import split_s3_uri
+from prefect_wavespeed.storage.backend import Entry
+from prefect_wavespeed.storage.errors import answered_with, bucket_is_missing, translate, translated
+from prefect_wavespeed.storage.s3 import is_bucket_name, is_plain, split_s3_uri
 from prefect_wavespeed.storage.store import Store
 
 # Every picture that this project stores has these metadata (steps.output_collector).
@@ -18,14 +23,22 @@ _OUTPUT_METADATA = frozenset({"job-key", "prediction-id"})
 
 
 def check_s3_uri(image: str) -> None:
-    """Refuse an ``s3://`` uri that lacks its bucket or its key.
+    """Refuse an ``s3://`` uri that names no bucket, or no key that obstore would read as it is.
 
     Raises:
         SourceError: it does.
     """
     bucket, key = split_s3_uri(image)
+    if bucket.startswith("arn:"):
+        raise SourceError(
+            f"ARN: image {image}: use s3://bucket/key, with an access point's alias as the bucket"
+        )
     if not (bucket and key):
         raise SourceError(f"{'no key' if bucket else 'no bucket'}: image {image}: use s3://bucket/key")
+    if not is_bucket_name(bucket):
+        raise SourceError(f"no bucket can have this name: image {image}: use s3://bucket/key")
+    if not is_plain(key):
+        raise SourceError(f"empty part, '.' or '..' in the key: image {image}: rename the object")
 
 
 def object_source(uri: str, version: str | None, etag: str | None) -> Source:
@@ -50,7 +63,7 @@ async def identify_object(uri: str, store: Store) -> Source:
     try:
         meta = await obstore.head_async(bucket, key)
     except (BaseError, OSError) as error:
-        raise _source_error(uri, error) from None
+        raise await _source_error(uri, error, store) from None
     check_source_size(meta["size"], f"image {uri}")
     return object_source(uri, meta["version"], meta["e_tag"])
 
@@ -63,12 +76,13 @@ class SourceObject:
         metadata: its user metadata, names in lower case.
     """
 
-    def __init__(self, uri: str, result: obstore.GetResult) -> None:
+    def __init__(self, uri: str, result: obstore.GetResult, store: Store) -> None:
         meta = result.meta
         self.source = object_source(uri, meta["version"], meta["e_tag"])
         self.metadata = {str(name).lower(): value for name, value in result.attributes.items()}
         self._size = meta["size"]
         self._result = result
+        self._store = store
 
     @property
     def is_output(self) -> bool:
@@ -86,7 +100,7 @@ class SourceObject:
         try:
             return bytes(await self._result.bytes_async())
         except (BaseError, OSError) as error:
-            raise _source_error(self.source.uri, error) from None
+            raise await _source_error(self.source.uri, error, self._store) from None
 
 
 async def find_object(uri: str, store: Store, *, with_bytes: bool = True) -> SourceObject:
@@ -101,33 +115,88 @@ async def find_object(uri: str, store: Store, *, with_bytes: bool = True) -> Sou
         SourceError: it does not exist; SourceDeniedError where these credentials may not read it.
         StoreError: the server cannot be reached now.
     """
-    check_s3_uri(uri)
     bucket, key = handle_and_key(uri, store)
     try:
-        return SourceObject(uri, await obstore.get_async(bucket, key, options={"head": not with_bytes}))
+        result = await obstore.get_async(bucket, key, options={"head": not with_bytes})
+        return SourceObject(uri, result, store)
     except (BaseError, OSError) as error:
-        raise _source_error(uri, error) from None
+        raise await _source_error(uri, error, store) from None
 
 
 def handle_and_key(uri: str, store: Store) -> tuple[S3Store, str]:
     """An obstore handle on the bucket of ``s3://bucket/key``, and the key.
 
     Raises:
-        SourceError: obstore would refuse the key, or read another object.
+        SourceError: it is not ``s3://bucket/key``, or obstore would refuse the key, or read another object.
+        ConfigurationError: there are no credentials.
     """
+    check_s3_uri(uri)
     bucket, key = split_s3_uri(uri)
-    if not {"", ".", ".."}.isdisjoint(key.split("/")):
-        raise SourceError(f"empty part, '.' or '..' in the key: image {uri}: rename the object")
     return store.source_access.bucket(bucket), key
 
 
-def _source_error(uri: str, error: Exception) -> SourceError | StoreError:
+async def objects_below(bucket: str, prefix: str, store: Store) -> AsyncGenerator[list[Entry], None]:
+    """All objects of a bucket whose keys begin with ``prefix``, whatever the keys, a page at a time.
+
+    Raises:
+        ConfigurationError: there is no such bucket, or it may not be listed.
+        StoreError: it cannot be listed now.
+    """
+    pages = store.source_access.pages(bucket, prefix)
+    with translated("list", f"s3://{bucket}/{prefix}"):
+        while (page := await asyncio.to_thread(next, pages, None)) is not None:
+            yield page
+
+
+async def is_served(uri: str, store: Store) -> bool:
+    """Whether the server answers for the bucket of an object: then it is the object that has the problem."""
+    if not uri.lower().startswith("s3://"):
+        return False
+    status, _ = await asyncio.to_thread(store.source_access.look_at_bucket, split_s3_uri(uri)[0])
+    return status is not None and not _may_pass(status)
+
+
+async def _source_error(uri: str, error: Exception, store: Store) -> SourceError | StoreError:
     """What is wrong with the picture; a StoreError where it is the server that cannot be reached."""
     if isinstance(error, FileNotFoundError) and not bucket_is_missing(error):
         return SourceError(f"no such object: image {uri}")
     if "Metadata value for" in str(error):  # some servers take what S3 does not allow, and obstore reads none
         return SourceError(f"metadata is not ASCII: image {uri}: upload it again with ASCII metadata")
+    status, code = answered_with(error)
+    if code == "InvalidObjectState":
+        return SourceError(f"archived: image {uri}: restore it first")
     problem = translate(error, f"cannot read image {uri}")
-    denied = isinstance(error, PermissionDeniedError | UnauthenticatedError)
-    kind = SourceDeniedError if denied or not problem.retryable else StoreError
-    return kind(problem.message)
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or not problem.retryable:
+        return SourceDeniedError(problem.message)
+    if status is None or _may_pass(status):
+        return StoreError(problem.message)
+    return await _refusal(uri, status, code, store)
+
+
+async def _refusal(uri: str, status: int, code: str, store: Store) -> SourceError:
+    """What an answer means that the same request will get again."""
+    if status in (HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.GONE):
+        return SourceError(f"deleted (HTTP {status}): image {uri}")
+    access, bucket = store.source_access, split_s3_uri(uri)[0]
+    _, region = await asyncio.to_thread(access.look_at_bucket, bucket)
+    if region and region != access.region:
+        return SourceDeniedError(
+            f"bucket is in region {region}, not {access.region}: image {uri}: restyle its images in a run of "
+            f"their own, with AWS_DEFAULT_REGION={region}"
+        )
+    if status < HTTPStatus.BAD_REQUEST:
+        return SourceDeniedError(
+            f"the server redirects to another: image {uri}: use the endpoint of its bucket"
+        )
+    hint = ": is it encrypted with a key of your own (SSE-C), which WaveSpeedAI does not have?"
+    advice = hint if status == HTTPStatus.BAD_REQUEST and not code else ""
+    return SourceDeniedError(f"HTTP {' '.join(filter(None, (str(status), code)))}: image {uri}{advice}")
+
+
+def _may_pass(status: int) -> bool:
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in (
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.CONFLICT,
+        HTTPStatus.TOO_EARLY,
+        HTTPStatus.TOO_MANY_REQUESTS,
+    )

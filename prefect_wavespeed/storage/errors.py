@@ -6,9 +6,10 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import NamedTuple
 
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 from obstore.exceptions import BaseError, NotSupportedError, PermissionDeniedError, UnauthenticatedError
 
 from prefect_wavespeed.errors import (
@@ -24,6 +25,8 @@ SAFE_STORES = "use AWS S3, Ceph, MinIO, R2 or a directory"
 
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _REQUEST = re.compile(r"Error performing \w+ (https?://)(?:[^/\s@]*@)?([^/\s?]+)")
+_STATUS = re.compile(r"non-2xx status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
 
 
 class _Reason(NamedTuple):
@@ -60,7 +63,7 @@ def translated(verb: str, uri: str) -> Iterator[None]:
         yield
     except (NotSupportedError, NotImplementedError) as error:
         raise UnsafeStoreError(f"conditional put refused: {uri}: {SAFE_STORES} ({redact(error)})") from None
-    except (BaseError, BotoCoreError, OSError) as error:
+    except (BaseError, BotoCoreError, ClientError, OSError) as error:
         raise translate(error, f"cannot {verb} {uri}") from None
 
 
@@ -84,6 +87,15 @@ def translate(error: Exception, action: str) -> StoreError | ConfigurationError:
 def bucket_is_missing(error: Exception) -> bool:
     """Whether a FileNotFoundError says that there is no such bucket, not only no such object."""
     return "NoSuchBucket" in str(error)
+
+
+def answered_with(error: Exception) -> tuple[int | None, str]:
+    """The HTTP status of which one of obstore's errors speaks, None without one, and S3's code, if told."""
+    text = str(error)
+    if "redirect without LOCATION" in text:
+        return HTTPStatus.MOVED_PERMANENTLY, ""
+    status, code = _STATUS.search(text), _CODE.search(text)
+    return int(status[1]) if status else None, code[1] if code else ""
 
 
 def _server(text: str) -> str:

@@ -6,9 +6,12 @@ endpoint is.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import re
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import cache, cached_property
 from threading import RLock
@@ -18,10 +21,10 @@ from urllib.parse import urlsplit
 import boto3
 import obstore
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 from cachetools import LRUCache, cachedmethod
 from obstore.auth.boto3 import Boto3CredentialProvider
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, InvalidPathError
 from obstore.store import S3Store
 
 from prefect_wavespeed.errors import ConfigurationError, redact
@@ -32,9 +35,14 @@ _RETRIES: Any = {
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=3), "base": 2},
     "retry_timeout": timedelta(seconds=30),
 }
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _HANDLES = 32  # that an S3Access keeps
 
 _NO_RETRIES: Any = {**_RETRIES, "max_retries": 0}
+_CONFIG = Config(
+    s3={"addressing_style": "path"}, connect_timeout=5, retries={"mode": "standard", "max_attempts": 5}
+)
 
 
 @cache
@@ -67,12 +75,14 @@ class S3Access:
         self._handles: LRUCache[Hashable, S3Store] = LRUCache(_HANDLES)
         self._lock = RLock()
         try:
-            config = Config(s3={"addressing_style": "path"})
-            client = session.client("s3", endpoint_url=endpoint_url, config=config)
+            # False is not the default: None lets boto3 read AWS_CA_BUNDLE
+            self._client: Any = session.client(
+                "s3", endpoint_url=endpoint_url, config=_CONFIG, verify=None if verify else False
+            )
         except (BotoCoreError, ValueError) as error:
             raise ConfigurationError(f"invalid S3 configuration: {redact(error)}") from None
-        self.endpoint_url: str = client.meta.endpoint_url
-        self.region: str = client.meta.region_name or "us-east-1"
+        self.endpoint_url: str = self._client.meta.endpoint_url
+        self.region: str = self._client.meta.region_name or "us-east-1"
 
     @property
     def is_aws(self) -> bool:
@@ -113,6 +123,36 @@ class S3Access:
             ) from None
         except (BaseError, BotoCoreError) as error:
             raise ConfigurationError(f"{redact(error)}: bucket s3://{name}") from None
+
+    def pages(self, bucket: str, prefix: str, after: str = "") -> Iterator[list[Entry]]:
+        """All objects whose keys begin with ``prefix``, whatever the keys, a page at a time; it blocks.
+
+        obstore's listing ends with an error at the first key that it has no path for (``is_plain``).
+
+        Args:
+            bucket: the bucket's name.
+            prefix: a text, not a folder.
+            after: only keys that sort after this one.
+
+        Raises:
+            BotoCoreError, ClientError: it cannot be listed now.
+        """
+        start = {"StartAfter": after} if after else {}
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **start)
+        for page in pages:
+            found = page.get("Contents", ())
+            yield [Entry(item["Key"], item["LastModified"], item["Size"]) for item in found]
+
+    def look_at_bucket(self, bucket: str) -> tuple[int | None, str | None]:
+        """The status with which a bucket answers (None where nothing does), and its region, if told."""
+        try:
+            answer = self._client.head_bucket(Bucket=bucket)
+        except ClientError as error:
+            answer = error.response
+        except (BotoCoreError, ValueError):
+            return None, None
+        meta = answer.get("ResponseMetadata", {})
+        return meta.get("HTTPStatusCode"), meta.get("HTTPHeaders", {}).get("x-amz-bucket-region")
 
 
 def environment_access() -> S3Access:
@@ -173,12 +213,54 @@ class S3Backend(Backend):
 
     async def list(self, prefix: str) -> list[Entry]:
         """All objects below a prefix, by name."""
-        # one step from Python to obstore and back, not one for each page
-        return [entry(meta) for meta in await obstore.list(self.handle, prefix=prefix).collect_async()]
+        try:
+            # one step from Python to obstore and back, not one for each page
+            return [entry(meta) for meta in await obstore.list(self.handle, prefix=prefix).collect_async()]
+        except BaseError as error:
+            if not _is_for_a_key(error):
+                raise
+            return [found async for page in self._plain_pages(prefix, "") for found in page]
+
+    async def pages(self, prefix: str, start: str) -> AsyncIterator[Sequence[Entry]]:
+        """All objects below a prefix whose names there begin with ``start``, a page at a time."""
+        last = ""
+        try:
+            async for page in super().pages(prefix, start):
+                last = page[-1].path if page else last
+                yield page
+        except BaseError as error:
+            if not _is_for_a_key(error):
+                raise
+            async for page in self._plain_pages(prefix + start, last):
+                yield page
+
+    async def _plain_pages(self, beginning: str, after: str) -> AsyncIterator[Sequence[Entry]]:
+        """What obstore would list, if somebody's odd key did not stop it: no such key is of this project."""
+        access, bucket, prefix = self._location
+        root = f"{prefix}/" if prefix else ""
+        pages = access.pages(bucket, root + beginning, after and root + after)
+        while (page := await asyncio.to_thread(next, pages, None)) is not None:
+            plain = [found for found in page if is_plain(found.path)]
+            yield [replace(found, path=found.path.removeprefix(root)) for found in plain]
 
     async def delete(self, paths: Sequence[str], *, once: bool) -> None:
         """Remove objects; ``once``: without a retry if the answer is lost."""
         await obstore.delete_async(self._without_retries if once else self.handle, paths)
+
+
+def _is_for_a_key(error: BaseError) -> bool:
+    """Whether obstore ends a listing because of a key that it has no path for, or that XML cannot express."""
+    return isinstance(error, InvalidPathError) or "invalid list response" in str(error)
+
+
+def is_bucket_name(name: str) -> bool:
+    """Whether a server may have a bucket of that name; in a URL, others would mean another path."""
+    return _BUCKET.fullmatch(name) is not None and name.strip(".") != ""
+
+
+def is_plain(key: str) -> bool:
+    """Whether obstore has a path for a key; others it refuses, or takes for another object's."""
+    return {"", ".", ".."}.isdisjoint(key.split("/")) and _CONTROL.search(key) is None
 
 
 def split_s3_uri(uri: str) -> tuple[str, str]:

@@ -19,10 +19,11 @@ from prefect_wavespeed.batch.manifest.files import FileReader, UnreadableError, 
 from prefect_wavespeed.batch.manifest.rows import BadRow, Row, RowReader
 from prefect_wavespeed.concurrency import map_all
 from prefect_wavespeed.errors import ManifestError, SourceError, redact
-from prefect_wavespeed.sources.objects import find_object
+from prefect_wavespeed.sources.objects import find_object, objects_below
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.backend import Entry
 from prefect_wavespeed.storage.open_store import bucket_store
+from prefect_wavespeed.storage.s3 import is_bucket_name
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.urls import without_signature
 
@@ -116,9 +117,11 @@ async def _below(manifest: str, params: ReduxParams, store: Store) -> AsyncGener
     bucket, _, prefix = manifest[len(_S3) :].partition("/")
     if not bucket:
         raise UnreadableError("the bucket's name is missing: give s3://bucket/prefix/")
+    if not is_bucket_name(bucket):
+        raise UnreadableError(f"no bucket can be named {bucket!r}: give s3://bucket/prefix/")
     root = f"{_S3}{bucket}/{prefix}"
     own, number = _own_folders(root, store), 0
-    async for page in _bucket(bucket, store).pages(prefix):
+    async for page in objects_below(bucket, prefix, store):
         images = [f"{_S3}{bucket}/{entry.path}" for entry in page if _is_picture(entry)]
         images = await _without_outputs([image for image in images if not image.startswith(own)], root, store)
         numbered = list(enumerate(images, number + 1))
@@ -142,7 +145,8 @@ def _own_folders(root: str, store: Store) -> tuple[str, ...]:
 
 
 def _is_picture(entry: Entry) -> bool:
-    return PurePosixPath(entry.path).suffix.lower() in PICTURES
+    name = entry.path.rpartition("/")[2]  # empty: a folder's marker, as consoles make them
+    return PurePosixPath(name).suffix.lower() in PICTURES
 
 
 async def _without_outputs(images: list[str], root: str, store: Store) -> list[str]:
