@@ -33,6 +33,7 @@ _CLOSE = timedelta(minutes=5)
 _LOOKS = (0.0, 0.1, 0.25, 0.5, 1.0)
 _REMEMBERED = 20_000  # predictions whose result did not say what they were asked for, or told another job's
 _CONCURRENCY = 8  # result calls at once
+_REPEATED = 5  # pages in a row with nothing new, until the history counts as endless
 _SHOWN = 5  # candidates in a message
 
 
@@ -181,7 +182,7 @@ class History:
         """
         since = min(query.lost.since for query in queries) - MARGIN
         seen: set[str] = set()
-        page = 0
+        page = repeated = 0
         while any(not query.answer.done() for query in queries):
             page += 1
             answer = await self._page(page, since)
@@ -192,8 +193,10 @@ class History:
                     query.consider(prediction)
             if not answer.items or answer.is_last or all(_is_older(each, since) for each in answer.items):
                 return
-            if not new:
-                raise UnavailableError("WaveSpeed's history gives the same page again, so it has no end")
+            # What is created meanwhile moves the others back by a page; it does not do so for ever.
+            repeated = 0 if new else repeated + 1
+            if repeated == _REPEATED:
+                raise UnavailableError("WaveSpeed's history gives the same page again and again")
 
     async def _page(self, page: int, since: datetime) -> HistoryPage:
         async def call() -> HistoryPage:
