@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from prefect.blocks.abstract import CredentialsBlock
@@ -19,6 +20,8 @@ from prefect_wavespeed.errors import ConfigurationError, redact
 from prefect_wavespeed.settings import get_settings
 
 BASE_URL = "https://api.wavespeed.ai"
+
+_Client = TypeVar("_Client", bound=WaveSpeedClient)
 
 
 class WaveSpeed(CredentialsBlock):
@@ -94,6 +97,15 @@ class WaveSpeed(CredentialsBlock):
             ConfigurationError: the key or a URL is invalid, or the submit timeout is so long that two runners
                 could submit one job.
         """
+        return self.get_client_of(WaveSpeedClient)
+
+    def get_client_of(self, kind: type[_Client]) -> _Client:
+        """The same as a client of another class.
+
+        Raises:
+            ConfigurationError: the key or a URL is invalid, or the submit timeout is so long that two runners
+                could submit one job.
+        """
         lease = get_settings().lease_seconds
         if self.submit_timeout is not None and self.submit_timeout >= lease / 2:
             raise ConfigurationError(
@@ -103,7 +115,7 @@ class WaveSpeed(CredentialsBlock):
         self.webhook_url_for(wait=True)
         # not Secret.get(): it parses a key that looks like JSON
         key = str(self.api_key.value.get_secret_value())
-        return WaveSpeedClient(
+        return kind(
             SecretStr(key),
             self.base_url,
             submit_timeout=self.submit_timeout,

@@ -46,7 +46,10 @@ _COMMANDS: dict[Group, dict[str, str]] = {
         "Safe to repeat. It reports what it found, created and left unchanged. Settings come from the "
         "environment (docs/deploying.md), the API key from WAVESPEED_API_KEY.",
         "doctor": "Check what a run needs: key, balance, clocks, Prefect, storage; and say how to fix it.\n\n"
-        "Spends nothing, and removes what it writes. The exit status is 1 if a check reports an error.",
+        "Spends nothing, and removes what it writes. The exit status is 1 if a check reports an error.\n\n"
+        "With --live it finds out instead, for a few cents, what WaveSpeedAI does where its documentation "
+        "and public records disagree, and what follows for you. The report in the output holds no secrets, "
+        "so it can be attached to an issue.",
         "init": "Write a small project into an empty folder: deployments, a manifest, settings.",
         "demo": "Restyle four photographs into ./demo, with an emulator and a Prefect server of its own.",
     },

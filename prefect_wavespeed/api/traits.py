@@ -22,3 +22,7 @@ class ApiTraits(BaseModel):
     image_url_is_kept: bool | None = Field(
         default=None, description="The inputs that are told hold the image's URL as it was sent."
     )
+
+    def updated(self, newer: ApiTraits) -> ApiTraits:
+        """These, with what is known by newer ones."""
+        return self.model_copy(update=newer.model_dump(exclude_none=True))

@@ -11,6 +11,7 @@
     runs/dt=YYYY-MM-DD/{flow run id}/       a batch's report
     sources/{sha256}.json                   the name under which a local file was first used
     uploads/{sha256}/{API host}/{time}.json     where a picture was uploaded to
+    doctor/{API host}.json                  what `restyle doctor --live` found out
     .probe/                                 objects that exist for a moment
 
 A job key is 64 hexadecimal digits (``Job.key``), a job name ``{slug}-{the key's first 16 digits}``
@@ -35,6 +36,7 @@ FAILED = "failed/"
 RUNS = "runs/"
 SOURCES = "sources/"
 UPLOADS = "uploads/"
+DOCTOR = "doctor/"
 PROBE = ".probe/"
 
 METADATA_SUFFIX = "/metadata.json"
@@ -205,12 +207,24 @@ def source_name(sha256: str) -> str:
 
 def uploads(sha256: str, api_host: str) -> str:
     """The folder of the uploads of a picture to one API."""
-    return f"{UPLOADS}{sha256}/{api_host.replace(':', '-')}/"
+    return f"{UPLOADS}{sha256}/{_folder_of(api_host)}/"
 
 
 def upload(sha256: str, api_host: str, at: datetime) -> str:
     """The record of one upload of a picture, at a time by the store's clock."""
     return f"{uploads(sha256, api_host)}{at:%Y%m%dT%H%M%S%fZ}.json"
+
+
+def _folder_of(api_host: str) -> str:
+    return api_host.replace(":", "-")
+
+
+# --- the API ---
+
+
+def live_report(api_host: str) -> str:
+    """What was found out about an API."""
+    return f"{DOCTOR}{_folder_of(api_host)}.json"
 
 
 # --- the store itself ---

@@ -46,6 +46,13 @@ restyle setup --out s3://bucket/restyled --tier silver
 # Restyle new objects as they arrive
 restyle setup --out s3://bucket/restyled --watch s3://bucket/in/
 """,
+    "doctor": """
+# What a run into this output needs
+restyle doctor --out ./restyled
+# What WaveSpeedAI really does, for at most 10 cents; an hour later, what it billed
+restyle doctor --live --spend 0.1 --out ./restyled
+restyle doctor --live --resume --out ./restyled
+""",
     "init": """
 # In the current folder, or in a new one
 restyle init

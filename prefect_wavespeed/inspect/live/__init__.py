@@ -1,0 +1,1 @@
+"""What `restyle doctor --live` finds out for a few cents: how the API answers where records disagree."""
