@@ -33,7 +33,7 @@ KNOWN = (
     "output_format, enable_base64_output, enable_sync_mode"
 )
 KINDS = (
-    "give a file that ends in .jsonl, .ndjson, .csv, .parquet, "
+    "give a file that ends in .jsonl, .ndjson, .csv, .tsv, .parquet, "
     "or s3://bucket/prefix/ for every image below it"
 )
 ROWS: list[dict[str, Any]] = [
@@ -269,7 +269,11 @@ REASONS = [
     ({"image": "s3://bucket/"}, "no key: image s3://bucket/: use s3://bucket/key"),
     ({"image": "a\x00.jpg"}, "control character: image 'a\\x00.jpg': no path and no URL has one"),
     ({"imgae": "a.jpg"}, "unknown column \"imgae\": did you mean 'image'?"),
-    ({"image": "a", "prompt": "x"}, f'unknown column "prompt": {KNOWN}'),
+    ({"image": "a", "prompt": "x"}, 'unknown column "prompt": remove or rename it'),
+    (
+        {"image": "a", "prompt": "x", "imgae": "b"},
+        'unknown columns "prompt", "imgae" (image?): remove or rename them',
+    ),
     ({"image": "a", "num_images": 9}, "num_images 9: must be 1 to 4"),
     ({"image": "a", "num_images": "2"}, 'num_images "2": give a whole number'),
     ({"image": "a", "num_images": 2.5}, "num_images 2.5: give a whole number"),
@@ -405,21 +409,22 @@ WHOLE: list[tuple[str, bytes, str]] = [
     ("a.parquet", parquet({"image": pa.array([], pa.string())}), "it has no rows: give at least one image"),
     ("a.txt", b"a.jpg\n", f"unsupported file type: {KINDS}"),
     ("a", b"a.jpg\n", f"unsupported file type: {KINDS}"),
-    ("a.csv", b"imgae,seed\na,1\n", "unknown column \"imgae\": did you mean 'image'?"),
-    ("a.csv", b"image,prompt\na,1\n", f'unknown column "prompt": {KNOWN}'),
+    ("a.csv", b"imgae,seed\na,1\n", f"unknown column \"imgae\": did you mean 'image'?; {KNOWN}"),
+    (
+        "a.csv",
+        b"image,sku,title\na,1,b\n",
+        f'unknown columns "sku", "title": remove or rename them; {KNOWN}',
+    ),
     ("a.csv", b"id,seed\na,1\n", "no column 'image': its columns are id, seed"),
     ("a.csv", b"image,seed,image\na,1,b\n", "column 'image' appears twice"),
-    ("a.csv", b"image;seed\na;1\n", 'its columns "image;seed" are not separated by commas'),
     ("a.csv", b'image\na\n"b\nc\n', "row 3 is not valid CSV: unexpected end of data: is a quote not closed?"),
-    ("a.csv", b"image\na\n\xe9\n", "row 3 is not UTF-8: save the file as UTF-8"),
-    ("a.jsonl", b'{"image": "a"}\n{"image": "\xe9"}\n', "row 2 is not UTF-8: save the file as UTF-8"),
-    ("a.jsonl", b"x" * (1 << 20), "row 1 is longer than 1 MB: put one image on each line"),
+    ("a.csv", b"image,\xe9\na,b\n", "its first line is not UTF-8: save the file as UTF-8"),
     (
         "a.jsonl.gz",
         half(gzip.compress(jsonl(*ROWS), mtime=0)),
         "cannot be read: Compressed file ended before",
     ),
-    ("a.parquet", parquet({"imgae": ["a"]}), "unknown column \"imgae\": did you mean 'image'?"),
+    ("a.parquet", parquet({"imgae": ["a"]}), f"unknown column \"imgae\": did you mean 'image'?; {KNOWN}"),
     ("a.parquet", parquet({"seed": [1]}), "no column 'image': its columns are seed"),
     ("a.parquet", parquet({"image": [1]}), "column 'image' is of type int64: give text"),
     (

@@ -28,7 +28,7 @@ from prefect_wavespeed.batch.job_runner import Carrier, JobRunner
 from prefect_wavespeed.batch.job_table import JobTable
 from prefect_wavespeed.batch.ledger_view import LedgerView
 from prefect_wavespeed.batch.manifest.read import read_manifest, safe_name
-from prefect_wavespeed.batch.manifest.rows import BadRow, Row
+from prefect_wavespeed.batch.manifest.rows import BadRow, Row, say_columns
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.outcome import rebuilt_error
 from prefect_wavespeed.batch.patience import patiently
@@ -330,6 +330,7 @@ def bad_rows_error(first: Sequence[BadRow], count: int, rows: str, *, skippable:
     """
     shown = "; ".join(f"row {row.number}: {row.reason}" for row in first[:_SHOWN_BAD_ROWS])
     more = f"; and {count - _SHOWN_BAD_ROWS:,} more" if count > _SHOWN_BAD_ROWS else ""
+    more += say_columns(row.reason for row in first[:_SHOWN_BAD_ROWS])
     fix = "fix them" + (", or skip them with on_bad_row=skip" if skippable else "")
     return ManifestError(
         f"{count:,} of {rows} rows cannot be used: {shown}{more}: {fix}; nothing was submitted"

@@ -7,36 +7,40 @@ from 1 in a Parquet file.
 from __future__ import annotations
 
 import csv
-import gzip
 import json
-import zlib
+import re
+import struct
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.manifest.rows import (
     COLUMNS,
     KINDS,
+    THE_COLUMNS,
     BadRow,
     Kind,
     Row,
     RowReader,
+    is_nameless,
     show,
-    unknown_column,
+    strip,
+    unknown_columns,
 )
+from prefect_wavespeed.batch.manifest.text import BROKEN, TOO_LONG, UnreadableError, lines
 from prefect_wavespeed.errors import redact
+from prefect_wavespeed.words import counted
 
-LINE_LIMIT = 1 << 20  # bytes
 _PARQUET_BATCH = 500  # rows
-_OTHER_SEPARATORS = ";\t|"
+_SEPARATORS = ",;\t|"
+_NOT_TEXT = "not UTF-8: save the file as UTF-8"
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 
 FileReader: TypeAlias = Callable[[Path, ReduxParams], Iterator[Row | BadRow]]
-
-
-class UnreadableError(Exception):
-    """What is wrong with a manifest as a whole, and what to do."""
 
 
 def reader_for(name: str) -> FileReader:
@@ -56,8 +60,11 @@ def reader_for(name: str) -> FileReader:
 
 def _jsonl(path: Path, params: ReduxParams) -> Iterator[Row | BadRow]:
     reader = RowReader(params)
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(lines(path), 1):
         if not line.strip():
+            continue
+        if problem := _broken(line):
+            yield BadRow(number, problem)
             continue
         try:
             cells = json.loads(line.rstrip(), parse_constant=_refuse_constant)
@@ -73,31 +80,86 @@ def _jsonl(path: Path, params: ReduxParams) -> Iterator[Row | BadRow]:
             yield BadRow(number, f'{show(cells)} is not a JSON object: give {{"image": "…"}}')
 
 
+def _broken(line: str) -> str | None:
+    if line == TOO_LONG:
+        return "longer than 1 MB: put one image on each line"
+    return _NOT_TEXT if BROKEN in line else None
+
+
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
 def _csv(path: Path, params: ReduxParams) -> Iterator[Row | BadRow]:
     reader = RowReader(params, from_text=True)
-    lines = csv.reader(_lines(path), skipinitialspace=True, strict=True)
-    last = 0
-    try:
-        header = [name.strip() for name in next((cells for cells in lines if any(cells)), [])]
-        if len(header) == 1 and any(separator in header[0] for separator in _OTHER_SEPARATORS):
-            raise UnreadableError(f"its columns {show(header[0])} are not separated by commas")
-        if header:
-            _check_columns(header)
-        last = lines.line_num
-        for cells in lines:
-            number, last = last + 1, lines.line_num
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) != len(header):
-                yield BadRow(number, f"{len(cells)} cells, but the header has {len(header)}")
-            else:
-                yield reader.read(number, dict(zip(header, cells, strict=True)))
-    except csv.Error as error:
-        raise UnreadableError(f"row {last + 1} is not valid CSV: {error}: is a quote not closed?") from None
+    text = lines(path)
+    first, skipped, separator = _beginning(text)
+    if not first:
+        return
+    rows = csv.reader(chain([first], text), delimiter=separator, skipinitialspace=True, strict=True)
+    header: list[str] = []
+    last = skipped
+    while True:
+        try:
+            cells = next(rows, None)
+        except csv.Error as error:
+            number, last = last + 1, skipped + rows.line_num
+            if not header or "end of data" in str(error):  # all that follows may belong to this row
+                raise UnreadableError(
+                    f"row {number} is not valid CSV: {error}: is a quote not closed?"
+                ) from None
+            yield BadRow(number, f"not valid CSV: {error}")
+            continue
+        if cells is None:
+            return
+        number, last = last + 1, skipped + rows.line_num
+        if not header:
+            header = _header(cells)
+        elif any(strip(cell) for cell in cells):
+            yield _csv_row(number, header, cells, reader, decimal_comma=separator != ",")
+
+
+def _beginning(text: Iterator[str]) -> tuple[str, int, str]:
+    """The line with the header, how many lines are before it, and the separator."""
+    separator = ""
+    for skipped, line in enumerate(text):
+        if not strip(line):
+            continue
+        if not separator and (excel := _SEPARATOR_LINE.fullmatch(line.rstrip("\r\n"))):
+            separator = excel[1]
+            continue
+        return line, skipped, separator or max(_SEPARATORS, key=lambda char: _known_columns(line, char))
+    return "", 0, ","
+
+
+def _known_columns(line: str, separator: str) -> int:
+    """How many known columns a header has if it is divided by that; the first of the best is taken."""
+    return sum(strip(strip(name).strip('"')) in COLUMNS for name in strip(line).split(separator))
+
+
+def _header(cells: Sequence[str]) -> list[str]:
+    if BROKEN in "".join(cells):
+        raise UnreadableError(f"its first line is {_NOT_TEXT}")
+    header = [strip(name) for name in cells]
+    _check_columns(header)
+    return header
+
+
+def _csv_row(
+    number: int, header: Sequence[str], cells: list[str], reader: RowReader, *, decimal_comma: bool
+) -> Row | BadRow:
+    if problem := _broken("".join(cells)):
+        return BadRow(number, problem)
+    while len(cells) > len(header) and not strip(cells[-1]):  # as spreadsheets write them
+        cells.pop()
+    if len(cells) != len(header):
+        return BadRow(number, f"{counted(len(cells), 'cell')}, but the header has {len(header)}")
+    row = dict(zip(header, cells, strict=True))
+    if decimal_comma:  # where a comma does not separate, it may be that of 2,7
+        for name, cell in row.items():
+            if KINDS.get(name) == "a number" and _DECIMAL_COMMA.fullmatch(strip(cell)):
+                row[name] = cell.replace(",", ".")
+    return reader.read(number, row)
 
 
 def _parquet(path: Path, params: ReduxParams) -> Iterator[Row | BadRow]:
@@ -110,28 +172,62 @@ def _parquet(path: Path, params: ReduxParams) -> Iterator[Row | BadRow]:
             schema = file.schema_arrow
             # pandas stores its index as a column
             columns = [name for name in schema.names if not name.startswith("__index_level_")]
+            columns = [name for name in columns if not is_nameless(name)]
             _check_columns(columns)
+            exact = {}
             for name in columns:
                 _check_type(name, schema.field(name).type)
+                exact[name] = _exact(schema.field(name).type)
             for batch in file.iter_batches(_PARQUET_BATCH, columns=columns):
                 for cells in batch.to_pylist():
                     number += 1
-                    yield reader.read(number, cells)
+                    yield reader.read(number, {name: exact[name](cell) for name, cell in cells.items()})
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UnreadableError(f"not a complete Parquet file: {error}") from None
 
 
-_READERS: dict[str, FileReader] = {".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv, ".parquet": _parquet}
+_READERS: dict[str, FileReader] = {
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".parquet": _parquet,
+}
 
 
 def _check_columns(names: Sequence[str]) -> None:
-    for name in names:
-        if name not in COLUMNS:
-            raise UnreadableError(unknown_column(name))
-        if names.count(name) > 1:
+    named = [name for name in names if not is_nameless(name)]
+    if unknown := [name for name in named if name not in COLUMNS]:
+        raise UnreadableError(f"{unknown_columns(unknown)}; {THE_COLUMNS}")
+    for name in named:
+        if named.count(name) > 1:
             raise UnreadableError(f"column {name!r} appears twice")
-    if "image" not in names:
-        raise UnreadableError(f"no column 'image': its columns are {', '.join(names)}")
+    if "image" not in named:
+        raise UnreadableError(f"no column 'image': its columns are {', '.join(named)}")
+
+
+def _exact(column_type: Any) -> Callable[[Any], Any]:
+    """Gives a cell as the number that it shows: 2.7 as float32 is 2.700000047683716 for Python."""
+    from pyarrow import types
+
+    value = column_type.value_type if types.is_dictionary(column_type) else column_type
+    if types.is_float32(value):
+        return lambda cell: cell if cell is None else _shortest(cell, "f")
+    if types.is_float16(value):
+        return lambda cell: cell if cell is None else _shortest(float(cell), "e")
+    if types.is_decimal(value):
+        return lambda cell: cell if cell is None else int(cell) if cell == int(cell) else float(cell)
+    return lambda cell: cell
+
+
+def _shortest(number: float, form: str) -> float:
+    """The shortest decimal that is this number in ``struct``'s format."""
+    for digits in range(1, 10):
+        shown = float(f"{number:.{digits}g}")
+        with suppress(OverflowError):
+            if struct.unpack(form, struct.pack(form, shown))[0] == number:
+                return shown
+    return number
 
 
 def _check_type(name: str, column_type: Any) -> None:
@@ -140,7 +236,7 @@ def _check_type(name: str, column_type: Any) -> None:
 
     value = column_type.value_type if types.is_dictionary(column_type) else column_type
     text = types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)
-    number = types.is_integer(value) or types.is_floating(value)
+    number = types.is_integer(value) or types.is_floating(value) or types.is_decimal(value)
     fits: dict[Kind, bool] = {
         "text": text,
         "text or a number": text or number,
@@ -150,27 +246,3 @@ def _check_type(name: str, column_type: Any) -> None:
     }
     if not (fits[KINDS[name]] or types.is_null(value)):
         raise UnreadableError(f"column {name!r} is of type {column_type}: give {KINDS[name]}")
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text, gzipped or not, each with its line ending."""
-    try:
-        with _open(path) as file:
-            for number in count(1):
-                line = file.readline(LINE_LIMIT)
-                if not line:
-                    return
-                if len(line) == LINE_LIMIT:
-                    raise UnreadableError(f"row {number} is longer than 1 MB: put one image on each line")
-                try:
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError:
-                    raise UnreadableError(f"row {number} is not UTF-8: save the file as UTF-8") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise UnreadableError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _open(path: Path) -> BinaryIO:
-    with path.open("rb") as file:
-        gzipped = file.read(2) == b"\x1f\x8b"
-    return cast("BinaryIO", gzip.open(path)) if gzipped else path.open("rb")

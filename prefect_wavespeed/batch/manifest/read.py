@@ -15,8 +15,9 @@ import httpx
 
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.api.urls import is_loopback
-from prefect_wavespeed.batch.manifest.files import FileReader, UnreadableError, reader_for
+from prefect_wavespeed.batch.manifest.files import FileReader, reader_for
 from prefect_wavespeed.batch.manifest.rows import BadRow, Row, RowReader
+from prefect_wavespeed.batch.manifest.text import UnreadableError
 from prefect_wavespeed.concurrency import map_all
 from prefect_wavespeed.errors import ManifestError, SourceError, redact
 from prefect_wavespeed.sources.objects import find_object, objects_below
@@ -45,10 +46,10 @@ async def read_manifest(
     leaves empty is as in ``params``. The images themselves are not looked up here.
 
     Args:
-        manifest: path, ``s3://`` object or https URL of a .jsonl, .ndjson, .csv or .parquet file (the first
-            three also gzipped, .gz); ``s3://bucket/prefix/`` for every image below it, except pictures that
-            outputs of this project stored there; or a list of images. A relative path is relative to the
-            working directory.
+        manifest: path, ``s3://`` object or https URL of a .jsonl, .ndjson, .csv, .tsv or .parquet file (all
+            but the last also gzipped, .gz); ``s3://bucket/prefix/`` for every image below it, except
+            pictures that outputs of this project stored there; or a list of images. A relative path is
+            relative to the working directory.
         params: what applies where a row does not say otherwise.
         store: where outputs go: S3 is read with its credentials, if it is on S3.
 
@@ -92,7 +93,7 @@ def _all_rows(manifest: str | Sequence[str], params: ReduxParams, store: Store) 
 
 
 def _images(images: Iterable[tuple[int, str]], params: ReduxParams) -> Iterator[Row | BadRow]:
-    reader = RowReader(params)
+    reader = RowReader(params, exact=True)
     return (reader.read(number, {"image": image}) for number, image in images)
 
 
@@ -213,6 +214,8 @@ def _existing(manifest: str) -> Path:
             )
         if not path.exists():
             raise UnreadableError("no such file")
+        if not path.is_file():  # a pipe or a device might never end
+            raise UnreadableError("no regular file")
     except (OSError, RuntimeError, ValueError) as error:
         raise UnreadableError(getattr(error, "strerror", None) or str(error)) from None
     return path

@@ -6,7 +6,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -25,6 +25,11 @@ _SHOWN_LENGTH = 80
 
 COLUMNS: tuple[str, ...] = ("image", "id", "variant", *_PARAMS)
 """What a manifest may say about an image."""
+THE_COLUMNS = f"the columns are {', '.join(COLUMNS)}"
+
+# What is copied from a document or a file browser brings them along: zero width, direction, byte order.
+_INVISIBLE = "\u200b\u200e\u200f\u202a\u202c\u2060\ufeff"
+_NAMELESS = re.compile(r"|Unnamed: \d+")  # pandas calls a column so that had no name
 
 Kind = Literal["a whole number", "a number", "true or false", "text", "text or a number"]
 _KIND_OF_TYPE: dict[object, Kind] = {int: "a whole number", float: "a number", bool: "true or false"}
@@ -92,13 +97,21 @@ class RowReader:
     Attributes:
         params: what applies where a row does not say otherwise.
         from_text: all values are text, as in CSV, and are converted; else each must be of its column's kind.
+        exact: a text is taken as it is, as the key of an object in a listing; else without blanks around it.
     """
 
     params: ReduxParams
     from_text: bool = False
+    exact: bool = False
 
     def read(self, number: int, cells: Mapping[str, Any]) -> Row | BadRow:
         """Check one row. Empty values and null mean "not given"; the image is not looked up."""
+        if not self.exact:
+            cells = {
+                strip(name): strip(value) if isinstance(value, str) else value
+                for name, value in cells.items()
+                if not is_nameless(strip(name))
+            }
         given = {name: value for name, value in cells.items() if not _is_empty(value)}
         try:
             return self._row(number, given)
@@ -114,7 +127,8 @@ class RowReader:
         )
 
     def _row(self, number: int, given: Mapping[str, Any]) -> Row:
-        problems = [unknown_column(name) for name in given if name not in KINDS]
+        unknown = [name for name in given if name not in KINDS]
+        problems = [unknown_columns(unknown)] if unknown else []
         if not self.from_text:
             problems += [
                 f"{name} {show(value)}: give {KINDS[name]}"
@@ -141,11 +155,35 @@ class _RefusedError(ValueError):
     """What is wrong with a row."""
 
 
-def unknown_column(name: str) -> str:
-    """The reason for refusing a column that does not exist."""
-    similar = difflib.get_close_matches(name.strip().lower(), COLUMNS, n=1)
-    hint = f"did you mean {similar[0]!r}?" if similar else f"the columns are {', '.join(COLUMNS)}"
-    return f"unknown column {show(name)}: {hint}"
+def unknown_columns(names: Sequence[str]) -> str:
+    """The reason for refusing columns that do not exist. Misspelt, one would be billed with a default."""
+    similar = {name: difflib.get_close_matches(name.strip().lower(), COLUMNS, n=1) for name in names}
+    if len(names) == 1 and similar[names[0]]:
+        return f"{_UNKNOWN} {show(names[0])}: did you mean {similar[names[0]][0]!r}?"
+    shown = ", ".join(f"{show(name)}{f' ({found[0]}?)' if found else ''}" for name, found in similar.items())
+    plural, them = ("", "it") if len(names) == 1 else ("s", "them")
+    return f"{_UNKNOWN}{plural} {shown}: remove or rename {them}"
+
+
+_UNKNOWN = "unknown column"
+
+
+def say_columns(reasons: Iterable[str]) -> str:
+    """The known columns, where one of the reasons is a column that is not known; else nothing."""
+    return f"; {THE_COLUMNS}" if any(_UNKNOWN in reason for reason in reasons) else ""
+
+
+def is_nameless(name: str) -> bool:
+    """Whether a column has no name: an index, or what is left of an empty column of a spreadsheet."""
+    return _NAMELESS.fullmatch(name) is not None
+
+
+def strip(text: str) -> str:
+    """A text without blanks around it, no-break and invisible ones included."""
+    before = None
+    while text != before:  # either kind may hide the other
+        before, text = text, text.strip().strip(_INVISIBLE)
+    return text
 
 
 def show(value: object) -> str:

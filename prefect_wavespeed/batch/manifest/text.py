@@ -1,0 +1,82 @@
+"""The lines of a text file as people have them: gzipped or not, UTF-8 or UTF-16, any line ends."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+LINE_LIMIT = 1 << 20  # characters
+BROKEN = "\udcff"
+"""Stands for bytes that are no text, and for a line that is too long: a text has no such character."""
+TOO_LONG = f"{BROKEN}{BROKEN}\n"
+"""Stands for a whole line that is longer than LINE_LIMIT."""
+
+_MARKS = (  # UTF-32 first: its mark begins like that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+class UnreadableError(Exception):
+    """What is wrong with a manifest as a whole, and what to do."""
+
+
+def lines(path: Path) -> Iterator[str]:
+    """The lines of a text, each with its line end: ``\\n``, ``\\r\\n`` or ``\\r``.
+
+    What cannot be decoded is ``BROKEN`` in its line, and a line that is too long is ``TOO_LONG``, so that one
+    bad line is one bad row.
+
+    Raises:
+        UnreadableError: it cannot be read to its end.
+    """
+    try:
+        with (
+            _open(path) as file,
+            io.TextIOWrapper(file, _encoding(path), "restyle-broken", newline="") as text,
+        ):
+            while line := text.readline(LINE_LIMIT):
+                if len(line) < LINE_LIMIT:
+                    yield line
+                    continue
+                while (rest := text.readline(LINE_LIMIT)) and len(rest) == LINE_LIMIT:
+                    pass
+                yield TOO_LONG
+    except (OSError, EOFError, zlib.error) as error:
+        raise UnreadableError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _open(path: Path) -> BinaryIO:
+    with path.open("rb") as file:
+        gzipped = file.read(2) == b"\x1f\x8b"
+    return cast("BinaryIO", gzip.open(path)) if gzipped else path.open("rb")
+
+
+def _encoding(path: Path) -> str:
+    """The encoding that a text's first bytes tell; UTF-8 unless they do."""
+    with _open(path) as file:
+        start = file.read(64)
+    marked = next((name for mark, name in _MARKS if start.startswith(mark)), None)
+    if marked:
+        return marked
+    first, second = start[::2].count(0), start[1::2].count(0)
+    if 4 * max(first, second) < len(start) or not start:  # what a manifest begins with is ASCII, mostly
+        return "utf-8"
+    return "utf-16-le" if second > first else "utf-16-be"
+
+
+def _broken(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return BROKEN, error.end
+
+
+codecs.register_error("restyle-broken", _broken)
