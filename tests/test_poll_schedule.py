@@ -11,7 +11,7 @@ from statistics import mean, median
 
 import pytest
 
-from prefect_wavespeed.steps.poll_schedule import MAX_INTERVAL, PollSchedule
+from prefect_wavespeed.steps.poll_schedule import MAX_INTERVAL, MIN_INTERVAL, PollSchedule
 from tests.support.quick_loop import PATIENCE, evenly, run
 
 
@@ -32,14 +32,36 @@ class Seen:
         return mean(len(polls) for polls in self.polls)
 
 
-async def watch(schedule: PollSchedule, took: float, reported: float | None, seen: Seen) -> None:
+@dataclass
+class Limited:
+    """Answers so many result calls a second, and refuses the others."""
+
+    a_second: float
+    retry_after: float | None = None
+    answered: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+
+    def answers(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        lately = sum(at > now - 1 for at in self.answered[-int(self.a_second) - 1 :])
+        (self.answered if lately < self.a_second else self.refused).append(now)
+        return lately < self.a_second
+
+
+async def watch(
+    schedule: PollSchedule, took: float, reported: float | None, seen: Seen, least: float, api: Limited | None
+) -> None:
     """Poll a prediction that takes ``took`` seconds, as far as the API reports that."""
     loop = asyncio.get_running_loop()
     start, polls = loop.time(), []
-    with schedule.flight(fresh=True) as flight:
+    with schedule.flight(fresh=True, least=least) as flight:
         while True:
             await flight.wait(0, PATIENCE)
             polls.append(loop.time() - start)
+            if api and not api.answers():
+                flight.refused(api.retry_after)
+                continue
+            flight.answered()
             if polls[-1] >= took:
                 flight.ready(reported)
                 break
@@ -49,7 +71,13 @@ async def watch(schedule: PollSchedule, took: float, reported: float | None, see
 
 
 async def fly(
-    took: Iterator[float], in_flight: int, *, reported: bool = True, schedule: PollSchedule | None = None
+    took: Iterator[float],
+    in_flight: int,
+    *,
+    reported: bool = True,
+    schedule: PollSchedule | None = None,
+    least: float = MIN_INTERVAL,
+    api: Limited | None = None,
 ) -> Seen:
     """Poll many predictions, ``in_flight`` at once."""
     schedule, seen = schedule or PollSchedule(), Seen()
@@ -57,7 +85,7 @@ async def fly(
 
     async def one(seconds: float) -> None:
         async with slots:
-            await watch(schedule, seconds, seconds if reported else None, seen)
+            await watch(schedule, seconds, seconds if reported else None, seen, least, api)
 
     await asyncio.gather(*(one(seconds) for seconds in took))
     seen.seconds = asyncio.get_running_loop().time()
@@ -161,5 +189,52 @@ def test_neither_bound_of_a_wait_is_passed() -> None:
             assert loop.time() >= 7
             await flight.wait(0, 0.001)
             assert loop.time() < 7.1
+
+    run(main())
+
+
+@pytest.mark.parametrize("least", [0.1, 2.0])
+def test_two_polls_of_one_prediction_are_never_closer_than_asked_for(least: float) -> None:
+    async def main() -> None:
+        schedule = PollSchedule()
+        for low, high in ((0.3, 0.4), (4, 9)):
+            seen = await fly(evenly(low, high, 60), 20, schedule=schedule, least=least)
+            gaps = [later - earlier for polls in seen.polls for earlier, later in pairwise(polls)]
+            assert not gaps or min(gaps) >= least - 1e-9
+
+    run(main())
+
+
+@pytest.mark.parametrize(("a_second", "seconds"), [(20, 30), (5, 80)])
+def test_refused_polls_slow_all_down_until_few_are_refused(a_second: int, seconds: float) -> None:
+    """A hundred images are polled a hundred times at the least."""
+
+    async def main() -> None:
+        api = Limited(a_second)
+        seen = await fly(evenly(6, 8, 100), 100, api=api)
+        assert len(seen.took) == 100
+        assert seen.seconds < seconds
+        assert len(api.refused) < 40
+
+    run(main())
+
+
+def test_a_pause_after_a_refused_poll_is_everybodys_and_as_long_as_the_answer_says() -> None:
+    async def main() -> None:
+        api = Limited(10, retry_after=30)
+        await fly(evenly(2, 3, 100), 100, api=api)
+        first = api.refused[0]
+        assert [at for at in (*api.answered, *api.refused) if first < at < first + 30] == []
+
+    run(main())
+
+
+def test_polling_recovers_after_refusals() -> None:
+    async def main() -> None:
+        schedule = PollSchedule()
+        await fly(evenly(2, 4, 200), 50, schedule=schedule, api=Limited(10))
+        await fly(evenly(2, 4, 400), 50, schedule=schedule)
+        seen = await fly(evenly(2, 4, 100), 50, schedule=schedule)
+        assert median(seen.delays) < 0.3
 
     run(main())

@@ -63,7 +63,9 @@ class PredictionWait:
         since = self._context.memory.answered_at(submitted)
         with (
             self._context.inbox.watch(submitted.prediction_id) as notice,
-            poll_schedule.flight(fresh=submitted.fresh, since=since, notice=notice) as flight,
+            poll_schedule.flight(
+                fresh=submitted.fresh, since=since, notice=notice, least=settings.min_poll_seconds
+            ) as flight,
         ):
             while (left := deadline - time.monotonic()) > 0:
                 await flight.wait(paused_until - time.monotonic(), left)
@@ -79,9 +81,13 @@ class PredictionWait:
                     if doubts.are_believed():
                         raise
                     continue
-                except (UnavailableError, RateLimitedError) as error:
+                except RateLimitedError as error:
+                    flight.refused(error.retry_after)
+                    continue
+                except UnavailableError as error:
                     paused_until = time.monotonic() + max(next(pauses), error.retry_after or 0)
                     continue
+                flight.answered()
                 if prediction.status == "completed" and not prediction.outputs:
                     if doubts.are_believed():
                         return prediction

@@ -5,7 +5,8 @@ ready after three seconds takes longer than three. Between the shortest and the 
 evenly spaced: where a prediction is equally likely to end at any moment, no other order notices as early with
 as few polls. docs/performance.md has the sums.
 
-Where webhooks report what is ready, and have not failed to lately, only overdue predictions are polled.
+Where webhooks report what is ready, and have not failed to lately, only overdue predictions are polled. After
+a 429 all of this process are polled less often: see ``poll_slowdown.py``.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from collections import deque
 from types import TracebackType
 from typing import Self
 
+from prefect_wavespeed.steps.poll_slowdown import PollSlowdown
 from prefect_wavespeed.steps.webhook_inbox import GRACE, Notice, WebhookInbox
 
 MAX_INTERVAL = 10.0
 MIN_INTERVAL = 0.1
+"""Seconds between two polls of one prediction, where nothing else is asked for."""
 # Polls over the usual range of times. A prediction that may end at any moment of it needs half of them on
 # average, and half a poll more.
 _STEPS = 7.0
@@ -39,17 +42,26 @@ class PollSchedule:
         self._waiting: dict[Notice, asyncio.AbstractEventLoop] = {}  # for the first estimate
         self._estimate: tuple[float, float] | None = None
         self._estimated_at = -_ESTIMATE_SECONDS
+        self._slowdown = PollSlowdown()
 
-    def flight(self, *, fresh: bool, since: float | None = None, notice: Notice | None = None) -> Flight:
+    def flight(
+        self,
+        *,
+        fresh: bool,
+        since: float | None = None,
+        notice: Notice | None = None,
+        least: float = MIN_INTERVAL,
+    ) -> Flight:
         """Return the flight of a prediction that is polled from now on.
 
         Args:
             fresh: it was submitted just now; otherwise it may be ready already, and is polled at once.
             since: when it was submitted, on the event loop's (monotonic) clock; now by default.
             notice: what webhooks report about it; nothing by default.
+            least: seconds between two polls.
         """
         notice = notice or Notice(WebhookInbox(), "")
-        return Flight(self, fresh, _now() if since is None else since, notice)
+        return Flight(self, fresh, _now() if since is None else since, notice, least)
 
     def learn(self, seconds: float) -> None:
         """Remember how long a prediction took."""
@@ -119,11 +131,15 @@ class Flight:
         since: when, on the event loop's clock.
     """
 
-    def __init__(self, schedule: PollSchedule, fresh: bool, since: float, notice: Notice) -> None:
+    def __init__(
+        self, schedule: PollSchedule, fresh: bool, since: float, notice: Notice, least: float
+    ) -> None:
         self.fresh = fresh
         self.since = since
         self._schedule = schedule
+        self._slowdown = schedule._slowdown
         self._notice = notice
+        self._least = least
         self._not_ready_at = 0.0
         self._scout = False
         self._polled = False
@@ -162,7 +178,18 @@ class Flight:
             await self._schedule.wait_for_estimate(self._notice, min(MAX_INTERVAL, at_most))
             at_most = max(latest - _now(), 0)
         await self._notice.wait(min(max(at_least, self._interval()), at_most))
+        # Nothing is polled in a pause, and after it all begin at different times.
+        while not self._notice.is_unread and (pause := min(self._slowdown.left(_now()), latest - _now())) > 0:
+            await self._notice.wait(min(pause + self._step() * random.uniform(0, 1), latest - _now()))
         self._polled, self._polled_at = True, self.age
+
+    def answered(self) -> None:
+        """Note that the last poll was answered."""
+        self._slowdown.answered(self.since + self._polled_at)
+
+    def refused(self, retry_after: float | None) -> None:
+        """Note that the last poll was refused with 429, and how many seconds to wait where that said so."""
+        self._slowdown.refused(self.since + self._polled_at, retry_after, _now())
 
     def not_ready(self) -> None:
         """Note that it was not ready at the last poll."""
@@ -187,21 +214,29 @@ class Flight:
         usual, age = self._schedule.usual_range(), self.age
         if not self.fresh and not self._polled:
             return 0.0
+        factor = self._slowdown.factor
         if usual is None and self._scout:
-            return max(0.5 - age, 0.25, age * 0.08)
+            return max(0.5 - age, 0.25, self._least, age * 0.08) * factor
         low, high = usual or (0.0, 0.0)
-        step = min(max((high - low) / _STEPS, MIN_INTERVAL), MAX_INTERVAL) if usual else 0.5
         if self._notice.reliable:  # poll what is overdue, and what takes far longer than the shortest
             first = min(high + GRACE, low + MAX_INTERVAL)
             if self.fresh and age < first:
-                return max(first - age, MIN_INTERVAL)
-            return MAX_INTERVAL if self._polled else random.uniform(0, 1)
+                return max(first - age, self._least)
+            return MAX_INTERVAL * factor if self._polled else random.uniform(0, 1)
+        step = self._step()
         if self.fresh and age < low:
-            return low - age + step * random.uniform(0.5, 1)
+            return max(low - age + step * random.uniform(0.5, 1), self._least if self._polled else 0.0)
         if self.fresh and not self._polled:
             return step * random.uniform(0, 1)
         overdue = max(age - high, 0) if self.fresh else age
-        return min(max(step, overdue / 4) * random.uniform(0.95, 1.05), MAX_INTERVAL)
+        spaced = min(max(step, overdue / 4) * random.uniform(0.95, 1.05), MAX_INTERVAL * factor)
+        return max(spaced, self._least)
+
+    def _step(self) -> float:
+        """Seconds between two polls within the usual range of times."""
+        low, high = self._schedule.usual_range() or (0.0, 0.0)
+        step = min((high - low) / _STEPS, MAX_INTERVAL) if high else 0.5
+        return max(step, self._least) * self._slowdown.factor
 
 
 def _now() -> float:

@@ -152,6 +152,11 @@ class Notice:
             self._sleep.set_result(None)
 
     @property
+    def is_unread(self) -> bool:
+        """Whether something was delivered that has not been read."""
+        return self._unread is not None
+
+    @property
     def reliable(self) -> bool:
         """Whether to wait for it rather than poll."""
         return not self._arrived and self._inbox.reliable
