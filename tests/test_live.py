@@ -322,6 +322,18 @@ def test_lost_answers_are_found_again_also_of_odd_requests(doctor: Doctor) -> No
     doctor.billed_at_most_once_each()
 
 
+def test_what_cannot_be_asked_now_is_asked_again_and_what_is_paid_is_counted(doctor: Doctor) -> None:
+    fails = {"fault": "status", "status": 403, "message": "not now"}
+    doctor.emulator.faults([{"on": "history", **fails, "times": None}])
+    first = doctor.live()
+    first.says({"history_inputs": "^not known: .*not now", "history_delay": "^not known: .*not now"})
+    assert first.spent == (0.075, 0.075)
+    doctor.emulator.faults([])
+    again = doctor.live()
+    again.says({"history_inputs": "^under `input`$"})
+    assert (again.spent, doctor.emulator.ledger()["spent"]) == ((0, 0.075), 0.075)
+
+
 def test_an_ordinary_picture_that_fails_is_an_error_and_not_paid(doctor: Doctor) -> None:
     doctor.emulator.faults([{"on": "prediction", "fault": "failed", "code": 1200, "message": "not allowed"}])
     ended = doctor.run("--live")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TypeVar
@@ -15,7 +14,6 @@ from prefect_wavespeed.api.models import MODEL, ReduxRequest
 from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.api.urls import without_query
 from prefect_wavespeed.errors import (
-    AuthenticationError,
     NotFoundError,
     OutputError,
     PredictionFailedError,
@@ -114,9 +112,7 @@ class Examination:
         """Ask something, and keep what is found, or that nothing could be."""
         try:
             findings = await ask()
-        except AuthenticationError:
-            raise
-        except RestyleError as error:
+        except RestyleError as error:  # a key may be allowed to submit, and not to read the history
             findings = [not_known(name, shown(error.message)) for name in names]
         self._report.add(findings)
         await self._report.save(self._store)
@@ -145,21 +141,26 @@ class Examination:
         """Find out how soon a new prediction is in the history."""
         if trial is not PLAIN:
             return
-        began, found, answered = time.monotonic(), None, False
+        began, found = time.monotonic(), None
+        problem: RestyleError | None = None
         for at in _LOOKS:
             await asyncio.sleep(began + at - time.monotonic())
             looked = time.monotonic() - began
-            with suppress(RestyleError):
+            try:
                 page = await self._client.history(model=MODEL)
-                answered = True
-                if any(prediction.id == submitted.prediction_id for prediction in page.items):
-                    found = looked
+            except RestyleError as error:
+                problem = error
+                if not error.retryable:
                     break
-        if answered:
-            searched = get_settings().reconcile_seconds
-            self._report.add([about_delay(found, _LOOKS[-1], searched)])
+                continue
+            problem = None
+            if any(prediction.id == submitted.prediction_id for prediction in page.items):
+                found = looked
+                break
+        if problem:
+            self._report.add([not_known("history_delay", shown(problem.message))])
         else:
-            self._report.add([not_known("history_delay", "the history could not be read")])
+            self._report.add([about_delay(found, _LOOKS[-1], get_settings().reconcile_seconds)])
 
     async def _examine_plain(self, outcome: Outcome) -> None:
         """Keep what the ordinary picture shows.
@@ -173,16 +174,16 @@ class Examination:
             if isinstance(outcome.error, PredictionFailedError):
                 outcome.error.message += ": mend what it names, then use another --out"
             raise outcome.error
-        if not self._report.knows("history_delay"):
+        if not outcome.is_new:
             self._report.add([not_known("history_delay", "it was submitted by an earlier run")])
         await self._keep(_INPUTS, partial(self._inputs, outcome))
         await self._keep(_PREDICTION, partial(self._prediction, outcome))
 
     async def _inputs(self, outcome: Outcome) -> list[Finding]:
+        await self._examine(outcome)
         side_car = await Ledger(self._store).side_car(outcome.job)
         if side_car is None:
             return []
-        await self._examine(outcome)
         prediction_id = side_car.prediction.id
         listed = await self._listed(prediction_id, side_car.prediction.created_at)
         result = await self._result(prediction_id)
@@ -235,8 +236,9 @@ class Examination:
         """Note the picture of a trial, and return what it shows."""
         result = None
         if outcome.restyled:
+            await self._note_stored(outcome)  # before anything can fail: it is paid for
             result = await self._result(outcome.restyled.prediction_id)
-            await self._note_stored(outcome, result)
+            self._note_urls(outcome.restyled.prediction_id, result)
         elif outcome.error and outcome.error.prediction_id:
             failed = isinstance(outcome.error, PredictionFailedError)
             self._report.add_picture(
@@ -259,23 +261,28 @@ class Examination:
                 return [about_sync(outcome)]
         return []
 
-    async def _note_stored(self, outcome: Outcome, result: Prediction | None) -> None:
+    async def _note_stored(self, outcome: Outcome) -> None:
         side_car = await Ledger(self._store).side_car(outcome.job)
         if side_car is None:
             return
         prediction, usd = side_car.prediction, side_car.cost.usd
         earlier = self._report.picture(prediction.id)
-        urls = [url for url in result.outputs if url.startswith("http")] if result else []
         self._report.add_picture(
             LivePicture(
                 name=outcome.trial.name,
                 prediction_id=prediction.id,
                 quoted_usd=outcome.price if usd is None else usd,
                 created_at=prediction.created_at or side_car.times.claimed,
-                output_urls=[without_query(url) for url in urls] or (earlier.output_urls if earlier else []),
+                output_urls=earlier.output_urls if earlier else [],
             ),
             is_new=outcome.is_new,
         )
+
+    def _note_urls(self, prediction_id: str, result: Prediction | None) -> None:
+        picture = self._report.picture(prediction_id)
+        urls = [without_query(url) for url in result.outputs if url.startswith("http")] if result else []
+        if picture and urls:
+            picture.output_urls = urls
 
     async def _result(self, prediction_id: str) -> Prediction | None:
         """What the result call says of a prediction; None where it is gone."""
