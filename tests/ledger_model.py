@@ -24,7 +24,6 @@ from prefect_wavespeed.ledger import moves, rules
 from prefect_wavespeed.ledger.rules import HISTORY_SECONDS, RULES, JobState, LetterState, Rule
 
 LEASE, HALF, POST, WEEK = 2, 1, 1, 4
-MOST_POSTS = 4  # more teach nothing
 
 Kind = Literal["run", "retry_failed", "settle"]
 
@@ -110,6 +109,7 @@ class Model:
         horizon: the last tick.
         budget: how often each thing may go wrong.
         ids_in_refusals_count: a refusal that bears a prediction's id is taken for a submission.
+        most_posts: how many POSTs may leave.
         persons_wait: a person says that nothing was submitted only once nothing can be any more.
         without: the rule that is left out.
     """
@@ -118,6 +118,7 @@ class Model:
     horizon: int
     budget: Budget
     ids_in_refusals_count: bool = True
+    most_posts: int = 3
     persons_wait: bool = True
     without: Rule | None = None
 
@@ -243,7 +244,7 @@ class Model:
                 yield from self._search(s, i, again)
             case moves.AskForOldPrediction():
                 yield _ask(s, i, again)
-            case moves.Post() if s.posts < MOST_POSTS:
+            case moves.Post() if s.posts < self.most_posts:
                 yield self._post(s, i, again)
             case moves.Record():
                 yield self._record(s, i, again)

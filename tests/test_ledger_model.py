@@ -22,21 +22,20 @@ MODELS = [
 
 LARGER = [
     Model(("run", "settle"), 2, Budget(crashes=1, failures=1)),
-    Model(("run", "settle"), 4, Budget(failures=1)),
+    Model(("run", "settle"), 3, Budget(failures=1)),
     Model(("run", "settle"), 3, Budget(crashes=1)),
+    Model(("run", "settle"), 4, Budget(), most_posts=2),
     Model(("run",), 3, Budget(crashes=2, failures=1)),
     Model(("run",), 4, Budget(crashes=1, searches=1, refusals=1)),
-    Model(("run", "run"), 4, Budget()),
-    Model(("run", "run"), 3, Budget(crashes=1)),
-    Model(("run", "run"), 3, Budget(searches=1)),
-    Model(("run", "run"), 3, Budget(refusals=1)),
-    Model(("run", "run"), 2, Budget(fast_clocks=1, failures=1)),
-    Model(("run", "retry_failed"), 2, Budget(losses=1)),
-    Model(("run", "settle"), 5, Budget(searches=1)),
-    Model(("run", "settle"), 4, Budget(crashes=1, failures=1)),
-    Model(("settle", "retry_failed"), 4, Budget(losses=1, crashes=1)),
+    Model(("run", "run"), 3, Budget()),
+    Model(("run", "run"), 3, Budget(crashes=1), most_posts=2),
+    Model(("run", "run"), 2, Budget(searches=1)),
+    Model(("run", "run"), 2, Budget(refusals=1)),
+    Model(("run", "run"), 2, Budget(fast_clocks=1), most_posts=2),
+    Model(("run", "retry_failed"), 1, Budget(losses=1)),
+    Model(("settle", "retry_failed"), 3, Budget(losses=1, crashes=1), most_posts=2),
     Model(("run",), 3, Budget(crashes=1, unsure=1, verdicts=1)),
-    Model(("run", "settle"), 3, Budget(unsure=1, verdicts=1)),
+    Model(("run", "run"), 2, Budget(unsure=1, verdicts=1), most_posts=2),
 ]
 
 _BREAKS_IN: dict[Rule, Model] = {
@@ -53,8 +52,8 @@ _BREAKS_IN: dict[Rule, Model] = {
     rules.leave_a_young_claim: Model(("run", "run"), 2, Budget()),
     rules.search_before_giving_up: Model(("run", "settle"), 4, Budget(crashes=1)),
     rules.leave_it_to_a_runner: Model(("run", "settle"), 2, Budget()),
-    rules.stop_after_three_failures: Model(("run", "settle"), 2, Budget(failures=3)),
-    rules.stop_while_nothing_is_answered: Model(("run",), 1, Budget()),
+    rules.stop_after_three_failures: Model(("run", "settle"), 2, Budget(failures=3), most_posts=4),
+    rules.stop_while_nothing_is_answered: Model(("run",), 1, Budget(), most_posts=4),
 }
 
 WITHOUT = {rule.__name__: replace(_BREAKS_IN[rule], without=rule) for rule in rules.RULES} | {
