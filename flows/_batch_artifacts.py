@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import get_run_logger
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
+from prefect_wavespeed.batch.manifest.left_out import left_out_line
 from prefect_wavespeed.batch.report.query import JobReport
 from prefect_wavespeed.batch.report.rows import ReportRow, Summary
 from prefect_wavespeed.errors import redact
@@ -48,6 +49,7 @@ def _summary(summary: Summary) -> str:
         *((f"Rows {name}", f"{count:,}") for name, count in summary.counts.items()),
         *((f"Failed with {name}", f"{count:,}") for name, count in summary.errors.items()),
         *((f"Warnings, {code}", f"{count:,}") for code, count in summary.warnings.items()),
+        ("Left out", left_out_line(summary.left_out) if summary.left_out else ""),
         ("Pictures stored", f"{summary.images:,} in {summary.seconds:,.0f} s{rate}"),
         ("Spent", f"{summary.spent_usd:,.4g} USD"),
         ("Quoted", "" if summary.quoted_usd is None else f"{summary.quoted_usd:,.4g} USD"),

@@ -16,6 +16,7 @@ from prefect import flow, get_run_logger, runtime
 from pydantic import Field
 
 from prefect_wavespeed.batch.job_runner import Carrier
+from prefect_wavespeed.batch.manifest.left_out import left_out_line
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.progress import OnProgress, Progress
 from prefect_wavespeed.batch.report.rows import Summary
@@ -138,6 +139,8 @@ async def _restyle_all(
             on_progress=on_progress,
         ) as batch:
             await batch.read(manifest)
+            if batch.table.left_out and not shard:
+                get_run_logger().warning(left_out_line(batch.table.left_out))
             await batch.afford()
             if shards > 1:
                 await carry_out_in_shards(batch, shards)

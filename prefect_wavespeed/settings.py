@@ -12,7 +12,7 @@ from prefect_wavespeed.words import requirement
 
 
 class Settings(BaseSettings):
-    """Time limits of the ledger and of polling, in seconds.
+    """Time limits of the ledger and of polling, in seconds, and what sources may be.
 
     Raises:
         pydantic.ValidationError: a value is not positive; the submit timeout is not less than half the lease
@@ -38,6 +38,11 @@ class Settings(BaseSettings):
         default=0.1, gt=0, description="How long there is at least between two polls of one prediction."
     )
     submit_timeout_seconds: float = Field(default=60, gt=0, description="How long the submit POST may take.")
+
+    accept_avif: bool = Field(
+        default=False,
+        description="Take AVIF pictures, which are not among the formats that WaveSpeedAI lists.",
+    )
 
     @model_validator(mode="after")
     def _lease_is_long_enough(self) -> Settings:

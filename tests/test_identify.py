@@ -141,8 +141,8 @@ async def test_a_key_that_obstore_would_read_as_another_is_refused(key: str, say
     [
         ("gone.jpg", None, "no such file: image "),
         (".", None, "directory instead of a picture: image "),
-        ("empty.jpg", b"", "not an image: image "),
-        ("text.jpg", b"<html>not a picture</html>", "not an image: image "),
+        ("empty.jpg", b"", "not an image but an empty file: image "),
+        ("text.jpg", b"<html>not a picture</html>", "not an image but a web page: image "),
         ("half.jpg", b"\xff\xd8\xff", "damaged jpeg image: image "),
         ("big.jpg", PHOTO.read_bytes() + bytes(20 * 2**20), "too big (20."),
     ],

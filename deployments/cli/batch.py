@@ -157,6 +157,7 @@ def _restyle(asked: _Command, console: Console) -> Summary:
 
 
 def _closing_lines(summary: Summary) -> str:
+    from prefect_wavespeed.batch.manifest.left_out import left_out_line
     from prefect_wavespeed.quality.outputs import described
 
     counts = ", ".join(f"{count:,} {status}" for status, count in summary.counts.items())
@@ -166,6 +167,7 @@ def _closing_lines(summary: Summary) -> str:
         f"{counted(summary.rows, 'row')}: {counts}",
         f"{counted(summary.images, 'picture')} stored in {summary.seconds:,.1f} s{rate}; {spent}",
         *described(summary.warnings),
+        *([left_out_line(summary.left_out)] if summary.left_out else []),
         f"report: {summary.report}",
     ]
     return "\n".join(lines)
@@ -176,11 +178,14 @@ def _are(count: int) -> str:
 
 
 def _quote_lines(quote: BatchQuote, options: BatchOptions) -> str:
+    from prefect_wavespeed.batch.manifest.left_out import left_out_line
+
     bad, cap = quote.invalid + quote.unusable, options.max_cost_usd
     skipped = f", {counted(bad, 'bad row')} skipped" if bad else ""
     failing = quote.unusable + (quote.failed or 0)
     lines = [
         f"{counted(quote.rows, 'row')}, {counted(quote.jobs, 'distinct image')} to make{skipped}",
+        *([left_out_line(quote.left_out)] if quote.left_out else []),
         f"{_are(quote.done or 0)} stored already",
         *([f"{_are(quote.open)} open: joined, billed again only if failed"] if quote.open else []),
         *([f"{quote.failed:,} failed for good: not billed without --retry-failed"] if quote.failed else []),

@@ -45,6 +45,7 @@ class JobTable:
         row_count: rows so far, bad ones included.
         job_count: distinct jobs so far.
         bad_rows: how many bad rows there are of each status.
+        left_out: objects below the manifest's prefix that are no images, by the ending of their names.
         report: what the report says of them.
     """
 
@@ -55,6 +56,7 @@ class JobTable:
         self.row_count = 0
         self.job_count = 0
         self.bad_rows: Counter[Status] = Counter()
+        self.left_out: Counter[str] = Counter()
         self.report = JobReport(self._db, self.bad_rows)
         self._thumbnails = 0
 

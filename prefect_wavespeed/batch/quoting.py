@@ -31,6 +31,7 @@ class BatchQuote:
         rows: of the manifest.
         invalid: invalid rows, which are skipped.
         unusable: rows whose image cannot be used, which are skipped and count as failed.
+        left_out: objects below the manifest's prefix that are no images, by the ending of their names.
         jobs: distinct jobs that the rows ask for.
         done: jobs that are stored already.
         open: jobs whose prediction exists: it is used, and billed again only if it has failed.
@@ -43,6 +44,7 @@ class BatchQuote:
     rows: int
     invalid: int
     unusable: int
+    left_out: dict[str, int]
     jobs: int
     done: int | None
     open: int | None
@@ -102,6 +104,7 @@ class Quoting:
             rows=table.row_count,
             invalid=table.bad_rows["invalid"],
             unusable=table.bad_rows["failed"],
+            left_out=dict(table.left_out.most_common()),
             jobs=table.job_count,
             done=table.count_stored() if look_up else None,
             open=table.count_unbilled("open") if look_up else None,

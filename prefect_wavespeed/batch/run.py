@@ -147,7 +147,8 @@ class Batch:
         """
         self._manifest = safe_name(manifest)
         await self.store.ensure_conditional_put()
-        async with aclosing(read_manifest(manifest, self.options.params, self.store)) as pages:
+        rows_of = read_manifest(manifest, self.options.params, self.store, left_out=self.table.left_out)
+        async with aclosing(rows_of) as pages:
             async for rows in pages:
                 for row, job in await map_all(self._identify, self._own(rows), _CONCURRENT_ROWS):
                     if isinstance(row, BadRow):
@@ -284,6 +285,7 @@ class Batch:
             counts=report.counts(),
             errors=report.errors(),
             warnings=report.warnings(),
+            left_out=dict(self.table.left_out.most_common()),
             jobs=self.table.job_count,
             quoted_usd=quote.usd if quote else None,
             spent_usd=round(report.spent_usd(), 6),

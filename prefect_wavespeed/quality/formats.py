@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from dataclasses import dataclass
 from io import BytesIO
+from pathlib import PurePosixPath
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+from prefect_wavespeed.errors import redact
+from prefect_wavespeed.quality.other_formats import PICTURE_ENDINGS, file_brands
+from prefect_wavespeed.settings import get_settings
 
 MAX_SOURCE_PIXELS = 100_000_000
 
@@ -18,6 +25,22 @@ CONTENT_TYPES = {
     "tiff": "image/tiff",
     "avif": "image/avif",
 }
+
+ENDINGS = {
+    "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp"),
+    "png": (".png",),
+    "webp": (".webp",),
+    "gif": (".gif",),
+    "bmp": (".bmp", ".dib"),
+    "tiff": (".tif", ".tiff"),
+    "avif": (".avif",),
+}
+"""By format, what files' names end in; the first is the usual one, and of JPEG the first two are."""
+
+_ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
+
+# What is worth a word about a picture is said here; Pillow's own would show its path on a terminal.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 @dataclass(frozen=True)
@@ -45,9 +68,43 @@ def sniff(data: bytes) -> str | None:
             return "bmp"
         case b"II" | b"MM" if data.startswith((b"II*\0", b"MM\0*")):
             return "tiff"
-        case _ if data[4:12] in (b"ftypavif", b"ftypavis"):
+        case _ if _is_avif(data):
             return "avif"
     return None
+
+
+def _is_avif(data: bytes) -> bool:
+    brands = file_brands(data)
+    if brands[:1] in ([b"mif1"], [b"msf1"]):  # for any codec: the others say which
+        return not {b"avif", b"avis"}.isdisjoint(brands)
+    return brands[:1] in ([b"avif"], [b"avis"])
+
+
+def is_source_format(kind: str) -> bool:
+    """Whether a picture of a format of ``CONTENT_TYPES`` may be a source."""
+    return kind != "avif" or get_settings().accept_avif
+
+
+def endings() -> frozenset[str]:
+    """Endings of the names of pictures that may be sources, in lower case, with their dot."""
+    return frozenset(ending for kind, known in ENDINGS.items() if is_source_format(kind) for ending in known)
+
+
+def true_name(name: str, kind: str) -> str:
+    """A file's name with the ending of what it is: whoever fetches it may go by that."""
+    ending = PurePosixPath(name).suffix.lower()
+    if ending in (ENDINGS[kind][:2] if kind == "jpeg" else ENDINGS[kind]):
+        return name
+    is_misleading = ending in PICTURE_ENDINGS or any(ending in known for known in ENDINGS.values())
+    stem = name[: -len(ending)] if is_misleading else name
+    return f"{stem}{ENDINGS[kind][0]}"
+
+
+def decoding_problem(error: Exception) -> str:
+    """What a decoder's error says, without objects' addresses."""
+    if isinstance(error, UnidentifiedImageError) or _ADDRESS.search(str(error)):
+        return "it is cut short or broken"
+    return redact(error)
 
 
 def open_image(data: bytes, kind: str, max_pixels: int = MAX_SOURCE_PIXELS) -> Image.Image:

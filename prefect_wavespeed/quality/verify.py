@@ -6,9 +6,19 @@ Decoding is CPU work: call ``examine_output`` in a thread (``asyncio.to_thread``
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from prefect_wavespeed.errors import OutputError, SourceError
-from prefect_wavespeed.quality.formats import CONTENT_TYPES, ImageInfo, image_info, open_image, sniff
+from prefect_wavespeed.quality.formats import (
+    CONTENT_TYPES,
+    ImageInfo,
+    decoding_problem,
+    image_info,
+    is_source_format,
+    open_image,
+    sniff,
+)
+from prefect_wavespeed.quality.other_formats import RAW, RAW_ENDINGS, is_raw_tiff, other_format, unsupported
 from prefect_wavespeed.quality.outputs import is_blank
 from prefect_wavespeed.quality.thumbnails import reduced, small_jpeg
 
@@ -57,7 +67,7 @@ def examine_output(data: bytes, *, with_thumbnail: bool) -> Examined:
         small = reduced(image, THUMBNAIL_EDGE)
         return Examined(info, is_blank(small), small_jpeg(small, quality=60) if with_thumbnail else None)
     except Exception as error:  # Pillow's decoders raise all kinds
-        raise OutputError(f"the output does not decode: {error}") from None
+        raise OutputError(f"the output does not decode: {decoding_problem(error)}") from None
 
 
 def verify_source(data: bytes, name: str) -> ImageInfo:
@@ -73,12 +83,27 @@ def verify_source(data: bytes, name: str) -> ImageInfo:
     check_source_size(len(data), name)
     found = sniff(data)
     if found is None:
-        raise SourceError(f"not an image: {name}: use {', '.join(CONTENT_TYPES)}")
+        raise SourceError(_refusal(data, name))
+    if not is_source_format(found):
+        setting = f"RESTYLE_ACCEPT_{found.upper()}=true"
+        raise SourceError(
+            f"{found.upper()} is not supported: {name}: convert it to JPEG, or set {setting} where "
+            "WaveSpeedAI takes it"
+        )
+    if found == "tiff" and (is_raw_tiff(data) or PurePosixPath(name).suffix.lower() in RAW_ENDINGS):
+        raise SourceError(unsupported(RAW, name))
     try:
         image = open_image(data, found)
     except Exception as error:  # Pillow's decoders raise all kinds
-        raise SourceError(f"damaged {found} image: {name}: {error}") from None
+        raise SourceError(f"damaged {found} image: {name}: {decoding_problem(error)}") from None
     return image_info(image, found)
+
+
+def _refusal(data: bytes, name: str) -> str:
+    if other := other_format(data):
+        return unsupported(other, name)
+    known = ", ".join(filter(is_source_format, CONTENT_TYPES))
+    return f"not an image{'' if data else ' but an empty file'}: {name}: use {known}"
 
 
 def check_source_size(size: int, name: str) -> None:

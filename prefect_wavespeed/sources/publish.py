@@ -15,6 +15,7 @@ from cachetools import LRUCache
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.errors import SourceError
 from prefect_wavespeed.job import Source
+from prefect_wavespeed.quality.formats import true_name
 from prefect_wavespeed.quality.verify import verify_source
 from prefect_wavespeed.sources.files import read_file
 from prefect_wavespeed.sources.objects import find_object, handle_and_key
@@ -73,7 +74,7 @@ class Publisher:
         async with lock:
             if url := await self._recorded_upload(sha256, host):
                 return url
-            url = await self._client.upload(source.name, data, info.content_type)
+            url = await self._client.upload(true_name(source.name, info.format), data, info.content_type)
             self._verified[url] = True
             path = layout.upload(sha256, host, self._store.now())
             await self._store.create(path, json.dumps({"url": url}).encode())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
@@ -16,19 +17,18 @@ import httpx
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.api.urls import is_loopback
 from prefect_wavespeed.batch.manifest.files import FileReader, reader_for
+from prefect_wavespeed.batch.manifest.left_out import ending_of, is_marker, left_out_line
 from prefect_wavespeed.batch.manifest.rows import BadRow, Row, RowReader
 from prefect_wavespeed.batch.manifest.text import UnreadableError
 from prefect_wavespeed.concurrency import map_all
 from prefect_wavespeed.errors import ManifestError, SourceError, redact
+from prefect_wavespeed.quality.formats import endings as picture_endings
 from prefect_wavespeed.sources.objects import find_object, objects_below
 from prefect_wavespeed.storage import layout
-from prefect_wavespeed.storage.backend import Entry
 from prefect_wavespeed.storage.open_store import bucket_store
 from prefect_wavespeed.storage.s3 import is_bucket_name
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.urls import without_signature
-
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 _ROWS_AT_ONCE = 500
 _CONCURRENT_HEADS = 50
@@ -38,7 +38,11 @@ Rows: TypeAlias = list[Row | BadRow]
 
 
 async def read_manifest(
-    manifest: str | Sequence[str], params: ReduxParams, store: Store
+    manifest: str | Sequence[str],
+    params: ReduxParams,
+    store: Store,
+    *,
+    left_out: Counter[str] | None = None,
 ) -> AsyncGenerator[Rows, None]:
     """Read the images of a batch, in order, a few hundred at a time.
 
@@ -52,6 +56,7 @@ async def read_manifest(
             relative to the working directory.
         params: what applies where a row does not say otherwise.
         store: where outputs go: S3 is read with its credentials, if it is on S3.
+        left_out: counts the objects below a prefix that are no images, by the ending of their names.
 
     Yields:
         Rows, and BadRows for those that cannot be used. Close it (``contextlib.aclosing``) unless it is read
@@ -63,8 +68,9 @@ async def read_manifest(
         StoreError: S3 cannot be read now.
     """
     empty = True
+    left_out = Counter() if left_out is None else left_out
     try:
-        async with aclosing(_all_rows(manifest, params, store)) as batches:
+        async with aclosing(_all_rows(manifest, params, store, left_out)) as batches:
             async for rows in batches:
                 empty = False
                 yield rows
@@ -84,11 +90,13 @@ def safe_name(manifest: str | Sequence[str]) -> str:
         return redact(manifest)
 
 
-def _all_rows(manifest: str | Sequence[str], params: ReduxParams, store: Store) -> AsyncGenerator[Rows, None]:
+def _all_rows(
+    manifest: str | Sequence[str], params: ReduxParams, store: Store, left_out: Counter[str]
+) -> AsyncGenerator[Rows, None]:
     if not isinstance(manifest, str):
         return _in_batches(_images(enumerate(manifest, 1), params))
     if _is_s3(manifest) and (manifest.endswith("/") or manifest.count("/") == 2):
-        return _below(manifest, params, store)
+        return _below(manifest, params, store, left_out)
     return _of_file(manifest, params, store)
 
 
@@ -114,26 +122,36 @@ def _is_s3(manifest: str) -> bool:
 # --- every image below a prefix ---
 
 
-async def _below(manifest: str, params: ReduxParams, store: Store) -> AsyncGenerator[Rows, None]:
+async def _below(
+    manifest: str, params: ReduxParams, store: Store, left_out: Counter[str]
+) -> AsyncGenerator[Rows, None]:
     bucket, _, prefix = manifest[len(_S3) :].partition("/")
     if not bucket:
         raise UnreadableError("the bucket's name is missing: give s3://bucket/prefix/")
     if not is_bucket_name(bucket):
         raise UnreadableError(f"no bucket can be named {bucket!r}: give s3://bucket/prefix/")
     root = f"{_S3}{bucket}/{prefix}"
-    own, number = _own_folders(root, store), 0
+    own, records, endings, number = _own_folders(root, store), _records(store), picture_endings(), 0
     async for page in objects_below(bucket, prefix, store):
-        images = [f"{_S3}{bucket}/{entry.path}" for entry in page if _is_picture(entry)]
-        images = await _without_outputs([image for image in images if not image.startswith(own)], root, store)
+        images = []
+        for uri in (f"{_S3}{bucket}/{entry.path}" for entry in page if not is_marker(entry.path)):
+            if uri.startswith(own):
+                continue
+            if (ending := ending_of(uri)) in endings:
+                images.append(uri)
+            elif not uri.startswith(records):
+                left_out[ending] += 1
+        images = await _without_outputs(images, root, store)
         numbered = list(enumerate(images, number + 1))
         number += len(images)
         async with aclosing(_in_batches(_images(numbered, params))) as batches:
             async for batch in batches:
                 yield batch
     if not number:
+        besides = f" ({left_out_line(left_out)})" if left_out else ""
         raise UnreadableError(
-            f"no images below it ({', '.join(PICTURES)}) except those that this project stored: to restyle "
-            "these, name their folder images/"
+            f"no images below it{besides} except those that this project stored: to restyle these, name "
+            "their folder images/"
         )
 
 
@@ -145,9 +163,10 @@ def _own_folders(root: str, store: Store) -> tuple[str, ...]:
     return store.uri_of(layout.IMAGES), store.uri_of(layout.QUARANTINE)  # beside the sources, or above them
 
 
-def _is_picture(entry: Entry) -> bool:
-    name = entry.path.rpartition("/")[2]  # empty: a folder's marker, as consoles make them
-    return PurePosixPath(name).suffix.lower() in PICTURES
+def _records(store: Store) -> tuple[str, ...]:
+    """The uris below which an output's own records are: nobody misses them among the images."""
+    folders = (layout.OPEN, layout.FAILED, layout.RUNS, layout.SOURCES, layout.UPLOADS, layout.PROBE)
+    return tuple(map(store.uri_of, folders))
 
 
 async def _without_outputs(images: list[str], root: str, store: Store) -> list[str]:

@@ -71,6 +71,10 @@ class Summary(BaseModel):
         default_factory=dict,
         description="Warnings by code, over the distinct jobs that are stored, by this run or earlier.",
     )
+    left_out: dict[str, int] = Field(
+        default_factory=dict,
+        description="Objects below the manifest's prefix that are no images, by the ending of their names.",
+    )
     jobs: int = Field(ge=0, description="Distinct jobs among the rows.")
     quoted_usd: float | None = Field(default=None, description="What the run was quoted at, in USD.")
     spent_usd: float = Field(description="What this run paid, in USD.")

@@ -1,0 +1,163 @@
+"""What a file is that WaveSpeedAI does not take, by its first bytes, and what to do about it."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+_CONVERT = "convert it to JPEG"
+_EXPORT = "export it as JPEG"
+
+
+def _endings(names: str) -> frozenset[str]:
+    return frozenset(f".{name}" for name in names.split())
+
+
+RAW_ENDINGS = _endings(
+    "3fr arw cr2 cr3 crw dcr dng erf iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
+)
+PICTURE_ENDINGS = RAW_ENDINGS | _endings(
+    "heic heif hif avif jxl jp2 jpx j2k psd psb pdf svg eps ai ico exr hdr tga dds xcf indd cdr wmf emf jxr"
+    " wdp ppm pgm pbm dcm"
+)
+"""Endings of pictures that have to be converted first."""
+
+
+class Other(NamedTuple):
+    """What a file is, what to do about it, and whether it is a picture at all."""
+
+    name: str
+    advice: str
+    is_picture: bool = True
+
+
+RAW = Other("a camera's raw file", "develop it, or export it as JPEG")
+_MAGIC: tuple[tuple[int, bytes, Other], ...] = (
+    (0, b"II+\0", Other("BigTIFF", "save it as TIFF or JPEG")),
+    (0, b"MM\0+", Other("BigTIFF", "save it as TIFF or JPEG")),
+    (0, b"8BPS", Other("a Photoshop document", _EXPORT)),
+    (0, b"%PDF-", Other("PDF", "export its pages as JPEG")),
+    (0, b"%!PS", Other("PostScript", _EXPORT)),
+    (0, b"\xc5\xd0\xd3\xc6", Other("EPS", _EXPORT)),
+    (0, b"\0\0\0\x0cJXL ", Other("JPEG XL", _CONVERT)),
+    (0, b"\xff\x0a", Other("JPEG XL", _CONVERT)),
+    (0, b"\0\0\0\x0cjP  ", Other("JPEG 2000", _CONVERT)),
+    (0, b"\xffO\xffQ", Other("JPEG 2000", _CONVERT)),
+    (0, b"II\xbc\x01", Other("JPEG XR", _CONVERT)),
+    (0, b"\0\0\x01\0", Other("an icon", _CONVERT)),
+    (0, b"v/1\x01", Other("OpenEXR", _CONVERT)),
+    (0, b"gimp xcf", Other("a GIMP document", _EXPORT)),
+    (0, b"#?RADIANCE", Other("Radiance HDR", _CONVERT)),
+    (0, b"DDS ", Other("a DirectDraw texture", _CONVERT)),
+    (128, b"DICM", Other("DICOM", _EXPORT)),
+    (0, b"IIU\0", RAW),  # Panasonic
+    (0, b"IIRO", RAW),  # Olympus
+    (0, b"IIRS", RAW),
+    (0, b"MMOR", RAW),
+    (0, b"FUJIFILMCCD-RAW", RAW),
+    (0, b"FOVb", RAW),  # Sigma
+    (0, b"\0MRM", RAW),  # Minolta
+    (6, b"HEAPCCDR", RAW),  # Canon
+    (0, b"PK\x03\x04", Other("a ZIP archive", "unpack it", is_picture=False)),
+    (0, b"\x1f\x8b", Other("a gzipped file", "unpack it", is_picture=False)),
+    (
+        0,
+        b"version https://git-lfs",
+        Other("a Git LFS pointer", "fetch the picture with git lfs pull", is_picture=False),
+    ),
+)
+_BY_BRAND = {
+    b"crx ": RAW,  # Canon's CR3
+    **dict.fromkeys(
+        (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), Other("HEIC", _CONVERT)
+    ),
+    **dict.fromkeys((b"jp2 ", b"jpx "), Other("JPEG 2000", _CONVERT)),
+}
+_VIDEO = Other("a video", "export a picture of it as JPEG", is_picture=False)
+_SVG = re.compile(rb"\s*(<\?xml.*?)?(<!--.*?-->\s*|<!DOCTYPE.*?>\s*)*<svg[\s>]", re.DOTALL | re.IGNORECASE)
+_PAGE = re.compile(rb"\s*(<!doctype html|<html)", re.IGNORECASE)
+_BOMS = b"\xef\xbb\xbf"
+
+
+def other_format(data: bytes) -> Other | None:
+    """What a file is that is none of the pictures that WaveSpeedAI takes; None where that is not known."""
+    for offset, magic, other in _MAGIC:
+        if data.startswith(magic, offset):
+            return other
+    if brands := file_brands(data):
+        return next((_BY_BRAND[brand] for brand in brands if brand in _BY_BRAND), _VIDEO)
+    start = data[:4096].removeprefix(_BOMS)
+    if _SVG.match(start):
+        return Other("SVG", "render it as PNG")
+    if _PAGE.match(start):
+        return Other("a web page", "give the picture itself", is_picture=False)
+    return None
+
+
+def unsupported(other: Other, name: str) -> str:
+    """The reason for refusing a file.
+
+    Args:
+        other: what it is.
+        name: of the source.
+    """
+    problem = f"{other.name} is not supported" if other.is_picture else f"not an image but {other.name}"
+    return f"{problem}: {name}: {other.advice}"
+
+
+def file_brands(data: bytes) -> list[bytes]:
+    """The brands in the head of an ISO media file (HEIC, AVIF, MP4 …), the major one first; else nothing."""
+    if data[4:8] != b"ftyp":
+        return []
+    end = min(int.from_bytes(data[:4], "big"), 512)
+    return [data[8:12], *(data[at : at + 4] for at in range(16, min(end, len(data)), 4))]
+
+
+# --- camera raw files that begin like a TIFF: DNG, NEF, ARW, PEF, CR2, 3FR … ---
+
+_SUBFILE, _COMPRESSION, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 259, 262, 330, 50706
+_SENSOR_PHOTOMETRICS = frozenset({32803, 34892})  # colour filter array, linear raw
+_SENSOR_COMPRESSIONS = frozenset({32767, 32769, 32770, 34713, 65000, 65535})  # Sony, Epson, Samsung, Nikon …
+_MAX_PICTURES = 64
+_SIZES = {3: 2, 4: 4, 13: 4}  # of the types that matter, in bytes
+
+
+def is_raw_tiff(data: bytes) -> bool:
+    """Whether a TIFF is a camera's raw file: what is decoded is a preview, or a sensor's readings."""
+    if data[8:10] == b"CR" or data[8:12] in (b"IIII", b"MMMM"):  # Canon, Phase One
+        return True
+    previews = []
+    for tags in _pictures(data):
+        if _DNG_VERSION in tags or not _SENSOR_PHOTOMETRICS.isdisjoint(tags.get(_PHOTOMETRIC, ())):
+            return True
+        if not _SENSOR_COMPRESSIONS.isdisjoint(tags.get(_COMPRESSION, ())):
+            return True
+        previews.append(bool(tags.get(_SUBFILE, [0])[0] & 1))
+    return len(previews) > 1 and previews[0] and not all(previews)
+
+
+def _pictures(data: bytes) -> Iterator[dict[int, list[int]]]:
+    """The tags of each picture in a TIFF, as far as they are whole numbers; what is broken is left out."""
+    order: Literal["little", "big"] = "little" if data[:1] == b"I" else "big"
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(data[at : at + size], order)
+
+    waiting, seen = deque([number(4, 4)]), set[int]()
+    while waiting and len(seen) < _MAX_PICTURES:
+        at = waiting.popleft()
+        if at in seen or not 8 <= at < len(data) - 2:
+            continue
+        seen.add(at)
+        count = min(number(at, 2), (len(data) - at - 2) // 12)
+        tags: dict[int, list[int]] = {}
+        for entry in range(at + 2, at + 2 + 12 * count, 12):
+            tag, size = number(entry, 2), _SIZES.get(number(entry + 2, 2), 0)
+            values = min(number(entry + 4, 4), _MAX_PICTURES)
+            start = entry + 8 if size * values <= 4 else number(entry + 8, 4)
+            tags[tag] = [number(start + size * index, size) for index in range(values)] if size else []
+        waiting.append(number(at + 2 + 12 * count, 4))
+        waiting.extend(tags.get(_SUB_IFDS, ()))
+        yield {tag: found for tag, found in tags.items() if found or tag == _DNG_VERSION}
