@@ -13,7 +13,7 @@ from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._artifacts import cell
 from prefect_wavespeed.flows._retries import retry_only
 from prefect_wavespeed.quality.outputs import described
-from prefect_wavespeed.settle.summary import Problem, Settled
+from prefect_wavespeed.settling.summary import Problem, Settled
 from prefect_wavespeed.tasks import collecting_task_runs, settle_open
 
 _MAX_ROWS = 100  # of the artifact

@@ -7,8 +7,8 @@ from functools import partial
 from prefect import task
 
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
-from prefect_wavespeed.settle.settle import settle
-from prefect_wavespeed.settle.summary import Settled, SettleOutcome
+from prefect_wavespeed.settling.settle import settle
+from prefect_wavespeed.settling.summary import Settled, SettleOutcome
 from prefect_wavespeed.tasks._options import TASK_OPTIONS
 from prefect_wavespeed.tasks.context import run_info
 from prefect_wavespeed.tasks.events import emit_failed, emit_stored

@@ -24,8 +24,8 @@ from prefect_wavespeed.errors import (
     UnsureSubmissionError,
 )
 from prefect_wavespeed.job import RunInfo
-from prefect_wavespeed.settle.resolution import Resolution
-from prefect_wavespeed.settle.settle import settle
+from prefect_wavespeed.settling.resolution import Resolution
+from prefect_wavespeed.settling.settle import settle
 from prefect_wavespeed.steps.run_job import make_job
 from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
 from prefect_wavespeed.storage.open_store import open_store

@@ -19,7 +19,7 @@ from prefect_wavespeed.errors import (
     StoreError,
 )
 from prefect_wavespeed.job import Restyled, RunInfo
-from prefect_wavespeed.settle.settle import settle
+from prefect_wavespeed.settling.settle import settle
 from prefect_wavespeed.steps.step_set import StepSet
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO, QUICK, SMALL, restyle

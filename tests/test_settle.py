@@ -17,8 +17,8 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.errors import AuthenticationError, PredictionFailedError, StoreError, UnavailableError
 from prefect_wavespeed.ledger.records import Metadata
 from prefect_wavespeed.settings import Settings
-from prefect_wavespeed.settle.settle import settle
-from prefect_wavespeed.settle.summary import Settled
+from prefect_wavespeed.settling.settle import settle
+from prefect_wavespeed.settling.summary import Settled
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
 from prefect_wavespeed.storage.store import Store
 from tests.support import settler

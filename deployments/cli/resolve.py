@@ -54,7 +54,7 @@ async def _resolve(
     import shlex
 
     from prefect_wavespeed.blocks.wavespeed import load_wavespeed
-    from prefect_wavespeed.settle.resolution import Resolution
+    from prefect_wavespeed.settling.resolution import Resolution
 
     store, found = await find_jobs(wanted, out)
     if len(found) > 1:

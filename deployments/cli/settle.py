@@ -9,7 +9,7 @@ from prefect_wavespeed.deployments.cli.shared.options import AsJson, Out, WaveSp
 from prefect_wavespeed.deployments.prefect_runtime import quiet_run
 
 if TYPE_CHECKING:
-    from prefect_wavespeed.settle.summary import Settled
+    from prefect_wavespeed.settling.summary import Settled
 
 _MAX_PROBLEMS = 20  # `--json` prints more
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from prefect_wavespeed.settle.summary import Settled
+from prefect_wavespeed.settling.summary import Settled
 from tests.support import settler
 from tests.support.ceph import CephGateway
 from tests.support.emulator_process import Emulator

@@ -24,7 +24,7 @@ _JOB = _API | {"job"}
 _STORED = _JOB | {"storage", "quality"}
 _STEPS = _STORED | {"ledger", "sources"}
 _BATCH = _STEPS | {"steps"}
-_INSPECT = _BATCH | {"batch", "settle"}
+_INSPECT = _BATCH | {"batch", "settling"}
 _ENGINE = _INSPECT | {"inspect"}
 _TASKS = _ENGINE | {"blocks"}
 _FLOWS = _TASKS | {"tasks"}
@@ -39,7 +39,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "blocks": _ENGINE,
     "inspect": _INSPECT,
     "batch": _BATCH,
-    "settle": _BATCH,
+    "settling": _BATCH,
     "steps": _STEPS,
     "ledger": _JOB | {"storage"},
     "sources": _STORED,

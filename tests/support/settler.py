@@ -20,7 +20,7 @@ from typing import Any
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.job import NsfwRules, RunInfo
 from prefect_wavespeed.settings import get_settings
-from prefect_wavespeed.settle.settle import settle
+from prefect_wavespeed.settling.settle import settle
 from prefect_wavespeed.steps.run_job import make_job
 from prefect_wavespeed.steps.step_set import StepSet
 from prefect_wavespeed.storage.open_store import open_store

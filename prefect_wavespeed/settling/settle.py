@@ -41,7 +41,7 @@ from prefect_wavespeed.ledger.records import Claim, DeadLetter, Failure, OpenJob
 from prefect_wavespeed.ledger.sidecar import restyled_from
 from prefect_wavespeed.retry import retry
 from prefect_wavespeed.settings import Settings, get_settings
-from prefect_wavespeed.settle.summary import Settled, SettleOutcome, SettleStatus
+from prefect_wavespeed.settling.summary import Settled, SettleOutcome, SettleStatus
 from prefect_wavespeed.steps.attempts import Submitted
 from prefect_wavespeed.steps.context import StepContext
 from prefect_wavespeed.steps.step_set import StepSet
