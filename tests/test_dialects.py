@@ -10,7 +10,7 @@ import pytest
 
 from prefect_wavespeed import errors
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.api.models import ReduxParams, ReduxRequest
+from prefect_wavespeed.api.models import ReduxRequest
 from prefect_wavespeed.inspect.costs import costs
 from prefect_wavespeed.storage.open_store import directory_store
 from tests.support.emulator_process import Emulator
@@ -157,11 +157,12 @@ async def test_costs_are_the_same_in_every_way_of_billing(
     assert (other.prediction_id, other.billed_usd) == (foreign.id, 0.025)
 
 
-async def test_base64_outputs_are_never_asked_for_with_a_webhook(emulator: Emulator, tmp_path: Path) -> None:
-    inline = ReduxParams(size="256*256", enable_base64_output=True)
-    hook = "http://127.0.0.1:9/hook"
-    restyled = await restyle(emulator.url, str(tmp_path), params=inline, webhook_url=hook)
-    await restyle(emulator.url, str(tmp_path), webhook_url=hook, variant=1)
-    assert restyled.outputs[0].bytes
-    without, with_hook = emulator.ledger()["predictions"]
-    assert (without["webhook"], with_hook["webhook"].startswith(hook)) == (None, True)
+@pytest.mark.parametrize("enveloped", [False, True])
+async def test_a_submission_that_was_tried_too_often_is_searched_for_before_the_next(
+    emulator: Emulator, tmp_path: Path, enveloped: bool
+) -> None:
+    emulator.faults([{**REFUSED, "code": 1406, "enveloped": enveloped}])
+    await restyle(emulator.url, str(tmp_path))
+    ledger = emulator.ledger()
+    assert (ledger["calls"]["submit"], ledger["billed"]) == (2, 1)
+    assert ledger["calls"]["history"]

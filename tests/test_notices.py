@@ -63,14 +63,20 @@ async def test_a_picture_that_a_webhook_brings_is_stored_without_asking(
     assert b"s3cret" not in written
 
 
-async def test_pictures_that_are_no_urls_are_asked_for_once_they_are_ready(
+async def test_a_job_with_base64_outputs_is_polled_and_does_not_make_webhooks_seem_unreliable(
     emulator: Emulator, tmp_path: Path
 ) -> None:
+    """WaveSpeedAI refuses a webhook for it."""
     params = SMALL.model_copy(update={"enable_base64_output": True})
     async with webhooks(emulator) as terms:
         restyled = await restyle(emulator.url, str(tmp_path), params=params, **terms)
-    assert [output.width for output in restyled.outputs] == [256]
-    assert results_asked(emulator) == 1
+        assert [output.width for output in restyled.outputs] == [256]
+        assert terms["inbox"].reliable
+        polls = results_asked(emulator)
+        assert polls
+        await restyle(emulator.url, str(tmp_path), variant=1, **terms)
+    assert results_asked(emulator) == polls
+    assert [one["webhook"] is None for one in emulator.ledger()["predictions"]] == [True, False]
 
 
 async def test_a_notice_of_a_failure_makes_it_be_asked_for_and_the_answer_counts(

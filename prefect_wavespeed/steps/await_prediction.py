@@ -13,6 +13,7 @@ from prefect_wavespeed.retry import backoff
 from prefect_wavespeed.steps.attempts import Polled, Submitted, allows_another_attempt, describe_end
 from prefect_wavespeed.steps.context import StepContext
 from prefect_wavespeed.steps.poll_schedule import poll_schedule
+from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
 
 DOUBTS = 3
 """The API may for a moment not know a prediction, or know it without its outputs: so many answers in a row,
@@ -32,7 +33,7 @@ class PredictionWait:
         pace.started(prediction_id)
         try:
             with metrics.IN_FLIGHT.track_inprogress():
-                prediction = await self._end_of(submitted)
+                prediction = await self._end_of(job, submitted)
         except NotFoundError:
             failure, answer = _lost(prediction_id), None
         else:
@@ -50,7 +51,7 @@ class PredictionWait:
             return Polled(prediction_id=prediction_id, completed=True)
         raise await self._context.give_up(job, submitted.attempt, failure, answer)
 
-    async def _end_of(self, submitted: Submitted) -> Prediction:
+    async def _end_of(self, job: Job, submitted: Submitted) -> Prediction:
         """Ask for the result until it is final, or a webhook delivers it.
 
         Raises:
@@ -61,8 +62,10 @@ class PredictionWait:
         deadline = time.monotonic() + settings.poll_timeout_seconds
         pauses, paused_until = backoff(), 0.0
         since = self._context.memory.answered_at(submitted)
+        # A job with base64 outputs was submitted without a webhook.
+        inbox = WebhookInbox() if job.params.enable_base64_output else self._context.inbox
         with (
-            self._context.inbox.watch(submitted.prediction_id) as notice,
+            inbox.watch(submitted.prediction_id) as notice,
             poll_schedule.flight(
                 fresh=submitted.fresh, since=since, notice=notice, least=settings.min_poll_seconds
             ) as flight,
