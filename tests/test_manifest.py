@@ -267,7 +267,7 @@ REASONS = [
         "unencrypted URL: image http://example.com/a.jpg: WaveSpeedAI fetches from https:// only",
     ),
     ({"image": "s3://bucket/"}, "no key: image s3://bucket/: use s3://bucket/key"),
-    ({"image": "a\x00.jpg"}, "control character: image 'a\\x00.jpg': no path and no URL has one"),
+    ({"image": "a\x00.jpg"}, "control character: image 'a\\x00.jpg': rename it, or correct the manifest"),
     ({"imgae": "a.jpg"}, "unknown column \"imgae\": did you mean 'image'?"),
     ({"image": "a", "prompt": "x"}, 'unknown column "prompt": remove or rename it'),
     (

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prefect_wavespeed.api.models import ReduxParams
@@ -26,13 +26,9 @@ from prefect_wavespeed.job import Job
 from prefect_wavespeed.sources.urls import url_source
 from prefect_wavespeed.storage.open_store import directory_store
 from prefect_wavespeed.storage.store import Store
+from tests.support.cases import many
 
-MANY = settings(
-    max_examples=100,
-    deadline=None,
-    phases=[Phase.explicit, Phase.generate],  # a failing case is small already
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+MANY = many(100)
 PLAIN = [("a.jpg", "1", 2.7), ("b/é ü.png", "2", 20.0), ("https://example.com/c.jpg?x=1,2", "x y", 3.5)]
 
 
@@ -130,7 +126,7 @@ BAD_LINES = st.sampled_from(
 )
 
 
-@settings(MANY, max_examples=40)
+@many(40)
 @given(st.lists(BAD_LINES, max_size=4), st.sampled_from(["csv", "jsonl"]))
 @example([b"x" * (3 << 20)], "jsonl")
 @example([b"x" * (3 << 20)], "csv")
@@ -147,7 +143,7 @@ def test_a_line_that_cannot_be_used_never_stops_the_others(
     assert len(rows) == 2 + len(bad)
 
 
-@settings(MANY, max_examples=100)
+@many(100)
 @given(
     st.binary(max_size=200),
     st.sampled_from(["", "image\n", '{"image": "a"}\n']),
@@ -178,7 +174,7 @@ def key(row: Row | BadRow) -> str:
     return Job(source=url_source(row.image), params=row.params).key
 
 
-@settings(MANY, max_examples=40)
+@many(40)
 @given(SCALES, st.integers(1, 4))
 @example(Decimal("2.7"), 4)
 def test_a_number_is_the_one_that_is_shown_and_the_same_job_in_every_kind_of_column(

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 from botocore.config import Config
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prefect_wavespeed.api.client import WaveSpeedClient
@@ -22,15 +22,11 @@ from prefect_wavespeed.job import Job, RunInfo
 from prefect_wavespeed.retry import instant_retries
 from prefect_wavespeed.storage.open_store import directory_store
 from prefect_wavespeed.storage.store import Store
+from tests.support.cases import many
 from tests.support.fake_batch import FOLDER, FakeApi
 from tests.support.plain_s3 import PlainS3, plain_s3
 
-MANY = settings(
-    max_examples=100,
-    deadline=None,
-    phases=[Phase.explicit, Phase.generate],  # a failing case is small already
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+MANY = many(100)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +133,7 @@ def test_an_odd_key_named_in_a_manifest_is_refused_by_its_own_name(
 
 
 @given(st.lists(KEYS.filter(bool), max_size=5), st.integers(1, 3))
-@settings(MANY, max_examples=30)
+@many(30)
 def test_an_odd_key_below_an_output_does_not_hide_what_is_stored_there(
     s3: PlainS3, output: Store, keys: list[str], page: int
 ) -> None:
@@ -164,6 +160,17 @@ async def test_a_bucket_that_cannot_exist_is_a_bad_row(s3: PlainS3, store: Store
     if not bucket.startswith("arn:"):
         with pytest.raises(ManifestError, match="no bucket can be named"):
             await read(f"s3://{bucket}/", store)
+
+
+@pytest.mark.parametrize("path", ["photos//list.csv", "photos/../list.csv", "a b/list.csv"])
+async def test_a_manifest_under_an_odd_key_is_refused_by_its_own_name(
+    s3: PlainS3, store: Store, path: str
+) -> None:
+    with pytest.raises(
+        ManifestError, match=re.escape(f"manifest s3://{path}: no such bucket can be, or its key")
+    ):
+        await read(f"s3://{path}", store)
+    assert not s3.heads
 
 
 # --- answers for one object ---
@@ -198,7 +205,7 @@ async def test_an_answer_for_one_object_is_that_rows_failure_with_its_reason(
 
 
 @given(st.lists(st.sampled_from([200, *range(300, 309), *range(400, 432), 451]), min_size=1, max_size=8))
-@settings(MANY, max_examples=40)
+@many(40)
 def test_whatever_is_answered_for_some_objects_the_others_are_read(
     s3: PlainS3, store: Store, answers: list[int]
 ) -> None:

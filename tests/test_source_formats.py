@@ -8,31 +8,31 @@ from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.manifest.left_out import left_out_line
 from prefect_wavespeed.batch.manifest.read import read_manifest
-from prefect_wavespeed.errors import ManifestError, SourceError
+from prefect_wavespeed.errors import InvalidRequestError, ManifestError, SourceError
 from prefect_wavespeed.quality.formats import CONTENT_TYPES, ENDINGS, sniff, true_name
 from prefect_wavespeed.quality.other_formats import PICTURE_ENDINGS, is_raw_tiff
 from prefect_wavespeed.quality.verify import verify_source
 from prefect_wavespeed.settings import get_settings
+from prefect_wavespeed.sources.identify import identify
+from prefect_wavespeed.sources.publish import Publisher
 from prefect_wavespeed.storage.open_store import directory_store
 from prefect_wavespeed.storage.store import Store
+from tests.support.cases import many
+from tests.support.fake_batch import FakeApi, carry_out
 from tests.support.plain_s3 import PlainS3, plain_s3
 
-MANY = settings(
-    max_examples=200,
-    deadline=None,
-    phases=[Phase.explicit, Phase.generate],  # a failing case is small already
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+MANY = many(200)
 
 
 def picture(kind: str, **options: Any) -> bytes:
@@ -248,6 +248,31 @@ def test_a_name_keeps_what_is_no_wrong_ending(name: str, kind: str, sent: str) -
     assert true_name(name, kind) == sent
 
 
+class FullUploads:
+    """A client whose uploads are refused."""
+
+    base_url = "https://api.example.com"
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    async def upload(self, filename: str, data: bytes, content_type: str) -> str:
+        self.names.append(filename)
+        raise InvalidRequestError("upload refused")
+
+
+async def test_an_upload_is_sent_under_its_true_name_and_an_error_names_the_file(
+    store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "photo.jpg").write_bytes(picture("png"))
+    client = FullUploads()
+    source = await identify(str(tmp_path / "photo.jpg"), store)
+    with pytest.raises(InvalidRequestError) as caught:
+        await Publisher(cast("WaveSpeedClient", client), store).url(source)
+    assert client.names == ["photo.png"]
+    assert caught.value.message == f"upload refused: upload of {(tmp_path / 'photo.jpg').as_uri()}"
+
+
 # --- what is left out below a prefix ---
 
 
@@ -271,7 +296,7 @@ async def listed(manifest: str, store: Store) -> tuple[list[str], Counter[str]]:
     return [str(row.image) async for page in pages for row in page], left_out
 
 
-@settings(MANY, max_examples=60)
+@many(60)
 @given(
     st.lists(
         st.tuples(
@@ -305,6 +330,18 @@ def test_every_object_below_a_prefix_is_a_row_a_folder_or_counted(
         line = left_out_line(left_out)
         assert line.isprintable()
         assert line.startswith(f"{left_out.total()} object{'' if left_out.total() == 1 else 's'} left out: ")
+
+
+async def test_what_is_left_out_is_in_the_summary(
+    server: PlainS3, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.reset()
+    for name, value in server.env.items():
+        monkeypatch.setenv(name, value)
+    server.keys = ["in/1.jpg", "in/2.heic", "in/3", "in/4.heic"]
+    carried = await carry_out(FakeApi(), tmp_path, f"s3://{server.bucket}/in/")
+    assert carried.statuses == ["stored"]
+    assert carried.summary.left_out == {".heic": 2, "no ending": 1}
 
 
 def test_what_is_left_out_is_said_in_one_line_with_what_to_do_about_pictures() -> None:

@@ -13,7 +13,7 @@ import obstore
 from cachetools import LRUCache
 
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.errors import SourceError
+from prefect_wavespeed.errors import RestyleError, SourceError
 from prefect_wavespeed.job import Source
 from prefect_wavespeed.quality.formats import true_name
 from prefect_wavespeed.quality.verify import verify_source
@@ -74,7 +74,11 @@ class Publisher:
         async with lock:
             if url := await self._recorded_upload(sha256, host):
                 return url
-            url = await self._client.upload(true_name(source.name, info.format), data, info.content_type)
+            try:
+                url = await self._client.upload(true_name(source.name, info.format), data, info.content_type)
+            except RestyleError as error:
+                error.message = f"{error.message}: upload of {source.uri}"
+                raise
             self._verified[url] = True
             path = layout.upload(sha256, host, self._store.now())
             await self._store.create(path, json.dumps({"url": url}).encode())

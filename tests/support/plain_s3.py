@@ -52,6 +52,16 @@ class PlainS3:
         session = boto3.Session("test", "test", region_name="us-east-1")
         return s3_store(self.bucket, prefix, session, endpoint_url=self.url)
 
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment variables with which ``s3://`` means this server."""
+        return {
+            "AWS_ENDPOINT_URL_S3": self.url,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
     def listing(self, query: dict[str, list[str]]) -> bytes:
         """A page of ListObjectsV2."""
         prefix = query.get("prefix", [""])[0]

@@ -26,7 +26,7 @@ from prefect_wavespeed.quality.formats import endings as picture_endings
 from prefect_wavespeed.sources.objects import find_object, objects_below
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.open_store import bucket_store
-from prefect_wavespeed.storage.s3 import is_bucket_name
+from prefect_wavespeed.storage.s3 import is_bucket_name, is_plain
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.urls import without_signature
 
@@ -217,6 +217,8 @@ async def _local_file(manifest: str, store: Store) -> AsyncIterator[Path]:
         path = Path(folder, "manifest")
         if _is_s3(manifest):
             bucket, _, key = manifest[len(_S3) :].partition("/")
+            if not (is_bucket_name(bucket) and is_plain(key)):
+                raise UnreadableError("no such bucket can be, or its key has an empty part, '.' or '..'")
             if not await _bucket(bucket, store).get_file(key, path):
                 raise UnreadableError("no such object, or no such bucket")
         else:

@@ -1,0 +1,24 @@
+"""The generators of `make test` once more, with tens of thousands of cases."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.cases import TIMES
+
+TESTS = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.parametrize("name", ["test_odd_keys.py", "test_manifest_forms.py", "test_source_formats.py"])
+def test_a_generator_finds_nothing_in_fifteen_times_as_many_cases(name: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not e2e", str(TESTS / name)]
+    ended = subprocess.run(
+        command, env={**os.environ, TIMES: "15"}, cwd=TESTS.parent, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stdout[-4000:]
