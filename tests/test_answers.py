@@ -220,7 +220,10 @@ def test_an_id_beside_an_error_is_a_gateways_own(
     assert type(caught.value) is kind
 
 
-@pytest.mark.parametrize("text", ["not found", "Prediction not_found", "it does not exist", "no such task"])
+@pytest.mark.parametrize(
+    "text",
+    ["Prediction not_found", "the task does not exist", "no such task", "no record with id p1: not found"],
+)
 @pytest.mark.parametrize("status", [400, 404, 422, 500])
 def test_a_prediction_that_the_api_does_not_know_is_missing_by_its_text(status: int, text: str) -> None:
     bodies: list[Any] = [
@@ -245,11 +248,31 @@ def test_a_prediction_that_the_api_does_not_know_is_missing_by_its_text(status: 
         (500, envelope(code=500, message="oops")),
         (500, None),
         (502, {"error": "no such host"}),
+        (500, {"message": "dial tcp: lookup db-1: no such host"}),
+        (500, envelope(code=500, message="record not found")),
+        (500, {"message": "no such file or directory: /data/p1"}),
+        (500, {"message": "prediction not found: upstream is gone"}),
+        (500, {"message": "record p10 not found"}),
+        (404, None),
+        (404, {}),
+        (404, {"message": "no Route matched with those values"}),
     ],
 )
 def test_a_prediction_is_not_missing_because_the_api_is(status: int, body: Any) -> None:
     with pytest.raises(errors.UnavailableError):
         read(Prediction, status, body)
+
+
+def test_a_404_of_the_api_needs_no_words_about_the_prediction() -> None:
+    for body in (envelope(code=404, message="not found"), {"code": 404}, {"detail": "Not Found"}):
+        with pytest.raises(errors.NotFoundError) as caught:
+            read(Prediction, 404, body)
+        assert caught.value.status == 404
+
+
+def test_another_prediction_than_the_one_asked_for_is_no_answer() -> None:
+    with pytest.raises(errors.UnavailableError, match="asked for prediction p1, it answered with OTHER"):
+        read(Prediction, 200, envelope({**CREATED, "id": "OTHER"}))
 
 
 @pytest.mark.parametrize(

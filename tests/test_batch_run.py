@@ -269,6 +269,26 @@ async def test_an_image_that_is_refused_like_a_key_or_an_empty_account_stops_not
     assert carried.statuses.count("stored") == 11
 
 
+@pytest.mark.parametrize("kind", [AuthenticationError, InsufficientCreditsError])
+@pytest.mark.parametrize("readable", [True, False])
+async def test_a_refusal_that_all_meet_stops_submitting_whatever_the_balance_call_says(
+    kind: type[RestyleError], readable: bool, api: FakeApi, tmp_path: Path
+) -> None:
+    def unreadable() -> float:
+        if not readable and api.refused:
+            raise UnavailableError("the balance cannot be read")
+        return 0.0
+
+    def emptied(number: int) -> None:
+        api.refusals = {n: [kind("refused")] for n in range(1, 41)}
+
+    api.on_submit, api.on_balance = emptied, unreadable
+    carried = await carry_out(api, tmp_path, images(40), BatchOptions(concurrency=1))
+    assert isinstance(carried.error, kind)
+    assert api.refused == 3
+    assert carried.statuses.count("unsubmitted") > 30
+
+
 async def test_a_key_that_is_refused_stops_everything(api: FakeApi, tmp_path: Path) -> None:
     def revoked(number: int) -> None:
         api.balance_usd = None

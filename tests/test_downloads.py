@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from pathlib import Path
 
 import pytest
 
 from prefect_wavespeed import errors
 from prefect_wavespeed.api.client import WaveSpeedClient
-from tests.support.clients import KEY, client_of, holds_no_key
-from tests.support.raw_server import Answer, RawServer, cut, drop, hang, http
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.api.predictions import Prediction
+from prefect_wavespeed.job import Job, NsfwRules, RunInfo, Source
+from prefect_wavespeed.retry import instant_retries
+from prefect_wavespeed.steps.output_collector import OutputCollector
+from prefect_wavespeed.storage.open_store import directory_store
+from tests.support.clients import CREATED, KEY, client_of, holds_no_key
+from tests.support.raw_server import Answer, RawServer, answer, cut, drop, hang, http
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
@@ -74,6 +83,23 @@ async def test_an_output_that_does_not_come_whole_may_be_tried_again(said: Answe
     assert caught.value.retryable
     assert "signature" not in str(caught.value)
     holds_no_key(caught.value)
+
+
+async def test_outputs_are_not_lost_where_a_later_answer_names_fewer_of_them(tmp_path: Path) -> None:
+    picture = http(200, (EXAMPLES / "astronaut.jpg").read_bytes())
+    async with RawServer(http(500)) as server, client_of(server) as client:
+        outputs = [f"{server.url}/{number}.jpeg" for number in (1, 2)]
+        completed = {**CREATED, "status": "completed"}
+        server.answers += (answer({**completed, "outputs": outputs[:1]}), picture, picture)
+        source = Source(uri="u", identity="u", name="cat.jpg", location="u")
+        job = Job(source=source, params=ReduxParams(num_images=2))
+        prediction = Prediction.model_validate({**completed, "outputs": outputs})
+        collector = OutputCollector(
+            client, directory_store(tmp_path), job, prediction, RunInfo(package_version="test"), NsfwRules()
+        )
+        with instant_retries():
+            assert len((await collector.collect()).outputs) == 2
+    assert [head.split("/")[-1] for head in server.heads] == ["1.jpeg", "result", "1.jpeg", "2.jpeg"]
 
 
 async def endless(writer: asyncio.StreamWriter) -> None:

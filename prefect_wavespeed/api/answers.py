@@ -122,17 +122,22 @@ def read_answer(
         status, data = codes[0], None
     if failure is None and (data is not None or _is_success(status)):
         try:
-            return shape.model_validate(data, context={"pictures": reply.pictures, "redact": redact})
+            found = shape.model_validate(data, context={"pictures": reply.pictures, "redact": redact})
+            if not isinstance(found, Prediction) or prediction_id in (None, found.id):
+                return found
+            failure = f"asked for prediction {prediction_id}, it answered with {found.id}"
         except ValueError:
             failure = f"the answer does not match the API's documentation: {_what_came(body, shape)}"
 
-    explanation = explanation_of(body)
     if status is not None and not _is_success(status):
-        failure = explanation or "no explanation"
+        failure = explanation_of(body) or "no explanation"
     reason = redact(failure)
     error = refusal(status, reason, codes)
-    if prediction_id is not None and shape is Prediction and says_unknown(status, explanation):
-        error = NotFoundError(f"WaveSpeed knows no such prediction ({status}): {reason}")
+    if prediction_id is not None and shape is Prediction:
+        if says_unknown(status, body, prediction_id):
+            error = NotFoundError(f"WaveSpeed knows no such prediction ({status}): {reason}", status=status)
+        elif isinstance(error, NotFoundError):  # a gateway's own page
+            error = None
     if error is None:
         outcome = f"HTTP {status}" if status else "no answer"
         error = UnavailableError(

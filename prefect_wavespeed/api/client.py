@@ -204,6 +204,7 @@ class WaveSpeedClient:
 
         Raises:
             NotFoundError: the API does not know its id; it may say so by a 400 or 500 with a text.
+            UnavailableError: it does not answer now, or with another prediction.
         """
         path = f"/api/v3/predictions/{quote(prediction_id, safe='')}/result"
         try:

@@ -26,7 +26,13 @@ _CREDITS = re.compile(
     r"(?i)\bcredits?\b|\b(insufficient|low|no|not enough)[ _](balance|credits?|funds)\b|\btop.?up\b"
 )
 _URL = re.compile(r"https?://\S+")
-_UNKNOWN = re.compile(r"(?i)\bnot[ _]?found\b|\b(does not|doesn't) exist\b|\bno such\b")
+_ABSENT = r"not[ _]?found|could not be found|does not exist|doesn't exist"
+_UNKNOWN = re.compile(rf"(?i)\b({_ABSENT}|no such)\b")
+_UNKNOWN_PREDICTION = re.compile(
+    rf"(?i)\b(prediction|task)([ _]?id)?[^\w]*(was |is )?_?({_ABSENT})\b|\bno such (prediction|task)\b"
+)
+# What is missing is then something between us and the predictions, or behind them.
+_ON_THE_WAY = re.compile(r"(?i)\b(hosts?|upstream|backend|gateway|route|dns|dial|file|socket)\b")
 _FIELD = r"\b({})\b".format("|".join(sorted(ReduxRequest.model_fields, key=len, reverse=True)))
 _QUOTED_FIELD = re.compile(f"[\"'`]{_FIELD}[\"'`]")
 _NAMED_FIELD = re.compile(_FIELD)
@@ -73,10 +79,26 @@ def refusal(status: int | None, reason: str, codes: tuple[int, ...] = ()) -> Res
     return None
 
 
-def says_unknown(status: int | None, explanation: str) -> bool:
-    """Whether the answer to a question about one id says, other than by a 404, that there is no such id."""
-    refused = status is not None and (400 <= status < 501 or 1000 <= status < 2000)
-    return refused and status not in (401, 402, 403, 429) and bool(_UNKNOWN.search(explanation))
+def says_unknown(status: int | None, body: Any, prediction_id: str) -> bool:
+    """Whether the answer to a question about one prediction says that there is no such prediction.
+
+    A 404 does, if the API itself has written it; any other refusal only by a text about the prediction. That
+    a host, a record or a page is not found says nothing about what was paid for.
+
+    Args:
+        status: the HTTP status, or the code of the envelope where that reports a problem.
+        body: the decoded answer; None where it is no JSON.
+        prediction_id: what was asked for.
+    """
+    text = explanation_of(body)
+    if status is None or _ON_THE_WAY.search(text):
+        return False
+    if status == 404:
+        return bool(text or codes_of(body))
+    if not (400 <= status < 501 or 1000 <= status < 2000) or status in (401, 402, 403, 429):
+        return False
+    names_it = re.search(rf"(?<![\w/-]){re.escape(prediction_id)}(?![\w/-])", text)
+    return bool(_UNKNOWN_PREDICTION.search(text) or (names_it and _UNKNOWN.search(text)))
 
 
 def codes_of(body: Any) -> tuple[int, ...]:

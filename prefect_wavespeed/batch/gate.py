@@ -17,6 +17,10 @@ from prefect_wavespeed.steps.prices import PriceCache
 _DOWN = 3
 """Jobs in a row whose submissions were not answered, until the API counts as down."""
 
+_REFUSED = 3
+"""Jobs in a row that were refused for the key or for lack of credits, until that is no longer put down to
+their images: the balance call may know less than the submission does."""
+
 
 class StoppedError(RestyleError):
     """Nothing more is submitted."""
@@ -37,6 +41,7 @@ class Gate:
     def __init__(self, client: WaveSpeedClient, prices: PriceCache, budget: Budget) -> None:
         self.stopped: RestyleError | None = None
         self._unanswered = 0  # jobs in a row that were left open because nothing was answered
+        self._refused = 0  # jobs in a row that were refused as all others would be
         self._client = client
         self._prices = prices
         self._budget = budget
@@ -52,9 +57,15 @@ class Gate:
             raise StoppedError(self.stopped.message)
         await self._budget.take(job, attempt)
 
-    def answered(self) -> None:
-        """Note that a job has its prediction."""
+    def answered(self, *, fresh: bool) -> None:
+        """Note that a job has its prediction.
+
+        Args:
+            fresh: it was submitted just now, so that neither key nor credits can be what others lack.
+        """
         self._unanswered = 0
+        if fresh:
+            self._refused = 0
 
     async def stop_if_hopeless(self, job: Job, error: RestyleError) -> None:
         """Stop submitting after an error that every further submission would meet."""
@@ -62,7 +73,7 @@ class Gate:
             self.stopped = error
 
     async def _is_hopeless(self, job: Job, error: RestyleError) -> bool:
-        """A 401, 402 or 403 may be about one image only, so the balance call is asked as well."""
+        """A 401, 402 or 403 may be about one image only, so the balance call or two others must agree."""
         if isinstance(error, BudgetExceededError):
             return True
         if isinstance(error, UnansweredSubmissionError):  # one may be that image's fault, not several
@@ -70,6 +81,9 @@ class Gate:
             return self._unanswered >= _DOWN
         if not isinstance(error, AuthenticationError | InsufficientCreditsError):
             return False
+        self._refused += 1
+        if self._refused >= _REFUSED:
+            return True
         try:
             balance = await self._client.balance()
             price = await self._prices.price(job.request("-"), max_age=0.0)

@@ -157,7 +157,7 @@ class JobRunner:
             # still holding the slot, or the next job would be refused as well
             await self._gate.stop_if_hopeless(job, error)
             raise
-        self._gate.answered()
+        self._gate.answered(fresh=submitted.fresh)
         flight.submitted = submitted
         flight.since = flight.since or time.monotonic()
         flight.paid = submitted.fresh or self._ledger.is_own(submitted.flow_run_id)

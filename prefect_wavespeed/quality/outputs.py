@@ -13,7 +13,7 @@ from prefect_wavespeed.quality.formats import ImageInfo
 from prefect_wavespeed.words import counted
 
 # Of 255, over a picture that was reduced to about a hundred pixels: what is left of a codec's noise is less;
-# what is left of a photograph is more, at a twentieth of its contrast, or with stars as its only light.
+# what is left of a photograph is more, at a sixteenth of its contrast, or with stars as its only light.
 _ONE_COLOUR = 10
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from prefect_wavespeed import metrics
 from prefect_wavespeed.api.predictions import Prediction
@@ -18,6 +19,10 @@ from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
 DOUBTS = 3
 """The API may for a moment not know a prediction, or know it without its outputs: so many answers in a row,
 over RESTYLE_RECONCILE_SECONDS at least, before that is believed."""
+
+TEXT_FACTOR = 15
+"""How many times as long a refusal must go on that says it by its text alone: what is paid for is given up
+then, and an outage may last minutes (five, as RESTYLE_RECONCILE_SECONDS is set by default)."""
 
 
 class PredictionWait:
@@ -58,7 +63,7 @@ class PredictionWait:
             NotFoundError: the API has not known the prediction for long enough to be believed.
             PredictionTimeoutError: it was not ready in time.
         """
-        settings, doubts = self._context.settings, _Doubts(self._context.settings.reconcile_seconds)
+        settings, doubts = self._context.settings, Doubts()
         deadline = time.monotonic() + settings.poll_timeout_seconds
         pauses, paused_until = backoff(), 0.0
         since = self._context.memory.answered_at(submitted)
@@ -80,19 +85,21 @@ class PredictionWait:
                         continue
                 try:
                     prediction = await self._context.client.result(submitted.prediction_id)
-                except NotFoundError:
-                    if doubts.are_believed():
+                except NotFoundError as error:
+                    factor = 1 if error.status == 404 else TEXT_FACTOR
+                    if doubts.are_believed(factor * settings.reconcile_seconds):
                         raise
                     continue
                 except RateLimitedError as error:
                     flight.refused(error.retry_after)
                     continue
                 except UnavailableError as error:
+                    doubts.clear()  # what it said just before may have been part of the same outage
                     paused_until = time.monotonic() + max(next(pauses), error.retry_after or 0)
                     continue
                 flight.answered()
                 if prediction.status == "completed" and not prediction.outputs:
-                    if doubts.are_believed():
+                    if doubts.are_believed(settings.reconcile_seconds):
                         return prediction
                 elif prediction.terminal:
                     if prediction.status == "completed":
@@ -109,28 +116,32 @@ class PredictionWait:
         )
 
 
-class _Doubts:
+class Doubts:
     """Answers in a row that a prediction which was created just now may give: unknown, or without outputs.
 
     Args:
-        seconds: for how long at least they must go on before they are believed.
+        clock: seconds, rising.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._count = 0
         self._since = 0.0
 
-    def are_believed(self) -> bool:
-        """Count one more; whether there were enough before it."""
+    def are_believed(self, seconds: float) -> bool:
+        """Count one more; whether there were enough before it.
+
+        Args:
+            seconds: for how long at least they must have gone on.
+        """
         if not self._count:
-            self._since = time.monotonic()
-        enough = self._count >= DOUBTS and time.monotonic() - self._since >= self._seconds
+            self._since = self._clock()
+        enough = self._count >= DOUBTS and self._clock() - self._since >= seconds
         self._count += 1
         return enough
 
     def clear(self) -> None:
-        """The prediction is known, and in progress."""
+        """The prediction is known, and in progress; or nothing is known."""
         self._count = 0
 
 

@@ -138,7 +138,7 @@ class OutputCollector:
     async def _try_fetch(self, index: int, tries: Iterator[int]) -> tuple[bytes, Examined]:
         if next(tries):
             fresh = await self.client.result(self.prediction.id)
-            if len(fresh.outputs) > index and fresh.outputs[index]:
+            if _names_all_of(self.prediction, fresh):  # or an output that comes later would be gone
                 self.prediction = fresh
         try:
             output = self.prediction.outputs[index]
@@ -167,6 +167,12 @@ class OutputCollector:
 
 def _may_be_whole_next_time(error: BaseException) -> bool:
     return isinstance(error, OutputError) and error.retryable
+
+
+def _names_all_of(earlier: Prediction, later: Prediction) -> bool:
+    """Whether a later answer has an output wherever the earlier one has."""
+    outputs = later.outputs
+    return all(index < len(outputs) and outputs[index] for index, each in enumerate(earlier.outputs) if each)
 
 
 def _named(prediction: Prediction) -> int:
