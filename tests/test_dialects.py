@@ -10,11 +10,13 @@ import pytest
 
 from prefect_wavespeed import errors
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.api.models import ReduxRequest
+from prefect_wavespeed.api.models import MODEL, ReduxRequest
 from prefect_wavespeed.inspect.costs import costs
 from prefect_wavespeed.storage.open_store import directory_store
+from tests.support.clients import CREATED
 from tests.support.emulator_process import Emulator
-from tests.support.engine import PHOTO, SMALL, restyle
+from tests.support.engine import PHOTO, QUICK, SMALL, restyle
+from tests.support.raw_server import RawServer, answer
 
 FAILS = {"on": "prediction", "fault": "failed"}
 REFUSED = {"on": "submit", "fault": "refused", "status": 400, "message": "seed: no luck"}
@@ -166,3 +168,25 @@ async def test_a_submission_that_was_tried_too_often_is_searched_for_before_the_
     ledger = emulator.ledger()
     assert (ledger["calls"]["submit"], ledger["billed"]) == (2, 1)
     assert ledger["calls"]["history"]
+
+
+async def test_paid_outputs_that_cannot_be_read_leave_the_job_open_and_are_shown(tmp_path: Path) -> None:
+    completed = {**CREATED, "status": "completed", "outputs": [{"uri": "https://example.com/1?sig=s3cret"}]}
+    price = answer({"price": 0.025})
+    async with RawServer(price, answer(CREATED), answer(completed)) as server:
+        with pytest.raises(errors.OutputError, match=r'"uri": "https://example.com/1"') as caught:
+            await restyle(server.url, str(tmp_path), "https://example.com/cat.jpg")
+        assert not caught.value.retryable
+        assert "s3cret" not in caught.value.message
+        assert sum(head.startswith(f"POST /api/v3/{MODEL}") for head in server.heads) == 1
+    assert len(list(tmp_path.rglob("*.prediction.json"))) == 1
+    assert not list(tmp_path.rglob("failed/*"))
+
+
+async def test_a_status_that_is_not_known_leaves_the_job_open_and_is_shown(tmp_path: Path) -> None:
+    succeeded = answer({**CREATED, "status": "succeeded"})
+    impatient = QUICK.model_copy(update={"poll_timeout_seconds": 1.0})
+    async with RawServer(answer({"price": 0.025}), answer(CREATED), succeeded) as server:
+        with pytest.raises(errors.PredictionTimeoutError, match="has the status 'succeeded', which is not"):
+            await restyle(server.url, str(tmp_path), "https://example.com/cat.jpg", settings=impatient)
+    assert len(list(tmp_path.rglob("*.prediction.json"))) == 1

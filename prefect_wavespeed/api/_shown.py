@@ -18,6 +18,8 @@ _DEEPEST = 8
 _MARK = "…"
 # Shorter texts may be base64 by chance, as ids and hashes are, and do no harm.
 _BASE64 = 200
+_LONGEST_NAME = 24  # of a field, to be taken as it is
+_CUT = "?…"
 _USER = re.compile(r"(?i)(https?://)[^\s/?#@]*@")
 
 
@@ -58,7 +60,8 @@ class _Copy:
                     if self._left <= 0:
                         copy[_MARK] = _MARK
                         break
-                    copy[self._text(name)] = self.of(item, depth + 1)
+                    plain = len(name) <= _LONGEST_NAME and name.isidentifier()  # as nearly all are
+                    copy[self._counted(name) if plain else self._text(name)] = self.of(item, depth + 1)
                 return copy
             case list() if depth < _DEEPEST:
                 items = []
@@ -78,8 +81,8 @@ class _Copy:
             picture = decode(text)
         if picture is not None:
             return self._counted(f"(picture, {len(picture)} bytes)")
-        shown = self._redact(_USER.sub(r"\1", text))
-        return self._counted(_plain(shown))
+        shown = self._redact(_USER.sub(r"\1", text) if "@" in text else text)
+        return self._counted(_plain(shown) if shown.endswith(_CUT) else shown)
 
     def _counted(self, value: _Value) -> _Value:
         self._left -= len(str(value)) + 4  # quotes, and what stands between two values
@@ -88,5 +91,5 @@ class _Copy:
 
 def _plain(text: str) -> str:
     """A URL without the mark that ``redact`` leaves where a query was; any other text as it is."""
-    is_url = text.endswith("?…") and " " not in text and urlsplit(text).scheme in ("http", "https")
-    return text.removesuffix("?…") if is_url else text
+    is_url = " " not in text and urlsplit(text).scheme in ("http", "https")
+    return text.removesuffix(_CUT) if is_url else text

@@ -6,8 +6,14 @@ import time
 from collections.abc import Callable
 
 from prefect_wavespeed import metrics
-from prefect_wavespeed.api.predictions import Prediction
-from prefect_wavespeed.errors import NotFoundError, PredictionTimeoutError, RateLimitedError, UnavailableError
+from prefect_wavespeed.api.predictions import STATUSES, Prediction
+from prefect_wavespeed.errors import (
+    NotFoundError,
+    PredictionTimeoutError,
+    RateLimitedError,
+    UnavailableError,
+    redact,
+)
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.ledger.records import Failure
 from prefect_wavespeed.retry import backoff
@@ -65,7 +71,7 @@ class PredictionWait:
         """
         settings, doubts = self._context.settings, Doubts()
         deadline = time.monotonic() + settings.poll_timeout_seconds
-        pauses, paused_until = backoff(), 0.0
+        pauses, paused_until, state = backoff(), 0.0, "is still in progress"
         since = self._context.memory.answered_at(submitted)
         # A job with base64 outputs was submitted without a webhook.
         inbox = WebhookInbox() if job.params.enable_base64_output else self._context.inbox
@@ -108,9 +114,11 @@ class PredictionWait:
                 else:
                     doubts.clear()
                     flight.not_ready()
+                    if prediction.status not in STATUSES:
+                        state = f"has the status {redact(prediction.status)!r}, which is not known"
         raise PredictionTimeoutError(
-            f"the prediction was not ready after {settings.poll_timeout_seconds:g} s and is still in "
-            f"progress: run the job again to resume it (prediction {submitted.prediction_id})",
+            f"the prediction was not ready after {settings.poll_timeout_seconds:g} s and {state}: "
+            f"run the job again to resume it (prediction {submitted.prediction_id})",
             job_key=submitted.job_key,
             prediction_id=submitted.prediction_id,
         )
