@@ -409,6 +409,9 @@ WHOLE: list[tuple[str, bytes, str]] = [
     ("a.parquet", parquet({"image": pa.array([], pa.string())}), "it has no rows: give at least one image"),
     ("a.txt", b"a.jpg\n", f"unsupported file type: {KINDS}"),
     ("a", b"a.jpg\n", f"unsupported file type: {KINDS}"),
+    ("a.xlsx", b"PK\x03\x04", "it is a spreadsheet: save it as CSV"),
+    ("a.csv", b"PK\x03\x04\x14\0", "it is a spreadsheet or an archive: save it as CSV"),
+    ("a.csv", PARQUET, "it is Parquet: give it a name that ends in .parquet"),
     ("a.csv", b"imgae,seed\na,1\n", f"unknown column \"imgae\": did you mean 'image'?; {KNOWN}"),
     (
         "a.csv",

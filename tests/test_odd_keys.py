@@ -243,6 +243,21 @@ async def test_what_one_object_cannot_pass_is_its_own_while_the_bucket_answers_a
         await read(f"s3://{s3.bucket}/", store)
 
 
+async def test_a_row_that_needs_credentials_where_there_are_none_does_not_stop_those_that_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    store = directory_store(tmp_path / "out")
+    jobs, (bad,) = await read(["s3://photos/a.png", "https://example.com/a.png"], store)
+    assert len(jobs) == 1
+    assert bad.reason.startswith("no AWS credentials found: bucket s3://photos")
+    assert bad.reason.endswith("image s3://photos/a.png")
+
+
 # --- rows of any kind ---
 
 TEXT = st.text(max_size=30) | st.builds(

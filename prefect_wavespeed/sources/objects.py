@@ -10,7 +10,7 @@ import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import S3Store
 
-from prefect_wavespeed.errors import SourceDeniedError, SourceError, StoreError
+from prefect_wavespeed.errors import ConfigurationError, SourceDeniedError, SourceError, StoreError
 from prefect_wavespeed.job import Source
 from prefect_wavespeed.quality.verify import check_source_size
 from prefect_wavespeed.storage.backend import Entry
@@ -128,11 +128,14 @@ def handle_and_key(uri: str, store: Store) -> tuple[S3Store, str]:
 
     Raises:
         SourceError: it is not ``s3://bucket/key``, or obstore would refuse the key, or read another object.
-        ConfigurationError: there are no credentials.
+        SourceDeniedError: there are no credentials; other sources may do without.
     """
     check_s3_uri(uri)
     bucket, key = split_s3_uri(uri)
-    return store.source_access.bucket(bucket), key
+    try:
+        return store.source_access.bucket(bucket), key
+    except ConfigurationError as error:
+        raise SourceDeniedError(f"{error.message}: image {uri}") from None
 
 
 async def objects_below(bucket: str, prefix: str, store: Store) -> AsyncGenerator[list[Entry], None]:

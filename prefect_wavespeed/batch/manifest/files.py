@@ -35,6 +35,7 @@ from prefect_wavespeed.errors import redact
 from prefect_wavespeed.words import counted
 
 _PARQUET_BATCH = 500  # rows
+_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 _SEPARATORS = ",;\t|"
 _NOT_TEXT = "not UTF-8: save the file as UTF-8"
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
@@ -50,6 +51,8 @@ def reader_for(name: str) -> FileReader:
         UnreadableError: there is none.
     """
     suffix = PurePosixPath(name.lower().removesuffix(".gz")).suffix
+    if suffix in _SPREADSHEETS:
+        raise UnreadableError("it is a spreadsheet: save it as CSV")
     if suffix not in _READERS:
         raise UnreadableError(
             f"unsupported file type: give a file that ends in {', '.join(_READERS)}, or s3://bucket/prefix/ "

@@ -23,6 +23,11 @@ _MARKS = (  # UTF-32 first: its mark begins like that of UTF-16
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_BINARY = {
+    b"PK\x03\x04": "it is a spreadsheet or an archive: save it as CSV",
+    b"\xd0\xcf\x11\xe0": "it is a spreadsheet: save it as CSV",
+    b"PAR1": "it is Parquet: give it a name that ends in .parquet",
+}
 
 
 class UnreadableError(Exception):
@@ -64,6 +69,8 @@ def _encoding(path: Path) -> str:
     """The encoding that a text's first bytes tell; UTF-8 unless they do."""
     with _open(path) as file:
         start = file.read(64)
+    if what := next((what for magic, what in _BINARY.items() if start.startswith(magic)), None):
+        raise UnreadableError(what)
     marked = next((name for mark, name in _MARKS if start.startswith(mark)), None)
     if marked:
         return marked
