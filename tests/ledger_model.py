@@ -54,6 +54,7 @@ class Prediction(NamedTuple):
     shown: bool = True  # the API knows it
     was_lost: bool = False  # the API did not, for a while
     ended: bool = False  # failed, as the history says
+    born: int = 0
 
 
 class Flying(NamedTuple):
@@ -86,6 +87,7 @@ class State(NamedTuple):
     done: bool = False
     letter: tuple[int, int, int] | None = None  # last attempt, its prediction or 0, who wrote it
     ruled_out: int = 0
+    doubtful: int = 0
     claims: tuple[tuple[int, int], ...] = ()  # attempt, time
     records: tuple[tuple[int, int], ...] = ()  # attempt, prediction
     api: tuple[Prediction, ...] = ()
@@ -95,6 +97,10 @@ class State(NamedTuple):
 
     def put(self, i: int, runner: Runner, **changes: Any) -> State:
         return self._replace(runners=(*self.runners[:i], runner, *self.runners[i + 1 :]), **changes)
+
+    def counts(self, prediction: Prediction) -> bool:
+        """Whether it is a picture that was paid for, and that a search finds, or somebody doubts."""
+        return prediction.good and (self.now - prediction.born < WEEK or self.doubtful > 0)
 
     def prediction(self, pid: int) -> Prediction:
         return self.api[pid - 1]
@@ -151,7 +157,7 @@ class Model:
         if s.now < self.horizon:
             yield s._replace(now=s.now + 1)
         for flying in s.flying:
-            yield from _take_effect(s, flying)
+            yield from _take_effect(s, flying, born=s.now if self.horizon >= WEEK else 0)
         for one in s.api:  # a prediction is forgotten by the API, or known again
             newest = max((n for n, _ in s.claims + s.records), default=0)
             in_use = dict(s.records).get(newest) == one.pid
@@ -220,7 +226,7 @@ class Model:
             letter = LetterState(last, names_prediction=pid > 0, from_this_run=writer == i)
         claims = {n: _seconds(s.now + ahead - at) for n, at in s.claims}
         records = {n for n, _ in s.records}
-        return JobState(s.done, letter, claims, records, lease=float(LEASE), ruled_out=s.ruled_out)
+        return JobState(s.done, letter, claims, records, float(LEASE), s.ruled_out, s.doubtful)
 
     # -- acting ---------------------------------------------------------------------------------
 
@@ -234,6 +240,8 @@ class Model:
             case moves.Failed():
                 yield s.put(i, again._replace(step="closing", n=s.letter[0] if s.letter else 0))
             case moves.Join(attempt):
+                if r.mind.held and r.mind.held.attempt != attempt:
+                    s, again = _without_claim(s, r), again._replace(mind=replace(r.mind, held=None))
                 pid = dict(s.records).get(attempt, 0)
                 yield s.put(i, again._replace(step="collect", n=attempt, pid=pid) if pid else again)
             case moves.Wait():
@@ -286,11 +294,14 @@ class Model:
             yield s.put(i, r._replace(mind=r.mind.after_search("failed")), budget=budget)
         if s.budget.unsure:
             budget = s.budget._replace(unsure=s.budget.unsure - 1)
-            yield s.put(i, r._replace(mind=r.mind.after_search("unsure")), budget=budget)
+            doubtful = r.n if held is None else held.attempt if held.sent else held.takes_over or 0
+            unsure = r._replace(mind=r.mind.after_search("unsure"))
+            yield s.put(i, unsure, budget=budget, doubtful=max(s.doubtful, doubtful))
         known = dict(s.records)
         useless = s.letter[1] if s.letter else 0
         late = known.get(held.takes_over) if held and held.takes_over and not held.sent else None
-        found = [late] if late else [p.pid for p in s.api if p.shown and p.pid != useless and not p.ended]
+        listed = [p for p in s.api if p.shown and p.pid != useless and not p.ended and s.now - p.born < WEEK]
+        found = [late] if late else [p.pid for p in listed]
         for pid in found[-1:]:
             yield s.put(i, _with_prediction(r, pid))
         if late or any(s.prediction(pid).good for pid in found):
@@ -332,8 +343,7 @@ class Model:
         """The claim is removed, whosever it is by now; the runner begins again."""
         if s.now - r.since >= HALF:  # found out at the last moment
             return s.put(i, _fresh(self.kinds[i]))
-        claims = tuple(claim for claim in s.claims if not r.mind.held or claim[0] != r.mind.held.attempt)
-        return s.put(i, _fresh(self.kinds[i]), claims=claims)
+        return _without_claim(s, r).put(i, _fresh(self.kinds[i]))
 
     # -- collecting -----------------------------------------------------------------------------
 
@@ -360,6 +370,13 @@ def _fresh(kind: Kind) -> Runner:
     )
 
 
+def _without_claim(s: State, r: Runner) -> State:
+    """The claim that a runner holds is removed, while it is young."""
+    if r.mind.held is None or s.now - r.since >= HALF:
+        return s
+    return s._replace(claims=tuple(claim for claim in s.claims if claim[0] != r.mind.held.attempt))
+
+
 def _aged(mind: rules.Runner, ticks: int) -> rules.Runner:
     return replace(mind, held=replace(mind.held, age=float(ticks))) if mind.held else mind
 
@@ -369,14 +386,14 @@ def _buried(s: State) -> str:
     if s.letter is None or s.done or any(r.step != "ended" for r in s.runners):
         return ""
     over = not any(n > s.letter[0] for n, _ in s.claims)  # of a later one, settling would find it
-    return "paid and buried" if over and any(p.good and not p.was_lost for p in s.api) else ""
+    return "paid and buried" if over and any(s.counts(p) and not p.was_lost for p in s.api) else ""
 
 
 def _seconds(ticks: int) -> float:
     return HISTORY_SECONDS if ticks >= WEEK else float(ticks)
 
 
-def _take_effect(s: State, flying: Flying) -> Iterator[State]:
+def _take_effect(s: State, flying: Flying, born: int) -> Iterator[State]:
     """The API acts on a request, or never does."""
     rest = tuple(one for one in s.flying if one != flying)
     r = s.runners[flying.owner]
@@ -384,9 +401,9 @@ def _take_effect(s: State, flying: Flying) -> Iterator[State]:
     if s.now - flying.sent <= POST:
         for good in (True, False) if s.budget.failures else (True,):
             pid = len(s.api) + 1
-            second = good and not flying.excused and any(p.good for p in s.api)
+            second = good and not flying.excused and any(s.counts(p) for p in s.api)
             created = s._replace(
-                api=(*s.api, Prediction(pid, good, flying.excused)),
+                api=(*s.api, Prediction(pid, good, flying.excused, born=born)),
                 flying=rest,
                 budget=s.budget._replace(failures=s.budget.failures - (not good)),
                 broken="billed twice" if second else s.broken,

@@ -45,6 +45,7 @@ _BREAKS_IN: dict[Rule, Model] = {
     rules.send_nothing_unless_sure: Model(("run",), 1, Budget(searches=1)),
     rules.end_with_the_dead_letter: Model(("run", "run"), 0, Budget(losses=1)),
     rules.join_the_recorded_prediction: Model(("run", "run"), 0, Budget()),
+    rules.leave_a_job_in_doubt: Model(("run",), 4, Budget(unsure=1)),
     rules.outwait_the_abandoned_claim: Model(("run", "run"), 2, Budget(fast_clocks=1)),
     rules.search_after_taking_over: Model(("run",), 2, Budget(crashes=1)),
     rules.leave_a_stale_claim: Model(("run", "run"), 3, Budget()),

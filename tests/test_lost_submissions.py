@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.errors import (
     ConfigurationError,
@@ -178,6 +177,7 @@ async def test_a_prediction_that_cannot_be_the_jobs_is_refused(emulator: Emulato
     other = await restyle(emulator.url, str(tmp_path), variant=1)
     submit_foreign(emulator, 1)
     foreign = emulator.ledger()["predictions"][-1]["id"]
+    lost_key, _ = await left_in_doubt(emulator, tmp_path, variant=2)
     key, _ = await left_in_doubt(emulator, tmp_path, NEVER_ARRIVED)
     await asyncio.sleep(QUICK.lease_seconds + 1)
     with pytest.raises(InvalidRequestError, match="does not know it"):
@@ -187,17 +187,19 @@ async def test_a_prediction_that_cannot_be_the_jobs_is_refused(emulator: Emulato
     emulator.dialects()  # now the result call tells
     with pytest.raises(InvalidRequestError, match="something else"):
         await resolution(emulator, tmp_path, key, foreign)
+    with pytest.raises(InvalidRequestError, match="WaveSpeed says that it was submitted"):
+        await resolution(emulator, tmp_path, lost_key, None)
     assert not list(tmp_path.glob("open/*/*.prediction.json"))
 
 
 async def left_in_doubt(
-    emulator: Emulator, output: Path, faults: list[dict[str, Any]] | None = None, params: ReduxParams = SMALL
+    emulator: Emulator, output: Path, faults: list[dict[str, Any]] | None = None, variant: int = 0
 ) -> tuple[str, str]:
     """Leave a job in doubt; return its key and the newest prediction."""
     emulator.dialects(*SILENT)
     emulator.faults(faults or LOST)
     with pytest.raises(UnsureSubmissionError) as caught:
-        await restyle(emulator.url, str(output), params=params)
+        await restyle(emulator.url, str(output), variant=variant)
     assert caught.value.job_key
     return caught.value.job_key, emulator.ledger()["predictions"][-1]["id"]
 

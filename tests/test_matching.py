@@ -27,9 +27,16 @@ MOVED = "https://cdn.vendor.example/9f/1.jpg"
         ({"seed": 8}, "no"),
         ({"size": "512*768"}, "no"),
         ({"num_images": 2}, "no"),
-        ({"image": "https://bucket.example/in/other.jpg"}, "no"),
+        ({"seed": "7", "num_inference_steps": "28", "guidance_scale": "3.3", "size": "512 * 512"}, "yes"),
+        ({"size": None, "width": 512, "height": 512, "output_format": "JPG"}, "yes"),
+        ({"size": None, "width": 512, "height": 768}, "no"),
+        ({"image": "https://bucket.example/in/other.jpg"}, "unknown"),  # it may be a copy of the API's own
         ({"image": MOVED}, "unknown"),
         ({"image": None}, "unknown"),
+        ({"seed": None}, "unknown"),
+        ({"seed": "random"}, "unknown"),
+        ({"size": "square"}, "unknown"),
+        ({"seed": "8"}, "no"),
     ],
     ids=str,
 )
@@ -43,9 +50,23 @@ def test_a_seed_that_only_this_job_has_is_enough_whatever_became_of_the_image() 
     assert compare({**INPUTS, "seed": 8}, MODEL, REQUEST, seed_is_unique=True) == "no"
 
 
-def test_where_the_api_is_known_to_keep_urls_another_image_is_another_job() -> None:
-    moved = {**INPUTS, "image": MOVED}
-    assert compare(moved, MODEL, REQUEST, seed_is_unique=False, image_url_is_kept=True) == "no"
+def test_where_urls_are_kept_another_image_on_the_same_host_is_another_job() -> None:
+    for image, match in (("https://bucket.example/in/other.jpg", "no"), (MOVED, "unknown")):
+        told = {**INPUTS, "image": image}
+        assert compare(told, MODEL, REQUEST, seed_is_unique=False, image_url_is_kept=True) == match
+
+
+def test_the_image_alone_is_no_proof() -> None:
+    for seed_is_unique in (True, False):
+        assert compare({"image": IMAGE}, MODEL, REQUEST, seed_is_unique=seed_is_unique) == "unknown"
+    assert compare({"seed": 7}, MODEL, REQUEST, seed_is_unique=True) == "yes"
+
+
+@pytest.mark.parametrize(
+    ("model", "match"), [("flux-redux-dev", "yes"), ("x/Flux-Redux-Dev", "yes"), ("x/y", "no")]
+)
+def test_a_model_is_known_by_the_last_part_of_its_name(model: str, match: str) -> None:
+    assert compare(INPUTS, model, REQUEST, seed_is_unique=False) == match
 
 
 @pytest.mark.parametrize("inputs", [None, {}], ids=str)

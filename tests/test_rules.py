@@ -112,6 +112,27 @@ CASES: dict[str, tuple[JobState, Runner, Move]] = {
         runner(),
         Claim(3, takes_over=2),
     ),
+    "a job in doubt that the history has forgotten is left to a person": (
+        seen({1: HISTORY_SECONDS - 3000}, doubtful=1),
+        runner(),
+        LeaveOpen("unsure"),
+    ),
+    "also by settling": (
+        seen({1: HISTORY_SECONDS + 1}, doubtful=1),
+        runner(may_submit=False),
+        LeaveOpen("unsure"),
+    ),
+    "until then it is searched for": (seen({1: OLD}, doubtful=1), runner(), Claim(2, takes_over=1)),
+    "a person has decided about a job that was in doubt": (
+        seen({1: HISTORY_SECONDS + 1}, doubtful=1, ruled_out=1),
+        runner(),
+        Claim(2),
+    ),
+    "settling never gives up what a person has ruled out": (
+        seen({1: HISTORY_SECONDS + 1}, ruled_out=1),
+        runner(may_submit=False),
+        LeaveOpen("unsubmitted"),
+    ),
     "settling leaves to a runner what a person has ruled out": (
         seen({1: OLD}, ruled_out=1),
         runner(may_submit=False),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from cachetools import LRUCache
@@ -27,11 +27,11 @@ MARGIN = timedelta(hours=1)
 """How far the clocks of API and store may be apart: a prediction is known by its request, not its time."""
 PAGE_SIZE = 100
 
-# How far apart the two clocks may be for a prediction to be ruled out by its time.
+# Beside the measured difference of both clocks, for a prediction to be ruled out by its time.
 _CLOSE = timedelta(minutes=5)
 # When to look, as shares of the whole search: a prediction may show up late.
 _LOOKS = (0.0, 0.1, 0.25, 0.5, 1.0)
-_REMEMBERED = 20_000  # predictions whose result did not say what they were asked for, or told another job's
+_REMEMBERED = 20_000  # results that said what they were asked for
 _CONCURRENCY = 8  # result calls at once
 _REPEATED = 5  # pages in a row with nothing new, until the history counts as endless
 _SHOWN = 5  # candidates in a message
@@ -47,8 +47,10 @@ class LostSubmission:
         claimed: when those attempts were claimed of which nobody knows whether they were submitted.
         window: how long after its claim a POST can have taken effect.
         seed_is_unique: the seed was derived from the job, so that no other job has it.
+        job_key: the job; predictions of others are not its.
         excluded: ids of predictions that are known to be of no use.
-        image_url_is_kept: the API is known to tell the image's URL as it was sent.
+        image_url_is_kept: on the host that it was sent with, the image's URL is told as it was sent.
+        slack: how far the clocks of API and store may be apart.
         noticed: returns the prediction that a webhook has reported of this job, if one has.
     """
 
@@ -57,8 +59,10 @@ class LostSubmission:
     claimed: list[datetime]
     window: timedelta
     seed_is_unique: bool = False
+    job_key: str = ""
     excluded: frozenset[str] = frozenset()
     image_url_is_kept: bool = False
+    slack: timedelta = timedelta()
     noticed: Callable[[], Prediction | None] = lambda: None
 
     def compare(self, prediction: Prediction) -> Match:
@@ -80,9 +84,9 @@ class LostSubmission:
         return "unknown" if "unknown" in matches and self._is_of_that_time(prediction) else "no"
 
     def _is_of_that_time(self, prediction: Prediction) -> bool:
-        at = prediction.created_at
+        at, slack = prediction.created_at, _CLOSE + self.slack
         return at is None or any(
-            claimed - _CLOSE < at < claimed + self.window + _CLOSE for claimed in self.claimed
+            claimed - slack < at < claimed + self.window + slack for claimed in self.claimed
         )
 
 
@@ -139,7 +143,11 @@ class History:
         for share in _LOOKS:
             await asyncio.sleep(start + share * seconds - asyncio.get_running_loop().time())
             noticed = lost.noticed()
-            if noticed and lost.compare(noticed) != "no" and not self._known.remembers(noticed.id):
+            if (
+                noticed
+                and lost.compare(noticed) != "no"
+                and not self._known.remembers(noticed.id, lost.job_key)
+            ):
                 return noticed
             try:
                 unsure = None
@@ -157,7 +165,19 @@ class History:
         # A scan in progress may be past the page: wait for the next one, which serves all that wait by then.
         if self._scanner is None or self._scanner.done():
             self._scanner = asyncio.create_task(self._serve())
-        return await query.answer or await self._among(query.candidates, lost)
+        found = await query.answer
+        if found is None:
+            return await self._among(query.candidates, lost)
+        if lost.seed_is_unique or not await self._is_known(found, lost):
+            return found
+        # Another job asked for the very same, such as for an earlier version of an object.
+        return await self._look(replace(lost, excluded=lost.excluded | {found.id}))
+
+    async def _is_known(self, prediction: Prediction, lost: LostSubmission) -> bool:
+        if self._known.remembers(prediction.id, lost.job_key):
+            return True
+        await self._known.read(lost.since - MARGIN)
+        return self._known.remembers(prediction.id, lost.job_key)
 
     # -- the history ------------------------------------------------------------------------------
 
@@ -182,10 +202,13 @@ class History:
         """
         since = min(query.lost.since for query in queries) - MARGIN
         seen: set[str] = set()
-        page = repeated = 0
+        page, repeated, filtered = 0, 0, True
         while any(not query.answer.done() for query in queries):
             page += 1
-            answer = await self._page(page, since)
+            answer = await self._page(page, since if filtered else None)
+            if page == 1 and not answer.items:  # is there nothing, or was the question not understood?
+                filtered = False
+                answer = await self._page(page, None)
             new = [prediction for prediction in answer.items if prediction.id not in seen]
             seen.update(prediction.id for prediction in new)
             for prediction in new:
@@ -198,13 +221,15 @@ class History:
             if repeated == _REPEATED:
                 raise UnavailableError("WaveSpeed's history gives the same page again and again")
 
-    async def _page(self, page: int, since: datetime) -> HistoryPage:
+    async def _page(self, page: int, since: datetime | None) -> HistoryPage:
+        """One page of what was created since then; of everything, where no time is given."""
+
         async def call() -> HistoryPage:
             try:
                 found = await self._client.history(
                     page=page,
                     page_size=PAGE_SIZE,
-                    model=MODEL,
+                    model=MODEL if since else None,
                     created_after=since,
                     include_inputs=True,
                 )
@@ -224,39 +249,45 @@ class History:
         Raises:
             UnsureSubmissionError: one or several may be it.
         """
-        left = [each for each in candidates.values() if not self._known.remembers(each.id)]
+        left = [each for each in candidates.values() if not self._known.remembers(each.id, lost.job_key)]
         if not left:
             return None
-        known = await self._known.read(lost.since - MARGIN)
-        left = [each for each in left if each.id not in known]
+        await self._known.read(lost.since - MARGIN)
+        left = [each for each in left if not self._known.remembers(each.id, lost.job_key)]
         results = await map_all(self._result, left, _CONCURRENCY)
-        answers = [(result, lost.compare(result)) for result in results if result]
+        answers = [(result, lost.compare(result)) for result in results]
         if found := next((result for result, match in answers if match == "yes"), None):
             return found
         unknown = tuple(result.id for result, match in answers if match == "unknown")
         if not unknown:
             return None
-        shown = ", ".join(unknown[:_SHOWN]) + (", …" if len(unknown) > _SHOWN else "")
-        raise UnsureSubmissionError(
-            "it is not known whether this job was submitted, and nothing was sent: WaveSpeed does not say "
-            f"what {_number(unknown)} was asked for: look up in your WaveSpeed account whether it is this "
-            f"job's, then use `restyle resolve` ({shown})",
-            candidates=unknown,
-        )
+        raise unsure(unknown)
 
-    async def _result(self, prediction: Prediction) -> Prediction | None:
-        """What the result call says, if it may say more; None where the prediction is gone."""
+    async def _result(self, prediction: Prediction) -> Prediction:
+        """What the result call says, if it may say more."""
         if self._client.traits.result_has_inputs is False:
             return prediction
         if prediction.id in self._results:
             return self._results[prediction.id]
         try:
             result = await retry(lambda: self._client.result(prediction.id), tries=5)
-        except NotFoundError:
-            return None
+        except NotFoundError:  # it may not be known everywhere yet
+            return prediction
         if result.input:  # otherwise it may still tell later
             self._results[prediction.id] = result
         return result
+
+
+def unsure(candidates: tuple[str, ...], job_key: str | None = None) -> UnsureSubmissionError:
+    """The error of a job of which nothing tells whether it was submitted."""
+    shown = ", ".join(candidates[:_SHOWN]) + (", …" if len(candidates) > _SHOWN else "")
+    return UnsureSubmissionError(
+        "it is not known whether this job was submitted, and nothing was sent: WaveSpeed does not say "
+        f"what {_number(candidates)} was asked for: look up in your WaveSpeed account whether it is this "
+        f"job's, then use `restyle resolve` ({shown})",
+        job_key=job_key,
+        candidates=candidates,
+    )
 
 
 def _is_older(prediction: Prediction, since: datetime) -> bool:

@@ -1,12 +1,14 @@
 """The ledger on one store: who may submit a job, its predictions, and how it ended.
 
-A job's objects (``storage/layout.py`` has their paths) are each written once, by a create-if-absent put,
-and never edited. What may be done when is decided in ``rules.py``; this file reads and writes.
+A job's objects (``storage/layout.py`` has their paths) are each written once, by a create-if-absent put. Only
+a dead letter is replaced, by that of a later attempt, and a list of candidates grows. What may be done when
+is decided in ``rules.py``; this file reads and writes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
@@ -16,7 +18,6 @@ from prefect_wavespeed import metrics
 from prefect_wavespeed.errors import StoreError
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.ledger.records import (
-    Attempt,
     Candidates,
     Claim,
     DeadLetter,
@@ -27,6 +28,9 @@ from prefect_wavespeed.ledger.records import (
 )
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
+
+# Where a side-car and a dead letter name their last prediction.
+_NEWEST = (("prediction", "id"), ("error", "prediction_id"))
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -123,9 +127,10 @@ class Ledger:
         )
 
     async def note_candidates(self, key: str, attempt: int, prediction_ids: list[str]) -> None:
-        """Keep which predictions may be an attempt's, for a person to look into."""
-        note = Candidates(prediction_ids=prediction_ids, found_at=now())
-        await self.store.create(layout.candidates(key, attempt), _compact(note))
+        """Keep which predictions may be an attempt's, for a person to look into, beside those of before."""
+        all_ids = dict.fromkeys([*await self.read_candidates(key, attempt), *prediction_ids])
+        note = Candidates(prediction_ids=list(all_ids), found_at=now())
+        await self.store.put(layout.candidates(key, attempt), _compact(note), "application/json")
 
     async def read_candidates(self, key: str, attempt: int) -> list[str]:
         """The predictions that may be an attempt's; empty where there is no doubt."""
@@ -136,23 +141,10 @@ class Ledger:
         """Record that nothing was submitted up to an attempt, beyond what is recorded."""
         await self.store.create(layout.not_submitted(key, attempt), _compact(NotSubmitted(found_at=now())))
 
-    async def prediction_ids(self, path: str) -> frozenset[str] | None:
-        """The predictions that a record, a side-car or a dead letter names; None when it is gone.
-
-        Args:
-            path: of any object of the ledger; others name none.
-        """
-        parsed = layout.parse_open(path)
-        if parsed and parsed[2] == "prediction":
-            record = await self._read(path, Record)
-            return frozenset({record.prediction_id}) if record else None
-        if layout.short_key_of_metadata(path):
-            side_car = await self._read(path, Metadata)
-            return _ids(side_car.attempts, side_car.prediction.id) if side_car else None
-        if layout.key_of_dead_letter(path):
-            letter = await self._read(path, DeadLetter)
-            return _ids(letter.attempts, letter.error.prediction_id) if letter else None
-        return frozenset()
+    async def prediction_ids(self, path: str) -> frozenset[str]:
+        """The predictions that a record, a side-car or a dead letter names."""
+        data = await self.store.get(path)
+        return frozenset() if data is None else _ids(data)
 
     async def finish(self, job: Job, side_car: Metadata, object_metadata: dict[str, str]) -> Metadata:
         """Write the side-car: from here on the job is done.
@@ -220,9 +212,15 @@ class Ledger:
             ) from None
 
 
-def _ids(attempts: list[Attempt], newest: str | None) -> frozenset[str]:
-    ids = {attempt.prediction_id for attempt in attempts} | {newest}
-    return frozenset(id_ for id_ in ids if id_)
+def _ids(data: bytes) -> frozenset[str]:
+    """The ids in a record, a side-car or a dead letter; none where it cannot be read, which leaves doubt."""
+    try:
+        held = json.loads(data)
+        attempts = [attempt.get("prediction_id") for attempt in held.get("attempts", [])]
+        newest = [(held.get(name) or {}).get(field) for name, field in _NEWEST]
+        return frozenset(each for each in (held.get("prediction_id"), *attempts, *newest) if each)
+    except (ValueError, AttributeError, TypeError):
+        return frozenset()
 
 
 def now() -> datetime:

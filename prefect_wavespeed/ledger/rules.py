@@ -12,8 +12,9 @@ search finds it, or says that it cannot tell. Then nothing is sent until a perso
 
 Known limits:
 
-- The history reaches back 7 days and is searched by time, so the clocks of the store and of the API must
-  agree within an hour.
+- The history reaches back 7 days. What was lost before then and was never searched for is submitted again.
+- Where nothing says what a prediction was asked for, its time decides whether it may be the job's, with the
+  measured difference of the clocks of store and API allowed for.
 - A process that stands still between its last check of the claim's age and the POST, for more than half the
   lease, posts too late. No check can help: nothing at the API takes an idempotency key.
 - A prediction that the API forgets is noticed only while its attempt is the newest.
@@ -46,13 +47,17 @@ from prefect_wavespeed.ledger.moves import (
 )
 
 MAX_ATTEMPTS = 3
-"""Predictions that may fail before a job is given up; ``retry_failed`` allows as many again.
+"""Attempts with a prediction before a job is given up; ``retry_failed`` allows as many again.
 
 Also the submissions that one run sends without getting an answer, before it leaves the job to a later run.
 """
 
 HISTORY_SECONDS = 7 * 24 * 3600.0
 """How long WaveSpeedAI's history remembers a prediction, in seconds (the vendor's contract)."""
+
+
+HISTORY_MARGIN = 3600.0
+"""Seconds before that time at which it is no longer relied on."""
 
 
 # --- what is seen ---
@@ -84,6 +89,7 @@ class JobState:
         records: the attempts whose prediction is recorded.
         lease: seconds that the newest claim holds.
         ruled_out: the attempt up to which a person has found that nothing was submitted beyond the records.
+        doubtful: the newest attempt of which a search could not tell whether it was submitted.
     """
 
     done: bool = False
@@ -92,6 +98,7 @@ class JobState:
     records: Collection[int] = ()
     lease: float = 0.0
     ruled_out: int = 0
+    doubtful: int = 0
 
     @property
     def latest(self) -> int:
@@ -303,6 +310,16 @@ def join_the_recorded_prediction(state: JobState, runner: Runner) -> Move | None
     return Join(latest) if latest in state.records and latest > max(runner.forgiven, runner.failed) else None
 
 
+def leave_a_job_in_doubt(state: JobState, runner: Runner) -> Move | None:
+    """A job in doubt that the history has forgotten is left to a person: no search can tell any more."""
+    doubtful = state.doubtful
+    is_over = doubtful <= max(state.ruled_out, runner.forgiven, runner.failed)
+    if is_over or any(attempt >= doubtful for attempt in state.records):
+        return None
+    is_forgotten = state.claims.get(doubtful, 0.0) >= HISTORY_SECONDS - HISTORY_MARGIN
+    return LeaveOpen("unsure") if is_forgotten else None
+
+
 def outwait_the_abandoned_claim(state: JobState, runner: Runner) -> Move | None:
     """Who takes over waits until the abandoned claim is a lease old, by the store's times of both claims."""
     held = runner.held
@@ -356,7 +373,7 @@ def leave_it_to_a_runner(state: JobState, runner: Runner) -> Move | None:
     if runner.may_submit:
         return None
     latest = state.latest
-    forgotten = state.claims.get(latest, 0.0) >= HISTORY_SECONDS
+    forgotten = state.claims.get(latest, 0.0) >= HISTORY_SECONDS and latest > state.ruled_out
     return GiveUp(latest, "never_submitted") if forgotten else LeaveOpen("unsubmitted")
 
 
@@ -381,6 +398,7 @@ RULES: tuple[Rule, ...] = (
     send_nothing_unless_sure,
     end_with_the_dead_letter,
     join_the_recorded_prediction,
+    leave_a_job_in_doubt,
     outwait_the_abandoned_claim,
     search_after_taking_over,
     leave_a_stale_claim,

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.errors import ConfigurationError, InvalidRequestError, NotFoundError
+from prefect_wavespeed.api.predictions import Prediction
+from prefect_wavespeed.errors import (
+    ConfigurationError,
+    InvalidRequestError,
+    NotFoundError,
+    UnsureSubmissionError,
+)
 from prefect_wavespeed.ledger import rules
 from prefect_wavespeed.ledger.ledger import Look
 from prefect_wavespeed.ledger.matching import compare
@@ -56,12 +63,15 @@ class Resolution:
                 job_key=self._key,
             )
         oldest = self._context.store.now() - timedelta(seconds=rules.HISTORY_SECONDS)
-        if prediction.id in await self._context.known.read(oldest):
+        await self._context.known.read(oldest)
+        if self._context.known.remembers(prediction.id, but_for=self._key):
             raise InvalidRequestError(
                 f"--prediction {prediction.id}: a job has it already: see `restyle show {prediction.id}`",
                 job_key=self._key,
             )
         record = await self._context.make_record(claim.job, prediction)
+        if (await self._doubtful_attempt())[0] != attempt:
+            raise _gone_on(self._key)
         recorded = await self._context.ledger.record(self._key, attempt, record)
         if recorded.prediction_id != prediction.id:
             raise _submitted(recorded.prediction_id, self._key)
@@ -70,11 +80,27 @@ class Resolution:
         """Record that nothing was submitted; the next run submits the job again.
 
         Raises:
+            InvalidRequestError: WaveSpeedAI does tell: there is a prediction.
             ConfigurationError: the job is not in doubt, or its runner may still be about to submit it.
-            StoreError: the store cannot be used now.
+            StoreError, UnavailableError: store or API cannot be used now.
         """
         attempt, _ = await self._doubtful_attempt()
+        with suppress(UnsureSubmissionError):  # nobody knows better
+            if found := await self._find(attempt):
+                raise InvalidRequestError(
+                    "--not-submitted: WaveSpeed says that it was submitted: `restyle settle` stores it "
+                    f"(prediction {found.id})",
+                    job_key=self._key,
+                )
+        if (await self._doubtful_attempt())[0] != attempt:
+            raise _gone_on(self._key)
         await self._context.ledger.rule_out(self._key, attempt)
+
+    async def _find(self, attempt: int) -> Prediction | None:
+        ledger = self._context.ledger
+        open_job = await ledger.open_job(self._key)
+        claims = {n: claim for n in open_job.claimed if (claim := await ledger.read_claim(self._key, n))}
+        return await self._context.find_lost(open_job, claims, None, attempt=attempt, seconds=0.0)
 
     async def _doubtful_attempt(self) -> tuple[int, Claim]:
         context, ledger = self._context, self._context.ledger
@@ -83,7 +109,10 @@ class Resolution:
         attempt = open_job.latest
         claim = await ledger.read_claim(self._key, attempt) if attempt else None
         if claim and (side_car := await ledger.side_car(claim.job)):
-            raise _submitted(side_car.prediction.id, self._key)
+            raise ConfigurationError(
+                f"this job is done: nothing is in doubt (prediction {side_car.prediction.id})",
+                job_key=self._key,
+            )
         if record := await ledger.read_record(self._key, attempt) if attempt else None:
             raise _submitted(record.prediction_id, self._key)
         if claim is None:
@@ -104,6 +133,10 @@ class Resolution:
                 f"a runner may still be submitting this job: try again in {left:.0f} s", job_key=self._key
             )
         return attempt, claim
+
+
+def _gone_on(job_key: str) -> ConfigurationError:
+    return ConfigurationError("a runner has gone on with this job: look at it again", job_key=job_key)
 
 
 def _submitted(prediction_id: str, job_key: str) -> ConfigurationError:

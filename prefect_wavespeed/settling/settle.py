@@ -207,6 +207,8 @@ class _Settlement:
                 await self._finish(steps, outcome, attempt, claims, look)
             case moves.Wait():
                 outcome.status = "running"
+            case moves.LeaveOpen("unsure"):
+                raise await self._context.in_doubt(key, max(open_job.doubtful))
             case moves.LeaveOpen():  # a person has found that nothing was submitted
                 self._leave_unsubmitted(outcome, open_job.latest)
             case _ if open_job.latest not in claims:  # given back this very moment
@@ -319,8 +321,8 @@ class _Settlement:
 
     async def _record(self, outcome: SettleOutcome, attempt: int, found: Prediction, claim: Claim) -> None:
         record = await self._context.make_record(claim.job, found)
-        await self._ledger.record(claim.job.key, attempt, record)
-        self._context.known.remember(record.prediction_id)
+        record = await self._ledger.record(claim.job.key, attempt, record)
+        self._context.known.remember(record.prediction_id, claim.job.key)
         metrics.adopted(record.quoted_usd)
         if await self._ledger.side_car(claim.job):  # then nobody else removes the record just written
             await self._context.remove_leftovers(claim.job)

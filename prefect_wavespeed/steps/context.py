@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.errors import PredictionFailedError, RestyleError, UnsureSubmissionError
 from prefect_wavespeed.job import Job
-from prefect_wavespeed.ledger.history import History, LostSubmission
+from prefect_wavespeed.ledger.history import MARGIN, History, LostSubmission, unsure
 from prefect_wavespeed.ledger.known_predictions import KnownPredictions
 from prefect_wavespeed.ledger.ledger import Ledger, Look, now
 from prefect_wavespeed.ledger.records import Attempt, Claim, DeadLetter, Failure, OpenJob, Record
@@ -80,6 +81,7 @@ class StepContext:
             records=look.open_job.recorded.keys(),
             lease=lease.total_seconds(),
             ruled_out=max(look.open_job.ruled_out, default=0),
+            doubtful=max(look.open_job.doubtful, default=0),
         )
 
     async def find_lost(
@@ -112,16 +114,18 @@ class StepContext:
             return None
         # The earliest by any clock that has a say.
         times: list[datetime] = [*open_job.claimed.values(), *(claim.claimed_at for claim in claims.values())]
-        now, settled = self.store.now(), max(open_job.ruled_out, default=0)
+        present, settled = self.store.now(), max(open_job.ruled_out, default=0)
         job = claims[max(claims)].job
         lost = LostSubmission(
             requests=[claim.request for claim in claims.values()],
-            since=min([*times, now]),
-            claimed=[open_job.claimed.get(n, now) for n in claims if n > settled],
+            since=min([*times, present]),
+            claimed=[open_job.claimed.get(n, present) for n in claims if n > settled],
             window=max(self.lease_of(claim) for claim in claims.values()),
             seed_is_unique=job.params.seed == -1,
-            image_url_is_kept=self.client.traits.image_url_is_kept is True,
+            image_url_is_kept=self.client.traits.image_url_is_kept is True or not _is_upload(job, claims),
+            slack=self._clock_difference(),
             excluded=frozenset({letter.error.prediction_id} if letter and letter.error.prediction_id else ()),
+            job_key=job.key,
             noticed=partial(self.inbox.find, job.key),
         )
         try:
@@ -130,6 +134,16 @@ class StepContext:
             error.job_key = job.key
             await self.ledger.note_candidates(job.key, attempt, list(error.candidates))
             raise
+
+    async def in_doubt(self, key: str, attempt: int) -> UnsureSubmissionError:
+        """The error of a job in doubt of which no search can tell any more."""
+        return unsure(tuple(await self.ledger.read_candidates(key, attempt)), key)
+
+    def _clock_difference(self) -> timedelta:
+        """How far the clocks of the API and of the store are apart; an hour where that is not known."""
+        if self.client.clock_skew is None:
+            return MARGIN
+        return abs(now() + self.client.clock_skew - self.store.now())
 
     async def make_record(self, job: Job, prediction: Prediction) -> Record:
         """The record of a job's prediction, with the price if it is known."""
@@ -206,3 +220,9 @@ class StepContext:
             return describe_end(await self.client.result(prediction_id))
         except RestyleError as error:
             return error.message
+
+
+def _is_upload(job: Job, claims: dict[int, Claim]) -> bool:
+    """Whether WaveSpeedAI was given an upload of the picture: it may tell a copy on the same host."""
+    path = unquote(urlsplit(job.source.uri).path)
+    return not all(unquote(urlsplit(claim.request.image).path).endswith(path) for claim in claims.values())

@@ -24,7 +24,6 @@ from prefect_wavespeed.errors import (
     RateLimitedError,
     RestyleError,
     UnansweredSubmissionError,
-    UnavailableError,
     UnsureSubmissionError,
 )
 from prefect_wavespeed.job import Job, NsfwRules, RunInfo
@@ -124,11 +123,12 @@ class Submission:
             case moves.Record():
                 return await self._record()
             case moves.NextAttempt():
+                self._end_turn()
                 self._runner, self._claim = self._runner.after_attempt(), None
             case moves.GiveUp(attempt):
                 raise await self._give_up(attempt)
             case moves.LeaveOpen():  # ``run`` gives the claim back where it may
-                raise self._error or UnavailableError("the account's history could not be searched")
+                raise self._error or await self._context.in_doubt(self._job.key, self._state.doubtful)
         return None
 
     # -- looking ----------------------------------------------------------------------------------
@@ -368,8 +368,9 @@ class Submission:
             raise RuntimeError("a prediction is known together with its claim")
         if isinstance(prediction, Prediction):
             prediction = await self._context.make_record(job, prediction)
-        record = await self._ledger.record(job.key, held.attempt, prediction)
-        self._context.known.remember(record.prediction_id)
+        # An id that only this coroutine knows is not given up with it.
+        record = await asyncio.shield(self._ledger.record(job.key, held.attempt, prediction))
+        self._context.known.remember(record.prediction_id, job.key)
         claim = self._claim or await self._ledger.read_claim(job.key, held.attempt)
         submitted = self._submitted(
             held.attempt,

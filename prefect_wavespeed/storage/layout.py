@@ -137,6 +137,14 @@ def short_key_of_metadata(path: str) -> str | None:
     return match[1] if match else None
 
 
+def key_of_record(path: str) -> str | None:
+    """The job key of an object that names predictions, of a side-car its first 16 digits; None for others."""
+    parsed = parse_open(path)
+    if parsed:
+        return parsed[0] if parsed[2] == "prediction" else None
+    return short_key_of_metadata(path) or key_of_dead_letter(path)
+
+
 def is_picture(path: str) -> bool:
     """Whether a path, below whatever prefix, is laid out like a picture that this project stored."""
     return _PICTURE.search(path) is not None

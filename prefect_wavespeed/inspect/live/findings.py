@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isclose
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from prefect_wavespeed.api.models import ReduxRequest
 from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.api.traits import ApiTraits
 from prefect_wavespeed.inspect.live.report import Finding, finding, not_known
-from prefect_wavespeed.urls import without_signature
+from prefect_wavespeed.ledger.matching import compare_image, compare_params
 from prefect_wavespeed.words import counted
 
 GONE = "the API does not know the prediction any more: it keeps them for 7 days"
@@ -100,22 +99,23 @@ def _kept(told: list[Told], sent: ReduxRequest) -> Finding:
     if not told:
         return not_known("inputs_kept", "no call tells any")
     found = "; ".join(dict.fromkeys(_compared(one.values, sent) for one in told))
-    if not all(_is_url_kept(one.values, sent) for one in told):
-        means = "the derived seed identifies a job; one with a seed of its own may wait for `restyle resolve`"
-    elif found == "the same":
-        means = "a lost submission is recognised for certain"
-    else:
+    params = [match for one in told for match in compare_params(one.values, sent).items()]
+    if any(match == "no" for _, match in params):
         means = (
-            "a lost submission is recognised by what is compared: image, size, steps, guidance, seed, format"
+            "a lost submission would not be recognised, and be billed again: report this to the maintainers"
         )
+    elif ("seed", "unknown") in params:
+        means = "nothing tells a lost submission from others: its job waits for `restyle resolve`"
+    elif not all(_is_url_kept(one.values, sent) for one in told):
+        means = "the derived seed identifies a job; one with a seed of its own may wait for `restyle resolve`"
+    else:
+        means = "a lost submission is recognised for certain"
     return finding("inputs_kept", found, means)
 
 
 def _compared(values: Mapping[str, Any], sent: ReduxRequest) -> str:
     expected = sent.model_dump(exclude={"image"})
-    changed = [
-        name for name, value in expected.items() if name in values and not _is_same(values[name], value)
-    ]
+    changed = sorted(name for name, match in compare_params(values, sent).items() if match == "no")
     parts = [
         ""
         if _is_url_kept(values, sent)
@@ -131,21 +131,8 @@ def _listed(what: str, names: set[str]) -> str:
     return f"{what}: {', '.join(sorted(names))}" if names else ""
 
 
-def _is_same(value: Any, expected: Any) -> bool:
-    if isinstance(expected, float) and isinstance(value, int | float):
-        return isclose(value, expected, rel_tol=1e-6)
-    return bool(value == expected)
-
-
 def _is_url_kept(values: Mapping[str, Any], sent: ReduxRequest) -> bool:
-    return _plain(str(values.get("image"))) == _plain(sent.image)
-
-
-def _plain(url: str) -> str:
-    try:
-        return unquote(without_signature(url))
-    except ValueError:
-        return url
+    return compare_image(values.get("image"), sent.image) == "yes"
 
 
 def _host_of(url: Any) -> str:
