@@ -23,7 +23,7 @@ _BY_TYPE = {
     "SourceError": "replace the picture by one that can be used, which makes it another job",
     "PredictionLost": f"check with {_COSTS} whether it was billed, {_AGAIN}, which is billed again",
     "AttemptsUsedUp": f"see the errors of its attempts, {_AGAIN}",
-    "NeverSubmitted": "nothing was billed: run it again with --retry-failed",
+    "NeverSubmitted": f"check with {_COSTS} whether it was billed, {_AGAIN}",
 }
 
 
