@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
 import pytest
@@ -148,6 +149,29 @@ def test_an_odd_key_below_an_output_does_not_hide_what_is_stored_there(
     for paths in asyncio.run(both()):
         assert {f"open/{name}" for name in names} <= set(paths)
         assert len(paths) == len(set(paths))
+
+
+FILE_NAMES = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=5
+)
+
+
+@many(40)
+@given(st.lists(FILE_NAMES | st.sampled_from(["\x01", "a\n.json", "\x7f", "%2e", "#", "..."]), max_size=4))
+def test_a_file_with_an_odd_name_below_an_output_does_not_hide_what_is_stored_there(names: list[str]) -> None:
+    with TemporaryDirectory() as folder:
+        output, paths = directory_store(Path(folder)), {"open/a.json", "open/b/c.json", "open/z.json"}
+        for path in [*paths, *(f"open/b/{name}" for name in names if name not in (".", ".."))]:
+            Path(folder, path).parent.mkdir(parents=True, exist_ok=True)
+            Path(folder, path).write_bytes(b"x")
+
+        async def both() -> tuple[list[str], list[str]]:
+            pages = [entry.path async for found in output.pages("open/") for entry in found]
+            return pages, [entry.path for entry in await output.list("open/")]
+
+        for listed in asyncio.run(both()):
+            assert paths <= set(listed)
+            assert len(listed) == len(set(listed))
 
 
 @pytest.mark.parametrize(

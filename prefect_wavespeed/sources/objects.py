@@ -13,9 +13,9 @@ from obstore.store import S3Store
 from prefect_wavespeed.errors import ConfigurationError, SourceDeniedError, SourceError, StoreError
 from prefect_wavespeed.job import Source
 from prefect_wavespeed.quality.verify import check_source_size
-from prefect_wavespeed.storage.backend import Entry
+from prefect_wavespeed.storage.backend import Entry, is_plain
 from prefect_wavespeed.storage.errors import answered_with, bucket_is_missing, translate, translated
-from prefect_wavespeed.storage.s3 import is_bucket_name, is_plain, split_s3_uri
+from prefect_wavespeed.storage.s3 import is_bucket_name, split_s3_uri
 from prefect_wavespeed.storage.store import Store
 
 # Every picture that this project stores has these metadata (steps.output_collector).

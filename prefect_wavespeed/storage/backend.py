@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import obstore
+from obstore.exceptions import BaseError, InvalidPathError
 from obstore.store import LocalStore, S3Store
 
 PutMode = Literal["create", "overwrite"]
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PARTS = 4  # of 5 MB, that an upload of a file holds at a time
 
 
@@ -100,3 +103,13 @@ class Backend(ABC):
 def entry(meta: obstore.ObjectMeta) -> Entry:
     """An object as obstore describes it."""
     return Entry(meta["path"], meta["last_modified"], meta["size"])
+
+
+def is_for_a_key(error: BaseError) -> bool:
+    """Whether obstore ends a listing because of a key that it has no path for, or that XML cannot express."""
+    return isinstance(error, InvalidPathError) or "invalid list response" in str(error)
+
+
+def is_plain(key: str) -> bool:
+    """Whether obstore has a path for a key; others it refuses, or takes for another object's."""
+    return {"", ".", ".."}.isdisjoint(key.split("/")) and _CONTROL.search(key) is None

@@ -7,17 +7,22 @@ calls turn out slow (a network's directory), they are made in a thread.
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore
 
-from prefect_wavespeed.storage.backend import Backend, Entry, PutMode, entry
+from prefect_wavespeed.storage.backend import Backend, Entry, PutMode, entry, is_for_a_key, is_plain
 
+_UNFINISHED = re.compile(r"#\d+$")  # what obstore is still writing, and does not list
 _SLOW = 0.005  # seconds a call: from here on, other work should not have to wait for it
 
 _P = ParamSpec("_P")
@@ -36,6 +41,7 @@ class DirectoryBackend(Backend):
 
     def __init__(self, path: Path) -> None:
         super().__init__(LocalStore(path, mkdir=True), ("", str(path)))
+        self._path = path
         self._mean_seconds = 0.0  # of recent calls
 
     @property
@@ -58,8 +64,30 @@ class DirectoryBackend(Backend):
 
     async def list(self, prefix: str) -> list[Entry]:
         """All objects below a prefix."""
-        found = await self._call(obstore.list(self.handle, prefix=prefix).collect)
+        try:
+            found = await self._call(obstore.list(self.handle, prefix=prefix).collect)
+        except BaseError as error:
+            if not is_for_a_key(error):
+                raise
+            return await self._call(_plain_entries, self._path, prefix)
         return [entry(meta) for meta in found]
+
+    async def pages(self, prefix: str, start: str) -> AsyncIterator[Sequence[Entry]]:
+        """All objects below a prefix whose names there begin with ``start``, a page at a time."""
+        listed: set[str] = set()
+        try:
+            async for page in super().pages(prefix, start):
+                listed.update(found.path for found in page)
+                yield page
+        except BaseError as error:
+            if not is_for_a_key(error):
+                raise
+            everything = await self._call(_plain_entries, self._path, prefix)
+            yield [
+                found
+                for found in everything
+                if found.path.startswith(prefix + start) and found.path not in listed
+            ]
 
     async def delete(self, paths: Sequence[str], *, once: bool) -> None:
         """Remove objects."""
@@ -76,6 +104,21 @@ class DirectoryBackend(Backend):
             return call(*args, **options)
         finally:
             self._mean_seconds += 0.1 * (time.perf_counter() - start - self._mean_seconds)
+
+
+def _plain_entries(root: Path, prefix: str) -> list[Entry]:
+    """What obstore would list, if somebody's file with an odd name did not stop it: no such file is ours."""
+    entries = []
+    for folder, _, names in os.walk(root / prefix):
+        for name in names:
+            file = Path(folder, name)
+            path = file.relative_to(root).as_posix()
+            if not is_plain(path) or _UNFINISHED.search(name):
+                continue
+            with suppress(OSError):  # removed meanwhile
+                found = file.stat()
+                entries.append(Entry(path, datetime.fromtimestamp(found.st_mtime, UTC), found.st_size))
+    return entries
 
 
 def _read(handle: LocalStore, path: str) -> bytes:

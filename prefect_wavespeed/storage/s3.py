@@ -24,18 +24,17 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from cachetools import LRUCache, cachedmethod
 from obstore.auth.boto3 import Boto3CredentialProvider
-from obstore.exceptions import BaseError, InvalidPathError
+from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from prefect_wavespeed.errors import ConfigurationError, redact
-from prefect_wavespeed.storage.backend import Backend, Entry, PutMode, entry
+from prefect_wavespeed.storage.backend import Backend, Entry, PutMode, entry, is_for_a_key, is_plain
 
 _RETRIES: Any = {
     "max_retries": 4,
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=3), "base": 2},
     "retry_timeout": timedelta(seconds=30),
 }
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _HANDLES = 32  # that an S3Access keeps
 
@@ -217,7 +216,7 @@ class S3Backend(Backend):
             # one step from Python to obstore and back, not one for each page
             return [entry(meta) for meta in await obstore.list(self.handle, prefix=prefix).collect_async()]
         except BaseError as error:
-            if not _is_for_a_key(error):
+            if not is_for_a_key(error):
                 raise
             return [found async for page in self._plain_pages(prefix, "") for found in page]
 
@@ -229,7 +228,7 @@ class S3Backend(Backend):
                 last = page[-1].path if page else last
                 yield page
         except BaseError as error:
-            if not _is_for_a_key(error):
+            if not is_for_a_key(error):
                 raise
             async for page in self._plain_pages(prefix + start, last):
                 yield page
@@ -248,19 +247,9 @@ class S3Backend(Backend):
         await obstore.delete_async(self._without_retries if once else self.handle, paths)
 
 
-def _is_for_a_key(error: BaseError) -> bool:
-    """Whether obstore ends a listing because of a key that it has no path for, or that XML cannot express."""
-    return isinstance(error, InvalidPathError) or "invalid list response" in str(error)
-
-
 def is_bucket_name(name: str) -> bool:
     """Whether a server may have a bucket of that name; in a URL, others would mean another path."""
     return _BUCKET.fullmatch(name) is not None and name.strip(".") != ""
-
-
-def is_plain(key: str) -> bool:
-    """Whether obstore has a path for a key; others it refuses, or takes for another object's."""
-    return {"", ".", ".."}.isdisjoint(key.split("/")) and _CONTROL.search(key) is None
 
 
 def split_s3_uri(uri: str) -> tuple[str, str]:

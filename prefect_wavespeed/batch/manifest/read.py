@@ -25,8 +25,9 @@ from prefect_wavespeed.errors import ManifestError, SourceError, redact
 from prefect_wavespeed.quality.formats import endings as picture_endings
 from prefect_wavespeed.sources.objects import find_object, objects_below
 from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.backend import is_plain
 from prefect_wavespeed.storage.open_store import bucket_store
-from prefect_wavespeed.storage.s3 import is_bucket_name, is_plain
+from prefect_wavespeed.storage.s3 import is_bucket_name
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.urls import without_signature
 
