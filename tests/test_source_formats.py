@@ -88,6 +88,11 @@ def test_a_file_that_is_not_taken_is_named_for_what_it_is_with_what_to_do(data: 
     assert caught.value.message.startswith(says)
 
 
+def test_a_picture_whose_bytes_tell_nothing_is_named_by_its_ending() -> None:
+    with pytest.raises(SourceError, match=r"^TGA is not supported: image a\.TGA: convert it to JPEG$"):
+        verify_source(bytes(100), "image a.TGA")
+
+
 @pytest.fixture
 def avif_accepted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("RESTYLE_ACCEPT_AVIF", "true")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from dataclasses import dataclass
@@ -27,13 +28,13 @@ CONTENT_TYPES = {
 }
 
 ENDINGS = {
-    "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp"),
-    "png": (".png",),
+    "jpeg": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp", ".mpo"),
+    "png": (".png", ".apng"),
     "webp": (".webp",),
     "gif": (".gif",),
     "bmp": (".bmp", ".dib"),
     "tiff": (".tif", ".tiff"),
-    "avif": (".avif",),
+    "avif": (".avif", ".avifs"),
 }
 """By format, what files' names end in; the first is the usual one, and of JPEG the first two are."""
 
@@ -41,6 +42,7 @@ _ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 
 # What is worth a word about a picture is said here; Pillow's own would show its path on a terminal.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
 _CONVERT = "convert it to JPEG"
@@ -18,9 +19,15 @@ def _endings(names: str) -> frozenset[str]:
 RAW_ENDINGS = _endings(
     "3fr arw cr2 cr3 crw dcr dng erf iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
 )
-PICTURE_ENDINGS = RAW_ENDINGS | _endings(
-    "heic heif hif avif jxl jp2 jpx j2k psd psb pdf svg eps ai ico exr hdr tga dds xcf indd cdr wmf emf jxr"
-    " wdp ppm pgm pbm dcm"
+_UNMARKED_ENDINGS = _endings(
+    "tga pcx ppm pgm pbm pnm pfm icns cur qoi sgi ras rgb bw xpm xbm wmf emf fits pcd indd cdr"
+)
+PICTURE_ENDINGS = (
+    RAW_ENDINGS
+    | _UNMARKED_ENDINGS
+    | _endings(
+        "heic heif hif avif avifs jxl jp2 jpf jpx j2k psd psb pdf svg eps ai ico exr hdr dds xcf jxr wdp dcm"
+    )
 )
 """Endings of pictures that have to be converted first."""
 
@@ -94,6 +101,12 @@ def other_format(data: bytes) -> Other | None:
     if _PAGE.match(start):
         return Other("a web page", "give the picture itself", is_picture=False)
     return None
+
+
+def by_ending(name: str) -> Other | None:
+    """What a file is by its name, if that is a picture whose first bytes are not known here."""
+    ending = PurePosixPath(name).suffix.lower()
+    return Other(ending[1:].upper(), _CONVERT) if ending in _UNMARKED_ENDINGS else None
 
 
 def unsupported(other: Other, name: str) -> str:

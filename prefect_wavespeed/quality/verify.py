@@ -18,7 +18,14 @@ from prefect_wavespeed.quality.formats import (
     open_image,
     sniff,
 )
-from prefect_wavespeed.quality.other_formats import RAW, RAW_ENDINGS, is_raw_tiff, other_format, unsupported
+from prefect_wavespeed.quality.other_formats import (
+    RAW,
+    RAW_ENDINGS,
+    by_ending,
+    is_raw_tiff,
+    other_format,
+    unsupported,
+)
 from prefect_wavespeed.quality.outputs import is_blank
 from prefect_wavespeed.quality.thumbnails import reduced, small_jpeg
 
@@ -100,7 +107,7 @@ def verify_source(data: bytes, name: str) -> ImageInfo:
 
 
 def _refusal(data: bytes, name: str) -> str:
-    if other := other_format(data):
+    if other := other_format(data) or (by_ending(name) if data else None):
         return unsupported(other, name)
     known = ", ".join(filter(is_source_format, CONTENT_TYPES))
     return f"not an image{'' if data else ' but an empty file'}: {name}: use {known}"
