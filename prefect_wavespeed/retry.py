@@ -19,6 +19,10 @@ _T = TypeVar("_T")
 _instant: ContextVar[bool] = ContextVar("retry_instantly", default=False)
 
 
+LONGEST_WAIT = 120.0
+"""Seconds that an error may ask to wait (``retry_after``) for another try to be worth it."""
+
+
 async def retry(
     call: Callable[[], Awaitable[_T]],
     *,
@@ -30,6 +34,7 @@ async def retry(
     """Call until it succeeds, fails in a way that a further try cannot change, or all tries are used up.
 
     Between two tries it waits as ``backoff`` says, or longer where the error asks for that (``retry_after``).
+    An error that asks for more than ``LONGEST_WAIT`` is raised at once, and its message says for how much.
 
     Args:
         call: what to try. Never a submission: only the ledger may decide to send one again.
@@ -45,13 +50,20 @@ async def retry(
 
     def wait(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        return max(next(waits), getattr(error, "retry_after", None) or 0.0)
+        return max(next(waits), _asked(error))
+
+    def is_worth_it(error: BaseException) -> bool:
+        return _asked(error) <= LONGEST_WAIT and when(error)
 
     async def attempt() -> _T:
         return await call()
 
     retrying = AsyncRetrying(
-        stop=stop_after_attempt(tries), wait=wait, retry=retry_if_exception(when), sleep=_sleep, reraise=True
+        stop=stop_after_attempt(tries),
+        wait=wait,
+        retry=retry_if_exception(is_worth_it),
+        sleep=_sleep,
+        reraise=True,
     )
     return await retrying(attempt)
 
@@ -91,6 +103,11 @@ def instant_retries() -> Iterator[None]:
         yield
     finally:
         _instant.reset(token)
+
+
+def _asked(error: BaseException | None) -> float:
+    """Seconds to wait, as the error says."""
+    return getattr(error, "retry_after", None) or 0.0
 
 
 async def _sleep(seconds: float) -> None:

@@ -132,6 +132,12 @@ def test_no_answer_is_unavailable_and_says_whether_anything_was_sent() -> None:
         assert (caught.value.sent, caught.value.status) == (sent, None)
 
 
+def test_a_long_wait_that_is_asked_for_is_in_the_message() -> None:
+    for status in (429, 503):
+        with pytest.raises(errors.RestyleError, match=r"\(it asks to wait for 86,400 s\)$"):
+            read(Balance, status, {"message": "busy"}, retry_after=86_400.0)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_refusal_may_say_when_to_ask_again(shape: type[BaseModel]) -> None:
     with pytest.raises(errors.RateLimitedError) as caught:
@@ -268,6 +274,17 @@ def test_a_404_of_the_api_needs_no_words_about_the_prediction() -> None:
         with pytest.raises(errors.NotFoundError) as caught:
             read(Prediction, 404, body)
         assert caught.value.status == 404
+
+
+@pytest.mark.parametrize("item", [{**CREATED, "id": None, "seed": 71}, {"seed": 71}, [71], None])
+def test_an_item_of_the_history_without_an_id_is_never_left_out(item: Any) -> None:
+    page = {"page": 1, "items": [CREATED, item, CREATED]}
+    with pytest.raises(
+        errors.UnavailableError, match=r"may be a lost submission.*`restyle resolve`"
+    ) as caught:
+        read(HistoryPage, 200, envelope(page), asked_for=None)
+    assert "p1" not in caught.value.message
+    assert ("71" if item else "null") in caught.value.message
 
 
 def test_another_prediction_than_the_one_asked_for_is_no_answer() -> None:

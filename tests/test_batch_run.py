@@ -19,6 +19,7 @@ from prefect_wavespeed.errors import (
     ManifestError,
     OutputError,
     PredictionTimeoutError,
+    RateLimitedError,
     RestyleError,
     StoreError,
     UnavailableError,
@@ -287,6 +288,17 @@ async def test_a_refusal_that_all_meet_stops_submitting_whatever_the_balance_cal
     assert isinstance(carried.error, kind)
     assert api.refused == 3
     assert carried.statuses.count("unsubmitted") > 30
+
+
+async def test_an_api_that_asks_to_wait_for_hours_stops_submitting_instead_of_failing_every_job(
+    api: FakeApi, tmp_path: Path
+) -> None:
+    api.refusals = {n: [RateLimitedError("slow down", retry_after=7200.0)] for n in range(1, 13)}
+    carried = await carry_out(api, tmp_path, images(12), BatchOptions(concurrency=1))
+    assert isinstance(carried.error, RateLimitedError)
+    assert carried.error.retryable
+    assert api.refused == 1
+    assert carried.statuses == ["unsubmitted"] * 12
 
 
 async def test_a_key_that_is_refused_stops_everything(api: FakeApi, tmp_path: Path) -> None:

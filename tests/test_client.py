@@ -22,6 +22,8 @@ from prefect_wavespeed import errors
 from prefect_wavespeed.api.billing import Quote
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import MODEL, ReduxRequest
+from prefect_wavespeed.api.traits import ApiTraits
+from prefect_wavespeed.inspect.live.probing_client import ProbingClient
 from tests.support.clients import CREATED, KEY, REQUEST, client_of, holds_no_key
 from tests.support.emulator_process import Emulator
 from tests.support.raw_server import Answer, RawServer, answer, cut, drip, drop, hang, http
@@ -243,6 +245,8 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
         ({"Retry_After": format_datetime(NOON, usegmt=True), "Date": "Thu, 01 Jan 2026 11:59:30 GMT"}, 30),
         ({"Retry_After": format_datetime(NOON, usegmt=True), "Date": "Thu, 01 Jan 2026 12:00:30 GMT"}, 0),
         ({"Retry_After": "soon"}, None),
+        ({"Retry_After": "1e9"}, None),
+        ({"Retry_After": "Fri, 31 Dec 99999 23:59:59 GMT"}, None),
         ({"Retry_After": "-5"}, None),
         ({"Retry_After": "inf"}, None),
         ({}, None),
@@ -464,15 +468,25 @@ async def test_a_history_that_refuses_to_tell_inputs_is_read_without_them_from_t
     assert ["include_inputs" in body for body in bodies] == [True, False, False]
 
 
+async def test_a_history_that_is_known_to_tell_no_inputs_is_not_asked_for_them() -> None:
+    page = answer({"page": 1, "items": [CREATED]})
+    traits = ApiTraits(history_has_inputs=False)
+    async with RawServer(page) as server, client_of(server, traits=traits) as client:
+        await client.history(include_inputs=True)
+        async with ProbingClient(KEY, server.url, traits=traits) as probing:  # which finds it out anew
+            await probing.history(include_inputs=True)
+    assert [b"include_inputs" in request for request in server.requests] == [False, True]
+
+
 async def test_a_history_that_is_refused_for_another_reason_is_asked_for_inputs_again() -> None:
     refused = answer(None, status=400, code=400, message="page_size: out of range")
     page = answer({"page": 1, "items": [CREATED]})
-    async with RawServer(refused, refused, page) as server, client_of(server) as client:
+    async with RawServer(refused, page, page) as server, client_of(server) as client:
         with pytest.raises(errors.InvalidRequestError):
             await client.history(include_inputs=True)
         await client.history(include_inputs=True)
     bodies = [json.loads(request.split(b"\r\n\r\n", 1)[1]) for request in server.requests]
-    assert ["include_inputs" in body for body in bodies] == [True, False, True]
+    assert ["include_inputs" in body for body in bodies] == [True, True]
 
 
 # The key

@@ -180,6 +180,23 @@ def test_retry_after_is_waited_for_by_all_and_one_goes_first() -> None:
     assert len(set(later[1:5])) > 1
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.5])
+def test_a_retry_after_that_allows_everything_at_once_removes_no_pause(seconds: float) -> None:
+    api = Simulation(places=1, latency=60, retry_after=seconds)
+    api.run(10, until=300)
+    assert len(api.refused) <= 20
+
+
+def test_an_absurd_retry_after_does_not_close_a_process_for_ever() -> None:
+    for seconds in (86_400.0, 1e9, math.inf):
+        limits = Limits()
+        grant = limits.grant(0.0)
+        assert grant
+        limits.refused(grant, seconds, 0.0)
+        assert limits.closed_for(0.0) == 3600
+        assert limits.grant(3601.0)
+
+
 def test_a_turn_that_is_never_ended_and_a_prediction_that_nobody_follows_are_forgotten() -> None:
     limits = Limits(jitter=lambda low, high: high)
     held = [limits.grant(0.0) for _ in range(3)]

@@ -110,6 +110,12 @@ async def test_the_wait_is_what_the_error_asks_for(monkeypatch: pytest.MonkeyPat
     assert 1 <= slept[2] <= 2
 
 
+async def test_an_error_that_asks_to_wait_for_a_day_is_raised_at_once() -> None:
+    for error in (RateLimitedError("slow", retry_after=86_400.0), UnavailableError("away", retry_after=1e9)):
+        with pytest.raises(type(error)):
+            await asyncio.wait_for(retry(_Flaky(error), tries=3), 1)
+
+
 async def test_waits_are_skipped_in_tasks_of_the_context_too() -> None:
     began = time.monotonic()
     flaky = _Flaky(RateLimitedError("slow down", retry_after=60.0))

@@ -62,6 +62,15 @@ async def test_what_the_api_says_before_and_after_an_outage_is_not_taken_togethe
     assert (await poll(tmp_path, *unknown, page, *unknown, COMPLETED)).completed
 
 
+async def test_polling_goes_on_where_an_answer_asks_to_wait_for_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("await_prediction", "poll_slowdown"):
+        monkeypatch.setattr(f"prefect_wavespeed.steps.{module}.LONGEST_WAIT", 0.05)
+    for status in (503, 429):
+        assert (await poll(tmp_path, http(status, Retry_After="86400"), COMPLETED)).completed
+
+
 def test_doubts_are_believed_by_their_number_and_their_time() -> None:
     time = 0.0
     doubts = Doubts(lambda: time)

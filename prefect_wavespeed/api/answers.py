@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, Field, FiniteFloat, SecretStr, model_validator
+from pydantic import BaseModel, Field, FiniteFloat, SecretStr, ValidationError, model_validator
 
-from prefect_wavespeed.api.predictions import STATUSES, Prediction
+from prefect_wavespeed.api.predictions import STATUSES, HistoryPage, Prediction
 from prefect_wavespeed.api.refusals import codes_of, explanation_of, refusal, says_unknown
 from prefect_wavespeed.errors import NotFoundError, RateLimitedError, UnavailableError
 
@@ -126,12 +126,14 @@ def read_answer(
             if not isinstance(found, Prediction) or prediction_id in (None, found.id):
                 return found
             failure = f"asked for prediction {prediction_id}, it answered with {found.id}"
-        except ValueError:
-            failure = f"the answer does not match the API's documentation: {_what_came(body, shape)}"
+        except ValidationError as error:
+            failure = _mismatch(body, data, shape, error)
 
     if status is not None and not _is_success(status):
         failure = explanation_of(body) or "no explanation"
     reason = redact(failure)
+    if (seconds := reply.retry_after or 0.0) >= 60:
+        reason += f" (it asks to wait for {seconds:,.0f} s)"
     error = refusal(status, reason, codes)
     if prediction_id is not None and shape is Prediction:
         if says_unknown(status, body, prediction_id):
@@ -186,8 +188,16 @@ def _is_error(status: int | None, body: Any) -> bool:
     return reports or not _is_success(status)
 
 
-def _what_came(body: Any, shape: type[BaseModel]) -> str:
-    return "a secret" if shape is WebhookSecret else json.dumps(body)[:2000]
+def _mismatch(body: Any, data: Any, shape: type[BaseModel], error: ValidationError) -> str:
+    """Say what came that is not understood. An item of the history without an id may be a lost submission."""
+    match error.errors()[0]["loc"]:
+        case ("items", int(index), *_) if shape is HistoryPage:
+            return (
+                "its history lists what has no id and may be a lost submission: look it up in your WaveSpeed "
+                f"account, then use `restyle resolve`: {json.dumps(data['items'][index])[:2000]}"
+            )
+    came = "a secret" if shape is WebhookSecret else json.dumps(body)[:2000]
+    return f"the answer does not match the API's documentation: {came}"
 
 
 def _is_success(status: int | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -44,6 +45,8 @@ MAX_DOWNLOAD = 50 * 1024 * 1024
 
 _TRANSFER_SECONDS = 300  # for a whole upload or download
 _HEAD_SECONDS = 5  # to see whether an upload still exists
+
+_NO_INPUTS = re.compile(r"(?i)\binclude.?inputs\b|\bunknown (field|parameter)")
 
 _Shape = TypeVar("_Shape", bound=BaseModel)
 
@@ -94,8 +97,8 @@ class WaveSpeedClient:
         )
         self.timeout = timeout
         self.traits = traits or ApiTraits()
+        self._history_tells_inputs = self.traits.history_has_inputs is not False  # until it refuses to
         self._uploader = Uploader(self._transport, self._call)
-        self._history_tells_inputs = True  # until it refuses to
         self._written_times = _milliseconds, _iso  # of billings: what works, and what else may
 
     def __repr__(self) -> str:
@@ -233,8 +236,9 @@ class WaveSpeedClient:
             page, page_size: which page, of how many predictions: 100 at most.
             model, status: only these.
             created_after, created_before: only these; the times must be aware.
-            include_inputs: ask for what each prediction was asked for. Where the API refuses to tell, the
-                page comes without, and this client does not ask again.
+            include_inputs: ask for what each prediction was asked for. Where the API does not know this
+                field, the page comes without, and this client does not ask again; nor does it ask where
+                the history is known to tell no inputs.
         """
         query: dict[str, Any] = {"page": page, "page_size": page_size}
         query |= {"model": model} if model else {}
@@ -244,10 +248,10 @@ class WaveSpeedClient:
         if include_inputs and self._history_tells_inputs:
             try:
                 return await self._history(query | {"include_inputs": True})
-            except InvalidRequestError:
-                found = await self._history(query)
+            except InvalidRequestError as error:
+                if not _NO_INPUTS.search(error.message):
+                    raise
             self._history_tells_inputs = False
-            return found
         return await self._history(query)
 
     async def _history(self, query: dict[str, Any]) -> HistoryPage:

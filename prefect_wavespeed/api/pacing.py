@@ -26,6 +26,7 @@ from prefect_wavespeed.errors import RateLimitedError
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
+_LONGEST_CLOSURE = 3600.0  # no answer, however absurd, keeps a process from submitting for longer
 _SHORTEST_PAUSE = 0.05  # a pause that has shrunk below it means that the limit is gone
 _JITTER = (0.75, 1.0)
 _WINDOW = 60.0  # the limits reset every minute
@@ -118,8 +119,8 @@ class Limits:
         """Learn that a submission was refused by a 429, with so many seconds to wait where it said so."""
         self._out.pop(grant, None)
         self._forget(now)
-        if retry_after is not None:
-            self._closed_until = max(self._closed_until, now + retry_after)
+        if retry_after is not None and retry_after >= FIRST_PAUSE:  # less, such as a past time, says nothing
+            self._closed_until = max(self._closed_until, now + min(retry_after, _LONGEST_CLOSURE))
             self._allowance = 1
             self._refusals += grant.refusals == self._refusals
             return

@@ -8,10 +8,12 @@ from prefect_wavespeed.errors import (
     AuthenticationError,
     BudgetExceededError,
     InsufficientCreditsError,
+    RateLimitedError,
     RestyleError,
     UnansweredSubmissionError,
 )
 from prefect_wavespeed.job import Job
+from prefect_wavespeed.retry import LONGEST_WAIT
 from prefect_wavespeed.steps.prices import PriceCache
 
 _DOWN = 3
@@ -79,6 +81,8 @@ class Gate:
         if isinstance(error, UnansweredSubmissionError):  # one may be that image's fault, not several
             self._unanswered += 1
             return self._unanswered >= _DOWN
+        if isinstance(error, RateLimitedError):
+            return (error.retry_after or 0.0) > LONGEST_WAIT
         if not isinstance(error, AuthenticationError | InsufficientCreditsError):
             return False
         self._refused += 1

@@ -16,7 +16,7 @@ from prefect_wavespeed.errors import (
 )
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.ledger.records import Failure
-from prefect_wavespeed.retry import backoff
+from prefect_wavespeed.retry import LONGEST_WAIT, backoff
 from prefect_wavespeed.steps.attempts import Polled, Submitted, allows_another_attempt, describe_end
 from prefect_wavespeed.steps.context import StepContext
 from prefect_wavespeed.steps.poll_schedule import poll_schedule
@@ -101,7 +101,8 @@ class PredictionWait:
                     continue
                 except UnavailableError as error:
                     doubts.clear()  # what it said just before may have been part of the same outage
-                    paused_until = time.monotonic() + max(next(pauses), error.retry_after or 0)
+                    asked = min(error.retry_after or 0, LONGEST_WAIT)
+                    paused_until = time.monotonic() + max(next(pauses), asked)
                     continue
                 flight.answered()
                 if prediction.status == "completed" and not prediction.outputs:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from prefect_wavespeed.retry import LONGEST_WAIT
+
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 MOST = 64.0
@@ -30,7 +32,7 @@ class PollSlowdown:
     def refused(self, sent_at: float, retry_after: float | None, now: float) -> None:
         """Learn that a poll was refused, with so many seconds to wait where the answer said so."""
         if retry_after is not None:
-            self._paused_until = max(self._paused_until, now + retry_after)
+            self._paused_until = max(self._paused_until, now + min(retry_after, LONGEST_WAIT))
         if sent_at < self._refused_at:  # one of many that were under way together
             return
         self._refused_at = now

@@ -112,6 +112,8 @@ class StepSet:
             BudgetExceededError, InsufficientCreditsError: refused before anything was sent.
             AuthenticationError, InvalidRequestError, NotFoundError: WaveSpeedAI refused the request.
             RateLimitedError, UnavailableError: WaveSpeedAI is not available now.
+            UnansweredSubmissionError: several submissions were not answered and created nothing; it is down.
+            UnsureSubmissionError: nothing tells whether the job was submitted before; nothing was sent.
             SourceError: the source cannot be used.
             StoreError, UnsafeStoreError: the store cannot be relied on; nothing was sent.
         """

@@ -59,7 +59,7 @@ class ProbingClient(WaveSpeedClient):
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+        super().__init__(*args, **options | {"traits": None})  # they are found out, whatever was known
         self.odd: Mapping[str, Any] = {}
         self.slowed: list[Answer] = []
         self.limits: frozenset[str] = frozenset()
