@@ -125,11 +125,19 @@ async def test_the_machines_clock_is_compared_with_the_apis(
 
 @pytest.mark.parametrize(
     ("api", "store", "status"),
-    [(0, 0, "ok"), (400, 400, "ok"), (0, -400, "warning"), (-1900, 1900, "error"), (0, 4000, "error")],
+    [
+        (0, 0, "ok"),
+        (400, 400, "ok"),
+        (0, 290, "ok"),
+        (0, -301, "error"),
+        (-1900, 1900, "error"),
+        (0, 4000, "error"),
+    ],
 )
 def test_the_outputs_clock_is_compared_with_the_apis(api: float, store: float, status: str) -> None:
     _, clock = check_clocks(timedelta(seconds=api), timedelta(seconds=store))
     assert (clock.name, clock.status) == (STORE_CLOCK, status)
+    assert ("billed twice" in clock.found) is (status == "error")
 
 
 def test_unknown_clocks_are_skipped() -> None:

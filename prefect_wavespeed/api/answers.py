@@ -126,8 +126,8 @@ def read_answer(
             if not isinstance(found, Prediction) or prediction_id in (None, found.id):
                 return found
             failure = f"asked for prediction {prediction_id}, it answered with {found.id}"
-        except ValidationError as error:
-            failure = _mismatch(body, data, shape, error)
+        except ValidationError as mismatch:
+            failure = _mismatch(body, data, shape, mismatch)
 
     if status is not None and not _is_success(status):
         failure = explanation_of(body) or "no explanation"
