@@ -68,6 +68,16 @@ CASES: list[tuple[Exception, type[RestyleError], str]] = [
         StoreError,
         "cannot write X: Denied: 403 Forbidden: <Code>RequestTimeTooSkewed</Code>",
     ),
+    (
+        GenericError(f"Generic S3 error: {ANSWER}503 Slow Down: <Error><Code>SlowDown</Code></Error>{DEBUG}"),
+        StoreError,
+        "HTTP 503 SlowDown from http://s3.example.com:9000: cannot write X",
+    ),
+    (
+        GenericError(f"Generic S3 error: {REQUEST}Received redirect without LOCATION, this normally{DEBUG}"),
+        StoreError,
+        "HTTP 301 from http://s3.example.com:9000: cannot write X",
+    ),
     (GenericError(f"503 Service Unavailable{DEBUG}"), StoreError, "cannot write X: 503 Service Unavailable"),
 ]
 

@@ -78,6 +78,9 @@ def translate(error: Exception, action: str) -> StoreError | ConfigurationError:
     reason = next((known for known in _REASONS if known.sign in text), None)
     if reason is None and isinstance(error, PermissionDeniedError | UnauthenticatedError):
         reason = _DENIED if "<Code>" not in text else None  # the answer to a HEAD has no code
+    status, code = answered_with(error)
+    if reason is None and status:
+        return StoreError(f"HTTP {status}{f' {code}' if code else ''} from {_server(text)}: {action}")
     if reason is None:
         return StoreError(f"{action}: {redact(text.split('Debug source:')[0])}")
     advice = f": {reason.advice}" if reason.advice else ""
