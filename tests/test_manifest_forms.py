@@ -174,7 +174,7 @@ def key(row: Row | BadRow) -> str:
     return Job(source=url_source(row.image), params=row.params).key
 
 
-@many(40)
+@many(20)
 @given(SCALES, st.integers(1, 4))
 @example(Decimal("2.7"), 4)
 def test_a_number_is_the_one_that_is_shown_and_the_same_job_in_every_kind_of_column(

@@ -27,7 +27,7 @@ from tests.support.cases import many
 from tests.support.fake_batch import FOLDER, FakeApi
 from tests.support.plain_s3 import PlainS3, plain_s3
 
-MANY = many(100)
+MANY = many(60)
 
 
 @pytest.fixture(scope="module")

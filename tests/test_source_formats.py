@@ -301,7 +301,7 @@ async def listed(manifest: str, store: Store) -> tuple[list[str], Counter[str]]:
     return [str(row.image) async for page in pages for row in page], left_out
 
 
-@many(60)
+@many(40)
 @given(
     st.lists(
         st.tuples(
