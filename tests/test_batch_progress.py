@@ -15,7 +15,8 @@ from prefect_wavespeed.deployments.cli.shared.progress import BatchProgress
 
 def _progress(stored: int, failed: int = 0) -> Progress:
     counts: Counter[str] = Counter(stored=stored, failed=failed, open=failed)
-    return Progress(2_000, counts, 0.025 * stored, time.monotonic())  # type: ignore[arg-type]
+    spent = 0.025 * stored
+    return Progress(2_000, counts, spent_usd=spent, started=time.monotonic())  # type: ignore[arg-type]
 
 
 class Clock:

@@ -40,7 +40,6 @@ TOGETHER = [
     ("image-moved", "error-with-task", "submit-error-with-task", "credits-1407-enveloped", "outputs-objects"),
     ("refusals-enveloped", "failed-without-code", "results-limited", "upload-tickets-only", "price-unit"),
 ]
-SPOKEN: list[tuple[str, ...]] = [(), *((name,) for name in DIALECTS), *TOGETHER]
 BATCH = 200
 
 
@@ -73,9 +72,9 @@ def can_be_spoken(names: Sequence[str]) -> bool:
     return True
 
 
-every_dialect = pytest.mark.parametrize(
-    "dialects", SPOKEN, ids=lambda dialects: "+".join(dialects) or "as recorded"
-)
+# Many at once in `make test`, and each alone in `make e2e`.
+ALONE = [pytest.param((name,), marks=pytest.mark.e2e) for name in DIALECTS]
+every_dialect = pytest.mark.parametrize("dialects", [(), *packed(), *TOGETHER, *ALONE], ids="+".join)
 
 
 @every_dialect

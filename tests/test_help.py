@@ -63,7 +63,7 @@ def test_an_example_in_the_help_is_a_valid_command_line(line: list[str]) -> None
     app.parse_args(line[1:], exit_on_error=False, print_error=False)
 
 
-@pytest.mark.parametrize("command", ["image", "batch", "settling"])
+@pytest.mark.parametrize("command", ["image", "batch", "settle"])
 def test_the_help_ends_with_examples_to_copy(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     main([command, "--help"])
     _, _, examples = capsys.readouterr().out.partition("Examples:")
