@@ -479,14 +479,15 @@ async def test_a_history_that_is_known_to_tell_no_inputs_is_not_asked_for_them()
 
 
 async def test_a_history_that_is_refused_for_another_reason_is_asked_for_inputs_again() -> None:
-    refused = answer(None, status=400, code=400, message="page_size: out of range")
+    refused = answer(None, status=400, code=400, message="bad request")
     page = answer({"page": 1, "items": [CREATED]})
-    async with RawServer(refused, page, page) as server, client_of(server) as client:
+    async with RawServer(refused, page, page, refused, refused) as server, client_of(server) as client:
+        for _ in range(2):
+            assert (await client.history(include_inputs=True)).items
         with pytest.raises(errors.InvalidRequestError):
             await client.history(include_inputs=True)
-        await client.history(include_inputs=True)
     bodies = [json.loads(request.split(b"\r\n\r\n", 1)[1]) for request in server.requests]
-    assert ["include_inputs" in body for body in bodies] == [True, True]
+    assert ["include_inputs" in body for body in bodies] == [True, False, True, True, False]
 
 
 # The key

@@ -236,9 +236,9 @@ class WaveSpeedClient:
             page, page_size: which page, of how many predictions: 100 at most.
             model, status: only these.
             created_after, created_before: only these; the times must be aware.
-            include_inputs: ask for what each prediction was asked for. Where the API does not know this
-                field, the page comes without, and this client does not ask again; nor does it ask where
-                the history is known to tell no inputs.
+            include_inputs: ask for what each prediction was asked for. Where that is refused, the page comes
+                without. This client does not ask again where the refusal names the field, nor where the
+                history is known to tell no inputs.
         """
         query: dict[str, Any] = {"page": page, "page_size": page_size}
         query |= {"model": model} if model else {}
@@ -249,9 +249,9 @@ class WaveSpeedClient:
             try:
                 return await self._history(query | {"include_inputs": True})
             except InvalidRequestError as error:
-                if not _NO_INPUTS.search(error.message):
-                    raise
-            self._history_tells_inputs = False
+                found = await self._history(query)
+                self._history_tells_inputs = not _NO_INPUTS.search(error.message)
+                return found
         return await self._history(query)
 
     async def _history(self, query: dict[str, Any]) -> HistoryPage:

@@ -337,7 +337,9 @@ class Submission:
             return
         try:
             prediction = await self._context.client.result(letter.error.prediction_id)
-        except NotFoundError:
+        except NotFoundError as error:
+            if error.status != 404:  # a text may speak of an outage
+                raise
             prediction = None
         useless = prediction is None or prediction.status in ENDED_BADLY
         if prediction is None or useless or (prediction.terminal and not prediction.outputs):
