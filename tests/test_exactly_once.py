@@ -47,7 +47,18 @@ def outcomes(request: pytest.FixtureRequest, world: World, moto: S3Server) -> di
     return asyncio.run(all_of_them(selected(request)))
 
 
-@pytest.mark.parametrize("number", range(len(ALL)), ids=[f"{case.name}, on {kind}" for case, kind in ALL])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(
+            number,
+            id=f"{case.name}, on {kind}",
+            # What needs no trick on the way to S3 is shown on a directory in `make test`.
+            marks=[pytest.mark.e2e] if kind == "moto" and not case.faults else [],
+        )
+        for number, (case, kind) in enumerate(ALL)
+    ],
+)
 async def test_whatever_happens_to_its_runners_a_job_is_billed_once_and_done(
     number: int, outcomes: dict[int, CaseOutcome]
 ) -> None:

@@ -210,7 +210,17 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: " + ".join(case.dialects) or "as recorded")
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case,
+            id=" + ".join(case.dialects) or "as recorded",
+            marks=[pytest.mark.e2e] if number > 2 else [],
+        )
+        for number, case in enumerate(CASES)
+    ],
+)
 def test_what_it_finds_is_what_the_api_does_and_it_costs_what_it_says(case: Case, doctor: Doctor) -> None:
     doctor.emulator.dialects(*case.dialects)
     cost = round(PRICE * case.pictures, 6)
