@@ -16,8 +16,9 @@ from prefect_wavespeed.job import Job
 from prefect_wavespeed.retry import LONGEST_WAIT
 from prefect_wavespeed.steps.prices import PriceCache
 
-_DOWN = 3
-"""Jobs in a row whose submissions were not answered, until the API counts as down."""
+_DOWN = 10
+"""Jobs in a row whose submissions were not answered, until the API counts as down. At the end of a batch only
+those are left that had no luck so far, so that a few in a row say little."""
 
 _REFUSED = 3
 """Jobs in a row that were refused for the key or for lack of credits, until that is no longer put down to
