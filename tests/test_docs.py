@@ -29,6 +29,7 @@ NOT_RUN = {
         ("needs an ECS cluster", "prefect worker start --pool restyle-ecs"),
     ],
     "docs/performance.md": [("takes minutes", "make bench")],
+    "docs/troubleshooting.md": [("needs a job in doubt", "restyle resolve")],
     "docs/receiver.md": [("needs a MinIO server and its command", "mc admin config set")],
 }
 COMMANDS = re.compile(r"^(\$|restyle|prefect|make|pip|python -m|aws|mc|docker|kubectl|helm) \S", re.MULTILINE)

@@ -16,7 +16,8 @@ from tests.support.engine import PHOTO
 from tests.support.prefect_server import PrefectServer
 from tests.support.s3_servers import S3Server
 
-IN_A_SHELL = sorted(EXAMPLES.keys() - {"completion"})  # which has its own: tests/test_completion.py
+# These have tests of their own: tests/test_completion.py and tests/test_lost_submissions.py.
+IN_A_SHELL = sorted(EXAMPLES.keys() - {"completion", "resolve"})
 
 
 @pytest.fixture(scope="module")
