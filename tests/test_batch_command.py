@@ -102,6 +102,7 @@ async def test_a_dry_run_reports_what_would_be_billed_and_spends_nothing(shell: 
         "rows": 10,
         "invalid": 0,
         "unusable": 1,
+        "left_out": {},
         "jobs": 8,
         "done": 3,
         "open": 1,
