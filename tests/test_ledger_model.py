@@ -32,7 +32,7 @@ LARGER = [
     Model(("run", "run"), 2, Budget(searches=1)),
     Model(("run", "run"), 2, Budget(refusals=1)),
     Model(("run", "run"), 2, Budget(fast_clocks=1), most_posts=2),
-    Model(("run", "retry_failed"), 1, Budget(losses=1)),
+    Model(("run", "retry_failed"), 2, Budget(losses=1)),
     Model(("settle", "retry_failed"), 3, Budget(losses=1, crashes=1), most_posts=2),
     Model(("run",), 3, Budget(crashes=1, unsure=1, verdicts=1)),
     Model(("run", "run"), 2, Budget(unsure=1, verdicts=1), most_posts=2),
