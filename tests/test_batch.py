@@ -174,6 +174,7 @@ async def test_the_cap_holds_when_the_price_rises_while_submissions_are_paused(
     assert _mills(api) <= 100
 
 
+@pytest.mark.e2e  # it takes its time
 async def test_while_the_api_is_down_a_batch_stops_submitting_and_the_next_night_finishes_it(
     api: Emulator, tmp_path: Path
 ) -> None:

@@ -11,13 +11,14 @@ from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.errors import UnsafeStoreError
 from tests.support.emulator_process import Emulator
 from tests.support.engine import SMALL, restyle
-from tests.support.interruption_cases import CASES
+from tests.support.interruption_cases import ASLEEP, CASES, KILLED
 from tests.support.interruptions import CaseOutcome, World, rules, selected
 from tests.support.runners import running
 from tests.support.s3_proxy import proxy
 from tests.support.s3_servers import S3Server
 
 KINDS = ("directory", "moto")
+QUICK = [*KILLED, *ASLEEP]
 ALL = [
     (case, kind) for case in CASES for kind in KINDS if (case.on_s3 if kind == "moto" else not case.faults)
 ]
@@ -53,8 +54,8 @@ def outcomes(request: pytest.FixtureRequest, world: World, moto: S3Server) -> di
         pytest.param(
             number,
             id=f"{case.name}, on {kind}",
-            # What needs no trick on the way to S3 is shown on a directory in `make test`.
-            marks=[pytest.mark.e2e] if kind == "moto" and not case.faults else [],
+            # `make test` has each place to be killed at, pauses, and tricks on the way to S3.
+            marks=[] if (case in QUICK and kind == "directory") or case.faults else [pytest.mark.e2e],
         )
         for number, (case, kind) in enumerate(ALL)
     ],

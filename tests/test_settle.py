@@ -112,7 +112,7 @@ def world(emulator: Emulator, tmp_path: Path) -> World:
     return World(emulator, directory_store(tmp_path / "out"), {})
 
 
-@pytest.fixture(params=["directory", "moto"])
+@pytest.fixture(params=["directory", pytest.param("moto", marks=pytest.mark.e2e)])
 def any_world(request: pytest.FixtureRequest, emulator: Emulator, tmp_path: Path) -> World:
     if request.param == "directory":
         return World(emulator, directory_store(tmp_path / "out"), {})
