@@ -38,10 +38,7 @@ def server() -> Iterator[PlainS3]:
 
 @pytest.fixture(scope="module")
 def store(server: PlainS3, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A directory whose sources are on the server."""
-    directory = directory_store(tmp_path_factory.mktemp("out"))
-    directory.access = server.store().access
-    return directory
+    return server.read_by(tmp_path_factory.mktemp("out"))
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,6 @@ from prefect_wavespeed.quality.verify import verify_source
 from prefect_wavespeed.settings import get_settings
 from prefect_wavespeed.sources.identify import identify
 from prefect_wavespeed.sources.publish import Publisher
-from prefect_wavespeed.storage.open_store import directory_store
 from prefect_wavespeed.storage.store import Store
 from tests.support.cases import many
 from tests.support.fake_batch import FakeApi, carry_out
@@ -289,10 +288,7 @@ def server() -> Iterator[PlainS3]:
 
 @pytest.fixture(scope="module")
 def store(server: PlainS3, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A directory whose sources are on the server."""
-    directory = directory_store(tmp_path_factory.mktemp("out"))
-    directory.access = server.store().access
-    return directory
+    return server.read_by(tmp_path_factory.mktemp("out"))
 
 
 async def listed(manifest: str, store: Store) -> tuple[list[str], Counter[str]]:

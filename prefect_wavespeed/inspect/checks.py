@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.ledger.history import MARGIN as HISTORY_MARGIN
+from prefect_wavespeed.ledger.history import TOLERANCE as HISTORY_TOLERANCE
 from prefect_wavespeed.settings import get_settings
 
 Status = Literal["ok", "warning", "error", "skipped"]
@@ -17,7 +18,6 @@ CLOCK = "clock"
 STORE_CLOCK = "output's clock"
 
 _WEBHOOK_TOLERANCE = timedelta(seconds=300)  # WaveSpeedAI's: webhooks that are further off are to be refused
-_LOST_TOLERANCE = timedelta(minutes=5)  # what a search allows for beside the difference that it measures
 _NOTICEABLE = timedelta(seconds=60)
 _EQUAL = timedelta(seconds=3)  # both clocks are read in whole seconds, over a network
 
@@ -90,7 +90,7 @@ def _check_machine(api: timedelta) -> Check:
 def _check_output(store: timedelta, api: timedelta | None) -> Check:
     ahead = store - api if api is not None else store
     found = f"{_compare(ahead)} {'WaveSpeedAI' if api is not None else 'this machine'}'s"
-    if abs(ahead) < _LOST_TOLERANCE:
+    if abs(ahead) < HISTORY_TOLERANCE:
         return ok(STORE_CLOCK, found)
     risk = (
         "lost submissions would not be found (1 h)"

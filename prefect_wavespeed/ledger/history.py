@@ -8,7 +8,7 @@ the result call may say it. What nobody tells is left to a person.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -25,10 +25,10 @@ from prefect_wavespeed.retry import retry
 
 MARGIN = timedelta(hours=1)
 """How far the clocks of API and store may be apart: a prediction is known by its request, not its time."""
+TOLERANCE = timedelta(minutes=5)
+"""Allowed for, beside the measured difference of both clocks, before a time rules a prediction out."""
 PAGE_SIZE = 100
 
-# Beside the measured difference of both clocks, for a prediction to be ruled out by its time.
-_CLOSE = timedelta(minutes=5)
 # When to look, as shares of the whole search: a prediction may show up late.
 _LOOKS = (0.0, 0.1, 0.25, 0.5, 1.0)
 _REMEMBERED = 20_000  # results that said what they were asked for
@@ -84,7 +84,7 @@ class LostSubmission:
         return "unknown" if "unknown" in matches and self._is_of_that_time(prediction) else "no"
 
     def _is_of_that_time(self, prediction: Prediction) -> bool:
-        at, slack = prediction.created_at, _CLOSE + self.slack
+        at, slack = prediction.created_at, TOLERANCE + self.slack
         return at is None or any(
             claimed - slack < at < claimed + self.window + slack for claimed in self.claimed
         )
@@ -168,16 +168,17 @@ class History:
         found = await query.answer
         if found is None:
             return await self._among(query.candidates, lost)
-        if lost.seed_is_unique or not await self._is_known(found, lost):
+        if lost.seed_is_unique or await self._no_others([found], lost):
             return found
         # Another job asked for the very same, such as for an earlier version of an object.
         return await self._look(replace(lost, excluded=lost.excluded | {found.id}))
 
-    async def _is_known(self, prediction: Prediction, lost: LostSubmission) -> bool:
-        if self._known.remembers(prediction.id, lost.job_key):
-            return True
-        await self._known.read(lost.since - MARGIN)
-        return self._known.remembers(prediction.id, lost.job_key)
+    async def _no_others(self, predictions: Iterable[Prediction], lost: LostSubmission) -> list[Prediction]:
+        """Those that the ledger does not know to be another job's; it is read only where that matters."""
+        left = [each for each in predictions if not self._known.remembers(each.id, lost.job_key)]
+        if left:
+            await self._known.read(lost.since - MARGIN)
+        return [each for each in left if not self._known.remembers(each.id, lost.job_key)]
 
     # -- the history ------------------------------------------------------------------------------
 
@@ -249,11 +250,7 @@ class History:
         Raises:
             UnsureSubmissionError: one or several may be it.
         """
-        left = [each for each in candidates.values() if not self._known.remembers(each.id, lost.job_key)]
-        if not left:
-            return None
-        await self._known.read(lost.since - MARGIN)
-        left = [each for each in left if not self._known.remembers(each.id, lost.job_key)]
+        left = await self._no_others(candidates.values(), lost)
         results = await map_all(self._result, left, _CONCURRENCY)
         answers = [(result, lost.compare(result)) for result in results]
         if found := next((result for result, match in answers if match == "yes"), None):

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import boto3
 
-from prefect_wavespeed.storage.open_store import s3_store
+from prefect_wavespeed.storage.open_store import directory_store, s3_store
 from prefect_wavespeed.storage.store import Store
 
 _OBJECT = (
@@ -51,6 +52,12 @@ class PlainS3:
         """A store on it."""
         session = boto3.Session("test", "test", region_name="us-east-1")
         return s3_store(self.bucket, prefix, session, endpoint_url=self.url)
+
+    def read_by(self, directory: Path) -> Store:
+        """An output in a directory, whose sources are on this server."""
+        output = directory_store(directory)
+        output.access = self.store().access
+        return output
 
     @property
     def env(self) -> dict[str, str]:
