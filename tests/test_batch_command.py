@@ -123,7 +123,7 @@ def test_the_outcome_is_three_lines_or_an_object(shell: Shell) -> None:
     assert counts == "5 rows: 5 stored"
     assert re.fullmatch(r"4 pictures stored in [\d.]+ s, [\d,]+ a minute; 0\.1 USD spent", pace)
     folder = Path(report.removeprefix("report: "))
-    names = ["gallery.html", "manifest.jsonl", "manifest.parquet", "summary.json"]
+    names = ["gallery.html", "report.jsonl", "report.parquet", "summary.json"]
     assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == names
 
     again = shell.batch(manifest, "--json")

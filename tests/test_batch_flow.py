@@ -86,8 +86,8 @@ class World:
         """The rows of a run's report, the same in both of its files."""
         folder = Path(summary.report)
         check("summary", (folder / "summary.json").read_bytes())
-        rows = decode_part((folder / "manifest.jsonl").read_bytes())
-        table = pq.read_table(folder / "manifest.parquet").to_pylist()
+        rows = decode_part((folder / "report.jsonl").read_bytes())
+        table = pq.read_table(folder / "report.parquet").to_pylist()
         assert [ReportRow.model_validate(row) for row in table] == rows
         assert list(folder.glob("parts/*")) == []
         return rows

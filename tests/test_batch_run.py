@@ -51,8 +51,8 @@ async def test_every_row_is_stored_paid_and_reported_in_order(api: FakeApi, tmp_
     assert progress == [(count, 70) for count in range(1, 71)]
     assert sorted(path.name for path in carried.folder.rglob("*") if path.is_file()) == [
         "gallery.html",
-        "manifest.jsonl",
-        "manifest.parquet",
+        "report.jsonl",
+        "report.parquet",
         "summary.json",
     ]
 

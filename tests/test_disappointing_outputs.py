@@ -130,7 +130,7 @@ def summary(world: World) -> Summary:
 @pytest.fixture(scope="module")
 def rows(world: World, summary: Summary) -> list[ReportRow]:
     """The account of the run."""
-    return decode_part(world.get(f"{summary.report}manifest.jsonl")[0])
+    return decode_part(world.get(f"{summary.report}report.jsonl")[0])
 
 
 def test_all_of_it_is_stored_and_counted(summary: Summary) -> None:
@@ -231,7 +231,7 @@ def test_who_wants_no_unsafe_pictures_published_is_told_once_that_none_was_check
         f"{PICTURES - 1} pictures in quarantine/: WaveSpeedAI did not say whether they are safe for work; "
         "with nsfw_unchecked=keep, later ones are stored like others"
     )
-    report = decode_part(apart.get(f"{lines[-1].removeprefix('report: ')}manifest.jsonl")[0])
+    report = decode_part(apart.get(f"{lines[-1].removeprefix('report: ')}report.jsonl")[0])
     assert all("/quarantine/" in uri for row in report for uri in row.outputs)
     assert report[-1].warnings == [], "the flagged one was checked"
     run_id = apart.side_car(report[0]).run.flow_run_id

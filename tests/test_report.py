@@ -144,11 +144,11 @@ async def page(store: Store) -> Page:
 async def test_the_report_has_the_same_rows_in_lines_of_json_and_in_parquet(store: Store) -> None:
     rows = [row(number, store, status) for number, status in enumerate(STATUSES, 1)]
     await write(store, rows)
-    lines = await read(store, "manifest.jsonl")
+    lines = await read(store, "report.jsonl")
     assert decode_part(lines) == rows
     for line in lines.splitlines():
         check("report", line)
-    table = pq.read_table(io.BytesIO(await read(store, "manifest.parquet")))
+    table = pq.read_table(io.BytesIO(await read(store, "report.parquet")))
     assert [ReportRow(**columns) for columns in table.to_pylist()] == rows
     assert table.schema.names == list(ReportRow.model_fields)
     assert table.schema.field("outputs").type.value_type == pa.string()
@@ -160,7 +160,7 @@ async def test_the_report_has_the_same_rows_in_lines_of_json_and_in_parquet(stor
 
 async def test_a_batch_without_rows_that_ended_well_has_typed_columns_too(local: Store) -> None:
     await write(local, [row(1, local, "invalid")])
-    table = pq.read_table(io.BytesIO(await read(local, "manifest.parquet")))
+    table = pq.read_table(io.BytesIO(await read(local, "report.parquet")))
     assert table.schema.field("seed").type == pa.int64()
     assert table.schema.field("cost_usd").type == pa.float64()
 
@@ -175,8 +175,8 @@ async def test_objects_on_s3_bear_their_type(moto: S3Server) -> None:
         for entry in objects
     }
     assert {name: head["ContentType"] for name, head in types.items()} == {
-        "manifest.jsonl": "application/x-ndjson",
-        "manifest.parquet": "application/vnd.apache.parquet",
+        "report.jsonl": "application/x-ndjson",
+        "report.parquet": "application/vnd.apache.parquet",
         "gallery.html": "text/html; charset=utf-8",
         "summary.json": "application/json",
     }
@@ -185,7 +185,7 @@ async def test_objects_on_s3_bear_their_type(moto: S3Server) -> None:
 async def test_a_report_is_written_over_that_of_an_earlier_try(store: Store) -> None:
     await write(store, [row(1, store, "open"), row(2, store)])
     await write(store, [row(1, store)])
-    assert [row.status for row in decode_part(await read(store, "manifest.jsonl"))] == ["stored"]
+    assert [row.status for row in decode_part(await read(store, "report.jsonl"))] == ["stored"]
     assert json.loads(await read(store, "summary.json"))["rows"] == 1
 
 
@@ -193,10 +193,10 @@ async def test_a_big_report_goes_to_s3_in_parts_and_arrives_whole(moto: S3Server
     store = s3_store(moto.bucket, uuid.uuid4().hex, moto.session(), endpoint_url=moto.endpoint)
     rows = [row(number, store, error_message="x" * 500) for number in range(1, 12_001)]
     await write(store, rows)
-    lines = await read(store, "manifest.jsonl")
+    lines = await read(store, "report.jsonl")
     assert len(lines) > 10_000_000
     assert decode_part(lines) == rows
-    table = pq.read_table(io.BytesIO(await read(store, "manifest.parquet")), columns=["row"])
+    table = pq.read_table(io.BytesIO(await read(store, "report.parquet")), columns=["row"])
     assert table["row"].to_pylist() == list(range(1, 12_001))
 
 
@@ -216,8 +216,8 @@ async def test_nothing_in_a_manifest_becomes_markup(text: str, local: Store) -> 
     assert seen.elements == plain.elements
     assert (seen.rows[0]["id"], seen.rows[0]["image"], seen.rows[0]["error_message"]) == (text, text, text)
     assert seen.data["summary"][0]["manifest"] == text
-    assert decode_part(await read(local, "manifest.jsonl")) == [hostile]
-    (in_table,) = pq.read_table(io.BytesIO(await read(local, "manifest.parquet"))).to_pylist()
+    assert decode_part(await read(local, "report.jsonl")) == [hostile]
+    (in_table,) = pq.read_table(io.BytesIO(await read(local, "report.parquet"))).to_pylist()
     assert in_table["id"] == text
 
 
@@ -268,7 +268,7 @@ async def test_the_gallery_says_what_is_wrong_with_which_picture_and_shows_none_
     assert [output["picture"] is None for output in first["outputs"]] == [False, True]
     assert first["outputs"][1]["link"] == f"../../../quarantine/{folder}/2.png", "a person may open it"
     assert [output["picture"] is None for output in second["outputs"]] == [False, False]
-    table = pq.read_table(io.BytesIO(await read(local, "manifest.parquet"))).to_pylist()
+    table = pq.read_table(io.BytesIO(await read(local, "report.parquet"))).to_pylist()
     assert table[0]["warnings"] == ["missing_outputs", "format_differs", "not_checked"]
     assert table[0]["warning_outputs"] == [None, 2, 2]
 
@@ -307,7 +307,7 @@ async def test_of_very_many_rows_the_gallery_shows_the_failures_first(local: Sto
     assert len(shown) == 10_000
     assert shown[:12] == list(range(1000, 13_000, 1000))
     assert shown[12:14] == [1, 2]
-    assert len(decode_part(await read(local, "manifest.jsonl"))) == 12_000
+    assert len(decode_part(await read(local, "report.jsonl"))) == 12_000
 
 
 async def test_figures_that_are_no_numbers_do_not_break_the_gallery(local: Store) -> None:

@@ -54,7 +54,7 @@ class World:
     @property
     def rows(self) -> list[ReportRow]:
         """The report of the whole run."""
-        return decode_part((self.output / FOLDER / "manifest.jsonl").read_bytes())
+        return decode_part((self.output / FOLDER / "report.jsonl").read_bytes())
 
     def rows_in_file(self, rows: Sequence[dict[str, object]]) -> None:
         path = self.folder / "m.jsonl"
@@ -120,7 +120,7 @@ async def test_the_reports_of_all_shards_are_one_complete_and_in_order(world: Wo
     assert [row.cost_usd for row in world.rows] == [0.025] * 30 + [0.0] * 3
     assert Counter(number for number, _ in world.api.submissions) == Counter(range(1, 31))
     left = {path.name for path in (world.output / FOLDER).rglob("*") if path.is_file()}
-    assert left == {"manifest.jsonl", "manifest.parquet", "gallery.html", "summary.json"}
+    assert left == {"report.jsonl", "report.parquet", "gallery.html", "summary.json"}
 
 
 async def test_every_job_is_in_one_shard_and_every_shard_has_some(world: World) -> None:

@@ -110,7 +110,7 @@ class Sharded:
 
     def rows(self) -> list[ReportRow]:
         """The joined report."""
-        return decode_part((self.out / FOLDER / "manifest.jsonl").read_bytes())
+        return decode_part((self.out / FOLDER / "report.jsonl").read_bytes())
 
 
 def _crashed(number: int) -> RestyleError:

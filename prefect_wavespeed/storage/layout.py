@@ -47,8 +47,8 @@ NOT_SUBMITTED_SUFFIX = ".not-submitted.json"
 DEAD_LETTER_SUFFIX = ".json"
 
 # A run's files, below its folder
-MANIFEST_JSONL = "manifest.jsonl"
-MANIFEST_PARQUET = "manifest.parquet"
+REPORT_JSONL = "report.jsonl"
+REPORT_PARQUET = "report.parquet"
 GALLERY = "gallery.html"
 SUMMARY = "summary.json"
 

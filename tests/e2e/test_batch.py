@@ -327,7 +327,7 @@ def test_ten_times_the_images_need_no_more_memory_and_a_few_hundred_task_runs(
             assert (summary.counts, summary.images) == ({"stored": count}, count)
             rows = shell.report(summary)
             assert [row.id for row in rows] == [f"n{n}" for n in range(1, count + 1)]
-            table = pq.read_table(Path(summary.report) / "manifest.parquet").to_pylist()
+            table = pq.read_table(Path(summary.report) / "report.parquet").to_pylist()
             assert [ReportRow.model_validate(row) for row in table] == rows
             assert sum(row.cost_usd or 0 for row in rows) == pytest.approx(count * PRICE)
             assert 1 < task_runs(prefect, summary) <= 300

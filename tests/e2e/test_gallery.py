@@ -289,9 +289,9 @@ async def test_a_page_that_leaves_rows_out_says_so(page: Page, tmp_path: Path) -
     output = tmp_path / "out"
     await page.show(await gallery(output, many(output, 10_050)))
     assert await page.ask("document.getElementById('note').textContent") == (
-        "This page shows 10,000 of 10,050 rows, failures first. All of them are in manifest.jsonl."
+        "This page shows 10,000 of 10,050 rows, failures first. All of them are in report.jsonl."
     )
-    assert await page.ask("document.querySelector('#note a').href.endsWith('/manifest.jsonl')")
+    assert await page.ask("document.querySelector('#note a').href.endsWith('/report.jsonl')")
     assert await page.ask("document.querySelector('.row .status').textContent") in ("failed", "invalid")
     assert page.errors == []
 

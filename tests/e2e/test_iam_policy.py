@@ -123,7 +123,7 @@ async def test_every_call_of_real_runs_is_allowed_and_every_allowed_action_is_us
     restyle("setup", "--watch", "s3://my-photos/later/")
     run_deployed(prefect, env)
 
-    await in_parts(calls, server, tmp_path / "manifest.jsonl")
+    await in_parts(calls, server, tmp_path / "report.jsonl")
     assert_minimal(calls)
 
 
@@ -169,10 +169,10 @@ async def in_parts(calls: Proxy, server: S3Server, big: Path) -> None:
     """Store a file that is sent in parts, as the account of a big batch is, and one that is refused."""
     store = s3_store("my-bucket", "restyled", server.session(), endpoint_url=server.endpoint)
     big.write_bytes(b"." * (11 << 20))
-    await store.put_file("runs/big/manifest.jsonl", big, "application/jsonl")
-    calls.faults.append(Fault("refuse", "PUT", "manifest.jsonl", times=99))
+    await store.put_file("runs/big/report.jsonl", big, "application/jsonl")
+    calls.faults.append(Fault("refuse", "PUT", "report.jsonl", times=99))
     with pytest.raises(StoreError):
-        await store.put_file("runs/big/manifest.jsonl", big, "application/jsonl")
+        await store.put_file("runs/big/report.jsonl", big, "application/jsonl")
 
 
 def assert_minimal(calls: Proxy) -> None:

@@ -110,13 +110,13 @@ def report(out: Path, run_id: str) -> tuple[Summary, list[ReportRow]]:
     """A run's report, which must be all that is in its folder."""
     (folder,) = (out / "runs").glob(f"dt=*/{run_id}")
     assert {path.name for path in folder.rglob("*") if path.is_file()} - {"caps.json"} == {
-        "manifest.jsonl",
-        "manifest.parquet",
+        "report.jsonl",
+        "report.parquet",
         "gallery.html",
         "summary.json",
     }
     summary = Summary.model_validate_json((folder / "summary.json").read_bytes())
-    return summary, decode_part((folder / "manifest.jsonl").read_bytes())
+    return summary, decode_part((folder / "report.jsonl").read_bytes())
 
 
 def seconds(run: dict[str, Any]) -> float:

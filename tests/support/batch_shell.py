@@ -57,7 +57,7 @@ class Shell:
 
     def report(self, summary: Summary) -> list[ReportRow]:
         """The rows of a run's report."""
-        return decode_part((Path(summary.report) / "manifest.jsonl").read_bytes())
+        return decode_part((Path(summary.report) / "report.jsonl").read_bytes())
 
     def stored(self) -> int:
         """How many jobs are done."""

@@ -93,6 +93,6 @@ async def restyle_all(
         download = partial(steps.download, run=run, nsfw=options.nsfw_rules)
         await batch.carry_out(Carrier(submit, steps.poll, download, look=steps.look).with_retries())
         summary = await batch.close()
-        report = await store.get(f"{folder}/manifest.jsonl")
+        report = await store.get(f"{folder}/report.jsonl")
         assert report is not None
         return Finished(summary, decode_part(report), batch.verdict(summary), store, folder)

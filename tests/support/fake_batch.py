@@ -200,5 +200,5 @@ async def carry_out(
             await batch.carry_out(api.carrier(batch).with_retries())
             summary = await batch.close()
             folder = output / FOLDER
-            rows = decode_part((folder / "manifest.jsonl").read_bytes())
+            rows = decode_part((folder / "report.jsonl").read_bytes())
             return Carried(summary, rows, batch.verdict(summary), folder)

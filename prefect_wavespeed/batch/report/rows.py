@@ -14,7 +14,7 @@ from prefect_wavespeed.job import WarningCode
 
 
 class ReportRow(BaseModel):
-    """The outcome of one row of the manifest: a line of ``manifest.jsonl``, a row of ``manifest.parquet``."""
+    """The outcome of one row of the manifest: a line of ``report.jsonl``, a row of ``report.parquet``."""
 
     row: int = Field(ge=1, description="The row's number in the manifest.")
     id: str | None = Field(default=None, description="The user's own name for it.")
@@ -114,5 +114,5 @@ def encode_part(rows: Iterable[ReportRow]) -> bytes:
 
 
 def decode_part(data: bytes) -> list[ReportRow]:
-    """The rows of a part, or of a whole ``manifest.jsonl``."""
+    """The rows of a part, or of a whole ``report.jsonl``."""
     return [ReportRow.model_validate_json(line) for line in data.split(b"\n") if line]

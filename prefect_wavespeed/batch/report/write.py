@@ -1,6 +1,6 @@
 """Write the report of a batch into the run's folder.
 
-Its files are ``manifest.jsonl`` and ``manifest.parquet`` (the outcome of every row), ``gallery.html`` and
+Its files are ``report.jsonl`` and ``report.parquet`` (the outcome of every row), ``gallery.html`` and
 ``summary.json``.
 """
 
@@ -38,8 +38,8 @@ async def write_report(store: Store, folder: str, rows: Rows, summary: Summary) 
         scratch = Path(name)
         await asyncio.to_thread(_write_files, scratch, store.uri, folder, rows, summary)
         for file, content_type in (
-            (layout.MANIFEST_JSONL, JSONL),
-            (layout.MANIFEST_PARQUET, "application/vnd.apache.parquet"),
+            (layout.REPORT_JSONL, JSONL),
+            (layout.REPORT_PARQUET, "application/vnd.apache.parquet"),
             (layout.GALLERY, "text/html; charset=utf-8"),
         ):
             await store.put_file(f"{folder}/{file}", scratch / file, content_type)
@@ -48,9 +48,7 @@ async def write_report(store: Store, folder: str, rows: Rows, summary: Summary) 
 
 
 def _write_files(scratch: Path, output: str, folder: str, rows: Rows, summary: Summary) -> None:
-    _write_tables(
-        scratch / layout.MANIFEST_JSONL, scratch / layout.MANIFEST_PARQUET, (row for row, _ in rows())
-    )
+    _write_tables(scratch / layout.REPORT_JSONL, scratch / layout.REPORT_PARQUET, (row for row, _ in rows()))
     write_gallery(scratch / layout.GALLERY, output, folder, rows, summary)
 
 
