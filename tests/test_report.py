@@ -142,19 +142,29 @@ async def page(store: Store) -> Page:
 
 
 async def test_the_report_has_the_same_rows_in_lines_of_json_and_in_parquet(store: Store) -> None:
-    rows = [row(number, store, status) for number, status in enumerate(STATUSES, 1)]
-    await write(store, rows)
+    carried: list[dict[str, Any]] = [{"sku": "007", "price": 19.9, "stock": 3, "new": True}, {"price": 5.0}]
+    rows = [row(1, store, carried=carried[0]), row(2, store, "failed", carried=carried[1])]
+    rows += [row(number, store, status) for number, status in enumerate(STATUSES, 3)]
+    types = {"sku": "string", "price": "number", "stock": "integer", "new": "boolean"}
+    await write(store, rows, carried=types)
     lines = await read(store, "report.jsonl")
     assert decode_part(lines) == rows
     for line in lines.splitlines():
         check("report", line)
     table = pq.read_table(io.BytesIO(await read(store, "report.parquet")))
-    assert [ReportRow(**columns) for columns in table.to_pylist()] == rows
-    assert table.schema.names == list(ReportRow.model_fields)
+    own = [f"carried.{name}" for name in types]
+    assert [ReportRow(**columns) for columns in table.drop_columns(own).to_pylist()] == [
+        one.model_copy(update={"carried": {}}) for one in rows
+    ]
+    assert table.select(own).slice(0, 2).to_pylist() == [
+        {f"carried.{name}": values.get(name) for name in types} for values in carried
+    ]
+    assert [str(table.schema.field(name).type) for name in own] == ["string", "double", "int64", "bool"]
+    assert table.schema.names == [*(name for name in ReportRow.model_fields if name != "carried"), *own]
     assert table.schema.field("outputs").type.value_type == pa.string()
     written = await read(store, "summary.json")
     check("summary", written)
-    assert Summary.model_validate_json(written) == summary(rows)
+    assert Summary.model_validate_json(written) == summary(rows, carried=types)
     assert json.loads(written)["schema"] == 1
 
 

@@ -6,11 +6,13 @@ rows need no more memory than a thousand, and no signed URL is left on disk.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from typing import Literal
 
+from prefect_wavespeed.batch.manifest.carried import ColumnTypes
 from prefect_wavespeed.batch.manifest.rows import BadRow, Row
 from prefect_wavespeed.batch.outcome import JobOutcome, Status
 from prefect_wavespeed.batch.report.query import OUTCOME, SOURCE_POSITION, JobReport
@@ -23,7 +25,7 @@ _SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 CREATE TABLE rows (
-    number INTEGER PRIMARY KEY, id TEXT, image TEXT, job_key TEXT, reason TEXT, error_type TEXT
+    number INTEGER PRIMARY KEY, id TEXT, image TEXT, job_key TEXT, reason TEXT, error_type TEXT, carried TEXT
 );
 CREATE INDEX rows_by_job ON rows (job_key);
 -- outcome: NULL until the job has ended; unbilled: why it will not be billed any more
@@ -46,6 +48,7 @@ class JobTable:
         job_count: distinct jobs so far.
         bad_rows: how many bad rows there are of each status.
         left_out: objects below the manifest's prefix that are no images, by the ending of their names.
+        carried: the manifest's own columns that rows carry, and their types.
         report: what the report says of them.
     """
 
@@ -57,7 +60,8 @@ class JobTable:
         self.job_count = 0
         self.bad_rows: Counter[Status] = Counter()
         self.left_out: Counter[str] = Counter()
-        self.report = JobReport(self._db, self.bad_rows)
+        self.carried = ColumnTypes()
+        self.report = JobReport(self._db, self.bad_rows, self.carried)
         self._thumbnails = 0
 
     def close(self) -> None:
@@ -70,8 +74,8 @@ class JobTable:
         """Add a row. A job that several rows ask for is one job."""
         self.row_count += 1
         self._db.execute(
-            "INSERT INTO rows (number, id, image, job_key) VALUES (?, ?, ?, ?)",
-            (row.number, row.id, job.source.uri, job.key),
+            "INSERT INTO rows (number, id, image, job_key, carried) VALUES (?, ?, ?, ?, ?)",
+            (row.number, row.id, job.source.uri, job.key, self._carry(row)),
         )
         known = "UPDATE jobs SET row_count = row_count + 1 WHERE key = ?"
         if self._db.execute(known, (job.key,)).rowcount:
@@ -94,9 +98,15 @@ class JobTable:
         self.row_count += 1
         self.bad_rows[row.status] += 1
         self._db.execute(
-            "INSERT INTO rows (number, id, image, reason, error_type) VALUES (?, ?, ?, ?, ?)",
-            (row.number, row.id, row.image, row.reason, row.error_type),
+            "INSERT INTO rows (number, id, image, reason, error_type, carried) VALUES (?, ?, ?, ?, ?, ?)",
+            (row.number, row.id, row.image, row.reason, row.error_type, self._carry(row)),
         )
+
+    def _carry(self, row: Row | BadRow) -> str | None:
+        if not row.carried:
+            return None
+        self.carried.add(row.carried)
+        return json.dumps(row.carried)
 
     def first_bad_rows(self, limit: int) -> list[BadRow]:
         """The first rows that cannot be used."""

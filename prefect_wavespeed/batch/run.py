@@ -174,9 +174,9 @@ class Batch:
         except (SourceError, StoreError) as error:
             if isinstance(error, StoreError) and not await is_served(row.image, self.store):
                 raise
-            return BadRow(row.number, error.message, row.id, row.safe_image, type(error).__name__), None
+            return row.refused(error.message, type(error).__name__), None
         except InvalidRequestError as error:
-            return BadRow(row.number, error.message, row.id, row.safe_image), None
+            return row.refused(error.message), None
 
     def _refuse_bad_rows(self) -> None:
         table = self.table
@@ -286,6 +286,7 @@ class Batch:
             errors=report.errors(),
             warnings=report.warnings(),
             left_out=dict(self.table.left_out.most_common()),
+            carried=dict(self.table.carried),
             jobs=self.table.job_count,
             quoted_usd=quote.usd if quote else None,
             spent_usd=round(report.spent_usd(), 6),

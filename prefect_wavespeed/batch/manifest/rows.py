@@ -7,12 +7,13 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from prefect_wavespeed.api.models import MAX_SEED, ReduxParams
+from prefect_wavespeed.batch.manifest.carried import Values
 from prefect_wavespeed.errors import SourceError, redact
 from prefect_wavespeed.sources.identify import check_image
 from prefect_wavespeed.urls import without_signature
@@ -52,6 +53,7 @@ class Row:
         params: the batch's parameters, overridden by those of the row.
         id: the user's own name for it.
         variant: another picture of the same source: 0, 1, 2, …
+        carried: what the report carries of the manifest's own columns.
     """
 
     number: int
@@ -59,11 +61,16 @@ class Row:
     params: ReduxParams
     id: str | None = None
     variant: int = 0
+    carried: Values = field(default_factory=dict)
 
     @property
     def safe_image(self) -> str:
         """The image without its signature: safe to show."""
         return _without_signature(self.image)
+
+    def refused(self, reason: str, error_type: str | None = None) -> BadRow:
+        """The same row as one that cannot be used, because of its image if there is a type of error."""
+        return BadRow(self.number, reason, self.id, self.safe_image, error_type, self.carried)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,7 @@ class BadRow:
         id: the user's own name for it, if it could be read.
         image: the image, safe to show, if it could be read.
         error_type: class of the error if the row itself is valid but its image cannot be used.
+        carried: what the report carries of the manifest's own columns.
     """
 
     number: int
@@ -83,6 +91,7 @@ class BadRow:
     id: str | None = None
     image: str | None = None
     error_type: str | None = None
+    carried: Values = field(default_factory=dict)
 
     @property
     def status(self) -> Literal["failed", "invalid"]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 
 from pydantic import TypeAdapter
 
+from prefect_wavespeed.batch.manifest.carried import ColumnTypes
 from prefect_wavespeed.batch.manifest.rows import BadRow
 from prefect_wavespeed.batch.outcome import JobOutcome, Status, rebuilt_error
 from prefect_wavespeed.batch.report.rows import ReportRow, Thumbnails
@@ -18,7 +20,7 @@ OUTCOME = TypeAdapter(JobOutcome)
 SOURCE_POSITION = -1  # of the source's thumbnail; the outputs' are 0, 1, …
 
 _ROWS = (
-    "SELECT rows.number, rows.id, rows.image, rows.job_key, rows.reason, rows.error_type,"
+    "SELECT rows.number, rows.id, rows.image, rows.carried, rows.reason, rows.error_type,"
     " jobs.status, jobs.job, jobs.outcome, jobs.first_row"
     " FROM rows LEFT JOIN jobs ON rows.job_key = jobs.key"
 )
@@ -30,11 +32,13 @@ class JobReport:
     Args:
         db: the tables ``rows``, ``jobs`` and ``thumbnails``.
         bad_rows: how many bad rows there are of each status.
+        carried: types of the carried columns.
     """
 
-    def __init__(self, db: sqlite3.Connection, bad_rows: Counter[Status]) -> None:
+    def __init__(self, db: sqlite3.Connection, bad_rows: Counter[Status], carried: ColumnTypes) -> None:
         self._db = db
         self._bad_rows = bad_rows
+        self._carried = carried
 
     # -- rows ---------------------------------------------------------------------------------------
 
@@ -127,11 +131,14 @@ class JobReport:
     def _rows(self, where: str = "", *values: object, limit: int = -1) -> Iterator[ReportRow]:
         query = f"{_ROWS} {where} ORDER BY rows.number LIMIT ?"
         for columns in self._db.execute(query, (*values, limit)):
-            number, row_id, image, _, reason, error_type, status, job, outcome, first_row = columns
+            number, row_id, image, carried, reason, error_type, status, job, outcome, first_row = columns
             if job is None:
-                yield _bad_row(BadRow(number, reason, row_id, image, error_type))
+                row = _bad_row(BadRow(number, reason, row_id, image, error_type))
             else:
-                yield _row(number, row_id, image, status, job, outcome, is_first=number == first_row)
+                row = _row(number, row_id, image, status, job, outcome, is_first=number == first_row)
+            if carried:
+                row.carried = self._carried.typed(json.loads(carried))
+            yield row
 
     def _thumbnails(self, job_key: str | None) -> Thumbnails | None:
         query = "SELECT position, jpeg FROM thumbnails WHERE job_key = ? ORDER BY position"

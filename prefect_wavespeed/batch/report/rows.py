@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from prefect_wavespeed.batch.manifest.carried import ColumnType, Value
 from prefect_wavespeed.batch.outcome import Status
 from prefect_wavespeed.job import WarningCode
 
@@ -49,6 +50,11 @@ class ReportRow(BaseModel):
     seconds: float | None = Field(
         default=None, description="From submission to stored, in seconds; null unless stored by this run."
     )
+    carried: dict[str, Value] = Field(
+        default_factory=dict,
+        description="The manifest's own columns that the batch was asked to carry, by name: text, numbers, "
+        "true or false; dates as ISO 8601 text. All values of a column are of one type.",
+    )
 
 
 class Summary(BaseModel):
@@ -74,6 +80,9 @@ class Summary(BaseModel):
     left_out: dict[str, int] = Field(
         default_factory=dict,
         description="Objects below the manifest's prefix that are no images, by the ending of their names.",
+    )
+    carried: dict[str, ColumnType] = Field(
+        default_factory=dict, description="The manifest's own columns that the rows carry, and their types."
     )
     jobs: int = Field(ge=0, description="Distinct jobs among the rows.")
     quoted_usd: float | None = Field(default=None, description="What the run was quoted at, in USD.")

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from prefect_wavespeed.batch.manifest.carried import ColumnType
 from prefect_wavespeed.batch.report.gallery import write_gallery
 from prefect_wavespeed.batch.report.rows import ReportRow, Rows, Summary, encode_part
 from prefect_wavespeed.storage import layout
@@ -48,15 +50,26 @@ async def write_report(store: Store, folder: str, rows: Rows, summary: Summary) 
 
 
 def _write_files(scratch: Path, output: str, folder: str, rows: Rows, summary: Summary) -> None:
-    _write_tables(scratch / layout.REPORT_JSONL, scratch / layout.REPORT_PARQUET, (row for row, _ in rows()))
+    _write_tables(
+        scratch / layout.REPORT_JSONL,
+        scratch / layout.REPORT_PARQUET,
+        (row for row, _ in rows()),
+        summary.carried,
+    )
     write_gallery(scratch / layout.GALLERY, output, folder, rows, summary)
 
 
-def _write_tables(jsonl: Path, parquet: Path, rows: Iterator[ReportRow]) -> None:
-    """Write the same rows as lines of JSON and as Parquet, without holding them all."""
+def _write_tables(
+    jsonl: Path, parquet: Path, rows: Iterator[ReportRow], carried: Mapping[str, ColumnType]
+) -> None:
+    """Write the same rows as lines of JSON and as Parquet, without holding them all.
+
+    In Parquet, each carried column is one of its own, ``carried.NAME``.
+    """
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
+    types = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
     schema = pa.schema(
         [
             pa.field("row", pa.int64(), nullable=False),
@@ -77,9 +90,15 @@ def _write_tables(jsonl: Path, parquet: Path, rows: Iterator[ReportRow]) -> None
             pa.field("error_message", pa.string()),
             pa.field("retryable", pa.bool_()),
             pa.field("seconds", pa.float64()),
+            *(pa.field(f"carried.{name}", types[type_]) for name, type_ in carried.items()),
         ]
     )
     with jsonl.open("wb") as lines, ParquetWriter(parquet, schema) as table:
         while group := list(islice(rows, _ROW_GROUP)):
             lines.write(encode_part(group))
-            table.write_table(pa.Table.from_pylist([row.model_dump() for row in group], schema))
+            table.write_table(pa.Table.from_pylist([_columns(row) for row in group], schema))
+
+
+def _columns(row: ReportRow) -> dict[str, Any]:
+    columns = row.model_dump()
+    return columns | {f"carried.{name}": value for name, value in columns.pop("carried").items()}

@@ -1,0 +1,108 @@
+"""Columns of a team's own, which the report carries beside a row's outcome; they never reach a job.
+
+A value keeps its type: text, a number, or true or false; dates become ISO 8601 text, lists and objects JSON.
+All values of a column are of one type, so that a table can hold them and a page can filter by them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from typing import Any, Literal, TypeAlias
+
+from prefect_wavespeed.urls import without_signature
+
+MAX_COLUMNS = 50
+MAX_LENGTH = 1_000  # characters of a value; the rest is cut
+
+Value: TypeAlias = str | int | float | bool
+Values: TypeAlias = dict[str, Value]
+ColumnType = Literal["string", "integer", "number", "boolean"]
+"""What a column holds, as JSON Schema says it."""
+
+_INTEGER = re.compile(r"-?(0|[1-9]\d{0,14})", re.ASCII)  # "007" is a name, and so is what a float cannot hold
+_NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})\.\d{1,14}", re.ASCII)
+_SIGNABLE = re.compile(r"(?i)https?://\S+")
+_INT64 = 2**63
+
+
+class Cell(str):
+    """A cell of a CSV file: what it holds is told by the whole column."""
+
+    __slots__ = ()
+
+
+def carried_value(value: object) -> Value:
+    """A value as it is carried; of a signed URL without its signature, since reports are passed on."""
+    match value:
+        case bool():
+            return value
+        case int() if -_INT64 <= value < _INT64:
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case datetime() | date() | time():
+            return value.isoformat()
+        case list() | dict():
+            return _bounded(json.dumps(value, ensure_ascii=False, default=str))
+        case Cell():
+            return Cell(_bounded(value))
+    return _bounded(str(value))
+
+
+def _bounded(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode()  # half a character (a lone surrogate) cannot be stored
+    if _SIGNABLE.fullmatch(text):
+        try:
+            text = without_signature(text)
+        except ValueError:
+            text = text.partition("?")[0]
+    return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH - 1]}…"
+
+
+class ColumnTypes(dict[str, ColumnType]):
+    """The type of each carried column, by what its values were so far."""
+
+    def add(self, values: Mapping[str, Value]) -> None:
+        """Take the values of one more row into account."""
+        for name, value in values.items():
+            own = _type_of(value)
+            earlier = self.get(name, own)
+            if own != earlier:
+                own = "number" if {own, earlier} == {"integer", "number"} else "string"
+            self[name] = own
+
+    def typed(self, values: Mapping[str, Any]) -> Values:
+        """A row's values, each of its column's type."""
+        return {name: _as_type(self[name], value) for name, value in values.items()}
+
+
+def _type_of(value: Value) -> ColumnType:
+    match value:
+        case bool():
+            return "boolean"
+        case int():
+            return "integer"
+        case float():
+            return "number"
+        case Cell():
+            if _INTEGER.fullmatch(value):
+                return "integer"
+            if _NUMBER.fullmatch(value):
+                return "number"
+            return "boolean" if value.lower() in ("true", "false") else "string"
+    return "string"
+
+
+def _as_type(type_: ColumnType, value: Any) -> Value:
+    match type_:
+        case "integer":
+            return int(value)
+        case "number":
+            return float(value)
+        case "boolean":
+            return value if isinstance(value, bool) else str(value).lower() == "true"
+    return value if isinstance(value, str) else json.dumps(value)
