@@ -41,10 +41,12 @@ class RestyleError(Exception):
         may_be_billed: a submission was sent and its answer lost, so that a prediction may exist.
         job_key: the job it concerns, where there is one.
         prediction_id: the prediction it concerns, where there is one.
+        attempt_errors: how each attempt at the job ended, where several failed; the first one first.
     """
 
     retryable: bool = False
     may_be_billed: bool = False
+    attempt_errors: tuple[str, ...] = ()
 
     def __init__(
         self, message: str, *, job_key: str | None = None, prediction_id: str | None = None, **attributes: Any
@@ -193,10 +195,12 @@ class PredictionFailedError(RestyleError):
     Attributes:
         code: WaveSpeed's error code; 0 where there is none.
         status: the prediction's last status.
+        flow_run_id: the run that gave the job up, where a flow did.
     """
 
     code: int = 0
     status: str = "failed"
+    flow_run_id: str | None = None
 
 
 class BatchFailedError(RestyleError):

@@ -18,6 +18,7 @@ from prefect_wavespeed.errors import (
     InvalidRequestError,
     ManifestError,
     OutputError,
+    PredictionFailedError,
     PredictionTimeoutError,
     RateLimitedError,
     RestyleError,
@@ -110,6 +111,26 @@ async def test_as_many_may_fail_as_the_options_allow(api: FakeApi, tmp_path: Pat
         api.refusals = {number: [InvalidRequestError("refused")] for number in (3, 5)}
         carried = await carry_out(api, tmp_path / f"{allowed}", images(10), BatchOptions(max_failed=allowed))
         assert (carried.error is not None) == is_error
+
+
+async def test_what_an_earlier_run_gave_up_is_reported_and_does_not_fail_this_one(
+    api: FakeApi, tmp_path: Path
+) -> None:
+    given_up = PredictionFailedError(
+        "failed: out of memory", flow_run_id="last night", attempt_errors=("a", "b")
+    )
+    api.refusals = {2: [given_up]}
+    carried = await carry_out(api, tmp_path, images(4))
+    assert carried.statuses == ["stored", "given_up", "stored", "stored"]
+    assert carried.rows[1].error_message == "failed: out of memory"
+    assert carried.rows[1].attempt_errors == ["a", "b"]
+    assert carried.error is None
+    assert carried.summary.errors == {}
+    # An earlier try of this run is this run.
+    api.refusals = {2: [PredictionFailedError("failed: out of memory", flow_run_id="run")]}
+    carried = await carry_out(api, tmp_path / "retried", images(4))
+    assert carried.statuses[1] == "failed"
+    assert isinstance(carried.error, BatchFailedError)
 
 
 @pytest.mark.parametrize(

@@ -160,13 +160,18 @@ def _closing_lines(summary: Summary) -> str:
     from prefect_wavespeed.batch.manifest.left_out import left_out_line
     from prefect_wavespeed.quality.outputs import described
 
-    counts = ", ".join(f"{count:,} {status}" for status, count in summary.counts.items())
+    counts = ", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in summary.counts.items())
     rate = "" if summary.images_per_minute is None else f", {summary.images_per_minute:,.0f} a minute"
     spent = f"{summary.spent_usd:g} USD spent"
     lines = [
         f"{counted(summary.rows, 'row')}: {counts}",
         f"{counted(summary.images, 'picture')} stored in {summary.seconds:,.1f} s{rate}; {spent}",
         *described(summary.warnings),
+        *(
+            ["given up: earlier runs failed; --retry-failed tries again"]
+            if "given_up" in summary.counts
+            else []
+        ),
         *([left_out_line(summary.left_out)] if summary.left_out else []),
         f"report: {summary.report}",
     ]
@@ -182,19 +187,18 @@ def _quote_lines(quote: BatchQuote, options: BatchOptions) -> str:
 
     bad, cap = quote.invalid + quote.unusable, options.max_cost_usd
     skipped = f", {counted(bad, 'bad row')} skipped" if bad else ""
-    failing = quote.unusable + (quote.failed or 0)
     lines = [
         f"{counted(quote.rows, 'row')}, {counted(quote.jobs, 'distinct image')} to make{skipped}",
         *([left_out_line(quote.left_out)] if quote.left_out else []),
         f"{_are(quote.done or 0)} stored already",
         *([f"{_are(quote.open)} open: joined, billed again only if failed"] if quote.open else []),
-        *([f"{quote.failed:,} failed for good: not billed without --retry-failed"] if quote.failed else []),
+        *([f"{quote.failed:,} given up earlier: --retry-failed tries again"] if quote.failed else []),
         f"{quote.billed:,} would be billed: {quote.usd:g} USD",
         f"balance: {quote.balance_usd:g} USD" + ("" if quote.usd <= quote.balance_usd else ": not enough"),
     ]
     if cap is not None:
         lines.append(f"--max-cost-usd: {cap:g} USD" + ("" if quote.usd <= cap else ": not enough"))
-    if failing > options.max_failed * quote.rows:
-        cannot = f"at least {counted(failing, 'row')} cannot be restyled"
+    if quote.unusable > options.max_failed * quote.rows:
+        cannot = f"at least {counted(quote.unusable, 'row')} cannot be restyled"
         lines.append(f"{cannot}: more than --max-failed {options.max_failed:g} allows, so it would fail")
     return "\n".join([*lines, "nothing was spent"])

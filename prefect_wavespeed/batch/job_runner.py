@@ -206,8 +206,10 @@ class JobRunner:
         if isinstance(error, StoppedError) or (stopped and type(error) is type(stopped)):
             # an earlier attempt may have been submitted and have failed
             return _unfinished(flight, stopped or error, "failed" if flight.ever_paid else "unsubmitted")
-        is_open = flight.submitted and not isinstance(error, PredictionFailedError)
-        return _unfinished(flight, error, "open" if is_open else "failed")
+        if isinstance(error, PredictionFailedError):
+            is_earlier = not flight.submitted and not self._ledger.is_own(error.flow_run_id)
+            return _unfinished(flight, error, "given_up" if is_earlier else "failed")
+        return _unfinished(flight, error, "open" if flight.submitted else "failed")
 
 
 def _stored(restyled: Restyled, flight: _Flight) -> JobOutcome:

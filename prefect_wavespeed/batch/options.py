@@ -51,7 +51,8 @@ class BatchOptions(BaseModel):
         ge=0,
         le=1,
         description="Share of the rows that may fail before the batch counts as failed, 0 to 1. A skipped "
-        "row counts if its image cannot be used, but not if the row itself is invalid.",
+        "row counts if its image cannot be used, but not if the row itself is invalid. What an earlier run "
+        "gave up does not count.",
     )
     on_bad_row: Literal["fail", "skip"] = Field(
         default="fail",

@@ -9,10 +9,11 @@ from prefect_wavespeed import errors
 from prefect_wavespeed.errors import RestyleError
 from prefect_wavespeed.job import Restyled, WarningCode
 
-Status = Literal["stored", "done", "submitted", "failed", "open", "unsubmitted", "invalid"]
+Status = Literal["stored", "done", "submitted", "failed", "given_up", "open", "unsubmitted", "invalid"]
 """``stored``: by this run; ``done``: stored earlier; ``submitted``: left to settle; ``failed``: an error, for
-good or in this run; ``open``: submitted, not finished when the run ended; ``unsubmitted``: never sent,
-because a cap was reached or the run stopped; ``invalid``: a bad row that was skipped."""
+good or in this run; ``given_up``: failed for good in an earlier run, and was not tried again; ``open``:
+submitted, not finished when the run ended; ``unsubmitted``: never sent, because a cap was reached or the run
+stopped; ``invalid``: a bad row that was skipped."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class JobOutcome:
     attempts: int | None = None
     error_type: str | None = None
     error_message: str | None = None
+    attempt_errors: list[str] = field(default_factory=list)
     retryable: bool | None = None
     seconds: float | None = None
 
@@ -72,6 +74,7 @@ class JobOutcome:
             attempts=attempts,
             error_type=type(error).__name__,
             error_message=error.message,
+            attempt_errors=list(error.attempt_errors),
             retryable=error.retryable,
         )
 

@@ -152,6 +152,8 @@ class DeadLetter(BaseModel):
             prediction_id=self.error.prediction_id,
             code=self.error.code,
             status=self.error.status,
+            flow_run_id=self.flow_run_id,
+            attempt_errors=tuple(each.error for each in self.attempts if each.error),
         )
 
 

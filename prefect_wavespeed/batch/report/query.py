@@ -101,7 +101,10 @@ class JobReport:
 
     def job_errors(self) -> list[RestyleError]:
         """The errors of jobs, one of each class that may or may not be retried, without their messages."""
-        query = "SELECT DISTINCT error_type, retryable FROM jobs WHERE error_type IS NOT NULL"
+        query = (
+            "SELECT DISTINCT error_type, retryable FROM jobs"
+            " WHERE error_type IS NOT NULL AND status != 'given_up'"
+        )
         return [
             rebuilt_error(name, "", None if retryable is None else bool(retryable))
             for name, retryable in self._db.execute(query).fetchall()
@@ -192,6 +195,7 @@ def _row(
         attempts=outcome.attempts,
         error_type=outcome.error_type,
         error_message=outcome.error_message,
+        attempt_errors=outcome.attempt_errors,
         retryable=outcome.retryable,
         seconds=outcome.seconds,
     )

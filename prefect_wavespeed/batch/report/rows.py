@@ -22,7 +22,8 @@ class ReportRow(BaseModel):
     image: str = Field(description="The source, without its signature.")
     status: Status = Field(
         description="stored: by this run; done: stored earlier; submitted: left to settle; failed: an error, "
-        "for good or in this run; open: submitted, not finished when the run ended; unsubmitted: never sent; "
+        "for good or in this run; given_up: failed for good in an earlier run, and was not tried again; "
+        "open: submitted, not finished when the run ended; unsubmitted: never sent; "
         "invalid: a bad row that was skipped."
     )
     variant: int = Field(default=0, ge=0, description="Another picture of the same source: 0, 1, 2, …")
@@ -44,6 +45,10 @@ class ReportRow(BaseModel):
     attempts: int | None = Field(default=None, description="How often it was submitted.")
     error_type: str | None = Field(default=None, description="The error's class.")
     error_message: str | None = Field(default=None, description="What happened and what to do.")
+    attempt_errors: list[str] = Field(
+        default_factory=list,
+        description="How each attempt ended, the first one first; empty where no attempt failed.",
+    )
     retryable: bool | None = Field(
         default=None, description="Whether the same may succeed later; null when there was no error."
     )

@@ -88,6 +88,7 @@ def _write_tables(
             pa.field("attempts", pa.int64()),
             pa.field("error_type", pa.string()),
             pa.field("error_message", pa.string()),
+            pa.field("attempt_errors", pa.list_(pa.string()), nullable=False),
             pa.field("retryable", pa.bool_()),
             pa.field("seconds", pa.float64()),
             *(pa.field(f"carried.{name}", types[type_]) for name, type_ in carried.items()),
