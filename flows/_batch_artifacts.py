@@ -72,10 +72,11 @@ def _failure(row: ReportRow) -> dict[str, object]:
     return {
         "row": row.row,
         "id": row.id or "",
-        "image": row.image,
+        "reason": row.error_message or "",
         "status": row.status,
+        "image": row.image,
         "error": row.error_type or "",
-        "message": row.error_message or "",
+        "prediction": row.prediction_id or "",
         "job": row.job_key or "",
     }
 

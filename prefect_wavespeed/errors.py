@@ -33,10 +33,10 @@ def redact(text: object, *secrets: str) -> str:
 
 
 class RestyleError(Exception):
-    """Base of all errors of this package.
+    """Base of all errors of this package. As text it is the message, and after it the prediction's id.
 
     Attributes:
-        message: what happened and what to do, in one line.
+        message: what happened and what to do, in one line: the reason first, and no ids.
         retryable: whether the same call may succeed later.
         may_be_billed: a submission was sent and its answer lost, so that a prediction may exist.
         job_key: the job it concerns, where there is one.
@@ -59,7 +59,7 @@ class RestyleError(Exception):
             setattr(self, name, value)
 
     def __str__(self) -> str:
-        return self.message
+        return f"{self.message} (prediction {self.prediction_id})" if self.prediction_id else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (

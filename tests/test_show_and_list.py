@@ -92,7 +92,7 @@ def test_every_job_is_listed_with_its_outcome(any_output: Output) -> None:
     assert rows == {
         "done": ["file:///photos/coffee.jpg", key_of("p-1"), "0.0250 USD"],
         "failed": ["file:///photos/coffee.jpg", key_of("p-2"), "not safe"],
-        "open": ["", key_of("p-3"), "attempt 1 is submitted: prediction p-3"],
+        "open": ["", key_of("p-3"), "attempt 1 is submitted, and its pictures are not stored yet"],
     }
 
 
@@ -309,7 +309,7 @@ def test_real_jobs_are_listed_and_shown_by_processes_without_prefect(
     rows = {status: rest for _, status, *rest in (line.split("\t") for line in run("list").splitlines())}
     assert rows["done"] == [PHOTO.as_uri(), restyled.job_key, "0.0500 USD"]
     assert rows["failed"] == [PHOTO.as_uri(), failed.value.job_key, failed.value.message]
-    assert rows["open"][2] == f"attempt 1 is submitted: prediction {opened}"
+    assert rows["open"][2] == "attempt 1 is submitted, and its pictures are not stored yet"
 
     done = json.loads(run("show", restyled.job_key[:8], "--json"))
     assert (done["request"]["seed"], done["usd"], done["run"]["flow_run_id"]) == (

@@ -131,22 +131,24 @@ def test_a_job_for_scripts_is_a_line_with_tabs(capsys: pytest.CaptureFixture[str
             "open",
             "",
             key_of("p-open"),
-            "attempt 1 is submitted: prediction p-open",
+            "attempt 1 is submitted, and its pictures are not stored yet",
         ],
     ]
 
 
-def test_a_job_on_a_terminal_is_a_coloured_line_that_fits(
+def test_a_job_on_a_terminal_is_a_coloured_line_that_fits_and_its_reason_is_never_cut(
     terminal: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    job = failed("a reason that is much longer than any terminal is wide, " * 3)
+    reason = " ".join(["a reason that is much longer than any terminal is wide"] * 3)
+    job = failed(reason)
     assert job.letter
     job.letter.source.uri = LONG_URL
     print_job(job, Console(highlight=False))
     shown = capsys.readouterr().out
     assert "\x1b[31m  failed" in shown
-    (line,) = plain(shown).splitlines()
-    assert len(line) <= 80
+    line, *below = plain(shown).splitlines()
+    assert max(map(len, [line, *below])) <= 80
+    assert " ".join(map(str.strip, below)) == reason
     assert "coffee.jpg" in line, "the end of the source"
     assert key_of("p-failed")[:8] in line
 
@@ -207,7 +209,7 @@ def test_the_story_of_a_failed_job_has_the_reason_and_the_code(
 def test_the_story_of_an_open_job_has_its_attempt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_story(tell_story(directory_store(tmp_path), submitted(), [], None) | {"next": "wait"})
     lines = capsys.readouterr().out
-    assert "status      open: attempt 1 is submitted: prediction p-open\n" in lines
+    assert "status      open: attempt 1 is submitted, and its pictures are not stored yet\n" in lines
     assert "attempts    1. claimed 2026-03-01 12:00:00 UTC, prediction p-open\n" in lines
     assert "times       last change 2026-03-01 12:00:00 UTC\n" in lines
 

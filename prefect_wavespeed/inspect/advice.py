@@ -37,15 +37,10 @@ def reason(job: JobView) -> str:
         return ""
     attempt = job.open_job.latest
     if job.is_doubtful:
-        return f"it is not known whether attempt {attempt} was submitted: {_may_be(job.candidates)}"
-    record = job.records.get(attempt)
-    if record:
-        return f"attempt {attempt} is submitted: prediction {record.prediction_id}"
+        return f"it is not known whether attempt {attempt} was submitted"
+    if attempt in job.records:
+        return f"attempt {attempt} is submitted, and its pictures are not stored yet"
     return f"attempt {attempt} is claimed, and no prediction is recorded"
-
-
-def _may_be(candidates: list[str]) -> str:
-    return f"it may be prediction {' or '.join(candidates)}"
 
 
 def after_failure(failure: Failure, out: str, source: str) -> str:

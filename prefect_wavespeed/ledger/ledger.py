@@ -123,7 +123,9 @@ class Ledger:
             if existing := await self.read_record(key, attempt):
                 return existing
         raise StoreError(
-            f"the prediction could not be recorded: run the job again (prediction {record.prediction_id})"
+            "the prediction could not be recorded: run the job again",
+            job_key=key,
+            prediction_id=record.prediction_id,
         )
 
     async def note_candidates(self, key: str, attempt: int, prediction_ids: list[str]) -> None:

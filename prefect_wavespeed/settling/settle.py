@@ -162,7 +162,8 @@ class _Settlement:
             outcome.status, outcome.message, outcome.error = "failed", error.message, error
             outcome.prediction_id = error.prediction_id
         except PredictionTimeoutError as error:
-            outcome.message = f"still in progress: settle again later (prediction {error.prediction_id})"
+            outcome.message = "still in progress: settle again later"
+            outcome.prediction_id = error.prediction_id
             self._revisit(outcome, "not_ready")
         except UnsureSubmissionError as error:
             outcome.status, outcome.message = "unsure", error.message

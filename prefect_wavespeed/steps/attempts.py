@@ -54,13 +54,11 @@ Admit = Callable[[Job, int, float | None], Awaitable[None]]
 
 
 def describe_end(prediction: Prediction) -> str:
-    """How a prediction ended, in one line, the reason first."""
+    """How a prediction ended, in one line, without its id."""
     if prediction.status == "completed":
-        reason = "completed without outputs"
-    else:
-        reason = f"{prediction.status}: {redact(prediction.error) or 'no reason given'}"
-    code = f"code {prediction.code}, " if prediction.code else ""
-    return f"{reason} ({code}prediction {prediction.id})"
+        return "completed without outputs"
+    code = f" (code {prediction.code})" if prediction.code else ""
+    return f"{prediction.status}: {redact(prediction.error) or 'no reason given'}{code}"
 
 
 def allows_another_attempt(prediction: Prediction) -> bool:

@@ -119,7 +119,7 @@ class PredictionWait:
                         state = f"has the status {redact(prediction.status)!r}, which is not known"
         raise PredictionTimeoutError(
             f"the prediction was not ready after {settings.poll_timeout_seconds:g} s and {state}: "
-            f"run the job again to resume it (prediction {submitted.prediction_id})",
+            "run the job again to resume it",
             job_key=submitted.job_key,
             prediction_id=submitted.prediction_id,
         )
@@ -167,7 +167,7 @@ def _failed(prediction: Prediction) -> Failure:
 def _lost(prediction_id: str) -> Failure:
     return Failure(
         type="PredictionLost",
-        message=f"WaveSpeedAI no longer knows the prediction (prediction {prediction_id})",
+        message="WaveSpeedAI no longer knows the prediction",
         status="deleted",
         prediction_id=prediction_id,
     )

@@ -44,8 +44,7 @@ class OutputStep:
             collected = await collector.collect()
         except NotFoundError:  # polling finds out whether it is lost for good
             raise OutputError(
-                "WaveSpeedAI does not know the prediction at the moment: run the job again "
-                f"(prediction {submitted.prediction_id})",
+                "WaveSpeedAI does not know the prediction at the moment: run the job again",
                 job_key=job.key,
                 prediction_id=submitted.prediction_id,
             ) from None
@@ -85,7 +84,7 @@ def _check_readable(prediction: Prediction, job: Job) -> None:
     if came := prediction.unreadable_outputs:
         raise OutputError(
             "WaveSpeedAI sent outputs in a form that this version cannot read; the job stays open, and "
-            f"running it with a newer version finishes it: {came} (prediction {prediction.id})",
+            f"running it with a newer version finishes it: {came}",
             job_key=job.key,
             prediction_id=prediction.id,
             retryable=False,

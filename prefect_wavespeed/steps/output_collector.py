@@ -77,8 +77,7 @@ class OutputCollector:
         named = [index for index, output in enumerate(self.prediction.outputs) if output]
         if not named:
             raise OutputError(
-                "the prediction is completed and names no output: run the job again later "
-                f"(prediction {self.prediction.id})",
+                "the prediction is completed and names no output: run the job again later",
                 job_key=self.job.key,
                 prediction_id=self.prediction.id,
             )

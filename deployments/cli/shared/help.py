@@ -49,7 +49,7 @@ def _describe_unknown_command(name: str, app: App) -> str:
 def print_error(error: RestyleError, *, as_json: bool) -> None:
     """Print an error: one line on stderr, or one JSON object on stdout."""
     if not as_json:
-        print(f"error: {error.message}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return
     details = {
         "type": type(error).__name__,

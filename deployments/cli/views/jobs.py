@@ -6,21 +6,29 @@ from datetime import UTC
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from prefect_wavespeed.inspect.advice import reason
 from prefect_wavespeed.inspect.job_view import JobView
 from prefect_wavespeed.inspect.listing import Status
 
+_INDENT = 18  # to the status, below the line's time
 COLOURS: dict[Status, str] = {"done": "green", "failed": "red", "open": "yellow"}
 
 
 def print_job(job: JobView, console: Console) -> None:
-    """Print a line that fits the terminal; where there is none, one with tabs, for scripts."""
-    if console.is_terminal:
-        console.print(_line(job, console.width), soft_wrap=True)
-    else:
+    """Print a line that fits the terminal; where there is none, one with tabs, for scripts.
+
+    A reason that is too long for the line stands below it, whole.
+    """
+    if not console.is_terminal:
         print(_tabbed(job), file=console.file)
+        return
+    line, below = _line(job, console.width)
+    console.print(line, soft_wrap=True)
+    if below:
+        console.print(Padding.indent(Text(below), _INDENT))
 
 
 def as_dict(job: JobView) -> dict[str, Any]:
@@ -43,16 +51,16 @@ def _tabbed(job: JobView) -> str:
     return "\t".join(map(_one_line, cells))
 
 
-def _line(job: JobView, width: int) -> Text:
-    """The same, shortened: the end of the source, which says most, and the beginning of the key."""
+def _line(job: JobView, width: int) -> tuple[Text, str]:
+    """The same, with the end of the source and the beginning of the key; and a reason that is too long."""
     text = Text()
     text.append(_time(job, "%Y-%m-%d %H:%M"), "dim")
     text.append(f"  {job.status:6}  ", COLOURS[job.status])
     room = max(24, width - len(text) - 12) // 2
     source, outcome = _one_line(job.source or "?"), _one_line(_outcome(job))
     source = source if len(source) <= room else f"…{source[1 - room :]}"
-    outcome = outcome if len(outcome) <= room else f"{outcome[: room - 1]}…"
-    return text.append(f"{source.ljust(room)}  {job.key[:8]}  {outcome}")
+    text.append(f"{source.ljust(room)}  {job.key[:8]}")
+    return (text.append(f"  {outcome}"), "") if len(outcome) <= room else (text, outcome)
 
 
 def _time(job: JobView, form: str) -> str:
