@@ -7,7 +7,7 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
 from prefect_wavespeed.batch.manifest.left_out import left_out_line
 from prefect_wavespeed.batch.report.query import JobReport
-from prefect_wavespeed.batch.report.rows import ReportRow, Summary
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary, Thumbnails
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._artifacts import cell, picture
 from prefect_wavespeed.storage import layout
@@ -49,6 +49,7 @@ def _summary(summary: Summary) -> str:
         *((f"Rows {name}", f"{count:,}") for name, count in summary.counts.items()),
         *((f"Failed with {name}", f"{count:,}") for name, count in summary.errors.items()),
         *((f"Warnings, {code}", f"{count:,}") for code, count in summary.warnings.items()),
+        ("Pictures flagged as unsafe for work", f"{summary.flagged:,}" if summary.flagged else ""),
         ("Left out", left_out_line(summary.left_out) if summary.left_out else ""),
         ("Pictures stored", f"{summary.images:,} in {summary.seconds:,.0f} s{rate}"),
         ("Spent", f"{summary.spent_usd:,.4g} USD"),
@@ -85,11 +86,21 @@ def _gallery(report: JobReport) -> str:
     lines = []
     for row, thumbnails in report.pictured(_PICTURED):
         source = picture(thumbnails.source) if thumbnails.source else cell(row.image)
-        shown = zip(row.outputs, thumbnails.outputs, strict=False)
-        outputs = " ".join(
-            "in quarantine" if layout.is_quarantined(uri) else picture(jpeg) for uri, jpeg in shown
-        )
+        outputs = " ".join([*(_picture(*each, row, thumbnails) for each in row.numbered), *_dropped(row)])
         lines.append(f"| {cell(row.id or row.row)} | {source} | {outputs} |")
     if not lines:
         return ""
     return "| | source | restyled |\n| --- | --- | --- |\n" + "\n".join(lines) + "\n"
+
+
+def _picture(number: int, uri: str, row: ReportRow, thumbnails: Thumbnails) -> str:
+    if layout.is_quarantined(uri):
+        return "in quarantine"
+    if number in row.flagged:
+        return "flagged, not shown"
+    jpeg = thumbnails.outputs.get(number)
+    return picture(jpeg) if jpeg else "stored"
+
+
+def _dropped(row: ReportRow) -> list[str]:
+    return ["flagged, dropped"] * len(row.dropped)

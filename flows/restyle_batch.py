@@ -147,7 +147,9 @@ async def _restyle_all(
             else:
                 await _carry_out(batch, wavespeed, output, used)
             summary = await batch.close()
-            for line in described({**summary.warnings, "not_checked": 0}):  # that has been logged
+            for line in described(
+                {**summary.warnings, "not_checked": 0}, summary.flagged
+            ):  # that has been logged
                 get_run_logger().warning("%s", line)
             if not shard:
                 await show_report(batch.table.report, summary)

@@ -112,6 +112,6 @@ def _digest(block: WaveSpeed) -> str:
     return sha256(block.model_dump_json(context={"include_secrets": True}).encode()).hexdigest()
 
 
-def _keep_thumbnail(job_key: str, index: int, jpeg: bytes) -> None:
+def _keep_thumbnail(job_key: str, number: int, jpeg: bytes) -> None:
     if batch := current_batch.get():
-        batch.table.keep_thumbnail(job_key, index, jpeg)
+        batch.table.keep_thumbnail(job_key, number, jpeg)

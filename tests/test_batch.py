@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,13 @@ from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.errors import BudgetExceededError, UnansweredSubmissionError
-from prefect_wavespeed.job import RunInfo
+from prefect_wavespeed.job import NsfwPolicy, RunInfo
 from prefect_wavespeed.ledger.ledger import now
 from prefect_wavespeed.ledger.records import Metadata
 from prefect_wavespeed.settings import Settings
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.open_store import open_store
-from tests.support.batches import pictures, restyle_all, write_manifest
+from tests.support.batches import SITE, pictures, restyle_all, write_manifest
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
 
@@ -104,6 +105,34 @@ async def test_local_files_and_their_parameters_become_jobs_like_those_of_single
     assert result.rows[1].outputs[0].endswith("/1.png")
     gallery = (tmp_path / "out" / result.folder / "gallery.html").read_text()
     assert gallery.count("data:image/jpeg;base64,") + gallery.count("/9j/") >= 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "marks", "dropped", "pictured"),
+    [("keep", (True, False), [], 2), ("quarantine", (True, True), [], 0), ("drop", (), [1, 2], 0)],
+)
+async def test_a_flag_is_in_the_account_and_the_gallery_pictures_nothing_that_was_not_kept(
+    policy: NsfwPolicy,
+    marks: tuple[bool, ...],
+    dropped: list[int],
+    pictured: int,
+    api: Emulator,
+    tmp_path: Path,
+) -> None:
+    api.faults([{"on": "prediction", "fault": "nsfw", "match": {"seed": 2}}])
+    options = OPTIONS.model_copy(update={"nsfw": policy, "nsfw_unchecked": "keep"})
+    rows = [{"image": f"{SITE}/1.jpg", "seed": seed, "num_images": 2} for seed in (1, 2)]
+    result = await restyle_all(
+        api.url, str(tmp_path / "out"), write_manifest(tmp_path / "m.jsonl", rows), options
+    )
+    assert [row.flagged for row in result.rows] == [[], [1, 2]]
+    assert result.summary.flagged == 2
+    page = (tmp_path / "out" / result.folder / "gallery.html").read_text()
+    safe, unsafe = json.loads(page.partition('data-is="rows">')[2].partition("</script>")[0])
+    assert [(each["flagged"], each["quarantined"]) for each in unsafe["outputs"]] == [marks] * bool(marks) * 2
+    assert unsafe["dropped"] == dropped
+    assert [each["picture"] is not None for each in safe["outputs"]] == [True, True]
+    assert sum(each["picture"] is not None for each in unsafe["outputs"]) == pictured
 
 
 async def test_one_bad_image_never_stops_the_others(api: Emulator, tmp_path: Path) -> None:

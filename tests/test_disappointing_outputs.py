@@ -137,6 +137,7 @@ def test_all_of_it_is_stored_and_counted(summary: Summary) -> None:
     assert summary.counts == {"stored": len(CASES)}
     assert summary.images == PICTURES
     assert summary.warnings == TALLY
+    assert summary.flagged == 1
 
 
 @pytest.mark.parametrize("number", range(len(CASES)), ids=[case.fault for case in CASES])
@@ -145,6 +146,7 @@ def test_what_came_is_in_the_store_with_what_is_wrong_with_it(
 ) -> None:
     row, case = rows[number], CASES[number]
     assert dict(zip(row.warnings, row.warning_outputs, strict=True)) == case.warnings
+    assert row.flagged == ([1] if case.fault == "nsfw" else [])
     side_car = world.side_car(row)
     assert {one.code: one.output for one in side_car.warnings} == case.warnings
     assert [str(output.key).rpartition("/")[2] for output in side_car.outputs] == list(case.files)
@@ -175,6 +177,8 @@ def test_prefect_has_it_in_the_runs_summary_and_in_the_events(
     artifacts = {one["key"]: one["data"] for one in prefect.all("artifacts", **mine)}
     for code, count in TALLY.items():
         assert f"| Warnings, {code.replace('_', chr(92) + '_')} | {count} |" in artifacts["restyle-summary"]
+    assert "| Pictures flagged as unsafe for work | 1 |" in artifacts["restyle-summary"]
+    assert artifacts["restyle-gallery"].splitlines()[-1].endswith(" | flagged, not shown |")
     told: dict[str, list[str]] = {}
 
     def complete() -> bool:
@@ -215,6 +219,7 @@ def test_the_same_again_costs_nothing_and_says_it_again(world: World, rows: list
     assert lines[0] == f"{len(CASES)} rows: {len(CASES)} done"
     assert lines[2].startswith("warnings: 2 blank, ")
     assert lines[2].count("1 ") == 3
+    assert lines[3] == "1 picture flagged as unsafe for work: column flagged of the report"
     image = world.restyle(
         "image", str(PHOTO), "--size", "256*256", "--seed", "3", "--num-images", "2", "--json"
     )
@@ -227,13 +232,14 @@ def test_who_wants_no_unsafe_pictures_published_is_told_once_that_none_was_check
 ) -> None:
     apart = World(world.prefect, world.emulator, world.s3, tmp_path)
     lines = apart.batch("--nsfw", "quarantine", "--guidance", "4").splitlines()
-    assert lines[3] == (
+    assert lines[3].startswith("1 picture flagged as unsafe for work")
+    assert lines[4] == (
         f"{PICTURES - 1} pictures in quarantine/: WaveSpeedAI did not say whether they are safe for work; "
         "with nsfw_unchecked=keep, later ones are stored like others"
     )
     report = decode_part(apart.get(f"{lines[-1].removeprefix('report: ')}report.jsonl")[0])
     assert all("/quarantine/" in uri for row in report for uri in row.outputs)
-    assert report[-1].warnings == [], "the flagged one was checked"
+    assert (report[-1].warnings, report[-1].flagged) == ([], [1]), "the flagged one was checked"
     run_id = apart.side_car(report[0]).run.flow_run_id
     query = {"flow_run_id": {"any_": [run_id]}}
 

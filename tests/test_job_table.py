@@ -117,12 +117,14 @@ def test_the_first_pictures_are_those_of_the_first_rows(table: JobTable) -> None
     jobs = fill(table, 40)
     record_shuffled(table, jobs, STORED)
     for job in random.Random(1).sample(jobs[4:], 36):
-        table.keep_thumbnail(job.key, 1, b"second")
-        table.keep_thumbnail(job.key, 0, b"first")
+        table.keep_thumbnail(job.key, 2, b"second")
+        table.keep_thumbnail(job.key, 1, b"first")
         table.keep_source(job.key, b"source")
     pictured = table.report.pictured(12)
     assert [row.row for row, _ in pictured] == list(range(5, 17))
-    assert {(pair.source, *pair.outputs) for _, pair in pictured} == {(b"source", b"first", b"second")}
+    assert {(pair.source, *pair.outputs.items()) for _, pair in pictured} == {
+        (b"source", (1, b"first"), (2, b"second"))
+    }
 
 
 def test_the_first_failures_are_those_of_the_first_rows(table: JobTable) -> None:

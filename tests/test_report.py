@@ -249,6 +249,7 @@ async def test_the_gallery_leads_to_the_outputs_from_where_it_lies(local: Store)
         "link": "../../../images/a%20b-0000000000000000/2.jpeg",
         "picture": None,
         "quarantined": False,
+        "flagged": False,
         "warnings": [],
     }
     assert first["metadata"] == "../../../images/a%20b-0000000000000000/metadata.json"
@@ -271,7 +272,7 @@ async def test_the_gallery_says_what_is_wrong_with_which_picture_and_shows_none_
         warnings=["missing_outputs", "format_differs", "not_checked"],
         warning_outputs=[None, 2, 2],
     )
-    await write(local, [warned, row(2, local)], Thumbnails(b"source", [b"first", b"second"]))
+    await write(local, [warned, row(2, local)], Thumbnails(b"source", {1: b"first", 2: b"second"}))
     first, second = (await page(local)).rows
     assert [output["warnings"] for output in first["outputs"]] == [[], ["format_differs", "not_checked"]]
     assert [output["quarantined"] for output in first["outputs"]] == [False, True]
@@ -285,7 +286,9 @@ async def test_the_gallery_says_what_is_wrong_with_which_picture_and_shows_none_
 
 async def test_a_picture_that_many_rows_share_is_in_the_gallery_once(local: Store) -> None:
     small = thumbnail(PHOTO.read_bytes())
-    await write(local, [row(number, local) for number in range(1, 51)], Thumbnails(small, [small, b"other"]))
+    await write(
+        local, [row(number, local) for number in range(1, 51)], Thumbnails(small, {1: small, 2: b"other"})
+    )
     seen = await page(local)
     assert len(seen.data["pictures"][0]) == 2
     assert {(row["source"], *(output["picture"] for output in row["outputs"])) for row in seen.rows} == {

@@ -166,7 +166,7 @@ def _closing_lines(summary: Summary) -> str:
     lines = [
         f"{counted(summary.rows, 'row')}: {counts}",
         f"{counted(summary.images, 'picture')} stored in {summary.seconds:,.1f} s{rate}; {spent}",
-        *described(summary.warnings),
+        *described(summary.warnings, summary.flagged),
         *(
             ["given up: earlier runs failed; --retry-failed tries again"]
             if "given_up" in summary.counts

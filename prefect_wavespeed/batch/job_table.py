@@ -33,7 +33,8 @@ CREATE TABLE jobs (
     number INTEGER PRIMARY KEY, key TEXT UNIQUE, job TEXT, price_kind TEXT, lot INTEGER,
     first_row INTEGER, row_count INTEGER DEFAULT 1, unbilled TEXT,
     status TEXT DEFAULT 'unsubmitted', outcome TEXT, pictures INTEGER DEFAULT 0, cost_usd REAL,
-    seconds REAL, error_type TEXT, retryable INTEGER, warnings TEXT DEFAULT ''
+    seconds REAL, error_type TEXT, retryable INTEGER, warnings TEXT DEFAULT '',
+    flagged INTEGER DEFAULT 0
 );
 CREATE TABLE thumbnails (job_key TEXT, position INTEGER, jpeg BLOB, PRIMARY KEY (job_key, position));
 """
@@ -164,7 +165,7 @@ class JobTable:
         """Record a job's outcome and return its rows of the report."""
         self._db.execute(
             "UPDATE jobs SET status = ?, outcome = ?, pictures = ?, cost_usd = ?, seconds = ?,"
-            " error_type = ?, retryable = ?, warnings = ? WHERE key = ?",
+            " error_type = ?, retryable = ?, warnings = ?, flagged = ? WHERE key = ?",
             (
                 outcome.status,
                 OUTCOME.dump_json(outcome),
@@ -174,6 +175,7 @@ class JobTable:
                 outcome.error_type,
                 outcome.retryable,
                 " ".join(outcome.warnings),
+                len(outcome.flagged),
                 key,
             ),
         )
@@ -194,12 +196,12 @@ class JobTable:
 
     # -- thumbnails ---------------------------------------------------------------------------------
 
-    def keep_thumbnail(self, key: str, index: int, jpeg: bytes) -> None:
+    def keep_thumbnail(self, key: str, number: int, jpeg: bytes) -> None:
         """Keep the thumbnail of a job's output, unless there are already more than a gallery shows."""
         if self._thumbnails >= _MAX_THUMBNAILS:
             return
         self._thumbnails += 1
-        self._db.execute("INSERT OR REPLACE INTO thumbnails VALUES (?, ?, ?)", (key, index, jpeg))
+        self._db.execute("INSERT OR REPLACE INTO thumbnails VALUES (?, ?, ?)", (key, number, jpeg))
 
     def keep_source(self, key: str, jpeg: bytes) -> None:
         """Keep the thumbnail of a job's source."""

@@ -25,6 +25,7 @@ class JobOutcome:
     outputs: list[str] = field(default_factory=list)
     warnings: list[WarningCode] = field(default_factory=list)
     warning_outputs: list[int | None] = field(default_factory=list)
+    flagged: list[int] = field(default_factory=list)
     metadata_uri: str | None = None
     cost_usd: float | None = None
     attempts: int | None = None
@@ -52,6 +53,7 @@ class JobOutcome:
             outputs=[output.uri for output in restyled.outputs if output.uri],
             warnings=[warning.code for warning in restyled.warnings],
             warning_outputs=[warning.output for warning in restyled.warnings],
+            flagged=[number for number, output in enumerate(restyled.outputs, 1) if output.nsfw],
             metadata_uri=restyled.metadata_uri,
             cost_usd=restyled.cost_usd if paid else 0.0,
             attempts=attempts,

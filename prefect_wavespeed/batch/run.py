@@ -285,6 +285,7 @@ class Batch:
             counts=report.counts(),
             errors=report.errors(),
             warnings=report.warnings(),
+            flagged=report.flagged(),
             left_out=dict(self.table.left_out.most_common()),
             carried=dict(self.table.carried),
             jobs=self.table.job_count,

@@ -75,14 +75,19 @@ def not_checked(number: int) -> OutputWarning:
     )
 
 
-def described(counts: Mapping[WarningCode, int]) -> list[str]:
+def described(counts: Mapping[WarningCode, int], flagged: int = 0) -> list[str]:
     """The warnings of many jobs, in a few lines for people.
 
     Args:
         counts: how many there are, by code.
+        flagged: how many pictures are flagged as unsafe for work.
     """
     listed = ", ".join(f"{count:,} {code}" for code, count in counts.items() if code != "not_checked")
     lines = [f"warnings: {listed}"] if listed else []
+    if flagged:
+        lines.append(
+            f"{counted(flagged, 'picture')} flagged as unsafe for work: column flagged of the report"
+        )
     if unchecked := counts.get("not_checked", 0):
         lines.append(
             f"{counted(unchecked, 'picture')} in quarantine/: WaveSpeedAI did not say whether they are safe "

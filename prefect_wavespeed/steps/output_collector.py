@@ -27,7 +27,7 @@ _LOOKS = 3  # for outputs that are missing, over some three seconds
 _QUICK = 200_000  # bytes of a JPEG that are read in two milliseconds: not worth a change of threads
 
 OnThumbnail = Callable[[str, int, bytes], None]
-"""Called with each output's thumbnail: the job's key, the output's index (0, 1, …), a small JPEG."""
+"""Called with an output's thumbnail: the job's key, the output's number (1, 2, …), a small JPEG."""
 
 
 @dataclass
@@ -44,7 +44,8 @@ class OutputCollector:
 
     Attributes:
         prediction: the API's last answer; asking again gives its outputs fresh URLs.
-        on_thumbnail: given a small JPEG of each output, from the same decoding that verifies it.
+        on_thumbnail: given a small JPEG of each output that is not in quarantine, from the same decoding that
+            verifies it.
     """
 
     client: WaveSpeedClient
@@ -124,9 +125,9 @@ class OutputCollector:
         collected.warnings += differences(number, self.job.params, found, blank=examined.blank)
         if quarantined and flag is None:
             collected.warnings.append(not_checked(number))
-        if self.on_thumbnail and examined.thumbnail:
+        if self.on_thumbnail and examined.thumbnail and not quarantined:
             with suppress(Exception):  # it is only shown: the picture that was paid for is stored
-                self.on_thumbnail(self.job.key, number - 1, examined.thumbnail)
+                self.on_thumbnail(self.job.key, number, examined.thumbnail)
 
     async def _fetch(self, index: int) -> tuple[bytes, Examined]:
         """One output, whole and verified; the API is asked for a fresh URL when the old one has expired."""

@@ -114,7 +114,7 @@ def three(output: Path) -> Rows:
         return [kept.uri_of(f"images/a #{number}/{variant + 1}.jpeg") for variant in range(count)]
 
     rows = [
-        (report_row(1, "stored", uris(1, 2)), Thumbnails(small(1), [small(1, 0), small(1, 1)])),
+        (report_row(1, "stored", uris(1, 2)), Thumbnails(small(1), {1: small(1, 0), 2: small(1, 1)})),
         (report_row(2, "stored", uris(2, 1)), None),
         (report_row(3, "failed", []), Thumbnails(small(3))),
     ]
@@ -133,7 +133,7 @@ def many(output: Path, number: int) -> Rows:
             ok = status in ("stored", "done")
             outputs = [kept.uri_of(f"images/{n}/1.jpeg")] if ok else []
             # pictures differ from row to row, as a batch's do
-            marked = [small(n % 400, 0) + n.to_bytes(3, "big")] if ok else []
+            marked = {1: small(n % 400, 0) + n.to_bytes(3, "big")} if ok else {}
             made.append((report_row(n, status, outputs), Thumbnails(small(n % 400), marked)))
         return made
 
@@ -151,8 +151,11 @@ async def test_pictures_say_what_is_wrong_with_them_and_those_in_quarantine_are_
         Path(uri).write_bytes(restyled(1))
     told = {"warnings": ["missing_outputs", "blank", "not_checked"], "warning_outputs": [None, 1, 2]}
     rows = [
-        (report_row(1, "stored", uris).model_copy(update=told), Thumbnails(small(1), [small(1, 0)] * 2)),
-        (report_row(2, "stored", uris[:1]), Thumbnails(small(2), [small(2, 0)])),
+        (
+            report_row(1, "stored", uris).model_copy(update=told),
+            Thumbnails(small(1), {1: small(1, 0), 2: small(1, 1)}),
+        ),
+        (report_row(2, "stored", uris[:1]), Thumbnails(small(2), {1: small(2, 0)})),
     ]
     await page.show(await gallery(output, lambda: rows))
     await page.until(DECODED)

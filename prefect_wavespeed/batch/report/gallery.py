@@ -11,7 +11,7 @@ import base64
 import hashlib
 import html
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -91,16 +91,17 @@ def _row(
 ) -> dict[str, Any]:
     small = thumbnails or Thumbnails()
     outputs = []
-    for position, (uri, picture) in enumerate(_paired(row.outputs, small.outputs), 1):
-        number, quarantined = layout.number_of_picture(uri) or position, layout.is_quarantined(uri)
+    for number, uri in row.numbered:
+        quarantined = layout.is_quarantined(uri)
         warned = zip(row.warnings, row.warning_outputs, strict=True)
         outputs.append(
             {
                 "number": number,
                 "uri": uri,
                 "link": _link(uri, output, folder),
-                "picture": None if quarantined else pictures.index(picture),
+                "picture": None if quarantined else pictures.index(small.outputs.get(number)),
                 "quarantined": quarantined,
+                "flagged": number in row.flagged,
                 "warnings": [code for code, about in warned if about == number],
             }
         )
@@ -108,13 +109,9 @@ def _row(
         **row.model_dump(exclude_none=True),
         "source": pictures.index(small.source),
         "outputs": outputs,
+        "dropped": row.dropped,
         "metadata": row.metadata_uri and _link(row.metadata_uri, output, folder),
     }
-
-
-def _paired(outputs: list[str], pictures: Iterable[bytes]) -> Iterator[tuple[str, bytes | None]]:
-    small = iter(pictures)
-    return ((uri, next(small, None)) for uri in outputs)
 
 
 def _link(uri: str, output: str, folder: str) -> str | None:

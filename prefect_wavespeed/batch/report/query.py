@@ -17,7 +17,7 @@ from prefect_wavespeed.errors import RestyleError
 from prefect_wavespeed.job import Job, WarningCode
 
 OUTCOME = TypeAdapter(JobOutcome)
-SOURCE_POSITION = -1  # of the source's thumbnail; the outputs' are 0, 1, …
+SOURCE_POSITION = 0  # of the source's thumbnail; the outputs' are their numbers: 1, 2, …
 
 _ROWS = (
     "SELECT rows.number, rows.id, rows.image, rows.carried, rows.reason, rows.error_type,"
@@ -99,6 +99,10 @@ class JobReport:
                 tally[code] += jobs
         return dict(tally.most_common())
 
+    def flagged(self) -> int:
+        """Pictures of stored jobs that are flagged as unsafe for work."""
+        return int(self._db.execute("SELECT coalesce(sum(flagged), 0) FROM jobs").fetchone()[0])
+
     def job_errors(self) -> list[RestyleError]:
         """The errors of jobs, one of each class that may or may not be retried, without their messages."""
         query = (
@@ -147,7 +151,7 @@ class JobReport:
         query = "SELECT position, jpeg FROM thumbnails WHERE job_key = ? ORDER BY position"
         jpegs = dict(self._db.execute(query, (job_key,)).fetchall())
         source = jpegs.pop(SOURCE_POSITION, None)
-        return Thumbnails(source, list(jpegs.values())) if source or jpegs else None
+        return Thumbnails(source, jpegs) if source or jpegs else None
 
     def _with_bad_rows(self, query: str) -> dict[Status, int]:
         return dict(Counter(dict(self._db.execute(query).fetchall())) + self._bad_rows)
@@ -189,6 +193,7 @@ def _row(
         outputs=outcome.outputs,
         warnings=outcome.warnings,
         warning_outputs=outcome.warning_outputs,
+        flagged=outcome.flagged,
         metadata_uri=outcome.metadata_uri,
         # a job that several rows ask for is paid once
         cost_usd=outcome.cost_usd if is_first or not outcome.cost_usd else 0.0,

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefect_wavespeed.batch.manifest.carried import ColumnType, Value
 from prefect_wavespeed.batch.outcome import Status
 from prefect_wavespeed.job import WarningCode
+from prefect_wavespeed.storage import layout
 
 
 class ReportRow(BaseModel):
@@ -38,6 +39,11 @@ class ReportRow(BaseModel):
         default_factory=list,
         description="For each warning the number of the picture, from 1; null if it is about all of them.",
     )
+    flagged: list[int] = Field(
+        default_factory=list,
+        description="Numbers, from 1, of the pictures that WaveSpeedAI flags as unsafe for work, those in "
+        "quarantine and those that were dropped included.",
+    )
     metadata_uri: str | None = Field(default=None, description="Full uri of the side-car.")
     cost_usd: float | None = Field(
         default=None, description="USD that this run paid for it; null when not known."
@@ -61,6 +67,17 @@ class ReportRow(BaseModel):
         "true or false; dates as ISO 8601 text. All values of a column are of one type.",
     )
 
+    @property
+    def numbered(self) -> list[tuple[int, str]]:
+        """Each picture's number, from 1, and its uri."""
+        return [(layout.number_of_picture(uri) or place, uri) for place, uri in enumerate(self.outputs, 1)]
+
+    @property
+    def dropped(self) -> list[int]:
+        """Numbers of the pictures that were flagged and not stored."""
+        stored = {number for number, _ in self.numbered}
+        return [number for number in self.flagged if number not in stored]
+
 
 class Summary(BaseModel):
     """A whole run in figures, ``summary.json``. It is written last: it exists, so the report is complete."""
@@ -81,6 +98,11 @@ class Summary(BaseModel):
     warnings: dict[WarningCode, int] = Field(
         default_factory=dict,
         description="Warnings by code, over the distinct jobs that are stored, by this run or earlier.",
+    )
+    flagged: int = Field(
+        default=0,
+        ge=0,
+        description="Pictures that are flagged as unsafe for work, kept or not, over the same jobs.",
     )
     left_out: dict[str, int] = Field(
         default_factory=dict,
@@ -112,11 +134,11 @@ class Thumbnails:
 
     Attributes:
         source: of the source; None if there is none.
-        outputs: of the outputs, in their order.
+        outputs: of the outputs, by their numbers, from 1.
     """
 
     source: bytes | None = field(repr=False, default=None)
-    outputs: list[bytes] = field(repr=False, default_factory=list)
+    outputs: dict[int, bytes] = field(repr=False, default_factory=dict)
 
 
 Rows: TypeAlias = Callable[[], Iterable[tuple[ReportRow, Thumbnails | None]]]

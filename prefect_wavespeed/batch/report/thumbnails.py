@@ -10,6 +10,7 @@ from prefect_wavespeed.concurrency import for_each
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.quality.thumbnails import thumbnail
 from prefect_wavespeed.sources.identify import read_source
+from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
 
 _EDGE = 128  # pixels
@@ -43,12 +44,17 @@ class GalleryThumbnails:
     async def keep_stored(self) -> None:
         """Keep thumbnails of the first jobs that this run has stored, for runs whose shards stored them."""
         jobs = self._table.stored_by_this_run(_MAX_JOBS)
-        outputs = [(job, index, uri) for job, uris in jobs for index, uri in enumerate(uris)]
+        outputs = [
+            (job, layout.number_of_picture(uri) or place, uri)
+            for job, uris in jobs
+            for place, uri in enumerate(uris, 1)
+            if not layout.is_quarantined(uri)
+        ]
         await for_each(self._keep_output, outputs, _CONCURRENCY)
         await for_each(self.keep_source, [job for job, _ in jobs], _CONCURRENCY)
 
     async def _keep_output(self, output: tuple[Job, int, str]) -> None:
-        job, index, uri = output
+        job, number, uri = output
         with suppress(Exception):
             if data := await self._store.get(uri.removeprefix(f"{self._store.uri}/")):
-                self._table.keep_thumbnail(job.key, index, await asyncio.to_thread(thumbnail, data, _EDGE))
+                self._table.keep_thumbnail(job.key, number, await asyncio.to_thread(thumbnail, data, _EDGE))

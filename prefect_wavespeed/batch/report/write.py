@@ -83,6 +83,7 @@ def _write_tables(
             pa.field("outputs", pa.list_(pa.string()), nullable=False),
             pa.field("warnings", pa.list_(pa.string()), nullable=False),
             pa.field("warning_outputs", pa.list_(pa.int64()), nullable=False),
+            pa.field("flagged", pa.list_(pa.int64()), nullable=False),
             pa.field("metadata_uri", pa.string()),
             pa.field("cost_usd", pa.float64()),
             pa.field("attempts", pa.int64()),
