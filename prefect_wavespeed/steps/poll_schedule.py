@@ -3,7 +3,7 @@
 How long predictions take is learnt from those of this process, including those in flight: one that is not
 ready after three seconds takes longer than three. Between the shortest and the longest usual time polls are
 evenly spaced: where a prediction is equally likely to end at any moment, no other order notices as early with
-as few polls. docs/performance.md has the sums.
+as few polls. docs/measurements.md has the sums.
 
 Where webhooks report what is ready, and have not failed to lately, only overdue predictions are polled. After
 a 429 all of this process are polled less often: see ``poll_slowdown.py``.

@@ -18,7 +18,6 @@ RUN = ("bash", "python")
 DEPLOYED = [
     ROOT / "docs/secrets.md",
     ROOT / "docs/objects.md",
-    ROOT / "docs/receiver.md",
     ROOT / "docs/scaling.md",
     ROOT / "docs/prefect-ui.md",
     ROOT / "docs/notifications.md",
