@@ -13,6 +13,7 @@ import pytest
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.options import BatchOptions
+from prefect_wavespeed.batch.report import thumbnails
 from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.errors import BudgetExceededError, UnansweredSubmissionError
 from prefect_wavespeed.job import NsfwPolicy, RunInfo
@@ -42,6 +43,13 @@ def api(prerendered: Emulator) -> Iterator[Emulator]:
     prerendered.reset()
     yield prerendered
     prerendered.reset()
+
+
+def gallery_rows(folder: Path) -> list[dict[str, Any]]:
+    """The first rows of a run's gallery."""
+    page = (folder / "gallery.html").read_text()
+    rows: list[dict[str, Any]] = json.loads(page.partition('data-is="rows">')[2].partition("</script>")[0])
+    return rows
 
 
 def _mills(api: Emulator) -> int:
@@ -92,19 +100,24 @@ async def test_rows_that_ask_for_the_same_share_one_prediction(api: Emulator, tm
 
 
 async def test_local_files_and_their_parameters_become_jobs_like_those_of_single_images(
-    emulator: Emulator, tmp_path: Path
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(thumbnails, "_MAX_READ", 0)
+    emulator.faults([{"on": "prediction", "fault": "failed", "match": {"seed": 3}, "times": 3}])
     rows: list[dict[str, Any]] = [
         {"image": str(PHOTO), "num_images": 2},
         {"image": str(PHOTO), "output_format": "png"},
+        {"image": str(PHOTO), "seed": 3},
     ]
     result = await restyle_all(
         emulator.url, str(tmp_path / "out"), write_manifest(tmp_path / "m.jsonl", rows), OPTIONS
     )
-    assert [len(row.outputs) for row in result.rows] == [2, 1]
+    assert [len(row.outputs) for row in result.rows] == [2, 1, 0]
     assert result.rows[1].outputs[0].endswith("/1.png")
-    gallery = (tmp_path / "out" / result.folder / "gallery.html").read_text()
-    assert gallery.count("data:image/jpeg;base64,") + gallery.count("/9j/") >= 1
+    assert result.rows[2].status == "failed"
+    shown = gallery_rows(tmp_path / "out" / result.folder)
+    assert None not in [row["source"] for row in shown], "made while the file was read to be uploaded"
+    assert None not in [output["picture"] for row in shown for output in row["outputs"]]
 
 
 @pytest.mark.parametrize(
@@ -127,8 +140,7 @@ async def test_a_flag_is_in_the_account_and_the_gallery_pictures_nothing_that_wa
     )
     assert [row.flagged for row in result.rows] == [[], [1, 2]]
     assert result.summary.flagged == 2
-    page = (tmp_path / "out" / result.folder / "gallery.html").read_text()
-    safe, unsafe = json.loads(page.partition('data-is="rows">')[2].partition("</script>")[0])
+    safe, unsafe = gallery_rows(tmp_path / "out" / result.folder)
     assert [(each["flagged"], each["quarantined"]) for each in unsafe["outputs"]] == [marks] * bool(marks) * 2
     assert unsafe["dropped"] == dropped
     assert [each["picture"] is not None for each in safe["outputs"]] == [True, True]

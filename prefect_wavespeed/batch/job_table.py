@@ -203,6 +203,11 @@ class JobTable:
         self._thumbnails += 1
         self._db.execute("INSERT OR REPLACE INTO thumbnails VALUES (?, ?, ?)", (key, number, jpeg))
 
+    def has_source(self, key: str) -> bool:
+        """Whether there is a thumbnail of a job's source."""
+        query = "SELECT 1 FROM thumbnails WHERE job_key = ? AND position = ?"
+        return self._db.execute(query, (key, SOURCE_POSITION)).fetchone() is not None
+
     def keep_source(self, key: str, jpeg: bytes) -> None:
         """Keep the thumbnail of a job's source."""
         self.keep_thumbnail(key, SOURCE_POSITION, jpeg)

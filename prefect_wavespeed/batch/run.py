@@ -237,8 +237,8 @@ class Batch:
     async def _carry_out(self, job: Job, carrier: Carrier) -> None:
         try:
             outcome = await self._runner.run(job, carrier)
-            if outcome.status in ("stored", "done") and self.options.wait:
-                await self.thumbnails.keep_source(job)
+            if self.options.wait:
+                await self.thumbnails.keep_source(job, outcome.status)
             self.recorder.record(job.key, outcome)
             await self.recorder.flush_if_due()
         except Exception as error:  # a defect ends this job's row, not the other jobs

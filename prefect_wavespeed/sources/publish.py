@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
@@ -27,6 +28,8 @@ PRESIGNED_FOR = timedelta(hours=1)
 UPLOAD_KEPT_FOR = timedelta(days=7) - timedelta(hours=1)
 _VERIFIED_UPLOADS = 10_000
 
+OnBytes = Callable[[bytes], Awaitable[None]]
+
 
 class Publisher:
     """Gives a source a URL that WaveSpeedAI can fetch, as late as possible.
@@ -44,8 +47,12 @@ class Publisher:
         # Uploads that were seen to exist: many jobs of one source ask once.
         self._verified: LRUCache[str, bool] = LRUCache(_VERIFIED_UPLOADS)
 
-    async def url(self, source: Source) -> str:
+    async def url(self, source: Source, on_bytes: OnBytes | None = None) -> str:
         """The URL to submit. It may be signed: a secret.
+
+        Args:
+            source: the picture.
+            on_bytes: awaited with the picture where it is read, which is not so for URLs and on AWS.
 
         Raises:
             SourceError: the source changed since it was identified, or is no image.
@@ -53,7 +60,8 @@ class Publisher:
         """
         scheme, separator, _ = source.location.partition("://")
         if not separator:
-            return await self._uploaded(await asyncio.to_thread(read_file, source.location), source)
+            data = await asyncio.to_thread(read_file, source.location)
+            return await self._uploaded(data, source, on_bytes)
         if scheme.lower() != "s3":
             return source.location
         if self._store.source_access.is_aws:
@@ -62,13 +70,15 @@ class Publisher:
         found = await find_object(source.location, self._store)
         if found.source.identity != source.identity:
             raise _changed(source)
-        return await self._uploaded(await found.read(), source)
+        return await self._uploaded(await found.read(), source, on_bytes)
 
-    async def _uploaded(self, data: bytes, source: Source) -> str:
+    async def _uploaded(self, data: bytes, source: Source, on_bytes: OnBytes | None) -> str:
         info = verify_source(data, f"image {source.uri}")
         sha256 = hashlib.sha256(data).hexdigest()
         if source.sha256 not in (None, sha256):
             raise _changed(source)
+        if on_bytes:
+            await on_bytes(data)
         host = urlsplit(self._client.base_url).netloc
         lock = self._locks.setdefault(sha256, asyncio.Lock())  # gone with the last one that waits for it
         async with lock:

@@ -10,7 +10,7 @@ from prefect_wavespeed.ledger.sidecar import JobHistory, make_side_car, restyled
 from prefect_wavespeed.steps.attempts import Submitted
 from prefect_wavespeed.steps.context import StepContext
 from prefect_wavespeed.steps.memory import FirstAttempt
-from prefect_wavespeed.steps.output_collector import OnThumbnail, OutputCollector
+from prefect_wavespeed.steps.output_collector import OutputCollector
 from prefect_wavespeed.urls import without_signature
 
 
@@ -19,12 +19,10 @@ class OutputStep:
 
     Args:
         context: what it works with.
-        on_thumbnail: given a small JPEG of each output that is stored.
     """
 
-    def __init__(self, context: StepContext, on_thumbnail: OnThumbnail | None) -> None:
+    def __init__(self, context: StepContext) -> None:
         self._context = context
-        self._on_thumbnail = on_thumbnail
 
     async def download(self, job: Job, submitted: Submitted, run: RunInfo, nsfw: NsfwRules) -> Restyled:
         """``StepSet.download``."""
@@ -40,7 +38,9 @@ class OutputStep:
             prediction = prediction or await context.client.result(submitted.prediction_id)
             _check_readable(prediction, job)
             completed = store.now()
-            collector = OutputCollector(context.client, store, job, prediction, run, nsfw, self._on_thumbnail)
+            collector = OutputCollector(
+                context.client, store, job, prediction, run, nsfw, context.on_thumbnail
+            )
             collected = await collector.collect()
         except NotFoundError:  # polling finds out whether it is lost for good
             raise OutputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -27,6 +28,9 @@ from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.urls import without_signature
 
+OnThumbnail = Callable[[str, int, bytes], None]
+"""Called with a small JPEG: the job's key; the number of the output, from 1, or 0 for the source; the JPEG."""
+
 CLOCK_GRAIN = timedelta(seconds=1)
 """S3 tells whole seconds, so an age by its clock may be this much too high."""
 
@@ -39,6 +43,7 @@ class StepContext:
     store: Store
     settings: Settings
     inbox: WebhookInbox = field(default_factory=WebhookInbox)
+    on_thumbnail: OnThumbnail | None = None
     ledger: Ledger = field(init=False)
     known: KnownPredictions = field(init=False)
     history: History = field(init=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,15 +19,13 @@ from prefect_wavespeed.quality.formats import sniff
 from prefect_wavespeed.quality.outputs import differences, missing_outputs, not_checked
 from prefect_wavespeed.quality.verify import Examined, examine_output
 from prefect_wavespeed.retry import backoff, retry
+from prefect_wavespeed.steps.context import OnThumbnail
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
 
 TRIES = 5
 _LOOKS = 3  # for outputs that are missing, over some three seconds
 _QUICK = 200_000  # bytes of a JPEG that are read in two milliseconds: not worth a change of threads
-
-OnThumbnail = Callable[[str, int, bytes], None]
-"""Called with an output's thumbnail: the job's key, the output's number (1, 2, …), a small JPEG."""
 
 
 @dataclass

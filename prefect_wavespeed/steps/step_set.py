@@ -19,8 +19,7 @@ from prefect_wavespeed.settings import Settings, get_settings
 from prefect_wavespeed.steps.attempts import Admit, Polled, Submitted
 from prefect_wavespeed.steps.await_prediction import PredictionWait
 from prefect_wavespeed.steps.collect_outputs import OutputStep
-from prefect_wavespeed.steps.context import StepContext
-from prefect_wavespeed.steps.output_collector import OnThumbnail
+from prefect_wavespeed.steps.context import OnThumbnail, StepContext
 from prefect_wavespeed.steps.submit_job import Submission, find_stored
 from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
 from prefect_wavespeed.storage.store import Store
@@ -39,8 +38,8 @@ class StepSet:
             where it is not known). It paces, and may raise a RestyleError to refuse: then nothing has been
             claimed or sent. It is awaited again, with the same number, where the claim went to another runner
             or was given back after a 429.
-        on_thumbnail: called with a small JPEG of each output that is stored (128 pixels at most, 2 to 3 KB),
-            from the same decoding that verifies it.
+        on_thumbnail: called with a small JPEG (128 pixels at most, 2 to 3 KB) of each output that is stored,
+            from the same decoding that verifies it, and of the source where it is read to be uploaded.
         inbox: where webhooks arrive; none by default.
 
     Attributes:
@@ -67,10 +66,10 @@ class StepSet:
                 f"RESTYLE_LEASE_SECONDS ({settings.lease_seconds:g} s): otherwise two runners could "
                 "submit one job"
             )
-        self._context = StepContext(client, store, settings, inbox or WebhookInbox())
+        self._context = StepContext(client, store, settings, inbox or WebhookInbox(), on_thumbnail)
         self._admit = admit
         self._prediction_wait = PredictionWait(self._context)
-        self._output_step = OutputStep(self._context, on_thumbnail)
+        self._output_step = OutputStep(self._context)
         self.prices = self._context.prices
 
     async def look(self, job: Job) -> Submitted | None:

@@ -31,6 +31,8 @@ from prefect_wavespeed.ledger import moves, rules
 from prefect_wavespeed.ledger.ledger import Look, now
 from prefect_wavespeed.ledger.records import Claim, Failure, OpenJob, Record
 from prefect_wavespeed.ledger.sidecar import restyled_from
+from prefect_wavespeed.quality.thumbnails import thumbnail
+from prefect_wavespeed.quality.verify import THUMBNAIL_EDGE
 from prefect_wavespeed.retry import backoff
 from prefect_wavespeed.steps.attempts import Admit, Submitted
 from prefect_wavespeed.steps.context import StepContext
@@ -223,7 +225,13 @@ class Submission:
                     "top up the WaveSpeed account",
                     job_key=job.key,
                 )
-        return job.request(await self._context.publisher.url(job.source))
+        return job.request(await self._context.publisher.url(job.source, self._show))
+
+    async def _show(self, source: bytes) -> None:
+        """Make the source's thumbnail while its bytes are at hand."""
+        if on_thumbnail := self._context.on_thumbnail:
+            with suppress(Exception):  # it is only shown
+                on_thumbnail(self._job.key, 0, await asyncio.to_thread(thumbnail, source, THUMBNAIL_EDGE))
 
     async def _post(self) -> None:
         if self._request is None:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import suppress
 
 from prefect_wavespeed.batch.job_table import JobTable
+from prefect_wavespeed.batch.outcome import Status
 from prefect_wavespeed.concurrency import for_each
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.quality.thumbnails import thumbnail
+from prefect_wavespeed.quality.verify import THUMBNAIL_EDGE
 from prefect_wavespeed.sources.identify import read_source
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
 
-_EDGE = 128  # pixels
-_MAX_SOURCES = 500
+# Of sources that are read for nothing but the gallery: ten thousand of a catalogue, five hundred of a camera.
+# Those that failed have as much for themselves.
+_MAX_READ = 2_000_000_000
+_TRIED: tuple[Status, ...] = ("stored", "done", "failed", "given_up", "open")
 _MAX_JOBS = 500  # of other runs
 _CONCURRENCY = 32
 
 
 class GalleryThumbnails:
-    """Makes thumbnails of sources, and of outputs that other runs have stored.
+    """Makes thumbnails of sources that were not read to be uploaded, and of outputs that other runs stored.
 
     Args:
         table: where they are kept.
@@ -30,16 +35,22 @@ class GalleryThumbnails:
     def __init__(self, table: JobTable, store: Store) -> None:
         self._table = table
         self._store = store
-        self._sources = 0
+        self._read: Counter[bool] = Counter()  # bytes, by whether the job has its pictures
 
-    async def keep_source(self, job: Job) -> None:
-        """Keep the thumbnail of a job's source, if it is a picture that we hold."""
-        if self._sources >= _MAX_SOURCES:
+    async def keep_source(self, job: Job, status: Status) -> None:
+        """Keep the thumbnail of a source that can be read, unless there is one.
+
+        Args:
+            job: whose source it is.
+            status: how the job has ended. Nothing is read for one that was not submitted.
+        """
+        is_done = status in ("stored", "done")
+        if status not in _TRIED or self._read[is_done] >= _MAX_READ or self._table.has_source(job.key):
             return
         with suppress(Exception):
             if data := await read_source(job.source, self._store):
-                self._sources += 1
-                self._table.keep_source(job.key, await asyncio.to_thread(thumbnail, data, _EDGE))
+                self._read[is_done] += len(data)
+                self._table.keep_source(job.key, await asyncio.to_thread(thumbnail, data, THUMBNAIL_EDGE))
 
     async def keep_stored(self) -> None:
         """Keep thumbnails of the first jobs that this run has stored, for runs whose shards stored them."""
@@ -51,10 +62,11 @@ class GalleryThumbnails:
             if not layout.is_quarantined(uri)
         ]
         await for_each(self._keep_output, outputs, _CONCURRENCY)
-        await for_each(self.keep_source, [job for job, _ in jobs], _CONCURRENCY)
+        await for_each(lambda job: self.keep_source(job, "stored"), [job for job, _ in jobs], _CONCURRENCY)
 
     async def _keep_output(self, output: tuple[Job, int, str]) -> None:
         job, number, uri = output
         with suppress(Exception):
             if data := await self._store.get(uri.removeprefix(f"{self._store.uri}/")):
-                self._table.keep_thumbnail(job.key, number, await asyncio.to_thread(thumbnail, data, _EDGE))
+                small = await asyncio.to_thread(thumbnail, data, THUMBNAIL_EDGE)
+                self._table.keep_thumbnail(job.key, number, small)
