@@ -1,28 +1,26 @@
-"""`restyle demo`: the example photographs through the real flow, with nothing but this machine.
+"""`restyle demo`: a small batch through the real flow, two rows of which fail, with nothing but this machine.
 
 It starts an emulator of WaveSpeedAI and a Prefect server, each as a process on a free port of loopback, and
-keeps everything in ./demo: the pictures, their records, and Prefect's database.
+keeps everything in ./demo: the pictures, their records, the reports, and Prefect's database.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from prefect_wavespeed.concurrency import map_all
 from prefect_wavespeed.deployments.cli.shared.processes import (
     fetch_json,
     free_port,
@@ -37,27 +35,29 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from prefect_wavespeed.job import Restyled
+    from prefect_wavespeed.batch.report.rows import Summary
 
 _EXAMPLES = Path(str(resources.files("prefect_wavespeed"))) / "examples"
 _PREFECT = ".prefect"  # kept from one demo to the next: Prefect needs ten seconds to create a database
 _MARKER = ".restyle-demo"
 # Nobody opens this server's UI, and its block types are registered by the next one: a second less each.
 _SERVER_ENV = {"PREFECT_SERVER_UI_ENABLED": "false", "PREFECT_API_BLOCKS_REGISTER_ON_START": "false"}
-# On SQLite a Prefect server answers 503 to flow runs that start together, and its client then waits 2, 4, 8
-# seconds: four at once take longer than one after the other.
-_CONCURRENCY = 2
-
-
-@dataclass(frozen=True)
-class _Row:
-    name: str
-    restyled: Restyled
-    seconds: float
+_REFUSED_SEED = 13
+"""The emulator refuses the picture with this seed, as moderation would."""
+_FAULTS = [
+    {
+        "on": "prediction",
+        "fault": "failed",
+        "code": 1200,
+        "message": "content moderation",
+        "match": {"seed": _REFUSED_SEED},
+        "times": None,
+    }
+]
 
 
 def demo() -> int:
-    """Run the demo and print a table of the pictures.
+    """Run the demo, print a table of its rows, and say where its gallery is.
 
     An interrupted demo ends its child processes and exits at once: a flow that Prefect could not finish would
     start threads while the interpreter shuts down, and hang.
@@ -84,32 +84,32 @@ def _run() -> int:
     started, since = time.monotonic(), datetime.now(UTC)
     console.print("starting a Prefect server and an emulator of WaveSpeedAI …")
     folder = _prepare_folder(Path.cwd() / "demo")
-    pictures = sorted(_EXAMPLES.resolve().glob("*.jpg"))
+    manifest = _write_manifest(folder / "catalogue.jsonl")
     with ExitStack() as stack:
         emulator_url = _start_servers(stack, folder / _PREFECT)
         stack.callback(_flush)
         ready = time.monotonic()
 
-        rows = asyncio.run(_restyle_all(pictures, folder))
+        console.print("restyling four photographs; a fifth is missing, and a sixth will be refused …")
+        summary = asyncio.run(_restyle_all(manifest, folder))
         first = fetch_json(f"{emulator_url}/emulator/ledger")
-        console.print(_table(rows))
-        again = asyncio.run(_restyle_all(pictures, folder))
+        console.print(_table(summary))
+        again = asyncio.run(_restyle_all(manifest, folder))
         second = fetch_json(f"{emulator_url}/emulator/ledger")
-        _check(rows, again, first, second)
+        _check(summary, again, first, second)
         done = time.monotonic()
-        asyncio.run(_wait_until_recorded(2 * len(pictures), since))
+        asyncio.run(_wait_until_recorded(2, since))
 
     console.print(
         f"billed after the first run: {first['billed']} predictions, {first['spent']:.3f} USD; "
         f"after running the same again: {second['billed']}, {second['spent']:.3f} USD"
     )
-    console.print(
-        f"{ready - started:.1f} s to start, {done - ready:.1f} s for two runs of {len(pictures)} pictures"
-    )
+    console.print(f"{ready - started:.1f} s to start, {done - ready:.1f} s for both runs")
     prefect = Path(sys.executable).with_name("prefect")
     console.print(
         "\nTo see the runs in Prefect's UI at http://127.0.0.1:4200, run\n"
-        f"  PREFECT_HOME={folder / _PREFECT} {prefect} server start",
+        f"  PREFECT_HOME={folder / _PREFECT} {prefect} server start\n"
+        f"\nThe gallery, for your browser:\n  {summary.report}gallery.html",
         soft_wrap=True,
     )
     return 0
@@ -123,6 +123,8 @@ def _start_servers(stack: ExitStack, home: Path) -> str:
     port = free_port()
     _use_own_prefect(home, port)
     home.mkdir(exist_ok=True)
+    faults = home / "faults.json"
+    faults.write_text(json.dumps(_FAULTS))
 
     def start(log: str, *arguments: str, capture_stdout: bool = False) -> Popen[str]:
         env = {**os.environ, **_SERVER_ENV}
@@ -134,12 +136,13 @@ def _start_servers(stack: ExitStack, home: Path) -> str:
     emulator = start(
         "emulator.log",
         *("-m", "prefect_wavespeed.emulator", "--port", "0", "--latency", "0.3", "0.6"),
+        *("--faults", str(faults)),
         capture_stdout=True,
     )
     url = _emulator_url(emulator, home / "emulator.log")
     os.environ["WAVESPEED_BASE_URL"] = url
     os.environ["WAVESPEED_API_KEY"] = f"demo-{secrets.token_hex(8)}"
-    from prefect_wavespeed.flows import restyle_image  # noqa: F401 - takes seconds, like the server's start
+    from prefect_wavespeed.flows import restyle_batch  # noqa: F401 - takes seconds, like the server's start
 
     wait_until_healthy(server, f"http://127.0.0.1:{port}/api/health", home / "prefect.log")
     return url
@@ -182,61 +185,65 @@ def _prepare_folder(folder: Path) -> Path:
     return folder
 
 
-async def _restyle_all(pictures: Sequence[Path], folder: Path) -> list[_Row]:
-    return await map_all(lambda picture: _restyle(picture, folder), pictures, _CONCURRENCY)
+def _write_manifest(path: Path) -> Path:
+    """Write a manifest of the examples, with a row whose file is missing and one that is refused."""
+    pictures = sorted(_EXAMPLES.resolve().glob("*.jpg"))
+    rows: list[dict[str, object]] = [{"id": picture.stem, "image": str(picture)} for picture in pictures]
+    rows.append({"id": "missing", "image": str(path.with_name("missing.jpg"))})
+    rows.append({"id": "refused", "image": str(pictures[0]), "seed": _REFUSED_SEED})
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
 
 
-async def _restyle(picture: Path, folder: Path) -> _Row:
-    from prefect_wavespeed.flows import restyle_image
+async def _restyle_all(manifest: Path, folder: Path) -> Summary:
+    from prefect_wavespeed.batch.options import BatchOptions
+    from prefect_wavespeed.flows import restyle_batch
 
-    started = time.monotonic()
-    restyled = await restyle_image(str(picture), output=str(folder))
-    return _Row(picture.name, restyled, time.monotonic() - started)
+    options = BatchOptions(on_bad_row="skip", max_failed=1)
+    return await restyle_batch.with_options(retries=0)(str(manifest), options, output=str(folder))
 
 
-def _check(
-    rows: Sequence[_Row], again: Sequence[_Row], first: dict[str, Any], second: dict[str, Any]
-) -> None:
+def _check(summary: Summary, again: Summary, first: dict[str, Any], second: dict[str, Any]) -> None:
     """Fail rather than claim what did not happen."""
-    same = all(a.restyled.outputs == b.restyled.outputs for a, b in zip(rows, again, strict=True))
-    if not (same and first["billed"] == second["billed"] == len(rows)):
+    stored = summary.counts.get("stored")
+    if not (first["billed"] == second["billed"] == stored == again.counts.get("done")):
         raise RestyleError(
             f"the emulator billed {first['billed']} predictions, then {second['billed']}, "
-            f"for {len(rows)} jobs: please report this"
+            f"for {stored} jobs: please report this"
         )
 
 
-def _table(rows: Sequence[_Row]) -> Table:
+def _table(summary: Summary) -> Table:
     from rich.table import Table
 
+    from prefect_wavespeed.batch.report.rows import decode_part
+    from prefect_wavespeed.storage import layout
+
     table = Table()
-    table.add_column("picture")
-    table.add_column("seed", justify="right")
+    table.add_column("row")
+    table.add_column("status")
     table.add_column("cost", justify="right")
-    table.add_column("seconds", justify="right")
-    table.add_column("file", overflow="fold")
-    for row in rows:
-        for output in row.restyled.outputs:
-            file = os.path.relpath(output.uri) if output.uri else "dropped"
-            cost = "?" if row.restyled.cost_usd is None else f"{row.restyled.cost_usd:.3f} USD"
-            table.add_row(row.name, str(row.restyled.seed), cost, f"{row.seconds:.1f}", file)
+    table.add_column("picture below demo/, or what went wrong", overflow="fold")
+    for row in decode_part((Path(summary.report) / layout.REPORT_JSONL).read_bytes()):
+        cost = "" if row.cost_usd is None else f"{row.cost_usd:.3f} USD"
+        pictures = "\n".join(os.path.relpath(uri, summary.output) for uri in row.outputs)
+        table.add_row(row.id, row.status, cost, pictures or row.error_message)
     return table
 
 
 async def _wait_until_recorded(runs: int, since: datetime) -> None:
-    """Wait until the server has recorded all runs and their tasks: it lags by some seconds."""
+    """Wait until the server has recorded the tasks of all runs: it lags by some seconds."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterStartTime
 
     await flush()
     deadline = time.monotonic() + 10
     recent = TaskRunFilter(start_time=TaskRunFilterStartTime.model_validate({"after_": since}))
-    # a run that makes a picture has three tasks, one that finds it stored has one
-    expected = runs // 2 * 3 + runs // 2
     async with get_client() as client:
         while time.monotonic() < deadline:
             tasks = await client.read_task_runs(task_run_filter=recent)
-            if sum(run.state is not None and run.state.is_completed() for run in tasks) >= expected:
+            completed = [run for run in tasks if run.state is not None and run.state.is_completed()]
+            if len({run.flow_run_id for run in completed}) >= runs and len(completed) == len(tasks):
                 return
             await asyncio.sleep(0.2)
 

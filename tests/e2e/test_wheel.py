@@ -151,9 +151,15 @@ def test_a_new_projects_readme_works_beside_packages_of_the_same_names(
         assert "ok" in team.paste(load, *doctor)
 
 
-def test_the_demo_restyles_its_own_photographs_twice_and_bills_once(team: Shell) -> None:
+def test_the_demo_shows_two_kinds_of_failure_bills_once_and_ends_with_its_gallery(team: Shell) -> None:
     for _ in range(2):  # the second time in the folder that the first one left
-        shown = " ".join(team.paste("restyle demo 2> errors").split())
+        printed = team.paste("restyle demo 2> errors")
+        shown = " ".join(printed.split())
+        assert "missing │ failed │ │ no such file" in shown
+        assert "refused │ failed │ │ failed: content moderation" in shown
+        gallery = Path(printed.splitlines()[-1].strip())
+        assert gallery.name == "gallery.html"
+        assert "content moderation" in gallery.read_text()
         assert "first run: 4 predictions, 0.100 USD" in shown
         assert "again: 4, 0.100 USD" in shown
         assert (team.folder / "errors").read_text() == ""
