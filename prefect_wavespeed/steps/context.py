@@ -29,7 +29,7 @@ from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.urls import without_signature
 
 OnThumbnail = Callable[[str, int, bytes], None]
-"""Called with a small JPEG: the job's key; the number of the output, from 1, or 0 for the source; the JPEG."""
+"""Called with a small JPEG: the job's key; the output's number, from 1, or 0 for the source; the JPEG."""
 
 CLOCK_GRAIN = timedelta(seconds=1)
 """S3 tells whole seconds, so an age by its clock may be this much too high."""
