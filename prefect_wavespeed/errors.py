@@ -163,9 +163,13 @@ class AmbiguousSubmissionError(RestyleError):
     """A submission was sent, and its answer leaves open whether a prediction exists (and is billed).
 
     The ledger searches the history before anything is sent again.
+
+    Attributes:
+        reason: what came instead of a usable answer.
     """
 
     retryable = True
+    reason: str = ""
 
 
 class UnansweredSubmissionError(RestyleError):

@@ -187,6 +187,6 @@ async def test_a_status_that_is_not_known_leaves_the_job_open_and_is_shown(tmp_p
     succeeded = answer({**CREATED, "status": "succeeded"})
     impatient = QUICK.model_copy(update={"poll_timeout_seconds": 1.0})
     async with RawServer(answer({"price": 0.025}), answer(CREATED), succeeded) as server:
-        with pytest.raises(errors.PredictionTimeoutError, match="has the status 'succeeded', which is not"):
+        with pytest.raises(errors.PredictionTimeoutError, match="its status is 'succeeded', which is not"):
             await restyle(server.url, str(tmp_path), "https://example.com/cat.jpg", settings=impatient)
     assert len(list(tmp_path.rglob("*.prediction.json"))) == 1

@@ -104,7 +104,8 @@ async def test_where_nothing_tells_the_job_stays_open_and_the_message_says_what_
         (prediction,) = emulator.ledger()["predictions"]
         assert caught.value.candidates == (prediction["id"],)
         assert prediction["id"] in caught.value.message
-        assert {path.name for path in tmp_path.glob("open/*/*")} == {"1.claim.json", "1.candidates.json"}
+        files = {path.name for path in tmp_path.glob("open/*/*")}
+        assert files == {"1.claim.json", "1.candidates.json", "1.error.json"}
     settled = await settle_all(emulator, tmp_path)
     assert settled.unsure == 1
     assert prediction["id"] in settled.problems[0].message

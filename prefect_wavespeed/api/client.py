@@ -200,7 +200,7 @@ class WaveSpeedClient:
             raise
         finally:
             metrics.SUBMISSIONS.labels(outcome).inc()
-        raise AmbiguousSubmissionError(f"{doubt}; the prediction may exist and be billed")
+        raise AmbiguousSubmissionError(f"{doubt}; the prediction may exist and be billed", reason=doubt)
 
     async def result(self, prediction_id: str) -> Prediction:
         """Return a prediction's present state.

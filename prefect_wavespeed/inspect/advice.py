@@ -38,9 +38,10 @@ def reason(job: JobView) -> str:
     attempt = job.open_job.latest
     if job.is_doubtful:
         return f"it is not known whether attempt {attempt} was submitted"
+    error = f"{job.errors[attempt]}: " if attempt in job.errors else ""
     if attempt in job.records:
-        return f"attempt {attempt} is submitted, and its pictures are not stored yet"
-    return f"attempt {attempt} is claimed, and no prediction is recorded"
+        return f"{error}attempt {attempt} is submitted, and its pictures are not stored yet"
+    return f"{error}attempt {attempt} is claimed, and no prediction is recorded"
 
 
 def after_failure(failure: Failure, out: str, source: str) -> str:

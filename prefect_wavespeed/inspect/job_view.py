@@ -28,6 +28,7 @@ class JobView:
         open_job: attempt numbers of an open job.
         claims: of an open job, by attempt.
         records: of an open job's predictions, by attempt.
+        errors: what went wrong last with attempts of an open job, by attempt.
         candidates: ids of the predictions that may be its newest attempt's, where the API did not tell.
         unreadable: its side-car or dead letter was written by another version.
     """
@@ -41,6 +42,7 @@ class JobView:
     open_job: OpenJob = field(default_factory=OpenJob)
     claims: dict[int, Claim] = field(default_factory=dict)
     records: dict[int, Record] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)
     candidates: list[str] = field(default_factory=list)
     unreadable: bool = False
 
@@ -122,5 +124,6 @@ async def _read_unfinished(ledger: Ledger, listed: ListedJob) -> JobView | None:
         open_job=open_job,
         claims=claims,
         records=records,
+        errors={n: error for n in open_job.errors if (error := await ledger.read_error(key, n))},
         candidates=await ledger.read_candidates(key, max(open_job.doubtful)) if open_job.doubtful else [],
     )

@@ -1,7 +1,8 @@
 """The ledger on one store: who may submit a job, its predictions, and how it ended.
 
 A job's objects (``storage/layout.py`` has their paths) are each written once, by a create-if-absent put. Only
-a dead letter is replaced, by that of a later attempt, and a list of candidates grows. What may be done when
+a dead letter is replaced, by that of a later attempt; a list of candidates grows, and the note of what went
+wrong with an attempt is replaced. What may be done when
 is decided in ``rules.py``; this file reads and writes.
 """
 
@@ -18,6 +19,7 @@ from prefect_wavespeed import metrics
 from prefect_wavespeed.errors import StoreError
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.ledger.records import (
+    AttemptError,
     Candidates,
     Claim,
     DeadLetter,
@@ -80,6 +82,8 @@ class Ledger:
                     job.doubtful.add(attempt)
                 case (_, attempt, "not-submitted"):
                     job.ruled_out.add(attempt)
+                case (_, attempt, "error"):
+                    job.errors.add(attempt)
         return job
 
     async def read_claim(self, key: str, attempt: int) -> Claim | None:
@@ -139,6 +143,16 @@ class Ledger:
         note = await self._read(layout.candidates(key, attempt), Candidates)
         return note.prediction_ids if note else []
 
+    async def note_error(self, key: str, attempt: int, message: str) -> None:
+        """Keep what went wrong last with an attempt, for people to read."""
+        note = AttemptError(message=message, noted_at=now())
+        await self.store.put(layout.error(key, attempt), _compact(note), "application/json")
+
+    async def read_error(self, key: str, attempt: int) -> str | None:
+        """What went wrong last with an attempt; None where nothing is noted."""
+        note = await self._read(layout.error(key, attempt), AttemptError)
+        return note.message if note else None
+
     async def rule_out(self, key: str, attempt: int) -> None:
         """Record that nothing was submitted up to an attempt, beyond what is recorded."""
         await self.store.create(layout.not_submitted(key, attempt), _compact(NotSubmitted(found_at=now())))
@@ -195,6 +209,7 @@ class Ledger:
         paths += [layout.prediction(key, n) for n in open_job.recorded if n <= last_attempt]
         paths += [layout.candidates(key, n) for n in open_job.doubtful if n <= last_attempt]
         paths += [layout.not_submitted(key, n) for n in open_job.ruled_out if n <= last_attempt]
+        paths += [layout.error(key, n) for n in open_job.errors if n <= last_attempt]
         if done and last_attempt:
             paths.append(layout.dead_letter(key))
         if paths:

@@ -164,6 +164,13 @@ class Candidates(BaseModel):
     found_at: datetime
 
 
+class AttemptError(BaseModel):
+    """What went wrong last with an attempt: for people, nothing is decided by it."""
+
+    message: str
+    noted_at: datetime
+
+
 class NotSubmitted(BaseModel):
     """A person has found that no attempt so far was submitted, beyond those with a record."""
 
@@ -179,12 +186,14 @@ class OpenJob:
         recorded: when its prediction was recorded.
         doubtful: the attempts with a list of candidates.
         ruled_out: the attempts up to which a person has found that nothing was submitted.
+        errors: the attempts with a note of what went wrong.
     """
 
     claimed: dict[int, datetime] = field(default_factory=dict)
     recorded: dict[int, datetime] = field(default_factory=dict)
     doubtful: set[int] = field(default_factory=set)
     ruled_out: set[int] = field(default_factory=set)
+    errors: set[int] = field(default_factory=set)
 
     @property
     def latest(self) -> int:

@@ -190,8 +190,9 @@ class _Settlement:
         """Do what the rules say next about a job, where that does not need the history."""
         key = outcome.job_key
         open_job, claims = await self._read(key)
-        if not open_job.latest:
-            return  # another process has closed it
+        if not open_job.latest:  # another process has closed it, and an error may have been noted later
+            await self._ledger.close(key, open_job, max(open_job.errors, default=0), done=False)
+            return
         letter = await self._ledger.dead_letter(key)
         if letter and letter.last_attempt >= open_job.latest:
             await self._close_failed(outcome, open_job, claims, letter)

@@ -31,6 +31,9 @@ TEXT_FACTOR = 15
 then, and an outage may last minutes (five, as RESTYLE_RECONCILE_SECONDS is set by default)."""
 
 
+_IN_PROGRESS = "it is still in progress"
+
+
 class PredictionWait:
     """Waits for predictions, and decides what the end of one means for its job."""
 
@@ -71,7 +74,7 @@ class PredictionWait:
         """
         settings, doubts = self._context.settings, Doubts()
         deadline = time.monotonic() + settings.poll_timeout_seconds
-        pauses, paused_until, state = backoff(), 0.0, "is still in progress"
+        pauses, paused_until, state = backoff(), 0.0, _IN_PROGRESS
         since = self._context.memory.answered_at(submitted)
         # A job with base64 outputs was submitted without a webhook.
         inbox = WebhookInbox() if job.params.enable_base64_output else self._context.inbox
@@ -95,17 +98,21 @@ class PredictionWait:
                     factor = 1 if error.status == 404 else TEXT_FACTOR
                     if doubts.are_believed(factor * settings.reconcile_seconds):
                         raise
+                    state = error.message
                     continue
                 except RateLimitedError as error:
+                    state = error.message
                     flight.refused(error.retry_after)
                     continue
                 except UnavailableError as error:
+                    state = error.message
                     doubts.clear()  # what it said just before may have been part of the same outage
                     asked = min(error.retry_after or 0, LONGEST_WAIT)
                     paused_until = time.monotonic() + max(next(pauses), asked)
                     continue
                 flight.answered()
                 if prediction.status == "completed" and not prediction.outputs:
+                    state = "it is completed without outputs"
                     if doubts.are_believed(settings.reconcile_seconds):
                         return prediction
                 elif prediction.terminal:
@@ -115,10 +122,13 @@ class PredictionWait:
                 else:
                     doubts.clear()
                     flight.not_ready()
+                    state = _IN_PROGRESS
                     if prediction.status not in STATUSES:
-                        state = f"has the status {redact(prediction.status)!r}, which is not known"
+                        state = f"its status is {redact(prediction.status)!r}, which is not known"
+        if state != _IN_PROGRESS:
+            await self._context.note_error(job, submitted.attempt, state)
         raise PredictionTimeoutError(
-            f"the prediction was not ready after {settings.poll_timeout_seconds:g} s and {state}: "
+            f"{state}: the prediction was not ready after {settings.poll_timeout_seconds:g} s: "
             "run the job again to resume it",
             job_key=submitted.job_key,
             prediction_id=submitted.prediction_id,

@@ -75,7 +75,7 @@ class OutputStep:
             open_job,
             claim.request if claim else job.request(without_signature(job.source.location)),
             record.quoted_usd if record else None,
-            await self._context.attempts(job, open_job, attempt),
+            await self._context.attempts(job, open_job, attempt, has_failed=False),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -182,6 +183,7 @@ class StepContext:
         open_job = await self.ledger.open_job(job.key)
         claim = await self.ledger.read_claim(job.key, attempt)
         earlier = await self.ledger.dead_letter(job.key)
+        last_error = failure.message if failure.prediction_id else None
         if earlier and failure.prediction_id is None:  # it may still turn out well, and is paid for
             failure = failure.model_copy(update={"prediction_id": earlier.error.prediction_id})
             answer = earlier.answer
@@ -193,7 +195,7 @@ class StepContext:
             source=source_info(job),
             request=job.request(without_signature(job.source.location)),
             variant=job.variant,
-            attempts=await self.attempts(job, open_job, attempt),
+            attempts=await self.attempts(job, open_job, attempt, has_failed=True, last_error=last_error),
             failed_at=now(),
             answer=answer,
         )
@@ -201,8 +203,26 @@ class StepContext:
         await self.ledger.close(job.key, open_job, letter.last_attempt, done=False)
         return letter.as_error()
 
-    async def attempts(self, job: Job, open_job: OpenJob, last: int) -> list[Attempt]:
-        """The attempts up to ``last``, with the errors of those before it, for side-car and letter."""
+    async def note_error(self, job: Job, attempt: int, message: str) -> None:
+        """Keep beside an attempt's claim what went wrong with it, if it can be kept."""
+        self.memory.forget_attempt(job)  # the note is to be removed with the claim
+        with suppress(RestyleError):
+            open_job = await self.ledger.open_job(job.key)
+            if attempt in open_job.claimed or attempt in open_job.recorded:  # else the job is closed
+                await self.ledger.note_error(job.key, attempt, message)
+
+    async def attempts(
+        self, job: Job, open_job: OpenJob, last: int, *, has_failed: bool, last_error: str | None = None
+    ) -> list[Attempt]:
+        """The attempts up to a number, and what went wrong with each, for side-car and dead letter.
+
+        Args:
+            job: which one.
+            open_job: its attempts.
+            last: the attempt at which the job ended.
+            has_failed: that attempt failed, too.
+            last_error: what went wrong with it, where that is known.
+        """
         attempts = []
         for number, claimed_at in sorted(open_job.claimed.items()):
             if number > last:
@@ -215,14 +235,23 @@ class StepContext:
                 flow_run_id=claim.flow_run_id if claim else None,
                 prediction_id=record.prediction_id if record else None,
             )
-            if number < last:
-                attempt.error = await self._error_of(record.prediction_id) if record else "no answer recorded"
+            if number == last and last_error:
+                attempt.error = last_error
+            elif number < last or has_failed:
+                attempt.error = await self.error_of(job, open_job, number)
             attempts.append(attempt)
         return attempts
 
-    async def _error_of(self, prediction_id: str) -> str:
+    async def error_of(self, job: Job, open_job: OpenJob, attempt: int) -> str:
+        """What went wrong with an attempt: as it was noted; where its runner was killed, as the API says."""
+        noted = await self.ledger.read_error(job.key, attempt) if attempt in open_job.errors else None
+        if noted:
+            return noted
+        record = await self.ledger.read_record(job.key, attempt) if attempt in open_job.recorded else None
+        if record is None:
+            return "no answer recorded"
         try:
-            return describe_end(await self.client.result(prediction_id))
+            return describe_end(await self.client.result(record.prediction_id))
         except RestyleError as error:
             return error.message
 

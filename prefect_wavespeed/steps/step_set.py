@@ -13,7 +13,7 @@ that a job is billed once. When one starts again on a job that is
 from __future__ import annotations
 
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.errors import ConfigurationError
+from prefect_wavespeed.errors import ConfigurationError, RestyleError
 from prefect_wavespeed.job import Job, NsfwRules, Restyled, RunInfo
 from prefect_wavespeed.settings import Settings, get_settings
 from prefect_wavespeed.steps.attempts import Admit, Polled, Submitted
@@ -139,7 +139,10 @@ class StepSet:
             PredictionTimeoutError: not ready within RESTYLE_POLL_TIMEOUT_SECONDS; the job stays open.
             AuthenticationError: the key is refused.
         """
-        return await self._prediction_wait.poll(job, submitted)
+        polled = await self._prediction_wait.poll(job, submitted)
+        if not polled.completed:
+            await self._context.note_error(job, submitted.attempt, polled.error)
+        return polled
 
     async def download(
         self, job: Job, submitted: Submitted, *, run: RunInfo, nsfw: NsfwRules = _NSFW
@@ -156,4 +159,8 @@ class StepSet:
             OutputError: an output cannot be downloaded whole; the job stays open.
             RestyleError: the API or the store is not available now; the job stays open.
         """
-        return await self._output_step.download(job, submitted, run, nsfw)
+        try:
+            return await self._output_step.download(job, submitted, run, nsfw)
+        except RestyleError as error:
+            await self._context.note_error(job, submitted.attempt, error.message)
+            raise

@@ -78,6 +78,7 @@ class Submission:
         self._prediction: Prediction | Record | None = None
         self._answered_at: float | None = None  # when a submission of this call was answered
         self._error: RestyleError | None = None  # why the job may have to be left open
+        self._unanswered: list[str] = []  # what came instead of answers to submissions
         self._waits = backoff(first=0.2, most=2.0)
         self._turn: Turn | None = None  # to submit, held from before the claim until the POST is answered
 
@@ -244,11 +245,7 @@ class Submission:
                 self._request, webhook_url=self._marked_webhook_url, in_time=self._is_young, turn=turn
             )
         except AmbiguousSubmissionError as error:
-            self._error = UnansweredSubmissionError(  # unless it is found
-                f"{rules.MAX_ATTEMPTS} submissions were not answered, and none created a prediction: the job "
-                f"stays open: run it again later ({error.message})",
-                job_key=self._job.key,
-            )
+            await self._note_unanswered(error.reason)
             return
         except RateLimitedError:  # nothing was created; the next turn is waited for before the next claim
             self._runner = before if self._is_young() else before.after_attempt()
@@ -262,6 +259,17 @@ class Submission:
         metrics.SPENT.inc(self._context.prices.cached(self._request) or 0)
         if self._runner.held and self._runner.held.attempt > 1:
             metrics.RETRIES.inc()
+
+    async def _note_unanswered(self, reason: str) -> None:
+        self._unanswered.append(reason)
+        self._error = UnansweredSubmissionError(  # unless the prediction is found
+            f"{reason}: none of {rules.MAX_ATTEMPTS} submissions was answered, and none created a "
+            "prediction: the job stays open: run it again later",
+            job_key=self._job.key,
+            attempt_errors=tuple(self._unanswered),
+        )
+        if held := self._runner.held:
+            await self._context.note_error(self._job, held.attempt, reason)
 
     @property
     def _marked_webhook_url(self) -> str | None:
@@ -411,9 +419,10 @@ class Submission:
         )
 
     async def _give_up(self, attempt: int) -> RestyleError:
+        error = await self._context.error_of(self._job, self._look.open_job, attempt)
         failure = Failure(
             type="AttemptsUsedUp",
-            message=f"{rules.MAX_ATTEMPTS} predictions failed: use retry_failed",
+            message=f"{error}: {rules.MAX_ATTEMPTS} predictions failed: use retry_failed",
         )
         return await self._context.give_up(self._job, attempt, failure)
 

@@ -7,6 +7,7 @@
     quarantine/{job name}/1.jpeg            pictures that are flagged, or not checked (``NsfwRules``)
     open/{job key}/{attempt}.claim.json     the attempt belongs to the runner whose nonce it holds
     open/{job key}/{attempt}.prediction.json    the attempt's prediction
+    open/{job key}/{attempt}.error.json     what went wrong last with the attempt
     failed/{job key}.json                   dead letter
     runs/dt=YYYY-MM-DD/{flow run id}/       a batch's report
     sources/{sha256}.json                   the name under which a local file was first used
@@ -26,7 +27,7 @@ import uuid
 from datetime import date, datetime
 from typing import Literal, cast
 
-OpenKind = Literal["claim", "prediction", "candidates", "not-submitted"]
+OpenKind = Literal["claim", "prediction", "candidates", "not-submitted", "error"]
 """What an object of an unfinished job is."""
 
 IMAGES = "images/"
@@ -44,6 +45,7 @@ CLAIM_SUFFIX = ".claim.json"
 PREDICTION_SUFFIX = ".prediction.json"
 CANDIDATES_SUFFIX = ".candidates.json"
 NOT_SUBMITTED_SUFFIX = ".not-submitted.json"
+ERROR_SUFFIX = ".error.json"
 DEAD_LETTER_SUFFIX = ".json"
 
 # A run's files, below its folder
@@ -52,7 +54,9 @@ REPORT_PARQUET = "report.parquet"
 GALLERY = "gallery.html"
 SUMMARY = "summary.json"
 
-_OPEN_OBJECT = re.compile(r"open/([0-9a-f]{64})/(\d+)\.(claim|prediction|candidates|not-submitted)\.json")
+_OPEN_OBJECT = re.compile(
+    r"open/([0-9a-f]{64})/(\d+)\.(claim|prediction|candidates|not-submitted|error)\.json"
+)
 _OPEN_KEY = re.compile(r"open/([0-9a-f]{64})/.*")
 _DEAD_LETTER = re.compile(r"failed/([0-9a-f]{64})\.json")
 _METADATA = re.compile(r"images/[^/]*-([0-9a-f]{16})/metadata\.json")
@@ -106,6 +110,11 @@ def candidates(key: str, attempt: int) -> str:
 def not_submitted(key: str, attempt: int) -> str:
     """What a person found out: nothing was submitted up to this attempt beyond what is recorded."""
     return f"{OPEN}{key}/{attempt}{NOT_SUBMITTED_SUFFIX}"
+
+
+def error(key: str, attempt: int) -> str:
+    """What went wrong last with an attempt."""
+    return f"{OPEN}{key}/{attempt}{ERROR_SUFFIX}"
 
 
 def dead_letter(key: str) -> str:

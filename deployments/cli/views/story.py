@@ -54,6 +54,7 @@ def _attempts(job: JobView) -> list[Attempt]:
                 claimed_at=claimed_at,
                 flow_run_id=claim.flow_run_id if claim else None,
                 prediction_id=record.prediction_id if record else None,
+                error=job.errors.get(number),
             )
         )
     return attempts
