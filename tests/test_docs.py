@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import shutil
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +19,17 @@ import prefect_wavespeed.tasks
 from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.batch.created_object import ObjectCreated
 from prefect_wavespeed.deployments.receiver.events import object_created, prediction_ended
-from tests.support.doc_pages import DEPLOYED, PAGES, ROOT, RUN, Block, blocks, documented_events, make_targets
+from tests.support.doc_pages import (
+    DEPLOYED,
+    PAGES,
+    PREFECT_MENU,
+    ROOT,
+    RUN,
+    Block,
+    blocks,
+    documented_events,
+    make_targets,
+)
 
 # Commands on pages that no test runs: why, and how it begins. Everything else is run.
 NOT_RUN = {
@@ -86,6 +98,25 @@ def test_what_is_to_be_typed_stands_in_a_fence(page: Path) -> None:
 def test_a_page_that_relies_on_what_deploying_sets_up_says_so_before_its_first_command(page: Path) -> None:
     first = next(block for block in blocks(page) if block.runs)
     assert "(deploying.md" in "\n".join(page.read_text().splitlines()[: first.line])
+
+
+def test_a_page_of_prefects_ui_is_one_of_its_menu() -> None:
+    named = {name for page in PAGES for name in re.findall(r"\bpages?\s+\*(\w[\w ]*)\*", page.read_text())}
+    assert {"Runs", "Blocks", "Event Feed"} <= named <= set(PREFECT_MENU)
+
+
+def test_what_the_pages_leave_in_the_clone_is_ignored_by_git(tmp_path: Path) -> None:
+    in_clone = [block for block in BLOCKS if block.runs and block.page != "docs/tutorial.md"]
+    left = {block.title for block in in_clone if block.title}
+    for block in in_clone:
+        left.update(re.findall(r"(?:--out |(?<!-)> )([\w-][\w.-]*)(?![\w.-]*[:/])", block.text))
+    assert {"pictures", "catalogue.jsonl", "prefect.log"} <= left
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    (tmp_path / "pictures").mkdir()  # a rule for folders does not match what does not exist
+    asked = ["git", "check-ignore", "--no-index", *left]
+    ignored = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True).stdout
+    assert left - set(ignored.splitlines()) == set()
 
 
 def test_what_is_to_be_made_is_made_by_ci() -> None:

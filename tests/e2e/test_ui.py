@@ -21,6 +21,7 @@ from PIL import Image
 from tests.support.batch_shell import KEY
 from tests.support.batches import write_manifest
 from tests.support.browser import Page, chromium
+from tests.support.doc_pages import PREFECT_MENU
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
 from tests.support.prefect_server import PrefectServer
@@ -216,6 +217,7 @@ async def test_a_run_is_found_by_its_name_and_its_artifacts_say_what_they_hold(
     world: World, page: Page
 ) -> None:
     await page.show(world.page("/runs"))
+    await reads(page, *PREFECT_MENU)
     await reads(page, "restyle autumn.jsonl", "restyle astronaut.jpg")
     links = "[...document.querySelectorAll('a')]"
     await page.ask(f"{links}.find(link => link.innerText === 'restyle autumn.jsonl').click()")

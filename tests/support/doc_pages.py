@@ -26,6 +26,20 @@ DEPLOYED = [
 ]
 """Pages for readers who have done what docs/deploying.md tells."""
 
+PREFECT_MENU = (
+    "Dashboard",
+    "Runs",
+    "Flows",
+    "Deployments",
+    "Work Pools",
+    "Blocks",
+    "Variables",
+    "Automations",
+    "Event Feed",
+    "Concurrency",
+)
+"""The pages that Prefect's UI has in its menu, as tests/e2e/test_ui.py reads them there."""
+
 # What never ends by itself, and what it says when it is ready: a script lets it run beside the rest.
 SERVERS = {
     "restyle receiver": "listening on",
