@@ -25,6 +25,7 @@ def open_job(*, submitted: bool, age: timedelta = timedelta()) -> JobView:
     claim = Claim(
         nonce="n",
         flow_run_id=None,
+        flow_run_name=None,
         claimed_at=at,
         lease_seconds=150,
         base_url="https://api.wavespeed.ai",

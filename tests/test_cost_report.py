@@ -15,6 +15,7 @@ from prefect_wavespeed.errors import UnavailableError
 from prefect_wavespeed.inspect import cost_report
 from prefect_wavespeed.inspect.cost_report import CostReport
 from prefect_wavespeed.inspect.costs import costs
+from prefect_wavespeed.ledger.records import Attempt
 from prefect_wavespeed.retry import instant_retries
 from prefect_wavespeed.storage.open_store import directory_store
 from prefect_wavespeed.storage.store import Store
@@ -152,6 +153,20 @@ async def test_sums_are_by_utc_day_and_by_run_the_most_expensive_first(store: St
         ("expensive", 2, 0.1),
         ("cheap", 1, 0.025),
         (None, 1, 0),
+    ]
+
+
+async def test_a_job_is_counted_with_the_run_that_paid_for_it_not_with_the_one_that_stored_it(
+    store: Store,
+) -> None:
+    settled = side_car("a", 0.025, run_id="settle")
+    by_night = Attempt(
+        claimed_at=settled.times.stored, flow_run_id="night", flow_run_name="quick-owl", prediction_id="a"
+    )
+    await put(store, settled.model_copy(update={"attempts": [by_night]}))
+    report = await audit(store, Account())
+    assert [(run.flow_run_id, run.flow_run_name, run.usd) for run in report.runs] == [
+        ("night", "quick-owl", 0.025)
     ]
 
 

@@ -30,7 +30,7 @@ class Sum(BaseModel):
 
 
 class RunSum(Sum):
-    """The jobs that one flow run finished."""
+    """The stored jobs that one flow run submitted and paid for, whichever run stored them."""
 
     flow_run_name: str | None
     flow_run_id: str | None
@@ -89,7 +89,7 @@ class CostReport(BaseModel):
         default_factory=dict, description="By the UTC day on which the pictures were stored."
     )
     runs: list[RunSum] = Field(
-        default_factory=list, description=f"By the run that stored them: the {MAX_ITEMS} most expensive."
+        default_factory=list, description=f"By the run that submitted them: the {MAX_ITEMS} most expensive."
     )
     runs_left_out: int = 0
     unpriced: int = Field(default=0, description="Jobs whose price was unknown when they were submitted.")

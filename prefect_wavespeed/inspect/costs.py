@@ -110,7 +110,7 @@ class _Audit:
             return
         if self._since and metadata.times.stored < self._since:
             return
-        prediction, usd, run = metadata.prediction, metadata.cost.usd, metadata.run
+        prediction, usd = metadata.prediction, metadata.cost.usd
         for attempt in metadata.attempts:
             if attempt.prediction_id:
                 self._others[attempt.prediction_id] = "earlier attempt"
@@ -125,7 +125,8 @@ class _Audit:
         self._report.total.add(pictures, usd)
         day = metadata.times.stored.astimezone(UTC).date().isoformat()
         self._report.days.setdefault(day, Sum()).add(pictures, usd)
-        self._runs.setdefault(run.flow_run_id or "", _Run(run.flow_run_name)).add(pictures, usd)
+        run_id, name = _submitter(metadata)
+        self._runs.setdefault(run_id or "", _Run(name)).add(pictures, usd)
 
     def _include(self, moment: datetime | None) -> None:
         """Read the billing from this moment on, or earlier."""
@@ -175,9 +176,17 @@ async def _billings(client: WaveSpeedClient, start: datetime) -> AsyncIterator[B
         previous, number = page.items, number + 1
 
 
+def _submitter(metadata: Metadata) -> tuple[str | None, str | None]:
+    """Id and name of the flow run that paid for a job; the one that stored it where no claim tells."""
+    for attempt in metadata.attempts:
+        if attempt.prediction_id == metadata.prediction.id and attempt.flow_run_id:
+            return attempt.flow_run_id, attempt.flow_run_name
+    return metadata.run.flow_run_id, metadata.run.flow_run_name
+
+
 @dataclass(slots=True)
 class _Run:
-    """What one run stored; smaller than a `RunSum`, as there may be as many as jobs."""
+    """What one run submitted; smaller than a `RunSum`, as there may be as many as jobs."""
 
     name: str | None
     jobs: int = 0

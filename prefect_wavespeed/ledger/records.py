@@ -59,6 +59,7 @@ class Attempt(BaseModel):
 
     claimed_at: datetime
     flow_run_id: str | None = Field(default=None, description="The flow run that made it, and paid for it.")
+    flow_run_name: str | None = None
     prediction_id: str | None = None
     error: str | None = None
 
@@ -98,6 +99,7 @@ class Claim(BaseModel):
 
     nonce: str
     flow_run_id: str | None
+    flow_run_name: str | None
     claimed_at: datetime = Field(description="By the runner's clock: only for people to read.")
     lease_seconds: float = Field(description="How long it holds without a prediction.")
     base_url: str = Field(description="The API that the request goes to.")

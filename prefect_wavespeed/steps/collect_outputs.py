@@ -96,6 +96,7 @@ def _history_of(first: FirstAttempt) -> JobHistory:
     attempt = Attempt(
         claimed_at=first.claimed,
         flow_run_id=first.claim.flow_run_id,
+        flow_run_name=first.claim.flow_run_name,
         prediction_id=first.record.prediction_id,
     )
     return JobHistory(first.open_job, first.claim.request, first.record.quoted_usd, [attempt])

@@ -194,6 +194,7 @@ class Submission:
         claim = Claim(
             nonce=uuid.uuid4().hex,
             flow_run_id=self._run.flow_run_id,
+            flow_run_name=self._run.flow_run_name,
             claimed_at=now(),
             lease_seconds=self._context.settings.lease_seconds,
             base_url=self._context.client.base_url,

@@ -53,6 +53,7 @@ def _attempts(job: JobView) -> list[Attempt]:
             Attempt(
                 claimed_at=claimed_at,
                 flow_run_id=claim.flow_run_id if claim else None,
+                flow_run_name=claim.flow_run_name if claim else None,
                 prediction_id=record.prediction_id if record else None,
                 error=job.errors.get(number),
             )
