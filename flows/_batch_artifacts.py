@@ -10,6 +10,7 @@ from prefect_wavespeed.batch.report.query import JobReport
 from prefect_wavespeed.batch.report.rows import ReportRow, Summary, Thumbnails
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._artifacts import cell, picture
+from prefect_wavespeed.reasons import Reason
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.words import counted
 
@@ -26,11 +27,13 @@ async def show_report(report: JobReport, summary: Summary) -> None:
         await acreate_markdown_artifact(
             _summary(summary), key="restyle-summary", description=_headline(summary)
         )
-        if failures := report.failures(_FAILURES):
+        if failures := [_failure(row) for row in report.failures(_FAILURES)]:
             await acreate_table_artifact(
-                [_failure(row) for row in failures],
-                key="restyle-failures",
-                description="The first rows that failed or are still open",
+                failures, key="restyle-failures", description="The first rows that have no pictures"
+            )
+        if ignored := [_ignored(row) for row in report.ignored(_FAILURES)]:
+            await acreate_table_artifact(
+                ignored, key="restyle-ignored", description="The first rows that were ignored"
             )
         if gallery := _gallery(report):
             await acreate_markdown_artifact(gallery, key="restyle-gallery", description="The first pictures")
@@ -39,14 +42,13 @@ async def show_report(report: JobReport, summary: Summary) -> None:
 
 
 def _headline(summary: Summary) -> str:
-    counts = ", ".join(f"{count:,} {name}" for name, count in summary.counts.items())
-    return f"{counted(summary.rows, 'row')}: {counts}; {summary.spent_usd:,.4g} USD spent"
+    return f"{counted(summary.rows, 'row')}: {summary.outcome}; {summary.spent_usd:,.4g} USD spent"
 
 
 def _summary(summary: Summary) -> str:
     rate = "" if summary.images_per_minute is None else f" ({summary.images_per_minute:,.0f} a minute)"
     figures = [
-        *((f"Rows {name}", f"{count:,}") for name, count in summary.counts.items()),
+        ("Rows", f"{summary.rows:,}"),
         *((f"Failed with {name}", f"{count:,}") for name, count in summary.errors.items()),
         *((f"Warnings, {code}", f"{count:,}") for code, count in summary.warnings.items()),
         ("Pictures flagged as unsafe for work", f"{summary.flagged:,}" if summary.flagged else ""),
@@ -60,7 +62,18 @@ def _summary(summary: Summary) -> str:
         ("Report", summary.report),
     ]
     lines = "\n".join(f"| {cell(name)} | {cell(value)} |" for name, value in figures if value)
-    return f"# {counted(summary.rows, 'row')}\n\n| | |\n| --- | --- |\n{lines}\n"
+    page = f"# {summary.outcome}\n\n| | |\n| --- | --- |\n{lines}\n"
+    if summary.reasons:
+        reasons = "\n".join(map(_reason, summary.reasons))
+        page += (
+            f"\n## No pictures\n\n| rows | status | reason | first |\n| ---: | --- | --- | --- |\n{reasons}\n"
+        )
+    return page
+
+
+def _reason(reason: Reason) -> str:
+    cells = (f"{reason.count:,}", reason.status.replace("_", " "), reason.reason, ", ".join(reason.first))
+    return f"| {' | '.join(map(cell, cells))} |"
 
 
 def _latency(summary: Summary) -> str:
@@ -69,11 +82,15 @@ def _latency(summary: Summary) -> str:
     return f"{summary.latency_p50:.1f}, {summary.latency_p95:.1f}"
 
 
+def _ignored(row: ReportRow) -> dict[str, object]:
+    return {"row": row.row, "id": row.id or "", "reason": row.reason, "image": row.image}
+
+
 def _failure(row: ReportRow) -> dict[str, object]:
     return {
         "row": row.row,
         "id": row.id or "",
-        "reason": row.error_message or "",
+        "reason": row.reason,
         "status": row.status,
         "image": row.image,
         "error": row.error_type or "",

@@ -27,6 +27,7 @@ from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._batch_artifacts import show_report
 from prefect_wavespeed.flows._retries import retry_only
 from prefect_wavespeed.flows._shards import cancel_shards, carry_out_in_shards, check_room_for_shards
+from prefect_wavespeed.flows._states import completed
 from prefect_wavespeed.flows.progress import ProgressArtifact, observer, updating
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.quality.outputs import described
@@ -37,6 +38,7 @@ from prefect_wavespeed.tasks import (
     collect_task_runs,
     current_batch,
     download,
+    emit_rows_failed,
     open_runtime,
     poll,
     restyle_chunk,
@@ -105,8 +107,9 @@ async def restyle_batch(
     """
     async with retry_only():
         if shard:
-            return await _restyle_all(manifest, shard.options(options), wavespeed, output, shard=shard)
-        return await _restyle_all(manifest, options, wavespeed, output, shards)
+            options = shard.options(options)
+        summary = await _restyle_all(manifest, options, wavespeed, output, shards, shard)
+        return completed(summary, summary.outcome)
 
 
 async def _restyle_all(
@@ -114,8 +117,8 @@ async def _restyle_all(
     options: BatchOptions,
     wavespeed: str,
     output: str,
-    shards: int = 1,
-    shard: Shard | None = None,
+    shards: int,
+    shard: Shard | None,
 ) -> Summary:
     bar, observe, tell_unchecked = ProgressArtifact(), observer.get(), _unchecked_notice()
 
@@ -153,9 +156,20 @@ async def _restyle_all(
                 get_run_logger().warning("%s", line)
             if not shard:
                 await show_report(batch.table.report, summary)
+                emit_rows_failed(summary)
+                _log_outcome(summary)
             if error := batch.verdict(summary):
                 raise error
             return summary
+
+
+def _log_outcome(summary: Summary) -> None:
+    """End the log with what failed, and why."""
+    get_run_logger().info(
+        "%s; %s USD spent; report: %s", summary.outcome, f"{summary.spent_usd:g}", summary.report
+    )
+    for line in summary.failure_lines:
+        get_run_logger().warning("%s", line)
 
 
 def _unchecked_notice() -> OnProgress:

@@ -12,6 +12,7 @@ from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._artifacts import cell
 from prefect_wavespeed.flows._retries import retry_only
+from prefect_wavespeed.flows._states import completed
 from prefect_wavespeed.quality.outputs import described
 from prefect_wavespeed.settling.summary import Problem, Settled
 from prefect_wavespeed.tasks import collecting_task_runs, settle_open
@@ -47,7 +48,9 @@ async def settle(wavespeed: str = WAVESPEED_BLOCK, output: str = DEFAULT_OUTPUT)
         with collecting_task_runs():
             settled = await settle_open(wavespeed, output)
     await _publish(settled, output)
-    return settled
+    for reason in settled.reasons:
+        get_run_logger().warning("%s", reason.line)
+    return completed(settled, settled.outcome)
 
 
 async def _publish(settled: Settled, output: str) -> None:
@@ -71,7 +74,7 @@ def _page(settled: Settled, output: str) -> str:
     page = f"# {cell(output)}\n\n"
     if problems:
         rows = "\n".join(_row(problem) for problem in problems)
-        page += f"| job | source | status | what to do | prediction |\n|{' --- |' * 5}\n{rows}\n\n"
+        page += f"| reason | status | source | prediction | job |\n|{' --- |' * 5}\n{rows}\n\n"
     if more := len(settled.problems) + settled.problems_left_out - len(problems):
         page += f"… and {more} more.\n\n"
     for line in described(settled.warnings):
@@ -80,5 +83,5 @@ def _page(settled: Settled, output: str) -> str:
 
 
 def _row(problem: Problem) -> str:
-    cells = (problem.job_key[:16], problem.source, problem.status, problem.message, problem.prediction_id)
+    cells = (problem.message, problem.status, problem.source, problem.prediction_id, problem.job_key[:16])
     return f"| {' | '.join(cell(part or '') for part in cells)} |"

@@ -42,11 +42,13 @@ class RestyleError(Exception):
         job_key: the job it concerns, where there is one.
         prediction_id: the prediction it concerns, where there is one.
         attempt_errors: how each attempt at the job ended, where several failed; the first one first.
+        details: further lines for people.
     """
 
     retryable: bool = False
     may_be_billed: bool = False
     attempt_errors: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
 
     def __init__(
         self, message: str, *, job_key: str | None = None, prediction_id: str | None = None, **attributes: Any

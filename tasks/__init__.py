@@ -3,6 +3,7 @@
 from prefect_wavespeed.tasks.chunk import restyle_chunk
 from prefect_wavespeed.tasks.context import collect_task_runs, collecting_task_runs, current_batch, run_info
 from prefect_wavespeed.tasks.download import download
+from prefect_wavespeed.tasks.events import emit_rows_failed
 from prefect_wavespeed.tasks.find import find
 from prefect_wavespeed.tasks.poll import poll
 from prefect_wavespeed.tasks.runtime import Runtime, open_runtime
@@ -15,6 +16,7 @@ __all__ = [
     "collecting_task_runs",
     "current_batch",
     "download",
+    "emit_rows_failed",
     "find",
     "open_runtime",
     "poll",

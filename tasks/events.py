@@ -1,4 +1,4 @@
-"""The events of a job, once each: ``wavespeed.job.submitted``, ``.stored`` and ``.failed``.
+"""The events of a job, once each: ``wavespeed.job.submitted``, ``.stored`` and ``.failed``; and of a batch.
 
 The id of an event is derived from the job, its output and the kind. However often a job is run again,
 Prefect keeps one event and triggers once.
@@ -14,10 +14,13 @@ from uuid import UUID, uuid5
 from prefect.events import emit_event
 
 from prefect_wavespeed.api.models import MODEL
+from prefect_wavespeed.batch.outcome import NOT_STORED
+from prefect_wavespeed.batch.report.rows import Summary
 from prefect_wavespeed.errors import PredictionFailedError
 from prefect_wavespeed.job import Job, Restyled
 from prefect_wavespeed.steps.attempts import Submitted
 from prefect_wavespeed.tasks.assets import emit_lineage
+from prefect_wavespeed.words import counted
 
 _NAMESPACE = UUID("27fc87b8-4233-4c9c-bb02-7d355f42b93e")
 
@@ -57,6 +60,32 @@ def emit_failed(job: Job, output: str, error: PredictionFailedError) -> None:
         "message": error.message,
     }
     _emit("failed", job, output, payload, distinct=error.prediction_id or "")
+
+
+def emit_rows_failed(summary: Summary) -> None:
+    """Emit, once a run, that rows of a batch have no pictures. What only earlier runs gave up is no news."""
+    failed = {status: summary.counts.get(status, 0) for status in NOT_STORED if status != "given_up"}
+    if not any(failed.values()):
+        return
+    event, message = "wavespeed.rows.failed", f"{summary.outcome}, of {counted(summary.rows, 'row')}"
+    reasons = [reason.model_dump() for reason in summary.reasons]
+    emit_event(
+        event=event,
+        # the same again if a retry of the run ends in the same way
+        id=uuid5(_NAMESPACE, f"{event}:{summary.flow_run_id}:{message}"),
+        resource={
+            "prefect.resource.id": f"wavespeed.run.{summary.flow_run_id}",
+            "prefect.resource.name": summary.flow_run_name or "restyle batch",
+        },
+        payload={
+            "message": message,
+            "counts": dict(summary.counts),
+            "reasons": reasons,
+            "details": "\n".join(summary.failure_lines),
+            "output": summary.output,
+            "report": summary.report,
+        },
+    )
 
 
 @contextmanager

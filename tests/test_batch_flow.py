@@ -23,6 +23,7 @@ from prefect_wavespeed.errors import BatchFailedError, ConfigurationError, Unava
 from prefect_wavespeed.flows import restyle_batch
 from prefect_wavespeed.ledger.records import Metadata
 from tests.support.batches import SITE, pictures, write_manifest
+from tests.support.doc_pages import documented_events
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import wait_until
@@ -115,7 +116,7 @@ def world(prefect: PrefectServer, emulator: Emulator, tmp_path: Path) -> World:
 
 @dataclass
 class Eight:
-    """A run of eight images, the third of which fails, and what it returned."""
+    """A run of eight images, the third of which fails, and of a row that is invalid; and what it returned."""
 
     world: World
     summary: Summary
@@ -134,8 +135,10 @@ def eight(prefect: PrefectServer, emulator: Emulator, tmp_path_factory: pytest.T
     emulator.faults([{**FAILING, "match": {"image": "/3.jpg"}}])
     world = World(prefect, emulator, tmp_path_factory.mktemp("eight"))
     # jobs that no other test of this server has, whose events would count as well
-    manifest = write_manifest(world.folder / "eight.jsonl", signed(pictures(8, num_inference_steps=27)))
-    summary = world.restyle(manifest, max_failed=0.2)
+    rows = signed(pictures(8, num_inference_steps=27))
+    rows.append({"image": f"ftp://example.com/9.jpg?X-Amz-Signature={SIGNATURE}", "id": "n9"})
+    manifest = write_manifest(world.folder / "eight.jsonl", rows)
+    summary = world.restyle(manifest, max_failed=0.2, on_bad_row="skip")
     source_urls = [one["input"]["image"] for one in emulator.ledger()["predictions"]]
     return Eight(world, summary, world.report(summary), source_urls)
 
@@ -146,26 +149,29 @@ class TestFewImages:
     def test_the_result_is_the_run_in_figures(self, eight: Eight) -> None:
         summary = eight.summary
         assert isinstance(summary, Summary)
-        assert (summary.rows, summary.jobs, summary.images) == (8, 8, 7)
-        assert summary.counts == {"stored": 7, "failed": 1}
+        assert (summary.rows, summary.jobs, summary.images) == (9, 8, 7)
+        assert summary.counts == {"stored": 7, "failed": 1, "invalid": 1}
         assert summary.errors == {"PredictionFailedError": 1}
         assert (summary.quoted_usd, summary.spent_usd) == (0.2, 0.175)
         (run,) = eight.world.runs
         assert (summary.flow_run_id, summary.flow_run_name) == (run["id"], run["name"])
         assert run["name"] == "restyle eight.jsonl"
-        assert run["state_type"] == "COMPLETED"
+        assert (run["state_type"], run["state"]["message"]) == (
+            "COMPLETED",
+            "7 stored, 1 failed, 1 row ignored",
+        )
         assert f"/runs/dt={run['expected_start_time'][:10]}/{run['id']}/" in summary.report
 
     def test_every_row_is_reported(self, eight: Eight) -> None:
-        assert [row.id for row in eight.rows] == [f"n{n}" for n in range(1, 9)]
-        assert [row.row for row in eight.rows if row.status != "stored"] == [3]
+        assert [row.id for row in eight.rows] == [f"n{n}" for n in range(1, 10)]
+        assert [row.row for row in eight.rows if row.status != "stored"] == [3, 9]
         assert all(Path(uri).is_file() for row in eight.rows for uri in row.outputs)
         gallery = (Path(eight.summary.report) / "gallery.html").read_text()
         assert "n8" in gallery
 
     def test_every_step_of_every_image_is_a_task_run_named_after_it(self, eight: Eight) -> None:
         tasks = eight.world.task_runs(23)
-        labels = {row.row: f"{row.row}-{(row.job_key or '')[:4]}" for row in eight.rows}
+        labels = {row.row: f"{row.row}-{row.job_key[:4]}" for row in eight.rows if row.job_key}
         expected = {f"{step} {label}" for step in STEPS for label in labels.values()}
         assert sorted(task["name"] for task in tasks) == sorted(expected - {f"download {labels[3]}"})
         failed = [task["name"] for task in tasks if task["state_type"] == "FAILED"]
@@ -188,8 +194,8 @@ class TestFewImages:
     def test_the_summary_is_an_artifact(self, eight: Eight) -> None:
         page = eight.world.artifact("restyle-summary")["data"]
         for fact in (
-            "| Rows stored | 7 |",
-            "| Rows failed | 1 |",
+            "# 7 stored, 1 failed, 1 row ignored",
+            "| 1 | failed | internal error (code 1402) | n3 |",
             "| Failed with PredictionFailedError | 1 |",
             "| Spent | 0.175 USD |",
             "| Quoted | 0.2 USD |",
@@ -201,8 +207,45 @@ class TestFewImages:
         (failure,) = json.loads(eight.world.artifact("restyle-failures")["data"])
         assert (failure["row"], failure["id"], failure["status"]) == (3, "n3", "failed")
         assert failure["error"] == "PredictionFailedError"
-        assert "1402" in failure["message"]
-        assert failure["job"] == eight.rows[2].job_key
+        assert failure["reason"] == "internal error (code 1402)"
+        assert (failure["job"], failure["prediction"]) == (
+            eight.rows[2].job_key,
+            eight.rows[2].prediction_id,
+        )
+        (ignored,) = json.loads(eight.world.artifact("restyle-ignored")["data"])
+        assert (ignored["row"], ignored["id"]) == (9, "n9")
+        assert ignored["reason"].startswith("unsupported scheme ftp://")
+
+    def test_the_log_ends_with_what_failed_and_why(self, eight: Eight) -> None:
+        failed, ignored, every_row = eight.summary.failure_lines
+        assert failed == "1 failed: internal error (code 1402): n3"
+        assert ignored.startswith("1 invalid: unsupported scheme ftp://")
+        assert every_row.endswith(f" --run {eight.summary.flow_run_id}")
+
+        def last() -> list[str]:
+            run = {"flow_run_id": {"any_": [eight.summary.flow_run_id]}, "task_run_id": {"is_null_": True}}
+            logs = eight.world.prefect.all("logs", logs=run, sort="TIMESTAMP_ASC")
+            return [log["message"] for log in logs if log["name"] == "prefect.flow_runs"][-5:]
+
+        wait_until(lambda: "Finished in state" in "".join(last()[-1:]))
+        assert last()[:-1] == [
+            f"7 stored, 1 failed, 1 row ignored; 0.175 USD spent; report: {eight.summary.report}",
+            *eight.summary.failure_lines,
+        ]
+
+    def test_somebody_is_notified_of_rows_without_pictures_once_a_run(self, eight: Eight) -> None:
+        resource = f"wavespeed.run.{eight.summary.flow_run_id}"
+
+        def events() -> list[dict[str, Any]]:
+            found = eight.world.prefect.events("wavespeed.rows.")
+            return [one for one in found if one["resource"]["prefect.resource.id"] == resource]
+
+        wait_until(events)
+        (event,) = events()
+        assert set(event["payload"]) == documented_events()[event["event"]]
+        assert event["payload"]["message"] == "7 stored, 1 failed, 1 row ignored, of 9 rows"
+        assert [reason["first"] for reason in event["payload"]["reasons"]] == [["n3"], ["n9"]]
+        assert event["payload"]["details"] == "\n".join(eight.summary.failure_lines)
 
     def test_the_first_pictures_are_a_gallery(self, eight: Eight) -> None:
         page = eight.world.artifact("restyle-gallery")["data"]
@@ -210,7 +253,7 @@ class TestFewImages:
         assert [f"| n{n} |" in page for n in range(1, 9)] == [n != 3 for n in range(1, 9)]
 
     def test_every_image_has_its_events(self, eight: Eight) -> None:
-        keys = {f"wavespeed.job.{row.job_key}" for row in eight.rows}
+        keys = {f"wavespeed.job.{row.job_key}" for row in eight.rows if row.job_key}
 
         def kinds() -> list[str]:
             events = eight.world.prefect.events("wavespeed.job.")
@@ -274,13 +317,13 @@ def test_many_images_are_a_few_task_runs_and_the_same_report(world: World) -> No
             assert int(first) <= number <= int(last)
 
     assert float(world.artifact("restyle-progress")["data"]) == 100
-    assert "| Rows stored | 69 |" in world.artifact("restyle-summary")["data"]
+    assert "# 69 stored, 1 failed" in world.artifact("restyle-summary")["data"]
     (failure,) = json.loads(world.artifact("restyle-failures")["data"])
     assert failure["id"] == "n33"
     assert world.artifact("restyle-gallery")["data"].count("data:image/jpeg;base64,") == 12
 
     again = world.restyle(manifest, max_failed=0.2)
-    assert again.counts == {"done": 69, "failed": 1}
+    assert again.counts == {"done": 69, "given_up": 1}
     assert (again.spent_usd, again.images) == (0, 0)
     assert world.emulator.ledger()["billed"] == 69
 

@@ -373,3 +373,12 @@ async def test_a_skipped_row_counts_as_failed_if_its_image_is_missing_and_not_if
         assert (carried.error is None) == (allowed == 0.4)
         if carried.error:
             assert "2 of 5 rows failed (2 SourceError)" in carried.error.message
+            assert "\n" not in carried.error.message
+            assert carried.error.details == tuple(carried.summary.failure_lines)
+        assert carried.summary.outcome == "2 stored, 2 failed, 1 row ignored"
+        missing, page_line, ignored, every_row = carried.summary.failure_lines
+        assert missing == f"1 failed: no such file: image {tmp_path}/gone.jpg: row 3"
+        assert page_line.startswith("1 failed: ")
+        assert page_line.endswith(": page")
+        assert ignored.startswith("1 invalid: unsupported scheme")
+        assert every_row == f"every row: restyle failures --out {tmp_path}/{allowed} --run run"

@@ -160,11 +160,10 @@ def _closing_lines(summary: Summary) -> str:
     from prefect_wavespeed.batch.manifest.left_out import left_out_line
     from prefect_wavespeed.quality.outputs import described
 
-    counts = ", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in summary.counts.items())
     rate = "" if summary.images_per_minute is None else f", {summary.images_per_minute:,.0f} a minute"
     spent = f"{summary.spent_usd:g} USD spent"
     lines = [
-        f"{counted(summary.rows, 'row')}: {counts}",
+        f"{counted(summary.rows, 'row')}: {summary.outcome}",
         f"{counted(summary.images, 'picture')} stored in {summary.seconds:,.1f} s{rate}; {spent}",
         *described(summary.warnings, summary.flagged),
         *(
@@ -174,6 +173,7 @@ def _closing_lines(summary: Summary) -> str:
         ),
         *([left_out_line(summary.left_out)] if summary.left_out else []),
         f"report: {summary.report}",
+        *summary.failure_lines,
     ]
     return "\n".join(lines)
 

@@ -11,8 +11,6 @@ from prefect_wavespeed.deployments.prefect_runtime import quiet_run
 if TYPE_CHECKING:
     from prefect_wavespeed.settling.summary import Settled
 
-_MAX_PROBLEMS = 20  # `--json` prints more
-
 
 def settle(*, out: Out, wavespeed: WaveSpeedBlock = WAVESPEED_BLOCK, as_json: AsJson = False) -> int:
     """Settle the output and print how many jobs had which outcome."""
@@ -42,7 +40,5 @@ def _summary(settled: Settled) -> str:
     from prefect_wavespeed.quality.outputs import described
 
     groups = [f"{count:7}  {what}" for what, count in settled.groups() if count]
-    shown = [f"{p.status}: {p.source or p.job_key}: {p.message}" for p in settled.problems[:_MAX_PROBLEMS]]
-    if more := len(settled.problems) + settled.problems_left_out - len(shown):
-        shown.append(f"… and {more} more: use --json")
-    return "\n".join([*groups, *described(settled.warnings), *shown]) or "nothing is open"
+    reasons = [reason.line for reason in settled.reasons]
+    return "\n".join([*groups, *described(settled.warnings), *reasons]) or "nothing is open"

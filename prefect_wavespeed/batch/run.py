@@ -284,6 +284,7 @@ class Batch:
             rows=self.table.row_count,
             counts=report.counts(),
             errors=report.errors(),
+            reasons=report.reasons(),
             warnings=report.warnings(),
             flagged=report.flagged(),
             left_out=dict(self.table.left_out.most_common()),
@@ -300,7 +301,12 @@ class Batch:
         )
 
     def verdict(self, summary: Summary) -> RestyleError | None:
-        """Why the run counts as failed, in one line; None if it does not."""
+        """Why the run counts as failed, in one line, with details; None if it does not."""
+        if error := self._why_failed(summary):
+            error.details = tuple(summary.failure_lines)
+        return error
+
+    def _why_failed(self, summary: Summary) -> RestyleError | None:
         counts, where = summary.counts, f"the report is in {summary.report}"
         stored = counts.get("stored", 0) + counts.get("done", 0)
         unsubmitted = counts.get("unsubmitted", 0)

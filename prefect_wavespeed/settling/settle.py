@@ -125,7 +125,7 @@ class _Settlement:
             await self._each(
                 _emptied(self._to_revisit), CONCURRENCY, partial(self._visit, self._steps(patience))
             )
-        return self._settled
+        return self._settled.complete()
 
     async def _keys(self) -> AsyncIterator[str]:
         """The keys of all open jobs."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PrivateAttr
 
 from prefect_wavespeed.errors import PredictionFailedError
 from prefect_wavespeed.job import Job, Restyled, WarningCode
+from prefect_wavespeed.reasons import Reason, Reasons
 
 MAX_PROBLEMS = 1_000
 """Problems that are listed; of more, only the number is kept."""
@@ -77,8 +78,13 @@ class Settled(BaseModel):
     warnings: dict[WarningCode, int] = Field(
         default_factory=dict, description="What is wrong with the outputs that were stored now, by code."
     )
+    reasons: list[Reason] = Field(
+        default_factory=list,
+        description="Why jobs are not stored, the most frequent reasons first, with the first ones' sources.",
+    )
     problems: list[Problem] = Field(default_factory=list, description=f"The first {MAX_PROBLEMS}.")
     problems_left_out: int = 0
+    _reasons: Reasons = PrivateAttr(default_factory=Reasons)
 
     def groups(self) -> list[tuple[str, int]]:
         """What was done, for people: a line for each group, and how many jobs are in it."""
@@ -95,6 +101,28 @@ class Settled(BaseModel):
             ("error: left as they were", self.error),
         ]
 
+    @property
+    def outcome(self) -> str:
+        """What was done, in one line."""
+        groups = [
+            (self.stored, "stored"),
+            (self.closed, "closed"),
+            (self.failed, "failed for good"),
+            (self.running, "running"),
+            (self.not_ready, "not ready"),
+            (self.not_submitted, "not submitted"),
+            (self.unsure, "in doubt"),
+            (self.retryable, "to be tried again"),
+            (self.other_api, "at another API"),
+            (self.error, "with an error"),
+        ]
+        return ", ".join(f"{count:,} {words}" for count, words in groups if count) or "nothing was open"
+
+    def complete(self) -> Self:
+        """The same, with its reasons: all jobs have been counted."""
+        self.reasons = self._reasons.listed()
+        return self
+
     def count(self, outcome: SettleOutcome) -> None:
         """Add the outcome of a job."""
         if outcome.status is None:
@@ -105,6 +133,9 @@ class Settled(BaseModel):
                 self.warnings[warning.code] = self.warnings.get(warning.code, 0) + 1
         if outcome.status not in _PROBLEMS:
             return
+        source = outcome.job.source if outcome.job else None
+        name = source.name if source else outcome.job_key[:16]
+        self._reasons.add(outcome.status, outcome.message, name, source.uri if source else "")
         if len(self.problems) == MAX_PROBLEMS:
             self.problems_left_out += 1
             return
@@ -113,7 +144,7 @@ class Settled(BaseModel):
                 job_key=outcome.job_key,
                 status=outcome.status,
                 message=outcome.message,
-                source=outcome.job.source.uri if outcome.job else None,
+                source=source.uri if source else None,
                 prediction_id=outcome.prediction_id,
             )
         )

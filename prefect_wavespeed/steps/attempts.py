@@ -58,7 +58,8 @@ def describe_end(prediction: Prediction) -> str:
     if prediction.status == "completed":
         return "completed without outputs"
     code = f" (code {prediction.code})" if prediction.code else ""
-    return f"{prediction.status}: {redact(prediction.error) or 'no reason given'}{code}"
+    reason = redact(prediction.error) or "no reason given"
+    return f"{reason if prediction.status == 'failed' else f'{prediction.status}: {reason}'}{code}"
 
 
 def allows_another_attempt(prediction: Prediction) -> bool:

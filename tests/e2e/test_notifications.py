@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.batches import write_manifest
 from tests.support.doc_pages import ROOT, blocks, documented_events
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
@@ -92,11 +93,14 @@ def test_a_message_about_a_failure_names_the_job_the_reason_and_the_next_step(
 
         emulator.faults([{"on": "prediction", "fault": "failed", "code": 1200, "message": "not this one"}])
         env = {"WAVESPEED_API_KEY": "some-key", "WAVESPEED_BASE_URL": emulator.url}
-        image = ("image", str(PHOTO), "--out", str(out), "--size", "256*256", "--seed", "99")
-        assert server.restyle(*image, env=env).status == 1
+        rows: list[dict[str, Any]] = [{"image": str(PHOTO), "seed": 99}, {"image": "gone.jpg", "id": "sku-2"}]
+        manifest = write_manifest(tmp_path / "may.jsonl", rows)
+        skip = ("--on-bad-row", "skip", "--max-failed", "1")
+        ended = server.restyle("batch", manifest, "--out", str(out), "--size", "256*256", *skip, env=env)
+        assert ended.status == 0, ended
         assert server.python("-c", _FAIL).ended().status == 0
 
-        wait_until(lambda: inbox.about("Not restyled") and inbox.about("june.csv"))
+        wait_until(lambda: inbox.about("Not restyled") and inbox.about("june.csv") and inbox.about("may"))
 
     (job,) = inbox.about("Not restyled")
     (letter,) = (out / "failed").iterdir()
@@ -104,6 +108,12 @@ def test_a_message_about_a_failure_names_the_job_the_reason_and_the_next_step(
     assert "not this one" in job["body"]
     assert "code 1200" in job["body"]
     assert f"restyle show {letter.stem}" in job["body"]
+
+    (batch,) = inbox.about("may.jsonl")
+    assert batch["subject"] == "restyle may.jsonl: 2 failed, of 2 rows"
+    assert "1 failed: not this one (code 1200): row 1" in batch["body"]
+    assert "1 failed: no such file: image gone.jpg: sku-2" in batch["body"]
+    assert "restyle failures --out" in batch["body"]
 
     (run,) = inbox.about("june.csv")
     assert run["subject"] == "restyle june.csv: Failed"

@@ -18,7 +18,9 @@ MAX_FUNCTION_LINES = 70
 MAX_FOLDER_FILES = 16
 SOURCES = (".py", ".html", ".yaml")
 
-_BASE = frozenset({"concurrency", "errors", "metrics", "retry", "settings", "urls", "version", "words"})
+_BASE = frozenset(
+    {"concurrency", "errors", "metrics", "reasons", "retry", "settings", "urls", "version", "words"}
+)
 _API = _BASE | {"api"}
 _JOB = _API | {"job"}
 _STORED = _JOB | {"storage", "quality"}
@@ -53,6 +55,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "settings": frozenset({"errors", "words"}),
     "errors": frozenset({"words"}),
     "metrics": frozenset(),
+    "reasons": frozenset(),
     "urls": frozenset(),
     "version": frozenset(),
     "words": frozenset(),

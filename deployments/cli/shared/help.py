@@ -47,9 +47,9 @@ def _describe_unknown_command(name: str, app: App) -> str:
 
 
 def print_error(error: RestyleError, *, as_json: bool) -> None:
-    """Print an error: one line on stderr, or one JSON object on stdout."""
+    """Print an error: one line on stderr and its details below, or one JSON object on stdout."""
     if not as_json:
-        print(f"error: {error}", file=sys.stderr)
+        print("\n  ".join([f"error: {error}", *error.details]), file=sys.stderr)
         return
     details = {
         "type": type(error).__name__,

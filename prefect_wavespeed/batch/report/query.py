@@ -15,6 +15,7 @@ from prefect_wavespeed.batch.outcome import JobOutcome, Status, rebuilt_error
 from prefect_wavespeed.batch.report.rows import ReportRow, Thumbnails
 from prefect_wavespeed.errors import RestyleError
 from prefect_wavespeed.job import Job, WarningCode
+from prefect_wavespeed.reasons import Reason, Reasons
 
 OUTCOME = TypeAdapter(JobOutcome)
 SOURCE_POSITION = 0  # of the source's thumbnail; the outputs' are their numbers: 1, 2, …
@@ -24,6 +25,8 @@ _ROWS = (
     " jobs.status, jobs.job, jobs.outcome, jobs.first_row"
     " FROM rows LEFT JOIN jobs ON rows.job_key = jobs.key"
 )
+_FAILED = "WHERE jobs.status IN ('failed', 'given_up', 'open', 'unsubmitted') OR rows.error_type IS NOT NULL"
+_IGNORED = "WHERE rows.reason IS NOT NULL AND rows.error_type IS NULL"
 
 
 class JobReport:
@@ -51,10 +54,13 @@ class JobReport:
         """The rows that ask for a job."""
         return list(self._rows("WHERE rows.job_key = ?", job_key))
 
-    def failures(self, limit: int) -> list[ReportRow]:
-        """The first rows that failed or were left open."""
-        where = "WHERE jobs.status IN ('failed', 'open') OR rows.error_type IS NOT NULL"
-        return list(self._rows(where, limit=limit))
+    def failures(self, limit: int = -1) -> Iterator[ReportRow]:
+        """The first rows that have no pictures and were not ignored."""
+        return self._rows(_FAILED, limit=limit)
+
+    def ignored(self, limit: int = -1) -> Iterator[ReportRow]:
+        """The first rows that were ignored: they are invalid."""
+        return self._rows(_IGNORED, limit=limit)
 
     def pictured(self, limit: int) -> list[tuple[ReportRow, Thumbnails]]:
         """The first rows that have thumbnails."""
@@ -89,6 +95,14 @@ class JobReport:
             ") GROUP BY error_type ORDER BY 2 DESC, 1"
         )
         return dict(self._db.execute(query).fetchall())
+
+    def reasons(self) -> list[Reason]:
+        """Why rows have no pictures, the most frequent reasons first."""
+        reasons = Reasons()
+        for rows in (self.failures(), self.ignored()):
+            for row in rows:
+                reasons.add(row.status, row.reason, row.name, row.image)
+        return reasons.listed()
 
     def warnings(self) -> dict[WarningCode, int]:
         """How many warnings of each code there are, the most frequent first."""

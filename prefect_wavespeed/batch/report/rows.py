@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from shlex import quote
 from typing import Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_wavespeed.batch.manifest.carried import ColumnType, Value
-from prefect_wavespeed.batch.outcome import Status
+from prefect_wavespeed.batch.outcome import Status, in_words
 from prefect_wavespeed.job import WarningCode
+from prefect_wavespeed.reasons import Reason
 from prefect_wavespeed.storage import layout
 
 
@@ -78,6 +80,18 @@ class ReportRow(BaseModel):
         stored = {number for number, _ in self.numbered}
         return [number for number in self.flagged if number not in stored]
 
+    @property
+    def name(self) -> str:
+        """How a person finds the row: its id, or its number."""
+        return self.id or f"row {self.row}"
+
+    @property
+    def reason(self) -> str:
+        """Why it has no pictures: how its last attempt ended, before what that means for the job."""
+        message = self.error_message or ("it was not its turn" if self.status == "unsubmitted" else "")
+        last = self.attempt_errors[-1] if self.attempt_errors else ""
+        return message if not last or last in message else f"{last}: {message}"
+
 
 class Summary(BaseModel):
     """A whole run in figures, ``summary.json``. It is written last: it exists, so the report is complete."""
@@ -95,6 +109,11 @@ class Summary(BaseModel):
     rows: int = Field(ge=0, description="Rows of the manifest.")
     counts: dict[Status, int] = Field(description="Rows by status.")
     errors: dict[str, int] = Field(default_factory=dict, description="Failed rows, by the error's class.")
+    reasons: list[Reason] = Field(
+        default_factory=list,
+        description="Why rows have no pictures, the most frequent reasons first, with the ids of the first "
+        "rows (where a row has no id, its number: row 7).",
+    )
     warnings: dict[WarningCode, int] = Field(
         default_factory=dict,
         description="Warnings by code, over the distinct jobs that are stored, by this run or earlier.",
@@ -126,6 +145,19 @@ class Summary(BaseModel):
     images: int = Field(ge=0, description="Pictures stored by this run.")
     images_per_minute: float | None = Field(default=None, description="Pictures stored a minute.")
     seconds: float = Field(ge=0, description="How long the run took.")
+
+    @property
+    def outcome(self) -> str:
+        """How the rows ended, in one line: ``284 stored, 12 failed, 4 rows ignored``."""
+        return in_words(self.counts)
+
+    @property
+    def failure_lines(self) -> list[str]:
+        """What failed and why, for the end of a log: a line a reason, and what to type for every row."""
+        lines = [reason.line for reason in self.reasons]
+        if lines and self.flow_run_id:
+            lines.append(f"every row: restyle failures --out {quote(self.output)} --run {self.flow_run_id}")
+        return lines
 
 
 @dataclass

@@ -1,0 +1,76 @@
+"""Failures grouped by reason: a line for each, however many there are."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from pydantic import BaseModel, Field
+
+MAX_REASONS = 20
+"""Reasons that are listed, the most frequent ones; the others are counted together."""
+_NAMES = 10  # of each reason
+_MAX_GROUPS = 10_000  # in memory
+_OTHERS = "other reasons"
+
+# What differs from one failure to the next of the same reason: addresses, ids, keys.
+_DIFFERENT = re.compile(
+    r"(?i)\b(?:https?|s3|file)://[^\s'\"]+[^\s'\":;,.)]|\b[0-9a-f]{16,64}\b|\b[0-9a-f-]{36}\b"
+)
+
+
+class Reason(BaseModel):
+    """A reason, and how many failed for it."""
+
+    status: str = Field(description="The status that they have.")
+    reason: str = Field(description="Why they failed. What differs from one to the next is left out: …")
+    count: int
+    first: list[str] = Field(description=f"Names of the first {_NAMES}.")
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        more = self.count - len(self.first)
+        names = f": {', '.join(self.first)}{f' and {more:,} more' if more else ''}" if self.first else ""
+        return f"{self.count:,} {self.status.replace('_', ' ')}: {self.reason}{names}"
+
+
+class Reasons:
+    """Groups failures as they come."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[str, str], Reason] = {}
+        self._others: Counter[str] = Counter()  # by status
+
+    def add(self, status: str, reason: str, name: str, about: str = "") -> None:
+        """Add a failure.
+
+        Args:
+            status: its status.
+            reason: why it failed.
+            name: how a person finds it.
+            about: what the reason may name and others of its group do not, such as the image.
+        """
+        shared = _DIFFERENT.sub("…", reason.replace(about, "…") if about else reason)
+        group = self._groups.get((status, shared))
+        if group is None and len(self._groups) < _MAX_GROUPS:
+            # as it came, as long as it is the only one
+            self._groups[status, shared] = Reason(status=status, reason=reason, count=1, first=[name])
+            return
+        if group is None:
+            self._others[status] += 1
+            return
+        group.reason = shared
+        group.count += 1
+        if len(group.first) < _NAMES:
+            group.first.append(name)
+
+    def listed(self) -> list[Reason]:
+        """The reasons, the most frequent ones first, with one entry for those that are too many to list."""
+        groups = sorted(self._groups.values(), key=lambda group: -group.count)
+        others = self._others.copy()
+        for group in groups[MAX_REASONS:]:
+            others[group.status] += group.count
+        return groups[:MAX_REASONS] + [
+            Reason(status=status, reason=_OTHERS, count=count, first=[]) for status, count in others.items()
+        ]
