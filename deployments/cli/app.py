@@ -61,8 +61,8 @@ _COMMANDS: dict[Group, dict[str, str]] = {
     },
 }
 """Every command, in the group and with the description that the help shows."""
-_FUNCTIONS = {"list": "list_jobs"}
-"""Name of the module, and of the function in it, where that is not the command's."""
+_FUNCTIONS = {"list": "inspect.list_jobs", **{name: f"inspect.{name}" for name in ("costs", "show")}}
+"""The module, whose name is also the function's, where that is not the command."""
 _KEYWORDS: dict[str, dict[str, Any]] = {"emulator": {"help_flags": []}}  # its parser has a --help of its own
 
 app = App(
@@ -77,7 +77,7 @@ for _group, _descriptions in _COMMANDS.items():
     for _name, _description in _descriptions.items():
         _function = _FUNCTIONS.get(_name, _name)
         app.command(
-            f"{__package__}.{_function}:{_function}",
+            f"{__package__}.{_function}:{_function.rpartition('.')[2]}",
             name=_name,
             group=_group,
             help=_description,

@@ -1,0 +1,1 @@
+"""Commands that show what an output holds, and change nothing."""
