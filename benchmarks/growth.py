@@ -25,7 +25,7 @@ from benchmarks.memory import peak_mb
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.flows.restyle_batch import restyle_batch
 manifest, output, in_flight = sys.argv[1:]
-asyncio.run(restyle_batch(manifest, BatchOptions(concurrency=int(in_flight)), output=output))
+restyle_batch(manifest, BatchOptions(concurrency=int(in_flight)), output=output)
 print(json.dumps({"ended": time.time(), "memory": peak_mb(), "cpu": cpu()}))
 """
 

@@ -153,8 +153,8 @@ class ApiMismatchError(ConfigurationError):
     """Environment and saved block name different APIs: a run meant for a free one must not be billed."""
 
 
-async def load_wavespeed(name: str = WAVESPEED_BLOCK) -> WaveSpeed:
-    """Load the `WaveSpeed` block of a name.
+async def load_wavespeed(name: WaveSpeed | str = WAVESPEED_BLOCK) -> WaveSpeed:
+    """Load the `WaveSpeed` block of a name; a block is returned as it is.
 
     Where no block ``default`` is saved, WAVESPEED_API_KEY and WAVESPEED_BASE_URL serve instead.
 
@@ -163,6 +163,8 @@ async def load_wavespeed(name: str = WAVESPEED_BLOCK) -> WaveSpeed:
         ApiMismatchError: WAVESPEED_BASE_URL is not the URL of the saved block.
         ConfigurationError: the block cannot be used.
     """
+    if isinstance(name, WaveSpeed):
+        return name
     name = name.removeprefix("wavespeed/")
     try:
         block = await load_block(

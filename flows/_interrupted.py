@@ -7,6 +7,7 @@ import inspect
 from typing import Any
 
 from prefect import Flow, State
+from prefect.blocks.core import Block
 from prefect.client.schemas.objects import FlowRun
 from prefect.logging.loggers import flow_run_logger
 
@@ -37,7 +38,7 @@ async def report_interrupted_job(flow: Flow[..., Any], flow_run: FlowRun, state:
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             arguments = _arguments(flow, flow_run.parameters)
-            store = await open_output(arguments["output"])
+            store = await open_output(await _output(arguments["output"]))
             job = await _job(arguments, store)
             ending = (state.name or "interrupted").lower()
             status = await _status(job, store)
@@ -47,6 +48,16 @@ async def report_interrupted_job(flow: Flow[..., Any], flow_run: FlowRun, state:
         logger.warning(
             "interrupted, and the status of its job cannot be read: %s. %s", redact(error), _RUN_AGAIN
         )
+
+
+async def _output(parameter: Any) -> Block | str:
+    """The output that the run was given; of a block that was chosen in a form, Prefect keeps a reference."""
+    if not isinstance(parameter, dict):
+        return str(parameter)
+    if not (reference := parameter.get("$ref")):
+        raise RestyleError("its output was a block, and that is not kept")
+    block: Block = await Block.aload_from_ref(reference)
+    return block
 
 
 async def _job(arguments: dict[str, Any], store: Store) -> Job:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from prefect import get_run_logger
 
+from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam
 from prefect_wavespeed.flows._artifacts import publish_restyled
+from prefect_wavespeed.flows._task_steps import TaskSteps
 from prefect_wavespeed.job import Job, NsfwRules, Restyled
 from prefect_wavespeed.steps.run_job import run_job
-from prefect_wavespeed.tasks import Runtime, collecting_task_runs, download, poll, submit
+from prefect_wavespeed.tasks import Runtime, collecting_task_runs
 
 
 async def restyle_job(
     job: Job,
     runtime: Runtime,
-    wavespeed: str,
-    output: str,
+    wavespeed: WaveSpeedParam,
+    output: OutputParam,
     *,
     max_cost_usd: float | None,
     nsfw: NsfwRules,
@@ -30,16 +30,9 @@ async def restyle_job(
         wavespeed, output, max_cost_usd, retry_failed: as for the flow `restyle_image`.
         nsfw: what to do with flagged and unchecked outputs.
     """
-    blocks = {"wavespeed": wavespeed, "output": output}
-    unsafe = {"nsfw": nsfw.flagged, "nsfw_unchecked": nsfw.unchecked}
+    steps = TaskSteps(wavespeed, output, nsfw, max_cost_usd=max_cost_usd, retry_failed=retry_failed)
     with collecting_task_runs():
-        restyled = await run_job(
-            job,
-            partial(submit, **blocks, **unsafe, max_cost_usd=max_cost_usd, retry_failed=retry_failed),
-            partial(poll, **blocks),
-            partial(download, **blocks, **unsafe),
-            runtime.slot,
-        )
+        restyled = await run_job(job, steps.submit, steps.poll, steps.download, runtime.slot)
         for warning in restyled.warnings:
             get_run_logger().warning("%s", warning.line)
         await publish_restyled(job, restyled, runtime.store)

@@ -5,7 +5,6 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import partial
 from math import ceil
 from pathlib import PurePosixPath
 from typing import Annotated
@@ -23,11 +22,14 @@ from prefect_wavespeed.batch.report.rows import Summary
 from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.batch.shards import Shard
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
+from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._batch_artifacts import show_report
+from prefect_wavespeed.flows._dispatch import dispatched_flow
 from prefect_wavespeed.flows._retries import retry_only
 from prefect_wavespeed.flows._shards import cancel_shards, carry_out_in_shards, check_room_for_shards
 from prefect_wavespeed.flows._states import completed
+from prefect_wavespeed.flows._task_steps import TaskSteps
 from prefect_wavespeed.flows.progress import ProgressArtifact, observer, updating
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.quality.outputs import described
@@ -37,13 +39,10 @@ from prefect_wavespeed.tasks import (
     Runtime,
     collect_task_runs,
     current_batch,
-    download,
     emit_rows_failed,
     open_runtime,
-    poll,
     restyle_chunk,
     run_info,
-    submit,
 )
 
 WATCHABLE = 50
@@ -65,6 +64,7 @@ def _run_name() -> str:
     return f"restyle {PurePosixPath(path).name or manifest}{part}"
 
 
+@dispatched_flow
 @flow(
     flow_run_name=_run_name,
     retries=2,
@@ -76,8 +76,8 @@ async def restyle_batch(
     manifest: Annotated[str, Field(min_length=1, examples=["s3://my-bucket/in/"])]
     | Annotated[list[str], Field(min_length=1)],
     options: BatchOptions = _DEFAULT,
-    wavespeed: str = WAVESPEED_BLOCK,
-    output: str = DEFAULT_OUTPUT,
+    wavespeed: WaveSpeedParam = WAVESPEED_BLOCK,
+    output: OutputParam = DEFAULT_OUTPUT,
     shards: Annotated[int, Field(ge=1, le=100)] = 1,
     shard: Shard | None = None,
 ) -> Summary:
@@ -91,7 +91,7 @@ async def restyle_batch(
             a column image and, optionally, id, variant and any parameter; s3://bucket/prefix/ for every
             image below it; or a list of images.
         options: How to restyle them, what it may cost, and when the batch counts as failed.
-        wavespeed: Name of the WaveSpeed block that holds the API key.
+        wavespeed: The WaveSpeed block that holds the API key, or the name of a saved one.
         output: Where the pictures go: s3-bucket/NAME or local-file-system/NAME (saved blocks),
             s3://bucket/prefix, or a directory.
         shards: Runs that share the work: child runs of this one's deployment, on its work pool, while this
@@ -112,11 +112,15 @@ async def restyle_batch(
         return completed(summary, summary.outcome)
 
 
+arestyle_batch = restyle_batch.aio
+"""`restyle_batch` for async code: always a coroutine."""
+
+
 async def _restyle_all(
     manifest: str | Sequence[str],
     options: BatchOptions,
-    wavespeed: str,
-    output: str,
+    wavespeed: WaveSpeedParam,
+    output: OutputParam,
     shards: int,
     shard: Shard | None,
 ) -> Summary:
@@ -193,7 +197,7 @@ def _report_folder() -> str:
     return layout.run(started, str(runtime.flow_run.id or uuid4()))
 
 
-async def _carry_out(batch: Batch, wavespeed: str, output: str, used: Runtime) -> None:
+async def _carry_out(batch: Batch, wavespeed: WaveSpeedParam, output: OutputParam, used: Runtime) -> None:
     token = current_batch.set(batch)
     try:
         if batch.table.job_count <= WATCHABLE and batch.options.wait:
@@ -204,27 +208,19 @@ async def _carry_out(batch: Batch, wavespeed: str, output: str, used: Runtime) -
         current_batch.reset(token)
 
 
-def _tasks(wavespeed: str, output: str, options: BatchOptions, used: Runtime) -> Carrier:
+def _tasks(wavespeed: WaveSpeedParam, output: OutputParam, options: BatchOptions, used: Runtime) -> Carrier:
     """A task run for each step of each image."""
-    blocks = {"wavespeed": wavespeed, "output": output}
-    unsafe = {"nsfw": options.nsfw, "nsfw_unchecked": options.nsfw_unchecked}
-    submit_task = partial(submit, **blocks, **unsafe, retry_failed=options.retry_failed)
+    steps = TaskSteps(wavespeed, output, options.nsfw_rules, retry_failed=options.retry_failed)
 
     async def submit_step(job: Job, *, after: int) -> Submitted:
         if not after:
             collect_task_runs()
-        return await submit_task(job, after=after)
+        return await steps.submit(job, after=after)
 
-    return Carrier(
-        submit_step,
-        partial(poll, **blocks),
-        partial(download, **blocks, **unsafe),
-        used.slot,
-        used.steps.look,
-    )
+    return Carrier(submit_step, steps.poll, steps.download, used.slot, used.steps.look)
 
 
-async def _carry_out_in_chunks(batch: Batch, wavespeed: str, output: str) -> None:
+async def _carry_out_in_chunks(batch: Batch, wavespeed: WaveSpeedParam, output: OutputParam) -> None:
     """A task run for some images at a time. The next one starts as soon as all images of the last have."""
     size = max(_MIN_CHUNK, ceil(batch.table.job_count / CHUNKS))
     async with asyncio.TaskGroup() as group:
@@ -237,7 +233,7 @@ async def _carry_out_in_chunks(batch: Batch, wavespeed: str, output: str) -> Non
 
 
 async def _carry_out_chunk(
-    first: int, last: int, all_started: asyncio.Event, wavespeed: str, output: str
+    first: int, last: int, all_started: asyncio.Event, wavespeed: WaveSpeedParam, output: OutputParam
 ) -> None:
     try:
         await restyle_chunk(first, last, all_started, wavespeed, output)

@@ -3,9 +3,7 @@
 # No `from __future__ import annotations` in files of flows: Prefect 3.8 cannot resolve annotations that are
 # strings ("not fully defined") when a deployment loads the file by its path, and every run would fail.
 
-from pathlib import PurePosixPath
 from typing import Annotated
-from urllib.parse import unquote, urlsplit
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -13,23 +11,24 @@ from pydantic import Field
 
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
+from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam
+from prefect_wavespeed.flows._dispatch import dispatched_flow
 from prefect_wavespeed.flows._interrupted import report_interrupted_job
 from prefect_wavespeed.flows._restyle_job import restyle_job
 from prefect_wavespeed.flows._retries import retry_only
 from prefect_wavespeed.job import NsfwPolicy, NsfwRules, Restyled, UncheckedPolicy
 from prefect_wavespeed.steps.run_job import make_job
 from prefect_wavespeed.tasks import open_runtime
+from prefect_wavespeed.urls import image_name
 
 _DEFAULT = ReduxParams()
 
 
 def _run_name() -> str:
-    # only the path of a URL: its query may be a signature
-    image = str(flow_run.parameters.get("image", ""))
-    path = unquote(urlsplit(image).path) if "://" in image else image
-    return f"restyle {PurePosixPath(path).name or 'image'}"
+    return f"restyle {image_name(str(flow_run.parameters.get('image', '')))}"
 
 
+@dispatched_flow
 @flow(
     flow_run_name=_run_name,
     retries=2,
@@ -42,8 +41,8 @@ async def restyle_image(
     image: Annotated[str, Field(min_length=1, examples=["https://example.com/photo.jpg"])],
     params: ReduxParams = _DEFAULT,
     variant: Annotated[int, Field(ge=0)] = 0,
-    wavespeed: str = WAVESPEED_BLOCK,
-    output: str = DEFAULT_OUTPUT,
+    wavespeed: WaveSpeedParam = WAVESPEED_BLOCK,
+    output: OutputParam = DEFAULT_OUTPUT,
     max_cost_usd: Annotated[float, Field(gt=0)] | None = None,
     nsfw: NsfwPolicy = "keep",
     nsfw_unchecked: UncheckedPolicy = "quarantine",
@@ -58,7 +57,7 @@ async def restyle_image(
         image: The source picture: an https URL, s3://bucket/key, or a path on the machine that runs this.
         params: How to restyle it.
         variant: 0, 1, 2 and so on: each makes another picture of the same source, with its own seed.
-        wavespeed: Name of the WaveSpeed block that holds the API key.
+        wavespeed: The WaveSpeed block that holds the API key, or the name of a saved one.
         output: Where the pictures go: s3-bucket/NAME or local-file-system/NAME (saved blocks),
             s3://bucket/prefix, or a directory.
         max_cost_usd: Highest price in USD; if it is higher, nothing is submitted. None for no limit.
@@ -86,3 +85,7 @@ async def restyle_image(
             nsfw=NsfwRules(flagged=nsfw, unchecked=nsfw_unchecked),
             retry_failed=retry_failed,
         )
+
+
+arestyle_image = restyle_image.aio
+"""`restyle_image` for async code: always a coroutine."""

@@ -11,6 +11,7 @@ from pydantic import Field
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.created_object import Handled, MetadataParam, ObjectCreated
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
+from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam
 from prefect_wavespeed.errors import (
     RestyleError,
     RunLimitError,
@@ -18,6 +19,7 @@ from prefect_wavespeed.errors import (
     SourceError,
     worth_retrying,
 )
+from prefect_wavespeed.flows._dispatch import dispatched_flow
 from prefect_wavespeed.flows._interrupted import report_interrupted_job
 from prefect_wavespeed.flows._restyle_job import restyle_job
 from prefect_wavespeed.flows._retries import retry_only
@@ -42,6 +44,7 @@ def _worth_retrying(error: RestyleError) -> bool:
     return changed or worth_retrying(error)
 
 
+@dispatched_flow
 @flow(
     flow_run_name=_run_name,
     retries=2,
@@ -55,8 +58,8 @@ async def restyle_object(
     watched: Annotated[str, Field(min_length=1, examples=["s3://bucket/in/"])],
     params: ReduxParams = _DEFAULT,
     metadata_params: tuple[MetadataParam, ...] = (),
-    wavespeed: str = WAVESPEED_BLOCK,
-    output: str = DEFAULT_OUTPUT,
+    wavespeed: WaveSpeedParam = WAVESPEED_BLOCK,
+    output: OutputParam = DEFAULT_OUTPUT,
     max_cost_usd: Annotated[float, Field(gt=0)] | None = None,
     nsfw: NsfwPolicy = "keep",
     nsfw_unchecked: UncheckedPolicy = "quarantine",
@@ -73,7 +76,7 @@ async def restyle_object(
         params: How to restyle it.
         metadata_params: Parameters that may be set by the object's own metadata instead, such as num_images
             by x-amz-meta-restyle-num-images.
-        wavespeed: Name of the WaveSpeed block that holds the API key.
+        wavespeed: The WaveSpeed block that holds the API key, or the name of a saved one.
         output: Where the pictures go: s3-bucket/NAME or local-file-system/NAME (saved blocks),
             s3://bucket/prefix, or a directory.
         max_cost_usd: Highest price in USD; if it is higher, nothing is submitted. None for no limit.

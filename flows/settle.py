@@ -9,8 +9,10 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.runtime import flow_run
 
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
+from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam, shown
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._artifacts import cell
+from prefect_wavespeed.flows._dispatch import dispatched_flow
 from prefect_wavespeed.flows._retries import retry_only
 from prefect_wavespeed.flows._states import completed
 from prefect_wavespeed.quality.outputs import described
@@ -21,11 +23,15 @@ _MAX_ROWS = 100  # of the artifact
 
 
 def _run_name() -> str:
-    return f"settle {flow_run.parameters.get('output', '')}"
+    output = flow_run.parameters.get("output")
+    return f"settle {output}" if isinstance(output, str) else "settle"
 
 
+@dispatched_flow
 @flow(flow_run_name=_run_name, retries=2, retry_delay_seconds=30, persist_result=False)
-async def settle(wavespeed: str = WAVESPEED_BLOCK, output: str = DEFAULT_OUTPUT) -> Settled:
+async def settle(
+    wavespeed: WaveSpeedParam = WAVESPEED_BLOCK, output: OutputParam = DEFAULT_OUTPUT
+) -> Settled:
     """Settle the open jobs of an output, whichever run submitted them, and bill nothing.
 
     A prediction is polled, and stored once it is ready; one that an interrupted run may have submitted is
@@ -33,7 +39,7 @@ async def settle(wavespeed: str = WAVESPEED_BLOCK, output: str = DEFAULT_OUTPUT)
     submission stay open and are reported. It may run beside other runs, and beside itself.
 
     Args:
-        wavespeed: Name of the WaveSpeed block that holds the API key.
+        wavespeed: The WaveSpeed block that holds the API key, or the name of a saved one.
         output: Where the jobs are: s3-bucket/NAME or local-file-system/NAME (saved blocks),
             s3://bucket/prefix, or a directory.
 
@@ -47,7 +53,7 @@ async def settle(wavespeed: str = WAVESPEED_BLOCK, output: str = DEFAULT_OUTPUT)
     async with retry_only():
         with collecting_task_runs():
             settled = await settle_open(wavespeed, output)
-    await _publish(settled, output)
+    await _publish(settled, shown(output))
     for reason in settled.reasons:
         get_run_logger().warning("%s", reason.line)
     return completed(settled, settled.outcome)

@@ -4,7 +4,7 @@ In a Prefect flow, or in a deployment::
 
     from prefect_wavespeed import ReduxParams, restyle_image
 
-    restyled = await restyle_image("s3://photos/in/coffee.jpg", ReduxParams(num_images=2), output="s3://…")
+    restyled = restyle_image("s3://photos/in/coffee.jpg", ReduxParams(num_images=2), output="s3://…")
 
 Without Prefect::
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from prefect_wavespeed.batch.report.rows import Summary
     from prefect_wavespeed.blocks.wavespeed import WaveSpeed
     from prefect_wavespeed.errors import RestyleError
-    from prefect_wavespeed.flows.restyle_batch import restyle_batch
-    from prefect_wavespeed.flows.restyle_image import restyle_image
+    from prefect_wavespeed.flows.restyle_batch import arestyle_batch, restyle_batch
+    from prefect_wavespeed.flows.restyle_image import arestyle_image, restyle_image
     from prefect_wavespeed.flows.restyle_object import restyle_object
     from prefect_wavespeed.flows.settle import settle
     from prefect_wavespeed.job import Job, Restyled, RunInfo
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from prefect_wavespeed.steps.step_set import StepSet
     from prefect_wavespeed.storage.open_store import open_store
     from prefect_wavespeed.storage.store import Store
+    from prefect_wavespeed.tasks.restyle import arestyle, restyle
 
 __all__ = [
     "BatchOptions",
@@ -53,8 +54,12 @@ __all__ = [
     "Summary",
     "WaveSpeed",
     "WaveSpeedClient",
+    "arestyle",
+    "arestyle_batch",
+    "arestyle_image",
     "make_job",
     "open_store",
+    "restyle",
     "restyle_batch",
     "restyle_image",
     "restyle_object",
@@ -77,8 +82,12 @@ _MODULES = {
     "Summary": "batch.report.rows",
     "WaveSpeed": "blocks.wavespeed",
     "WaveSpeedClient": "api.client",
+    "arestyle": "tasks.restyle",
+    "arestyle_batch": "flows.restyle_batch",
+    "arestyle_image": "flows.restyle_image",
     "make_job": "steps.run_job",
     "open_store": "storage.open_store",
+    "restyle": "tasks.restyle",
     "restyle_batch": "flows.restyle_batch",
     "restyle_image": "flows.restyle_image",
     "restyle_object": "flows.restyle_object",

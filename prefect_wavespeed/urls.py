@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from pathlib import PurePosixPath
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 # Query parameters by which stores sign a URL or let its bearer in: they change, the object stays the same.
 _SIGNATURE_PARAMETERS = re.compile(
@@ -55,3 +56,9 @@ def without_signature(url: str) -> str:
     ]
     host = parts.netloc.rpartition("@")[2].lower()
     return urlunsplit((parts.scheme.lower(), host, parts.path, urlencode(kept), ""))
+
+
+def image_name(image: str) -> str:
+    """An image's file name, for the names of runs. Of a URL, only the path: a query may be a signature."""
+    path = unquote(urlsplit(image).path) if "://" in image else image
+    return PurePosixPath(path).name or "image"

@@ -6,12 +6,14 @@ from prefect_wavespeed.tasks.download import download
 from prefect_wavespeed.tasks.events import emit_rows_failed
 from prefect_wavespeed.tasks.find import find
 from prefect_wavespeed.tasks.poll import poll
+from prefect_wavespeed.tasks.restyle import arestyle, restyle
 from prefect_wavespeed.tasks.runtime import Runtime, open_runtime
 from prefect_wavespeed.tasks.settle_open import settle_open
 from prefect_wavespeed.tasks.submit import submit
 
 __all__ = [
     "Runtime",
+    "arestyle",
     "collect_task_runs",
     "collecting_task_runs",
     "current_batch",
@@ -20,6 +22,7 @@ __all__ = [
     "find",
     "open_runtime",
     "poll",
+    "restyle",
     "restyle_chunk",
     "run_info",
     "settle_open",

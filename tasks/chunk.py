@@ -9,6 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from prefect_wavespeed.batch.job_runner import Carrier
+from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.tasks.context import collect_task_runs, current_batch
 from prefect_wavespeed.tasks.runtime import open_runtime
@@ -17,7 +18,7 @@ from prefect_wavespeed.tasks.runtime import open_runtime
 # No tags: at a task's start Prefect asks the server whether one of them is limited, which is slow under load.
 @task(task_run_name="restyle {first}-{last}", cache_policy=NO_CACHE, persist_result=False)
 async def restyle_chunk(
-    first: int, last: int, all_started: asyncio.Event, wavespeed: str, output: str
+    first: int, last: int, all_started: asyncio.Event, wavespeed: WaveSpeedParam, output: OutputParam
 ) -> None:
     """Carry out the jobs with these numbers, each by itself.
 
@@ -25,7 +26,7 @@ async def restyle_chunk(
         first: number of the first job, in the batch that is running.
         last: number of the last one.
         all_started: set when the last one has started, so that the next chunk may start.
-        wavespeed: name of the `WaveSpeed` block.
+        wavespeed: a `WaveSpeed` block, or the name of a saved one.
         output: where the outputs go.
 
     Raises:

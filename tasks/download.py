@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import task
 
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
+from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam
 from prefect_wavespeed.job import Job, NsfwPolicy, NsfwRules, Restyled, UncheckedPolicy
 from prefect_wavespeed.steps.attempts import Submitted
 from prefect_wavespeed.tasks._options import TASK_OPTIONS
@@ -15,8 +16,8 @@ from prefect_wavespeed.tasks.runtime import open_runtime
 async def download(
     job: Job,
     submitted: Submitted,
-    wavespeed: str = WAVESPEED_BLOCK,
-    output: str = DEFAULT_OUTPUT,
+    wavespeed: WaveSpeedParam = WAVESPEED_BLOCK,
+    output: OutputParam = DEFAULT_OUTPUT,
     *,
     nsfw: NsfwPolicy = "keep",
     nsfw_unchecked: UncheckedPolicy = "quarantine",
@@ -26,7 +27,7 @@ async def download(
     Args:
         job: what was asked for.
         submitted: what `submit` returned.
-        wavespeed: name of the `WaveSpeed` block.
+        wavespeed: a `WaveSpeed` block, or the name of a saved one.
         output: where the outputs go.
         nsfw: what to do with outputs that WaveSpeedAI flags.
         nsfw_unchecked: the same for outputs that were not checked; they are kept if flagged ones are.

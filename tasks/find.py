@@ -8,6 +8,7 @@ from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch import created_object as objects
 from prefect_wavespeed.batch.created_object import Found, MetadataParam, ObjectCreated, give_up
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
+from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam
 from prefect_wavespeed.tasks._options import TASK_OPTIONS
 from prefect_wavespeed.tasks.context import run_info
 from prefect_wavespeed.tasks.events import emit_failed
@@ -20,8 +21,8 @@ async def find(
     watched: str,
     params: ReduxParams,
     metadata_params: tuple[MetadataParam, ...] = (),
-    wavespeed: str = WAVESPEED_BLOCK,
-    output: str = DEFAULT_OUTPUT,
+    wavespeed: WaveSpeedParam = WAVESPEED_BLOCK,
+    output: OutputParam = DEFAULT_OUTPUT,
 ) -> Found:
     """Find the job of an object; if it cannot be restyled, write its dead letter.
 
@@ -30,7 +31,7 @@ async def find(
         watched: ``s3://bucket/prefix`` whose objects are to be restyled.
         params: how to restyle them.
         metadata_params: parameters that the object's own metadata may give.
-        wavespeed: name of the `WaveSpeed` block.
+        wavespeed: a `WaveSpeed` block, or the name of a saved one.
         output: where the outputs go, and the ledger is.
 
     Returns:

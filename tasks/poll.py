@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import task
 
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
+from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.steps.attempts import Polled, Submitted
 from prefect_wavespeed.tasks._options import TASK_OPTIONS
@@ -13,14 +14,17 @@ from prefect_wavespeed.tasks.runtime import open_runtime
 
 @task(task_run_name="poll {job.label}", **TASK_OPTIONS)
 async def poll(
-    job: Job, submitted: Submitted, wavespeed: str = WAVESPEED_BLOCK, output: str = DEFAULT_OUTPUT
+    job: Job,
+    submitted: Submitted,
+    wavespeed: WaveSpeedParam = WAVESPEED_BLOCK,
+    output: OutputParam = DEFAULT_OUTPUT,
 ) -> Polled:
     """Wait until a prediction is ready.
 
     Args:
         job: what was asked for.
         submitted: what `submit` returned.
-        wavespeed: name of the `WaveSpeed` block.
+        wavespeed: a `WaveSpeed` block, or the name of a saved one.
         output: where the outputs go, and the ledger is.
 
     Returns:

@@ -8,9 +8,12 @@ from functools import partial
 from hashlib import sha256
 from typing import Any
 
+from prefect.blocks.core import Block
+
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.blocks.output import open_output
-from prefect_wavespeed.blocks.wavespeed import WaveSpeed, load_wavespeed
+from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam
+from prefect_wavespeed.blocks.wavespeed import load_wavespeed
 from prefect_wavespeed.job import Job, NsfwRules, Restyled
 from prefect_wavespeed.steps.attempts import Polled, Submitted
 from prefect_wavespeed.steps.step_set import StepSet
@@ -77,29 +80,30 @@ class Runtime:
 
 
 @asynccontextmanager
-async def open_runtime(wavespeed: str, output: str) -> AsyncIterator[Runtime]:
+async def open_runtime(wavespeed: WaveSpeedParam, output: OutputParam) -> AsyncIterator[Runtime]:
     """Open a block and an output, or join the runs that use them. Errors that leave it are safe to store.
 
     Blocks are loaded for the first user, so one that is saved anew is used as soon as all earlier runs of
     this block and output have ended.
 
     Args:
-        wavespeed: name of a `WaveSpeed` block.
-        output: block, ``s3://bucket/prefix`` or directory.
+        wavespeed: a `WaveSpeed` block, or the name of a saved one.
+        output: a storage block, the name of a saved one, ``s3://bucket/prefix`` or a directory.
 
     Raises:
         ConfigurationError: one of them does not exist or cannot be used.
     """
+    key = (Runtime, _identity(wavespeed), _identity(output))
     with safe_errors():
-        async with shared((Runtime, wavespeed, output), partial(_open, wavespeed, output)) as runtime:
+        async with shared(key, partial(_open, wavespeed, output)) as runtime:
             yield runtime
 
 
 @asynccontextmanager
-async def _open(wavespeed: str, output: str) -> AsyncIterator[Runtime]:
+async def _open(wavespeed: WaveSpeedParam, output: OutputParam) -> AsyncIterator[Runtime]:
     store = await open_output(output)
     block = await load_wavespeed(wavespeed)
-    content = _digest(block)  # not its name: two outputs share the slots of one block, unless it was changed
+    content = _identity(block)  # not its name: two outputs share the slots of a block, unless it was changed
     async with (
         shared((Allowance, content), partial(Allowance.open, block)) as allowance,
         shared((WebhookListener, content), partial(WebhookListener.open, block)) as listener,
@@ -108,8 +112,12 @@ async def _open(wavespeed: str, output: str) -> AsyncIterator[Runtime]:
         yield Runtime(client, store, allowance, listener)
 
 
-def _digest(block: WaveSpeed) -> str:
-    return sha256(block.model_dump_json(context={"include_secrets": True}).encode()).hexdigest()
+def _identity(block: Block | str) -> tuple[str, str]:
+    """What tells a block from others: its type and a digest of its content, secrets included; or its name."""
+    if isinstance(block, str):
+        return "", block
+    content = block.model_dump_json(context={"include_secrets": True})
+    return block.get_block_type_slug(), sha256(content.encode()).hexdigest()
 
 
 def _keep_thumbnail(job_key: str, number: int, jpeg: bytes) -> None:

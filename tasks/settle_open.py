@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from prefect import task
+from prefect.runtime import task_run
 
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
+from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam, shown
 from prefect_wavespeed.settling.settle import settle
 from prefect_wavespeed.settling.summary import Settled, SettleOutcome
 from prefect_wavespeed.tasks._options import TASK_OPTIONS
@@ -15,12 +17,18 @@ from prefect_wavespeed.tasks.events import emit_failed, emit_stored
 from prefect_wavespeed.tasks.runtime import open_runtime
 
 
-@task(task_run_name="settle {output}", **TASK_OPTIONS)
-async def settle_open(wavespeed: str = WAVESPEED_BLOCK, output: str = DEFAULT_OUTPUT) -> Settled:
+def _run_name() -> str:
+    return f"settle {shown(task_run.parameters['output'])}"
+
+
+@task(task_run_name=_run_name, **TASK_OPTIONS)
+async def settle_open(
+    wavespeed: WaveSpeedParam = WAVESPEED_BLOCK, output: OutputParam = DEFAULT_OUTPUT
+) -> Settled:
     """Settle every open job of an output. Nothing is submitted, so nothing is billed.
 
     Args:
-        wavespeed: name of the `WaveSpeed` block.
+        wavespeed: a `WaveSpeed` block, or the name of a saved one.
         output: where the outputs go, and the ledger is.
 
     Returns:

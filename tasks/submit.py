@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import task
 
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
+from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam
 from prefect_wavespeed.job import Job, NsfwPolicy, NsfwRules, UncheckedPolicy
 from prefect_wavespeed.steps.attempts import Submitted
 from prefect_wavespeed.tasks._options import TASK_OPTIONS
@@ -14,8 +15,8 @@ from prefect_wavespeed.tasks.runtime import open_runtime
 @task(task_run_name="submit {job.label}", **TASK_OPTIONS)
 async def submit(
     job: Job,
-    wavespeed: str = WAVESPEED_BLOCK,
-    output: str = DEFAULT_OUTPUT,
+    wavespeed: WaveSpeedParam = WAVESPEED_BLOCK,
+    output: OutputParam = DEFAULT_OUTPUT,
     *,
     max_cost_usd: float | None = None,
     nsfw: NsfwPolicy = "keep",
@@ -27,7 +28,7 @@ async def submit(
 
     Args:
         job: what to do, from `prefect_wavespeed.make_job`.
-        wavespeed: name of the `WaveSpeed` block.
+        wavespeed: a `WaveSpeed` block, or the name of a saved one.
         output: block, ``s3://bucket/prefix`` or directory where the outputs go.
         max_cost_usd: refuse if the price is higher, in USD.
         nsfw: what will be done with outputs that WaveSpeedAI flags.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 from collections.abc import Iterator, Sequence
@@ -53,7 +52,7 @@ class World:
         """Run the flow with these options."""
         asked = BatchOptions(params=SMALL, **options)
         with self.prefect.used_here():
-            summary: Summary = asyncio.run(flow(manifest, asked, output=str(self.output)))
+            summary: Summary = flow(manifest, asked, output=str(self.output))
         return summary
 
     @property
@@ -176,6 +175,14 @@ class TestFewImages:
         assert sorted(task["name"] for task in tasks) == sorted(expected - {f"download {labels[3]}"})
         failed = [task["name"] for task in tasks if task["state_type"] == "FAILED"]
         assert failed == [f"poll {labels[3]}"]
+
+    def test_a_task_run_has_those_of_its_own_image_for_inputs_and_no_other(self, eight: Eight) -> None:
+        tasks = eight.world.task_runs(23)
+        name_of = {task["id"]: task["name"] for task in tasks}
+        for task in tasks:
+            step, label = task["name"].split()
+            inputs = {name_of[one["id"]] for each in task["task_inputs"].values() for one in each}
+            assert inputs == (set() if step == "submit" else {f"submit {label}"})
 
     def test_a_side_car_names_the_task_runs_of_its_own_image_alone(self, eight: Eight) -> None:
         tasks = eight.world.task_runs(23)
@@ -398,7 +405,7 @@ def test_shards_without_a_deployment_are_refused_before_anything_is_spent(world:
         world.prefect.used_here(),
         pytest.raises(ConfigurationError, match="start it with `prefect deployment run"),
     ):
-        asyncio.run(restyle_batch([f"{SITE}/1.jpg"], output=str(world.output), shards=2))
+        restyle_batch([f"{SITE}/1.jpg"], output=str(world.output), shards=2)
     assert world.emulator.ledger()["calls"]["submit"] == 0
     assert list(world.output.rglob("*")) == []
 
@@ -430,5 +437,5 @@ def test_shards_that_could_never_start_are_refused_before_anything_is_spent(
         world.prefect.used_here(),
         pytest.raises(ConfigurationError, match=rf"{limited} \S+ lets 1 run at once, and 2 are needed"),
     ):
-        asyncio.run(restyle_batch([f"{SITE}/1.jpg"], output=str(world.output), shards=2))
+        restyle_batch([f"{SITE}/1.jpg"], output=str(world.output), shards=2)
     assert world.emulator.ledger()["calls"]["submit"] == 0

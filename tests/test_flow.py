@@ -17,8 +17,10 @@ from uuid import UUID
 
 import pytest
 from PIL import Image
+from prefect import flow, unmapped
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
+from prefect.filesystems import LocalFileSystem
 from prefect.states import Cancelled, Crashed
 from pydantic import SecretStr
 
@@ -36,11 +38,12 @@ from prefect_wavespeed.errors import (
     UnavailableError,
     worth_retrying,
 )
-from prefect_wavespeed.flows import restyle_image
+from prefect_wavespeed.flows import arestyle_image, restyle_image
 from prefect_wavespeed.job import Job, Restyled, RunInfo
 from prefect_wavespeed.steps.run_job import make_job
 from prefect_wavespeed.steps.step_set import StepSet
 from prefect_wavespeed.storage.open_store import open_store
+from prefect_wavespeed.tasks import arestyle, restyle
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
 from tests.support.prefect_server import PrefectServer
@@ -62,7 +65,7 @@ class World:
         """Run the flow."""
         arguments = {"params": SMALL, "output": str(self.output), **parameters}
         with self.prefect.used_here():
-            restyled: Restyled = asyncio.run(flow(str(image), **arguments))
+            restyled: Restyled = flow(str(image), **arguments)
         return restyled
 
     @property
@@ -220,6 +223,45 @@ def test_the_flow_is_retried_only_after_a_transient_error(
         world.restyle(photo, flow=restyle_image.with_options(retry_delay_seconds=0))
     assert errors == []
     assert world.runs[0]["run_count"] == 2
+
+
+def test_sync_code_gets_the_result_async_code_awaits_it_and_a_list_is_mapped(
+    world: World, photo: Path
+) -> None:
+    block = WaveSpeed(api_key=Secret(value=SecretStr(KEY)), base_url=world.emulator.url, max_in_flight=1)
+    given: dict[str, Any] = {
+        "params": SMALL,
+        "wavespeed": block,
+        "output": LocalFileSystem(basepath=str(world.output)),
+    }
+    mapped: dict[str, Any] = {name: unmapped(value) for name, value in given.items()}
+
+    @flow
+    def in_sync() -> list[Restyled]:
+        return [
+            restyle_image(str(photo), **given),
+            restyle(str(photo), **given),
+            *restyle.map([str(photo)] * 2, **mapped).result(),
+        ]
+
+    @flow
+    async def in_async() -> list[Restyled]:
+        return [
+            await restyle_image(str(photo), **given),
+            await restyle(str(photo), **given),
+            await arestyle_image(str(photo), **given),
+            await arestyle(str(photo), **given),
+        ]
+
+    with world.prefect.used_here():
+        restyled = [*in_sync(), *asyncio.run(in_async()), restyle_image(str(photo), **given)]
+        names = [task["name"] for task in world.prefect.all("task_runs") if task["name"].endswith(".png")]
+        stored = json.dumps([world.prefect.all("flow_runs"), world.prefect.all("task_runs")])
+    assert {one.metadata_uri for one in restyled} == {restyled[0].metadata_uri}
+    assert [one.cached for one in restyled] == [False] + [True] * 8
+    assert world.emulator.ledger()["billed"] == 1
+    assert set(names) == {"restyle Own Photo.png"}
+    assert KEY not in stored
 
 
 def test_a_corrected_block_is_used_by_the_next_run_of_the_same_process(world: World, photo: Path) -> None:

@@ -68,7 +68,7 @@ class World:
         """Run the flow, as a deployment would: the event is JSON."""
         event: Any = created.model_dump(mode="json")
         with self.prefect.used_here():
-            handled: Handled = asyncio.run(restyle_object(event, **self.arguments(**more)))
+            handled: Handled = restyle_object(event, **self.arguments(**more))
         return handled
 
     def stored(self) -> list[str]:
@@ -184,7 +184,7 @@ def test_the_flow_is_retried_if_the_object_has_changed_but_not_if_access_is_deni
     created = ObjectCreated(bucket=world.s3.bucket, key=f"{world.folder}/in/a.jpg")
     flow = restyle_object.with_options(retry_delay_seconds=0)
     with world.prefect.used_here(), pytest.raises(SourceError):
-        asyncio.run(flow(created, **world.arguments()))
+        flow(created, **world.arguments())
     assert world.runs[0]["run_count"] == run_count
 
 
@@ -208,7 +208,7 @@ def test_the_flow_is_not_retried_if_its_configuration_is_wrong(
     created = ObjectCreated(bucket=world.s3.bucket, key=f"{world.folder}/in/a.jpg")
     flow = restyle_object.with_options(retry_delay_seconds=0)
     with world.prefect.used_here(), pytest.raises(ConfigurationError, match=reason):
-        asyncio.run(flow(created, **world.arguments(**arguments)))
+        flow(created, **world.arguments(**arguments))
     assert [run["run_count"] for run in world.runs] == [1]
 
 
@@ -294,7 +294,7 @@ def test_a_picture_from_a_directory_has_a_lineage(world: World, tmp_path: Path) 
     photo.write_bytes(PHOTO.read_bytes() + world.folder.encode())  # a job of its own
     output = tmp_path / "with a space"
     with world.prefect.used_here():
-        asyncio.run(restyle_image(str(photo), params=SMALL, output=str(output)))
+        restyle_image(str(photo), params=SMALL, output=str(output))
     events = world.events("prefect.asset.", str(tmp_path), 2)
     ids = {event["event"].rpartition(".")[2]: event["resource"]["prefect.resource.id"] for event in events}
     assert ids["referenced"] == f"file://{tmp_path}/a=20photo.jpg"

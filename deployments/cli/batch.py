@@ -140,7 +140,7 @@ async def _quote(asked: _Command) -> BatchQuote:
 
 
 def _restyle(asked: _Command, console: Console) -> Summary:
-    from prefect_wavespeed.flows import restyle_batch
+    from prefect_wavespeed.flows import arestyle_batch
     from prefect_wavespeed.flows.progress import observer
 
     with BatchProgress(console) as bar:
@@ -148,7 +148,7 @@ def _restyle(asked: _Command, console: Console) -> Summary:
         try:
             # no retries: the user decides whether to run it again
             return asyncio.run(
-                restyle_batch.with_options(retries=0)(
+                arestyle_batch.with_options(retries=0)(
                     asked.manifest, asked.options, wavespeed=asked.wavespeed, output=asked.out
                 )
             )

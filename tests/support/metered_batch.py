@@ -7,7 +7,6 @@ prints the run's summary as one line of JSON, and ends when its standard input c
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 from contextlib import suppress
@@ -107,7 +106,7 @@ def main(manifest: str, output: str) -> None:
     from prefect_wavespeed.flows import restyle_batch
 
     options = BatchOptions(params=ReduxParams(size="256*256"), max_failed=1.0)
-    summary = asyncio.run(restyle_batch(manifest, options, output=output))
+    summary = restyle_batch(manifest, options, output=output)
     print(summary.model_dump_json(), flush=True)
     sys.stdin.read()
 

@@ -16,13 +16,13 @@ from typing import Any
 from prefect import State, flow
 
 from prefect_wavespeed.concurrency import map_all
-from prefect_wavespeed.flows import restyle_image
+from prefect_wavespeed.flows import arestyle_image
 
 
 @flow(persist_result=True, log_prints=True)
 async def persist_everything(parameters: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Run the flow with each set of parameters."""
-    persisting = restyle_image.with_options(persist_result=True, retries=1, retry_delay_seconds=1)
+    persisting = arestyle_image.with_options(persist_result=True, retries=1, retry_delay_seconds=1)
 
     async def run(arguments: dict[str, Any]) -> State[Any]:
         return await persisting(**arguments, return_state=True)
