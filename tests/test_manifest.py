@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.api.models import NO_PROMPT, ReduxParams
 from prefect_wavespeed.batch.manifest.read import read_manifest, safe_name
 from prefect_wavespeed.batch.manifest.rows import BadRow, Row
 from prefect_wavespeed.errors import ConfigurationError, ManifestError, RestyleError
@@ -29,13 +29,21 @@ from tests.support.s3_servers import S3Server
 DEFAULTS = ReduxParams(size="512*512")
 IMAGES = ["https://example.com/a.jpg?X-Amz-Signature=secret", "s3://bucket/b.png", "pictures/c.webp"]
 KNOWN = (
-    "the columns are image, id, variant, size, num_inference_steps, guidance_scale, num_images, seed, "
-    "output_format, enable_base64_output, enable_sync_mode"
+    "the columns are image, id, variant, size, num_inference_steps or steps, guidance_scale or guidance, "
+    "num_images, seed, output_format or format, enable_base64_output, enable_sync_mode"
 )
 KINDS = (
-    "give a file that ends in .jsonl, .ndjson, .csv, .tsv, .parquet, "
-    "or s3://bucket/prefix/ for every image below it"
+    "give a file that ends in .jsonl, .ndjson, .json, .csv, .tsv, .parquet, "
+    "or a folder, a pattern or s3://bucket/prefix/ for every image in it"
 )
+LEAVE_OUT = "ignore_columns=num_inference_steps"
+NAME_IT = "name it with columns=image=…"
+
+
+def asides(names: str, them: str = "them") -> str:
+    return f"carry={names} takes {them} into the report, ignore_columns={names} leaves {them} out"
+
+
 ROWS: list[dict[str, Any]] = [
     {"image": IMAGES[0], "id": "one", "seed": 7},
     {"image": IMAGES[1], "id": 2, "variant": 3, "guidance_scale": 5, "enable_sync_mode": True},
@@ -269,10 +277,23 @@ REASONS = [
     ({"image": "s3://bucket/"}, "no key: image s3://bucket/: use s3://bucket/key"),
     ({"image": "a\x00.jpg"}, "control character: image 'a\\x00.jpg': rename it, or correct the manifest"),
     ({"imgae": "a.jpg"}, "unknown column \"imgae\": did you mean 'image'?"),
-    ({"image": "a", "prompt": "x"}, 'unknown column "prompt": remove or rename it'),
     (
-        {"image": "a", "prompt": "x", "imgae": "b"},
-        'unknown columns "prompt", "imgae" (image?): remove or rename them',
+        {"image": "a", "prompt": "x"},
+        f'unknown column "prompt": {NO_PROMPT}; {asides("prompt", "it")}',
+    ),
+    (
+        {"image": "a", "colour": "x", "imgae": "b"},
+        f'unknown columns "colour", "imgae" (image?): {asides("colour,imgae")}',
+    ),
+    (
+        {"image_url": "a", "my sku": "x"},
+        'unknown columns "image_url", "my sku": columns=image=image_url if that is what it holds; '
+        + asides("'image_url,my sku'"),
+    ),
+    ({"image": "a", "steps": 99}, "num_inference_steps 99: must be 1 to 50"),
+    (
+        {"image": "a", "steps": 9, "num_inference_steps": 9},
+        f'columns "steps" and "num_inference_steps" mean the same: leave one out, such as {LEAVE_OUT}',
     ),
     ({"image": "a", "num_images": 9}, "num_images 9: must be 1 to 4"),
     ({"image": "a", "num_images": "2"}, 'num_images "2": give a whole number'),
@@ -409,6 +430,15 @@ WHOLE: list[tuple[str, bytes, str]] = [
     ("a.parquet", parquet({"image": pa.array([], pa.string())}), "it has no rows: give at least one image"),
     ("a.txt", b"a.jpg\n", f"unsupported file type: {KINDS}"),
     ("a", b"a.jpg\n", f"unsupported file type: {KINDS}"),
+    ("a.json", b" \n", "it has no rows: give at least one image"),
+    ("a.json", b"[]", "it has no rows: give at least one image"),
+    ("a.json", b'{"image": "a"}', '{"image": "a"} is not a JSON array: give [{"image": "…"}, …]'),
+    (
+        "a.json",
+        b'{"image": "a"}\n{"image": "b"}\n',
+        "not JSON: Extra data: line 2 column 1 (char 15): if it is lines of JSON, name it .jsonl",
+    ),
+    ("a.json", b'[{"image": "\xe9"}]', "not UTF-8: save the file as UTF-8"),
     ("a.xlsx", b"PK\x03\x04", "it is a spreadsheet: save it as CSV"),
     ("a.csv", b"PK\x03\x04\x14\0", "it is a spreadsheet or an archive: save it as CSV"),
     ("a.csv", PARQUET, "it is Parquet: give it a name that ends in .parquet"),
@@ -416,9 +446,9 @@ WHOLE: list[tuple[str, bytes, str]] = [
     (
         "a.csv",
         b"image,sku,title\na,1,b\n",
-        f'unknown columns "sku", "title": remove or rename them; {KNOWN}',
+        f'unknown columns "sku", "title": {asides("sku,title")}; {KNOWN}',
     ),
-    ("a.csv", b"id,seed\na,1\n", "no column 'image': its columns are id, seed"),
+    ("a.csv", b"id,seed\na,1\n", f"no column 'image': its columns are id, seed; {NAME_IT}"),
     ("a.csv", b"image,seed,image\na,1,b\n", "column 'image' appears twice"),
     ("a.csv", b'image\na\n"b\nc\n', "row 3 is not valid CSV: unexpected end of data: is a quote not closed?"),
     ("a.csv", b"image,\xe9\na,b\n", "its first line is not UTF-8: save the file as UTF-8"),
@@ -428,7 +458,11 @@ WHOLE: list[tuple[str, bytes, str]] = [
         "cannot be read: Compressed file ended before",
     ),
     ("a.parquet", parquet({"imgae": ["a"]}), f"unknown column \"imgae\": did you mean 'image'?; {KNOWN}"),
-    ("a.parquet", parquet({"seed": [1]}), "no column 'image': its columns are seed"),
+    (
+        "a.parquet",
+        parquet({"seed": [1]}),
+        f"no column 'image': its columns are seed; {NAME_IT}",
+    ),
     ("a.parquet", parquet({"image": [1]}), "column 'image' is of type int64: give text"),
     (
         "a.parquet",
@@ -461,15 +495,11 @@ async def test_a_file_that_is_no_list_of_images_is_reported(
     assert "\n" not in message
 
 
-async def test_a_file_that_is_not_there_or_is_a_directory_is_reported(store: Store, tmp_path: Path) -> None:
+async def test_a_file_that_is_not_there_is_reported(store: Store, tmp_path: Path) -> None:
     missing = tmp_path / "a.jsonl"
-    assert await refused(missing, store) == f"manifest {missing}: no such file"
-    assert await refused(tmp_path, store) == (
-        f"manifest {tmp_path}: it is a directory: give a file, or s3://bucket/prefix/ for every image "
-        "below it"
-    )
-    assert await refused("", store) == (
-        "manifest '': it is a directory: give a file, or s3://bucket/prefix/ for every image below it"
+    assert await refused(missing, store) == f"manifest {missing}: no such file or folder"
+    assert (
+        await refused("", store) == "manifest '': it is empty: give a file, a folder or s3://bucket/prefix/"
     )
     assert await refused([], store) == "manifest (a list of 0): it has no rows: give at least one image"
 

@@ -112,7 +112,9 @@ async def _check_first_rows(manifest: str, options: BatchOptions, store: Store) 
     from prefect_wavespeed.batch.manifest.rows import BadRow
     from prefect_wavespeed.batch.run import bad_rows_error
 
-    async with aclosing(read_manifest(manifest, options.params, store)) as pages:
+    async with aclosing(
+        read_manifest(manifest, options.params, store, columns=options.manifest_columns)
+    ) as pages:
         rows = await anext(pages)
         bad = [row for row in rows if isinstance(row, BadRow)]
         if bad and options.on_bad_row == "fail":

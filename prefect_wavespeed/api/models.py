@@ -15,6 +15,10 @@ MAX_SEED = 2_147_483_647
 
 OutputFormat = Literal["jpeg", "png", "webp"]
 
+SHORT_NAMES = {"num_inference_steps": "steps", "guidance_scale": "guidance", "output_format": "format"}
+"""Fields of ``ReduxParams`` that people may call by a shorter name."""
+NO_PROMPT = f"{MODEL} takes no prompt: it varies the picture that it is given"
+
 _SIZE = re.compile(r"(\d{1,5})\*(\d{1,5})", re.ASCII)
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.manifest.columns import Columns
 from prefect_wavespeed.job import NsfwPolicy, NsfwRules, UncheckedPolicy
 
 
@@ -68,6 +69,18 @@ class BatchOptions(BaseModel):
         description="What to do with pictures of which WaveSpeedAI does not say whether they are safe: put "
         "them under quarantine/, or keep them. If nsfw is keep, they are kept.",
     )
+    columns: str = Field(
+        default="",
+        description="Columns to which the manifest gives names of its own, such as image=image_url,id=sku.",
+    )
+    carry: str = Field(
+        default="",
+        description="Columns of your own to take into the report and the gallery, such as sku,category; * "
+        "for all. They never change a picture.",
+    )
+    ignore_columns: str = Field(
+        default="", description="Columns of your own to leave out, such as notes,colour."
+    )
     retry_failed: bool = Field(
         default=False, description="Also submit jobs that have failed for good before. That may be billed."
     )
@@ -76,6 +89,17 @@ class BatchOptions(BaseModel):
         description="Wait for the pictures. Otherwise the batch ends once everything is submitted, and "
         "settle stores the pictures later.",
     )
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_are_pairs(cls, value: str) -> str:
+        Columns.of(value)
+        return value
+
+    @property
+    def manifest_columns(self) -> Columns:
+        """Which column of the manifest means what."""
+        return Columns.of(self.columns, self.carry, self.ignore_columns)
 
     @property
     def nsfw_rules(self) -> NsfwRules:

@@ -27,8 +27,9 @@ from prefect_wavespeed.batch.gate import Gate
 from prefect_wavespeed.batch.job_runner import Carrier, JobRunner
 from prefect_wavespeed.batch.job_table import JobTable
 from prefect_wavespeed.batch.ledger_view import LedgerView
+from prefect_wavespeed.batch.manifest.columns import say_columns
 from prefect_wavespeed.batch.manifest.read import read_manifest, safe_name
-from prefect_wavespeed.batch.manifest.rows import BadRow, Row, say_columns
+from prefect_wavespeed.batch.manifest.rows import BadRow, Row
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.outcome import rebuilt_error
 from prefect_wavespeed.batch.patience import patiently
@@ -147,7 +148,13 @@ class Batch:
         """
         self._manifest = safe_name(manifest)
         await self.store.ensure_conditional_put()
-        rows_of = read_manifest(manifest, self.options.params, self.store, left_out=self.table.left_out)
+        rows_of = read_manifest(
+            manifest,
+            self.options.params,
+            self.store,
+            columns=self.options.manifest_columns,
+            left_out=self.table.left_out,
+        )
         async with aclosing(rows_of) as pages:
             async for rows in pages:
                 for row, job in await map_all(self._identify, self._own(rows), _CONCURRENT_ROWS):

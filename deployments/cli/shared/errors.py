@@ -11,7 +11,9 @@ from prefect_wavespeed.deployments.cli.shared.flags import describe_refused_fiel
 from prefect_wavespeed.errors import InvalidRequestError, RestyleError
 
 # Messages name the parameters of flows; on the command line these are options.
-_PARAMETER = re.compile(r"(?<!\S)(max_cost_usd|max_failed|on_bad_row|retry_failed)\b(=?)")
+_PARAMETER = re.compile(
+    r"(?<!\S)(max_cost_usd|max_failed|on_bad_row|retry_failed|ignore_columns|(?:carry|columns)(?==))\b(=?)"
+)
 
 
 def as_restyle_error(error: Exception) -> RestyleError:

@@ -10,7 +10,7 @@ import cyclopts
 from cyclopts import Parameter
 from pydantic import BaseModel, ValidationError, create_model
 
-from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.api.models import SHORT_NAMES, ReduxParams
 from prefect_wavespeed.deployments.cli.shared.options import Flag
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.words import requirement
@@ -22,9 +22,6 @@ INLINE = Parameter(name="*")
 NO_FLAG = Parameter(parse=False, show=False)
 SWITCH = Flag
 """For a boolean without a ``--no-…`` counterpart."""
-
-_FLAG_NAMES = {"num_inference_steps": "--steps", "guidance_scale": "--guidance", "output_format": "--format"}
-"""Fields whose flags have shorter names."""
 
 
 def with_flags(**flags: Parameter) -> Callable[[type[_Model]], type[_Model]]:
@@ -45,7 +42,7 @@ def with_flags(**flags: Parameter) -> Callable[[type[_Model]], type[_Model]]:
 
 
 @with_flags(
-    **{field: Parameter(name=flag) for field, flag in _FLAG_NAMES.items()},
+    **{field: Parameter(name=f"--{short}") for field, short in SHORT_NAMES.items()},
     enable_base64_output=NO_FLAG,
     enable_sync_mode=NO_FLAG,
 )
@@ -55,7 +52,7 @@ class PictureFlags(ReduxParams):
 
 def flag_of(field: str) -> str:
     """Return the flag of a field, or of a parameter of a flow: ``--steps`` for ``num_inference_steps``."""
-    return _FLAG_NAMES.get(field) or f"--{field.replace('_', '-')}"
+    return f"--{SHORT_NAMES.get(field, field).replace('_', '-')}"
 
 
 def describe_refused_flag(error: cyclopts.ValidationError) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from datetime import date, datetime, time
 from typing import Any, Literal, TypeAlias
 
+from prefect_wavespeed.errors import ManifestError
 from prefect_wavespeed.urls import without_signature
 
 MAX_COLUMNS = 50
@@ -67,13 +68,22 @@ class ColumnTypes(dict[str, ColumnType]):
     """The type of each carried column, by what its values were so far."""
 
     def add(self, values: Mapping[str, Value]) -> None:
-        """Take the values of one more row into account."""
+        """Take the values of one more row into account.
+
+        Raises:
+            ManifestError: there are more columns than a table should have.
+        """
         for name, value in values.items():
             own = _type_of(value)
             earlier = self.get(name, own)
             if own != earlier:
                 own = "number" if {own, earlier} == {"integer", "number"} else "string"
             self[name] = own
+        if len(self) > MAX_COLUMNS:
+            some = ",".join(list(self)[:2])
+            raise ManifestError(
+                f"over {MAX_COLUMNS} columns to carry: name those that you need: carry={some}"
+            )
 
     def typed(self, values: Mapping[str, Any]) -> Values:
         """A row's values, each of its column's type."""

@@ -1,7 +1,7 @@
-"""The rows of a manifest file: JSON lines, CSV or Parquet.
+"""The rows of a manifest file: JSON lines, a JSON array, CSV or Parquet.
 
 Row numbers are what an editor shows: the line in a JSONL or CSV file (a CSV file's header is line 1), a count
-from 1 in a Parquet file.
+from 1 in the others.
 """
 
 from __future__ import annotations
@@ -17,31 +17,22 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from prefect_wavespeed.api.models import ReduxParams
-from prefect_wavespeed.batch.manifest.rows import (
-    COLUMNS,
-    KINDS,
-    THE_COLUMNS,
-    BadRow,
-    Kind,
-    Row,
-    RowReader,
-    is_nameless,
-    show,
-    strip,
-    unknown_columns,
-)
-from prefect_wavespeed.batch.manifest.text import BROKEN, TOO_LONG, UnreadableError, lines
+from prefect_wavespeed.batch.manifest.columns import KINDS, Columns
+from prefect_wavespeed.batch.manifest.rows import BadRow, Row, RowReader
+from prefect_wavespeed.batch.manifest.text import BROKEN, TOO_LONG, UnreadableError, lines, pieces
+from prefect_wavespeed.batch.manifest.values import Kind, show, strip
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.words import counted
 
 _PARQUET_BATCH = 500  # rows
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 _SEPARATORS = ",;\t|"
+_MAX_ARRAY = 64 << 20  # characters
 _NOT_TEXT = "not UTF-8: save the file as UTF-8"
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 
-FileReader: TypeAlias = Callable[[Path, ReduxParams], Iterator[Row | BadRow]]
+FileReader: TypeAlias = Callable[[Path, ReduxParams, Columns], Iterator[Row | BadRow]]
 
 
 def reader_for(name: str) -> FileReader:
@@ -55,14 +46,14 @@ def reader_for(name: str) -> FileReader:
         raise UnreadableError("it is a spreadsheet: save it as CSV")
     if suffix not in _READERS:
         raise UnreadableError(
-            f"unsupported file type: give a file that ends in {', '.join(_READERS)}, or s3://bucket/prefix/ "
-            "for every image below it"
+            f"unsupported file type: give a file that ends in {', '.join(_READERS)}, or a folder, a pattern "
+            "or s3://bucket/prefix/ for every image in it"
         )
     return _READERS[suffix]
 
 
-def _jsonl(path: Path, params: ReduxParams) -> Iterator[Row | BadRow]:
-    reader = RowReader(params)
+def _jsonl(path: Path, params: ReduxParams, columns: Columns) -> Iterator[Row | BadRow]:
+    reader = RowReader(params, columns=columns)
     for number, line in enumerate(lines(path), 1):
         if not line.strip():
             continue
@@ -77,10 +68,34 @@ def _jsonl(path: Path, params: ReduxParams) -> Iterator[Row | BadRow]:
         except (ValueError, RecursionError) as error:
             yield BadRow(number, f"not JSON: {redact(error)}")
             continue
-        if isinstance(cells, dict):
-            yield reader.read(number, cells)
-        else:
-            yield BadRow(number, f'{show(cells)} is not a JSON object: give {{"image": "…"}}')
+        yield _json_row(number, cells, reader)
+
+
+def _json_row(number: int, cells: Any, reader: RowReader) -> Row | BadRow:
+    if isinstance(cells, dict):
+        return reader.read(number, cells)
+    return BadRow(number, f'{show(cells)} is not a JSON object: give {{"image": "…"}}')
+
+
+def _json(path: Path, params: ReduxParams, columns: Columns) -> Iterator[Row | BadRow]:
+    """The rows of a JSON array. It has no lines to read one at a time, so it is read whole, up to a size."""
+    text = ""
+    for piece in pieces(path):
+        text += piece
+        if len(text) > _MAX_ARRAY:
+            raise UnreadableError(f"over {_MAX_ARRAY >> 20} MB: save it as JSON lines (.jsonl)")
+    if BROKEN in text:
+        raise UnreadableError(_NOT_TEXT)
+    try:
+        rows = json.loads(text if text.strip() else "[]", parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        hint = ": if it is lines of JSON, name it .jsonl" if "Extra data" in str(error) else ""
+        raise UnreadableError(f"not JSON: {redact(error)}{hint}") from None
+    if not isinstance(rows, list):
+        raise UnreadableError(f'{show(rows)} is not a JSON array: give [{{"image": "…"}}, …]')
+    reader = RowReader(params, columns=columns)
+    for number, cells in enumerate(rows, 1):
+        yield _json_row(number, cells, reader)
 
 
 def _broken(line: str) -> str | None:
@@ -93,10 +108,10 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _csv(path: Path, params: ReduxParams) -> Iterator[Row | BadRow]:
-    reader = RowReader(params, from_text=True)
+def _csv(path: Path, params: ReduxParams, columns: Columns) -> Iterator[Row | BadRow]:
+    reader = RowReader(params, from_text=True, columns=columns)
     text = lines(path)
-    first, skipped, separator = _beginning(text)
+    first, skipped, separator = _beginning(text, columns)
     if not first:
         return
     rows = csv.reader(chain([first], text), delimiter=separator, skipinitialspace=True, strict=True)
@@ -117,12 +132,12 @@ def _csv(path: Path, params: ReduxParams) -> Iterator[Row | BadRow]:
             return
         number, last = last + 1, skipped + rows.line_num
         if not header:
-            header = _header(cells)
+            header = _header(cells, columns)
         elif any(strip(cell) for cell in cells):
             yield _csv_row(number, header, cells, reader, decimal_comma=separator != ",")
 
 
-def _beginning(text: Iterator[str]) -> tuple[str, int, str]:
+def _beginning(text: Iterator[str], columns: Columns) -> tuple[str, int, str]:
     """The line with the header, how many lines are before it, and the separator."""
     separator = ""
     for skipped, line in enumerate(text):
@@ -131,20 +146,24 @@ def _beginning(text: Iterator[str]) -> tuple[str, int, str]:
         if not separator and (excel := _SEPARATOR_LINE.fullmatch(line.rstrip("\r\n"))):
             separator = excel[1]
             continue
-        return line, skipped, separator or max(_SEPARATORS, key=lambda char: _known_columns(line, char))
+        return line, skipped, separator or _separator(line, columns)
     return "", 0, ","
 
 
-def _known_columns(line: str, separator: str) -> int:
-    """How many known columns a header has if it is divided by that; the first of the best is taken."""
-    return sum(strip(strip(name).strip('"')) in COLUMNS for name in strip(line).split(separator))
+def _separator(header: str, columns: Columns) -> str:
+    """What divides a header into the most known columns; the first of the best is taken."""
+
+    def known(separator: str) -> int:
+        return sum(strip(strip(name).strip('"')) in columns.known for name in strip(header).split(separator))
+
+    return max(_SEPARATORS, key=known)
 
 
-def _header(cells: Sequence[str]) -> list[str]:
+def _header(cells: Sequence[str], columns: Columns) -> list[str]:
     if BROKEN in "".join(cells):
         raise UnreadableError(f"its first line is {_NOT_TEXT}")
     header = [strip(name) for name in cells]
-    _check_columns(header)
+    _check_columns(header, columns)
     return header
 
 
@@ -159,29 +178,29 @@ def _csv_row(
         return BadRow(number, f"{counted(len(cells), 'cell')}, but the header has {len(header)}")
     row = dict(zip(header, cells, strict=True))
     if decimal_comma:  # where a comma does not separate, it may be that of 2,7
+        known = reader.columns.known
         for name, cell in row.items():
-            if KINDS.get(name) == "a number" and _DECIMAL_COMMA.fullmatch(strip(cell)):
+            if KINDS.get(known.get(name, "")) == "a number" and _DECIMAL_COMMA.fullmatch(strip(cell)):
                 row[name] = cell.replace(",", ".")
     return reader.read(number, row)
 
 
-def _parquet(path: Path, params: ReduxParams) -> Iterator[Row | BadRow]:
+def _parquet(path: Path, params: ReduxParams, columns: Columns) -> Iterator[Row | BadRow]:
     import pyarrow as pa
     from pyarrow.parquet import ParquetFile
 
-    reader, number = RowReader(params), 0
+    reader, number = RowReader(params, columns=columns), 0
     try:
         with ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
             schema = file.schema_arrow
             # pandas stores its index as a column
-            columns = [name for name in schema.names if not name.startswith("__index_level_")]
-            columns = [name for name in columns if not is_nameless(name)]
-            _check_columns(columns)
+            names = [name for name in schema.names if not name.startswith("__index_level_")]
+            _check_columns(names, columns)
             exact = {}
-            for name in columns:
-                _check_type(name, schema.field(name).type)
+            for name in filter(columns.wants, names):
+                _check_type(name, schema.field(name).type, columns)
                 exact[name] = _exact(schema.field(name).type)
-            for batch in file.iter_batches(_PARQUET_BATCH, columns=columns):
+            for batch in file.iter_batches(_PARQUET_BATCH, columns=list(exact)):
                 for cells in batch.to_pylist():
                     number += 1
                     yield reader.read(number, {name: exact[name](cell) for name, cell in cells.items()})
@@ -192,21 +211,16 @@ def _parquet(path: Path, params: ReduxParams) -> Iterator[Row | BadRow]:
 _READERS: dict[str, FileReader] = {
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
+    ".json": _json,
     ".csv": _csv,
     ".tsv": _csv,
     ".parquet": _parquet,
 }
 
 
-def _check_columns(names: Sequence[str]) -> None:
-    named = [name for name in names if not is_nameless(name)]
-    if unknown := [name for name in named if name not in COLUMNS]:
-        raise UnreadableError(f"{unknown_columns(unknown)}; {THE_COLUMNS}")
-    for name in named:
-        if named.count(name) > 1:
-            raise UnreadableError(f"column {name!r} appears twice")
-    if "image" not in named:
-        raise UnreadableError(f"no column 'image': its columns are {', '.join(named)}")
+def _check_columns(names: Sequence[str], columns: Columns) -> None:
+    if refusal := columns.refusal_of_header(names):
+        raise UnreadableError(refusal)
 
 
 def _exact(column_type: Any) -> Callable[[Any], Any]:
@@ -233,7 +247,7 @@ def _shortest(number: float, form: str) -> float:
     return number
 
 
-def _check_type(name: str, column_type: Any) -> None:
+def _check_type(name: str, column_type: Any, columns: Columns) -> None:
     """Refuse a column none of whose values could be valid."""
     from pyarrow import types
 
@@ -247,5 +261,11 @@ def _check_type(name: str, column_type: Any) -> None:
         "a number": number,
         "a whole number": number,
     }
-    if not (fits[KINDS[name]] or types.is_null(value)):
-        raise UnreadableError(f"column {name!r} is of type {column_type}: give {KINDS[name]}")
+    known = columns.known.get(name)
+    if known and not (fits[KINDS[known]] or types.is_null(value)):
+        raise UnreadableError(f"column {name!r} is of type {column_type}: give {KINDS[known]}")
+    if not known and (types.is_binary(value) or types.is_large_binary(value)):
+        raise UnreadableError(
+            f"column {name!r} is of type {column_type}: bytes cannot be carried: leave it aside with "
+            f"ignore_columns={name}"
+        )

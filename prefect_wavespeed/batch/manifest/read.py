@@ -16,15 +16,13 @@ import httpx
 
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.api.urls import is_loopback
+from prefect_wavespeed.batch.manifest.columns import KNOWN_COLUMNS, Columns
 from prefect_wavespeed.batch.manifest.files import FileReader, reader_for
-from prefect_wavespeed.batch.manifest.left_out import ending_of, is_marker, left_out_line
+from prefect_wavespeed.batch.manifest.folder import images_in, is_folder_or_pattern
+from prefect_wavespeed.batch.manifest.prefix import images_below
 from prefect_wavespeed.batch.manifest.rows import BadRow, Row, RowReader
 from prefect_wavespeed.batch.manifest.text import UnreadableError
-from prefect_wavespeed.concurrency import map_all
-from prefect_wavespeed.errors import ManifestError, SourceError, redact
-from prefect_wavespeed.quality.formats import endings as picture_endings
-from prefect_wavespeed.sources.objects import find_object, objects_below
-from prefect_wavespeed.storage import layout
+from prefect_wavespeed.errors import ManifestError, redact
 from prefect_wavespeed.storage.backend import is_plain
 from prefect_wavespeed.storage.open_store import bucket_store
 from prefect_wavespeed.storage.s3 import is_bucket_name
@@ -32,7 +30,6 @@ from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.urls import without_signature
 
 _ROWS_AT_ONCE = 500
-_CONCURRENT_HEADS = 50
 _S3 = "s3://"
 
 Rows: TypeAlias = list[Row | BadRow]
@@ -43,21 +40,23 @@ async def read_manifest(
     params: ReduxParams,
     store: Store,
     *,
+    columns: Columns = KNOWN_COLUMNS,
     left_out: Counter[str] | None = None,
 ) -> AsyncGenerator[Rows, None]:
     """Read the images of a batch, in order, a few hundred at a time.
 
-    Columns are ``image`` and, optionally, ``id``, ``variant`` and every field of ReduxParams. What a row
-    leaves empty is as in ``params``. The images themselves are not looked up here.
+    Columns are ``image`` and, optionally, ``id``, ``variant`` and every field of ReduxParams, also by its
+    short name. What a row leaves empty is as in ``params``. The images themselves are not looked up here.
 
     Args:
-        manifest: path, ``s3://`` object or https URL of a .jsonl, .ndjson, .csv, .tsv or .parquet file (all
-            but the last also gzipped, .gz); ``s3://bucket/prefix/`` for every image below it, except
-            pictures that outputs of this project stored there; or a list of images. A relative path is
-            relative to the working directory.
+        manifest: path, ``s3://`` object or https URL of a .jsonl, .ndjson, .json, .csv, .tsv or .parquet file
+            (all but the last also gzipped, .gz); ``s3://bucket/prefix/``, a folder or a pattern such as
+            ``photos/**/*.jpg`` for every image below it, except pictures that outputs of this project stored
+            there; or a list of images. A relative path is relative to the working directory.
         params: what applies where a row does not say otherwise.
         store: where outputs go: S3 is read with its credentials, if it is on S3.
-        left_out: counts the objects below a prefix that are no images, by the ending of their names.
+        columns: which columns have other names, and which of a team's own are carried or left aside.
+        left_out: counts what is below a prefix or in a folder and is no image, by the ending of its name.
 
     Yields:
         Rows, and BadRows for those that cannot be used. Close it (``contextlib.aclosing``) unless it is read
@@ -71,7 +70,7 @@ async def read_manifest(
     empty = True
     left_out = Counter() if left_out is None else left_out
     try:
-        async with aclosing(_all_rows(manifest, params, store, left_out)) as batches:
+        async with aclosing(_all_rows(manifest, params, store, columns, left_out)) as batches:
             async for rows in batches:
                 empty = False
                 yield rows
@@ -92,13 +91,19 @@ def safe_name(manifest: str | Sequence[str]) -> str:
 
 
 def _all_rows(
-    manifest: str | Sequence[str], params: ReduxParams, store: Store, left_out: Counter[str]
+    manifest: str | Sequence[str],
+    params: ReduxParams,
+    store: Store,
+    columns: Columns,
+    left_out: Counter[str],
 ) -> AsyncGenerator[Rows, None]:
     if not isinstance(manifest, str):
         return _in_batches(_images(enumerate(manifest, 1), params))
     if _is_s3(manifest) and (manifest.endswith("/") or manifest.count("/") == 2):
-        return _below(manifest, params, store, left_out)
-    return _of_file(manifest, params, store)
+        return _in_batches_of(images_below(manifest, store, left_out), params)
+    if "://" not in manifest and is_folder_or_pattern(manifest):
+        return _in_batches(_images(enumerate(images_in(manifest, store, left_out), 1), params))
+    return _of_file(manifest, params, store, columns)
 
 
 def _images(images: Iterable[tuple[int, str]], params: ReduxParams) -> Iterator[Row | BadRow]:
@@ -120,87 +125,34 @@ def _is_s3(manifest: str) -> bool:
     return manifest.lower().startswith(_S3)
 
 
-# --- every image below a prefix ---
-
-
-async def _below(
-    manifest: str, params: ReduxParams, store: Store, left_out: Counter[str]
+async def _in_batches_of(
+    pages: AsyncGenerator[list[str], None], params: ReduxParams
 ) -> AsyncGenerator[Rows, None]:
-    bucket, _, prefix = manifest[len(_S3) :].partition("/")
-    if not bucket:
-        raise UnreadableError("the bucket's name is missing: give s3://bucket/prefix/")
-    if not is_bucket_name(bucket):
-        raise UnreadableError(f"no bucket can be named {bucket!r}: give s3://bucket/prefix/")
-    root = f"{_S3}{bucket}/{prefix}"
-    own, records, endings, number = _own_folders(root, store), _records(store), picture_endings(), 0
-    async for page in objects_below(bucket, prefix, store):
-        images = []
-        for uri in (f"{_S3}{bucket}/{entry.path}" for entry in page if not is_marker(entry.path)):
-            if uri.startswith(own):
-                continue
-            if (ending := ending_of(uri)) in endings:
-                images.append(uri)
-            elif not uri.startswith(records):
-                left_out[ending] += 1
-        images = await _without_outputs(images, root, store)
-        numbered = list(enumerate(images, number + 1))
-        number += len(images)
-        async with aclosing(_in_batches(_images(numbered, params))) as batches:
-            async for batch in batches:
-                yield batch
-    if not number:
-        besides = f" ({left_out_line(left_out)})" if left_out else ""
-        raise UnreadableError(
-            f"no images below it{besides} except those that this project stored: to restyle these, name "
-            "their folder images/"
-        )
-
-
-def _own_folders(root: str, store: Store) -> tuple[str, ...]:
-    """The uris below which this batch's own output stores pictures."""
-    output = store.uri_of("")
-    if output.startswith(root) and output != root:
-        return (output,)
-    return store.uri_of(layout.IMAGES), store.uri_of(layout.QUARANTINE)  # beside the sources, or above them
-
-
-def _records(store: Store) -> tuple[str, ...]:
-    """The uris below which an output's own records are: nobody misses them among the images."""
-    folders = (layout.OPEN, layout.FAILED, layout.RUNS, layout.SOURCES, layout.UPLOADS, layout.PROBE)
-    return tuple(map(store.uri_of, folders))
-
-
-async def _without_outputs(images: list[str], root: str, store: Store) -> list[str]:
-    """The images except pictures of other outputs: two batches that read each other's would never end.
-
-    A root that names the folder ``images/`` itself is taken to mean them.
-    """
-    candidates = [image for image in images if layout.is_picture(image.removeprefix(root))]
-    stored = await map_all(lambda image: _is_stored(image, store), candidates, _CONCURRENT_HEADS)
-    outputs = {image for image, is_output in zip(candidates, stored, strict=True) if is_output}
-    return [image for image in images if image not in outputs]
-
-
-async def _is_stored(image: str, store: Store) -> bool:
-    try:
-        return (await find_object(image, store, with_bytes=False)).is_output
-    except SourceError:  # reported for its row
-        return False
-
-
-def _bucket(name: str, store: Store) -> Store:
-    return bucket_store(store.source_access, name)
+    number = 0
+    async with aclosing(pages):
+        async for images in pages:
+            numbered = list(enumerate(images, number + 1))
+            number += len(images)
+            async with aclosing(_in_batches(_images(numbered, params))) as batches:
+                async for batch in batches:
+                    yield batch
 
 
 # --- a file, wherever it is ---
 
 
-async def _of_file(manifest: str, params: ReduxParams, store: Store) -> AsyncGenerator[Rows, None]:
+async def _of_file(
+    manifest: str, params: ReduxParams, store: Store, columns: Columns
+) -> AsyncGenerator[Rows, None]:
     async with _local_file(manifest, store) as path:
         read = _reader(manifest)
-        async with aclosing(_in_batches(read(path, params))) as batches:
+        async with aclosing(_in_batches(read(path, params, columns))) as batches:
             async for batch in batches:
                 yield batch
+
+
+def _bucket(name: str, store: Store) -> Store:
+    return bucket_store(store.source_access, name)
 
 
 def _reader(manifest: str) -> FileReader:
@@ -228,14 +180,12 @@ async def _local_file(manifest: str, store: Store) -> AsyncIterator[Path]:
 
 
 def _existing(manifest: str) -> Path:
+    if not manifest:
+        raise UnreadableError("it is empty: give a file, a folder or s3://bucket/prefix/")
     try:
         path = Path(manifest).expanduser()
-        if path.is_dir():
-            raise UnreadableError(
-                "it is a directory: give a file, or s3://bucket/prefix/ for every image below it"
-            )
         if not path.exists():
-            raise UnreadableError("no such file")
+            raise UnreadableError("no such file or folder")
         if not path.is_file():  # a pipe or a device might never end
             raise UnreadableError("no regular file")
     except (OSError, RuntimeError, ValueError) as error:

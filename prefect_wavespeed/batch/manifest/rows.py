@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-import json
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -14,33 +11,15 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from prefect_wavespeed.api.models import MAX_SEED, ReduxParams
 from prefect_wavespeed.batch.manifest.carried import Values
+from prefect_wavespeed.batch.manifest.columns import KINDS, KNOWN_COLUMNS, Columns
+from prefect_wavespeed.batch.manifest.values import as_text, is_empty, is_kind, show, strip
 from prefect_wavespeed.errors import SourceError, redact
 from prefect_wavespeed.sources.identify import check_image
 from prefect_wavespeed.urls import without_signature
 from prefect_wavespeed.words import requirement
 
-_PARAMS: dict[str, Any] = {name: field.annotation for name, field in ReduxParams.model_fields.items()}
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")  # JSON can express one, UTF-8 cannot
 _VARIANT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=MAX_SEED)])
-_SHOWN_LENGTH = 80
-
-COLUMNS: tuple[str, ...] = ("image", "id", "variant", *_PARAMS)
-"""What a manifest may say about an image."""
-THE_COLUMNS = f"the columns are {', '.join(COLUMNS)}"
-
-# What is copied from a document or a file browser brings them along: zero width, direction, byte order.
-_INVISIBLE = "\u200b\u200e\u200f\u202a\u202c\u2060\ufeff"
-_NAMELESS = re.compile(r"|Unnamed: \d+")  # pandas calls a column so that had no name
-
-Kind = Literal["a whole number", "a number", "true or false", "text", "text or a number"]
-_KIND_OF_TYPE: dict[object, Kind] = {int: "a whole number", float: "a number", bool: "true or false"}
-KINDS: dict[str, Kind] = {
-    "image": "text",
-    "id": "text or a number",
-    "variant": "a whole number",
-    **{name: _KIND_OF_TYPE.get(type_, "text") for name, type_ in _PARAMS.items()},
-}
-"""What each column holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +86,13 @@ class RowReader:
         params: what applies where a row does not say otherwise.
         from_text: all values are text, as in CSV, and are converted; else each must be of its column's kind.
         exact: a text is taken as it is, as the key of an object in a listing; else without blanks around it.
+        columns: which column means what.
     """
 
     params: ReduxParams
     from_text: bool = False
     exact: bool = False
+    columns: Columns = KNOWN_COLUMNS
 
     def read(self, number: int, cells: Mapping[str, Any]) -> Row | BadRow:
         """Check one row. Empty values and null mean "not given"; the image is not looked up."""
@@ -119,90 +100,52 @@ class RowReader:
             cells = {
                 strip(name): strip(value) if isinstance(value, str) else value
                 for name, value in cells.items()
-                if not is_nameless(strip(name))
             }
-        given = {name: value for name, value in cells.items() if not _is_empty(value)}
+        given = {name: value for name, value in cells.items() if not is_empty(value)}
+        known, carried, problem = self.columns.divide(given, from_text=self.from_text)
         try:
-            return self._row(number, given)
+            return self._row(number, known, carried, problem)
         except SourceError as error:
             reason = error.message
         except ValidationError as error:
             reason = _reason(error)
         except _RefusedError as error:
             reason = str(error)
-        image, row_id = (_as_text(given.get(name)) for name in ("image", "id"))
+        image, row_id = (as_text(known.get(name)) for name in ("image", "id"))
         return BadRow(
-            number, redact(reason), row_id and redact(row_id), image and redact(_without_signature(image))
+            number,
+            redact(reason),
+            row_id and redact(row_id),
+            image and redact(_without_signature(image)),
+            carried=carried,
         )
 
-    def _row(self, number: int, given: Mapping[str, Any]) -> Row:
-        unknown = [name for name in given if name not in KINDS]
-        problems = [unknown_columns(unknown)] if unknown else []
+    def _row(self, number: int, given: Mapping[str, Any], carried: Values, problem: str | None) -> Row:
+        problems = [problem] if problem else []
         if not self.from_text:
             problems += [
                 f"{name} {show(value)}: give {KINDS[name]}"
                 for name, value in given.items()
-                if name in KINDS and not _is_kind(KINDS[name], value)
+                if not is_kind(KINDS[name], value)
             ]
         if problems:
             raise _RefusedError("; ".join(problems))
-        image, row_id = given.get("image", ""), _as_text(given.get("id"))
+        image, row_id = given.get("image", ""), as_text(given.get("id"))
         check_image(image)
         if row_id and _LONE_SURROGATE.search(row_id):
             raise _RefusedError(f"id {show(row_id)} contains half a character (a lone surrogate)")
-        own = {name: value for name, value in given.items() if name in _PARAMS}
+        own = {name: value for name, value in given.items() if name in ReduxParams.model_fields}
         params = ReduxParams(**{**dict(self.params), **own}) if own else self.params
         variant = _VARIANT.validate_python(given.get("variant", 0))
         if variant and params.seed != -1:
             raise _RefusedError(
                 f"variant {variant} with seed {params.seed}: a variant has its own seed: give one of the two"
             )
-        return Row(number, image, params, row_id, variant)
+        return Row(number, image, params, row_id, variant, carried)
 
 
 class _RefusedError(ValueError):
     """What is wrong with a row."""
-
-
-def unknown_columns(names: Sequence[str]) -> str:
-    """The reason for refusing columns that do not exist. Misspelt, one would be billed with a default."""
-    similar = {name: difflib.get_close_matches(name.strip().lower(), COLUMNS, n=1) for name in names}
-    if len(names) == 1 and similar[names[0]]:
-        return f"{_UNKNOWN} {show(names[0])}: did you mean {similar[names[0]][0]!r}?"
-    shown = ", ".join(f"{show(name)}{f' ({found[0]}?)' if found else ''}" for name, found in similar.items())
-    plural, them = ("", "it") if len(names) == 1 else ("s", "them")
-    return f"{_UNKNOWN}{plural} {shown}: remove or rename {them}"
-
-
-_UNKNOWN = "unknown column"
-
-
-def say_columns(reasons: Iterable[str]) -> str:
-    """The known columns, where one of the reasons is a column that is not known; else nothing."""
-    return f"; {THE_COLUMNS}" if any(_UNKNOWN in reason for reason in reasons) else ""
-
-
-def is_nameless(name: str) -> bool:
-    """Whether a column has no name: an index, or what is left of an empty column of a spreadsheet."""
-    return _NAMELESS.fullmatch(name) is not None
-
-
-def strip(text: str) -> str:
-    """A text without blanks around it, no-break and invisible ones included."""
-    before = None
-    while text != before:  # either kind may hide the other
-        before, text = text, text.strip().strip(_INVISIBLE)
-    return text
-
-
-def show(value: object) -> str:
-    """A value as it would be typed, short and safe."""
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):
-        text = repr(value)
-    text = redact(text)
-    return text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 1] + "…"
 
 
 def _without_signature(image: str) -> str:
@@ -212,43 +155,6 @@ def _without_signature(image: str) -> str:
         return without_signature(image)
     except ValueError:
         return redact(image)
-
-
-def _is_empty(value: object) -> bool:
-    match value:
-        case None:
-            return True
-        case str():
-            return not value.strip()
-        case float():  # pandas writes missing values as NaN
-            return math.isnan(value)
-    return False
-
-
-def _is_kind(kind: Kind, value: object) -> bool:
-    integer = isinstance(value, int) and not isinstance(value, bool)
-    number = integer or isinstance(value, float)
-    match kind:
-        case "a whole number":  # pandas makes floats of a column of integers with gaps
-            return integer or (isinstance(value, float) and value.is_integer())
-        case "a number":
-            return number
-        case "true or false":
-            return isinstance(value, bool)
-        case "text":
-            return isinstance(value, str)
-    return number or isinstance(value, str)
-
-
-def _as_text(value: object) -> str | None:
-    match value:
-        case str():
-            return value
-        case float() if value.is_integer():
-            return str(int(value))
-        case int() | float() if not isinstance(value, bool):
-            return str(value)
-    return None
 
 
 def _reason(error: ValidationError) -> str:

@@ -43,18 +43,29 @@ def lines(path: Path) -> Iterator[str]:
     Raises:
         UnreadableError: it cannot be read to its end.
     """
+    read = pieces(path)
+    for line in read:
+        if len(line) < LINE_LIMIT:
+            yield line
+            continue
+        while len(next(read, "")) == LINE_LIMIT:
+            pass
+        yield TOO_LONG
+
+
+def pieces(path: Path) -> Iterator[str]:
+    """A text in pieces: its lines, of which one that is longer than LINE_LIMIT is cut into several.
+
+    Raises:
+        UnreadableError: it cannot be read to its end.
+    """
     try:
         with (
             _open(path) as file,
             io.TextIOWrapper(file, _encoding(path), "restyle-broken", newline="") as text,
         ):
-            while line := text.readline(LINE_LIMIT):
-                if len(line) < LINE_LIMIT:
-                    yield line
-                    continue
-                while (rest := text.readline(LINE_LIMIT)) and len(rest) == LINE_LIMIT:
-                    pass
-                yield TOO_LONG
+            while piece := text.readline(LINE_LIMIT):
+                yield piece
     except (OSError, EOFError, zlib.error) as error:
         raise UnreadableError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
