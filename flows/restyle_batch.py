@@ -87,9 +87,9 @@ async def restyle_batch(
     in flight is joined. One bad image never stops the others.
 
     Args:
-        manifest: What to restyle: a JSONL, CSV or Parquet file (a path, s3://bucket/key or an https URL) with
-            a column image and, optionally, id, variant and any parameter; s3://bucket/prefix/ for every
-            image below it; or a list of images.
+        manifest: What to restyle: a JSONL, JSON, CSV, TSV or Parquet file (a path, s3://bucket/key or an
+            https URL) with a column image and, optionally, id, variant and any parameter; a folder, a pattern
+            such as photos/**/*.jpg or s3://bucket/prefix/ for every image in it; or a list of images.
         options: How to restyle them, what it may cost, and when the batch counts as failed.
         wavespeed: The WaveSpeed block that holds the API key, or the name of a saved one.
         output: Where the pictures go: s3-bucket/NAME or local-file-system/NAME (saved blocks),

@@ -164,7 +164,7 @@ async def test_what_is_carried_is_no_part_of_the_job_and_rows_that_fail_carry_it
         ({"carry": "*"}, "image,prompt", f'unknown column "prompt": {NO_PROMPT}'),
         ({"carry": "sku"}, "image,sku,size_cm", 'unknown column "size_cm": columns=size=size_cm if'),
         ({"carry": "skuu"}, "image", "no column 'skuu': its columns are image"),
-        ({"columns": "image=url"}, "image", 'unknown column "image"'),
+        ({"columns": "image=url"}, "image", "no column 'url': its columns are image"),
         ({"columns": "id=sku"}, "image", "no column 'sku': its columns are image"),
         ({}, "image,steps,num_inference_steps", 'columns "steps" and "num_inference_steps" mean the same'),
         ({"carry": "sku,imgae", "ignore_columns": "notes"}, "image,sku,imgae,notes", None),

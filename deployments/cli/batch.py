@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from json import dumps
 from typing import TYPE_CHECKING, Annotated
 
+from cyclopts import Parameter
 from rich.console import Console
 
 from prefect_wavespeed.batch.options import BatchOptions
@@ -36,7 +37,10 @@ class _PictureFlags(PictureFlags):
     """Parameters of the model as flags; in a manifest, each image may have a seed."""
 
 
-@with_flags(params=INLINE, retry_failed=SWITCH)
+_NONE = Parameter(show_default=False)
+
+
+@with_flags(params=INLINE, columns=_NONE, carry=_NONE, ignore_columns=_NONE, retry_failed=SWITCH)
 class _BatchFlags(BatchOptions):
     """The options of a batch as flags."""
 
@@ -59,9 +63,10 @@ def batch(
     """Restyle the images, or report what that would cost, and print the outcome.
 
     Args:
-        manifest: JSONL, CSV or Parquet (a path, s3://bucket/key or an https URL) with a column image and,
-            optionally, id, variant and any parameter; or s3://bucket/prefix/ for every image below it, except
-            those that this project stored there.
+        manifest: JSONL, JSON, CSV, TSV or Parquet (a path, s3://bucket/key or an https URL) with a column
+            image and, optionally, id, variant and any parameter; or a folder, a pattern such as
+            'photos/**/*.jpg' or s3://bucket/prefix/ for every image in it, except those that this project
+            stored there.
         options: How to restyle them, what it may cost, and when the batch counts as failed.
         dry_run: Report what is done already, what would be billed and what it would cost. Spends nothing.
     """

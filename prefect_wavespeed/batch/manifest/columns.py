@@ -118,6 +118,10 @@ class Columns:
 
     def refusal_of_header(self, names: Sequence[str]) -> str | None:
         """What is wrong with the columns of a table; None if nothing is."""
+        its_columns = f"its columns are {', '.join(names)}"
+        for name in (*self.renamed, *sorted(self.carried - {ALL})):
+            if name not in names:
+                return f"no column {name!r}: {its_columns}"
         wanted = [name for name in names if self.wants(name)]
         if unknown := [name for name in wanted if name not in self.known and not self._carries(name)]:
             return f"{self._refusal(unknown)}; {THE_COLUMNS}"
@@ -130,10 +134,6 @@ class Columns:
                 return _twice(meant[known], name)
             if known:
                 meant[known] = name
-        its_columns = f"its columns are {', '.join(names)}"
-        for name in (*self.renamed, *sorted(self.carried - {ALL})):
-            if name not in names:
-                return f"no column {name!r}: {its_columns}"
         return None if "image" in meant else f"no column 'image': {its_columns}; name it with columns=image=…"
 
     def _carries(self, name: str) -> bool:
