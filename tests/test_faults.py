@@ -335,6 +335,7 @@ async def test_the_side_car_lists_all_attempts(emulator: Emulator, tmp_path: Pat
     assert attempts[2] == {
         "claimed_at": attempts[2]["claimed_at"],
         "flow_run_id": attempts[2]["flow_run_id"],
+        "flow_run_name": None,
         "prediction_id": restyled.prediction_id,
         "error": None,
     }

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 from botocore.exceptions import NoCredentialsError
-from obstore.exceptions import BaseError, GenericError, NotSupportedError, PermissionDeniedError
+from obstore.exceptions import (
+    BaseError,
+    GenericError,
+    NotSupportedError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 
 from prefect_wavespeed.errors import (
     BucketNotFoundError,
@@ -14,7 +20,8 @@ from prefect_wavespeed.errors import (
     StoreError,
     UnsafeStoreError,
 )
-from prefect_wavespeed.storage.errors import bucket_is_missing, translate, translated
+from prefect_wavespeed.storage.errors import OTHER_REGION, bucket_is_missing, translate, translated
+from prefect_wavespeed.trust import NOT_TRUSTED
 
 REQUEST = "Error performing PUT http://user:pw@s3.example.com:9000/bucket/a.json in 8ms - "
 ANSWER = REQUEST + "Server returned non-2xx status code: "
@@ -63,10 +70,27 @@ CASES: list[tuple[Exception, type[RestyleError], str]] = [
     ),
     (OSError("Connection refused"), StoreError, "connection refused by the server: cannot write X"),
     (OSError(28, "No space left on device"), StoreError, "no space left: cannot write X"),
-    (  # a clock that is wrong may be right again
-        PermissionDeniedError(f"Denied: 403 Forbidden: <Code>RequestTimeTooSkewed</Code>{DEBUG}"),
+    (
+        UnauthenticatedError(
+            f"No authentication for path External AWS credential provider: SSOTokenError: expired{DEBUG}"
+        ),
         StoreError,
-        "cannot write X: Denied: 403 Forbidden: <Code>RequestTimeTooSkewed</Code>",
+        "the credentials cannot be renewed: SSOTokenError: expired: cannot write X",
+    ),
+    (  # it may be right again
+        PermissionDeniedError(f"{ANSWER}403 Forbidden: <Code>RequestTimeTooSkewed</Code>{DEBUG}"),
+        StoreError,
+        "this machine's clock is wrong: cannot write X: set it, and keep it right by NTP",
+    ),
+    (
+        GenericError(f"{REQUEST}error sending request\n\nDebug source:\nInvalidCertificate(UnknownIssuer)"),
+        ConfigurationError,
+        "certificate of http://s3.example.com:9000 is not trusted: cannot write X: " + NOT_TRUSTED,
+    ),
+    (
+        GenericError("Unable to create link from /out/a#1 to /out/a: Operation not permitted (os error 1)"),
+        ConfigurationError,
+        "no hard links here, which create-if-absent needs: cannot write X: use another file system, or S3",
     ),
     (
         GenericError(f"Generic S3 error: {ANSWER}503 Slow Down: <Error><Code>SlowDown</Code></Error>{DEBUG}"),
@@ -75,8 +99,8 @@ CASES: list[tuple[Exception, type[RestyleError], str]] = [
     ),
     (
         GenericError(f"Generic S3 error: {REQUEST}Received redirect without LOCATION, this normally{DEBUG}"),
-        StoreError,
-        "HTTP 301 from http://s3.example.com:9000: cannot write X",
+        ConfigurationError,
+        "the bucket is in another region: cannot write X: " + OTHER_REGION,
     ),
     (GenericError(f"503 Service Unavailable{DEBUG}"), StoreError, "cannot write X: 503 Service Unavailable"),
 ]

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import re
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
 from pydantic import SecretStr
 
 from prefect_wavespeed import metrics
+from prefect_wavespeed.api._failures import described
 from prefect_wavespeed.api.answers import Reply
 from prefect_wavespeed.api.base64_stream import LONG, Sieve
 from prefect_wavespeed.api.urls import checked_base_url, is_loopback, proxy_for, without_query
@@ -36,6 +38,7 @@ from prefect_wavespeed.errors import (
     UnavailableError,
     redact,
 )
+from prefect_wavespeed.trust import CA_BUNDLE, ca_bundle
 from prefect_wavespeed.version import package_version
 
 _USER_AGENT = f"restyle/{package_version()}"
@@ -76,8 +79,10 @@ class Transport:
         limits = httpx.Limits(max_connections=max_connections)
         # Calls go to one host with one key, and need no redirects, cookies or mounts. A whole client
         # would take as long for those as for the request itself.
-        self._api = AiohttpTransport(limits=limits, proxy=proxy_for(self.base_url, host))
+        trusted = _trusted(ca_bundle())
+        self._api = AiohttpTransport(limits=limits, proxy=proxy_for(self.base_url, host), verify=trusted)
         self._cdn = HttpxAiohttpClient(
+            verify=trusted,
             headers={"User-Agent": _USER_AGENT},
             limits=limits,
             event_hooks={"request": [_without_body]},
@@ -136,7 +141,7 @@ class Transport:
                 finally:
                     await response.aclose()
         except _FAILURES as error:
-            reply.failure = self.redact(_described(error))
+            reply.failure = self.redact(described(error))
             reply.sent = not isinstance(error.__cause__ or error, _NEVER_CONNECTED)
         metrics.ANSWERS.labels(reply.status or "none").inc()
         return reply
@@ -162,7 +167,7 @@ class Transport:
                     return await _bounded(response, limit)
                 problem = f"HTTP {status}"
         except _FAILURES as error:
-            problem = _described(error)
+            problem = described(error)
         if status in (403, 404, 410):
             raise NotFoundError(
                 f"the output's URL has expired or does not exist (HTTP {status}): {without_query(url)}"
@@ -194,7 +199,7 @@ class Transport:
             if response.is_success:
                 return
         except _FAILURES as error:
-            problem = _described(error)
+            problem = described(error)
         problem = self.redact(f"upload failed: {problem}: {without_query(url)}")
         if status is not None and 400 <= status < 500:
             raise InvalidRequestError(problem)
@@ -219,6 +224,24 @@ class Transport:
             timeout=_timeouts(stall_seconds),
         ) as response:
             yield response
+
+
+@lru_cache(1)
+def _trusted(more: str | None) -> ssl.SSLContext:
+    """Whom to trust; reading the usual authorities takes 20 ms.
+
+    Raises:
+        ConfigurationError: what AWS_CA_BUNDLE names holds no certificates.
+    """
+    context = httpx.create_ssl_context()
+    if more:
+        try:
+            context.load_verify_locations(cadata=more)
+        except ssl.SSLError as error:
+            raise ConfigurationError(
+                f"no certificates in the file that {CA_BUNDLE} names ({error.reason})"
+            ) from None
+    return context
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:
@@ -274,14 +297,6 @@ def _timeouts(seconds: float) -> httpx.Timeout:
 async def _without_body(request: httpx.Request) -> None:
     """Keep httpx-aiohttp from sending an empty body after a redirect: some servers refuse that."""
     await request.aread()
-
-
-def _described(error: BaseException) -> str:
-    """An error of the libraries below, in one line."""
-    if isinstance(error, TimeoutError):
-        return "timed out"
-    error = error.__cause__ or error  # aiohttp's own names say more than what httpx-aiohttp makes of them
-    return "timed out" if isinstance(error, TimeoutError) else f"{type(error).__name__} {error}".strip()
 
 
 class _NoQueries(logging.Filter):

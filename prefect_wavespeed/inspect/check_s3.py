@@ -125,7 +125,7 @@ def _impatient_client(access: S3Access) -> S3Client:
         "s3",
         endpoint_url=access.endpoint_url,
         region_name=access.region,
-        verify=access.verify,
+        verify=None if access.verify else False,  # None lets boto3 read AWS_CA_BUNDLE
         config=Config(
             s3={"addressing_style": "path"},
             connect_timeout=_SECONDS,

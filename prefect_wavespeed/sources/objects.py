@@ -168,6 +168,8 @@ async def _source_error(uri: str, error: Exception, store: Store) -> SourceError
     status, code = answered_with(error)
     if code == "InvalidObjectState":
         return SourceError(f"archived: image {uri}: restore it first")
+    if status and (status < HTTPStatus.BAD_REQUEST or code == "AuthorizationHeaderMalformed"):
+        return await _refusal(uri, status, code, store)
     problem = translate(error, f"cannot read image {uri}")
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or not problem.retryable:
         return SourceDeniedError(problem.message)

@@ -20,19 +20,23 @@ from prefect_wavespeed.errors import (
     UnsafeStoreError,
     redact,
 )
+from prefect_wavespeed.trust import NOT_TRUSTED
 
 SAFE_STORES = "use AWS S3, Ceph, MinIO, R2 or a directory"
 
+OTHER_REGION = "name its region (AWS_DEFAULT_REGION, or in the block)"
+
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 _REQUEST = re.compile(r"Error performing \w+ (https?://)(?:[^/\s@]*@)?([^/\s?]+)")
+_NO_CREDENTIALS = re.compile(r"External AWS credential provider: (.*)")
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
-_CODE = re.compile(r"<Code>(\w+)</Code>")
+_CODE = re.compile(r"<Code>([\w.]+)</Code>")
 
 
 class _Reason(NamedTuple):
     """What a server's code or the system's words mean, what to do, and the error to raise."""
 
-    sign: str
+    sign: str  # a pattern
     reason: str
     advice: str
     kind: type[StoreError | ConfigurationError]
@@ -43,7 +47,32 @@ _REASONS = (
     _Reason("NoSuchBucket", "bucket does not exist", "create it or correct its name", BucketNotFoundError),
     _Reason("InvalidAccessKeyId", "unknown access key", "check the credentials", ConfigurationError),
     _Reason("SignatureDoesNotMatch", "wrong secret access key", "check the credentials", ConfigurationError),
+    _Reason(r"<Code>(Expired|Invalid)Token", "credentials have expired", "renew them", ConfigurationError),
+    _Reason(
+        "RequestTimeTooSkewed",
+        "this machine's clock is wrong",
+        "set it, and keep it right by NTP",
+        StoreError,
+    ),
+    _Reason(
+        "redirect without LOCATION|AuthorizationHeaderMalformed",
+        "the bucket is in another region",
+        OTHER_REGION,
+        ConfigurationError,
+    ),
+    _Reason(
+        "InvalidCertificate|CERTIFICATE_VERIFY_FAILED|SSL validation failed",
+        "certificate of {server} is not trusted",
+        NOT_TRUSTED,
+        ConfigurationError,
+    ),
     _DENIED,
+    _Reason(
+        r"hard.?link|\(os error (1|38|95)\)",
+        "no hard links here, which create-if-absent needs",
+        "use another file system, or S3",
+        ConfigurationError,
+    ),
     _Reason("Permission denied", "permission denied", "allow it to this user", StoreDeniedError),
     _Reason("dns error", "unknown host {server}", "", StoreError),
     _Reason("Connection refused", "connection refused by {server}", "", StoreError),
@@ -75,12 +104,15 @@ def translate(error: Exception, action: str) -> StoreError | ConfigurationError:
         action: what failed, for the message: ``cannot read s3://bucket/key``.
     """
     text = str(error)
-    reason = next((known for known in _REASONS if known.sign in text), None)
+    if refused := _NO_CREDENTIALS.search(text):
+        return StoreError(f"the credentials cannot be renewed: {redact(refused[1])}: {action}")
+    reason = next((known for known in _REASONS if re.search(known.sign, text)), None)
     if reason is None and isinstance(error, PermissionDeniedError | UnauthenticatedError):
         reason = _DENIED if "<Code>" not in text else None  # the answer to a HEAD has no code
     status, code = answered_with(error)
     if reason is None and status:
-        return StoreError(f"HTTP {status}{f' {code}' if code else ''} from {_server(text)}: {action}")
+        kind = StoreDeniedError if status == HTTPStatus.FORBIDDEN else StoreError
+        return kind(f"HTTP {status}{f' {code}' if code else ''} from {_server(text)}: {action}")
     if reason is None:
         return StoreError(f"{action}: {redact(text.split('Debug source:')[0])}")
     advice = f": {reason.advice}" if reason.advice else ""
@@ -90,6 +122,11 @@ def translate(error: Exception, action: str) -> StoreError | ConfigurationError:
 def bucket_is_missing(error: Exception) -> bool:
     """Whether a FileNotFoundError says that there is no such bucket, not only no such object."""
     return "NoSuchBucket" in str(error)
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Whether S3 refused a request because of something else that happens at the moment (409)."""
+    return isinstance(error, BaseError) and answered_with(error)[0] == HTTPStatus.CONFLICT
 
 
 def answered_with(error: Exception) -> tuple[int | None, str]:

@@ -10,12 +10,13 @@ import asyncio
 import atexit
 import re
 import time
-from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
+from pathlib import Path
 from threading import RLock
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
@@ -23,12 +24,15 @@ import obstore
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from cachetools import LRUCache, cachedmethod
-from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from prefect_wavespeed.errors import ConfigurationError, redact
+from prefect_wavespeed.retry import retry
 from prefect_wavespeed.storage.backend import Backend, Entry, PutMode, entry, is_for_a_key, is_plain
+from prefect_wavespeed.storage.errors import is_conflict
+from prefect_wavespeed.storage.identity import SessionCredentials
+from prefect_wavespeed.trust import ca_bundle
 
 _RETRIES: Any = {
     "max_retries": 4,
@@ -39,6 +43,10 @@ _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _HANDLES = 32  # that an S3Access keeps
 
 _NO_RETRIES: Any = {**_RETRIES, "max_retries": 0}
+_CONFLICTS: Any = {"tries": 5, "when": is_conflict, "first": 0.2, "most": 2.0}
+
+_T = TypeVar("_T")
+
 _CONFIG = Config(
     s3={"addressing_style": "path"}, connect_timeout=5, retries={"mode": "standard", "max_attempts": 5}
 )
@@ -97,6 +105,7 @@ class S3Access:
             ConfigurationError: no credentials are found, or a name is not valid.
         """
         _wait_at_exit()
+        authority = ca_bundle() if self.verify else None
         try:
             return S3Store(
                 name,
@@ -104,12 +113,13 @@ class S3Access:
                 endpoint=self.endpoint_url,
                 region=self.region,
                 virtual_hosted_style_request=False,
-                credential_provider=Boto3CredentialProvider(self.session),
+                credential_provider=SessionCredentials(self.session),
                 client_options={
                     "allow_http": True,
                     "allow_invalid_certificates": not self.verify,
                     "connect_timeout": "5s",
                     "timeout": "120s",
+                    **({"root_certificate": authority} if authority else {}),
                 },
                 retry_config=_RETRIES if retries else _NO_RETRIES,
             )
@@ -168,7 +178,10 @@ def environment_access() -> S3Access:
 
 
 class S3Backend(Backend):
-    """Calls on a bucket's prefix; they are retried for up to half a minute.
+    """Calls on a bucket's prefix; they are retried for up to half a minute, and after a conflict.
+
+    S3 answers 409 while something else happens to an object or its bucket; obstore takes that for an object
+    that exists.
 
     Args:
         access: the server.
@@ -201,20 +214,32 @@ class S3Backend(Backend):
     ) -> None:
         """Put an object by one request."""
         attributes = self.attributes(content_type, metadata)
-        await obstore.put_async(
-            self.handle, path, data, mode=mode, attributes=attributes, use_multipart=False
-        )
+        put = partial(obstore.put_async, mode=mode, attributes=attributes, use_multipart=False)
+        await _patiently(lambda: put(self.handle, path, data))
+
+    async def put_file(self, path: str, file: Path, content_type: str) -> None:
+        """Put a file of any size, over what exists; in several parts where it is big."""
+        await _patiently(partial(super().put_file, path, file, content_type))
 
     async def get(self, path: str) -> bytes:
         """Read an object."""
-        result = await obstore.get_async(self.handle, path)
+        result = await _patiently(lambda: obstore.get_async(self.handle, path))
         return bytes(await result.bytes_async())
+
+    async def get_file(self, path: str, file: Path) -> None:
+        """Read an object of any size into a file."""
+        await _patiently(partial(super().get_file, path, file))
+
+    async def head(self, path: str) -> Entry:
+        """Look at an object without its bytes."""
+        return await _patiently(partial(super().head, path))
 
     async def list(self, prefix: str) -> list[Entry]:
         """All objects below a prefix, by name."""
         try:
             # one step from Python to obstore and back, not one for each page
-            return [entry(meta) for meta in await obstore.list(self.handle, prefix=prefix).collect_async()]
+            found = await _patiently(lambda: obstore.list(self.handle, prefix=prefix).collect_async())
+            return [entry(meta) for meta in found]
         except BaseError as error:
             if not is_for_a_key(error):
                 raise
@@ -244,7 +269,14 @@ class S3Backend(Backend):
 
     async def delete(self, paths: Sequence[str], *, once: bool) -> None:
         """Remove objects; ``once``: without a retry if the answer is lost."""
-        await obstore.delete_async(self._without_retries if once else self.handle, paths)
+        if once:
+            await obstore.delete_async(self._without_retries, paths)
+        else:
+            await _patiently(lambda: obstore.delete_async(self.handle, paths))
+
+
+async def _patiently(call: Callable[[], Awaitable[_T]]) -> _T:
+    return await retry(call, **_CONFLICTS)
 
 
 def is_bucket_name(name: str) -> bool:
