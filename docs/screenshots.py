@@ -1,7 +1,8 @@
 """Make docs/images/gallery.webp, before-after.webp and home.webp again: ``python -m docs.screenshots``.
 
 A batch of examples/ through the engine and the emulator, its gallery.html in Chromium; one photograph beside
-what is made of it; then this site's home. Look at what comes out. The pictures of Prefect's UI are made by tests/e2e/test_ui.py.
+what is made of it; then this site's home. Look at what comes out. The pictures of Prefect's UI are made by
+tests/e2e/test_ui.py.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _IMAGES = _ROOT / "docs" / "images"
 async def main() -> None:
     """Take all three pictures."""
     with tempfile.TemporaryDirectory() as scratch:
-        await _before_after(Path(scratch) / "out")
+        await asyncio.to_thread(_before_after, Path(scratch) / "out")
         gallery = Path(scratch) / "gallery.html"
         gallery.write_bytes(await _gallery())
         async with chromium(Path(scratch) / "profile") as page:
@@ -47,11 +48,11 @@ async def main() -> None:
                 await _picture(page, f"{url}/index.html", "home", 1280, 900)
 
 
-async def _before_after(out: Path) -> None:
+def _before_after(out: Path) -> None:
     """What the tutorial's first command makes of one of the examples."""
     source = _ROOT / "examples" / "coffee.jpg"
     with Emulator("--latency", "0.1", "0.2") as emulator:
-        await restyle_all(emulator.url, str(out), [str(source)], BatchOptions(), settings=Settings())
+        asyncio.run(restyle_all(emulator.url, str(out), [str(source)], BatchOptions(), settings=Settings()))
     (made,) = out.glob("images/*/1.jpeg")
     with Image.open(source) as before, Image.open(made) as after:
         both = Image.new("RGB", (before.width + 8 + before.height, before.height), "white")

@@ -174,7 +174,7 @@ def parse(names: Any) -> Dialects:
     named = cast("Dialects", frozenset(names) - {"strict"})
     for rivals in (sorted(named & alternatives) for alternatives in _ALTERNATIVES):
         if len(rivals) > 1:
-            raise DialectError(f"{' and '.join(rivals)} are alternatives: only one of them can be spoken")
+            raise DialectError(f"{' and '.join(rivals)} are alternatives: choose one")
     return named | (STRICT - _rivals_of(named) if "strict" in names else frozenset())
 
 

@@ -84,7 +84,7 @@ async def _status(job: Job, store: Store) -> str:
     where = f"Job {job.key}, open in the ledger at {store.uri_of(layout.open_job(job.key))}."
     if record := await ledger.read_record(job.key, attempt):
         return (
-            f"Attempt {attempt} is submitted and goes on at WaveSpeedAI: prediction {record.prediction_id}. "
+            f"Attempt {attempt} is submitted and running at WaveSpeedAI: prediction {record.prediction_id}. "
             f"{_RUN_AGAIN} {where}"
         )
     return (

@@ -41,4 +41,4 @@ async def _drop_retries() -> None:
             policy = run.empirical_policy.model_copy(update={"retries": 0})
             await client.update_flow_run(run.id, empirical_policy=policy)
     except Exception as error:  # then it is retried in vain, and the ledger still bills nothing twice
-        get_run_logger().warning("this run may be retried in vain: %s", redact(error))
+        get_run_logger().warning("retrying this run may not help: %s", redact(error))

@@ -126,7 +126,7 @@ class InvalidRequestError(RestyleError):
 
 
 class NotFoundError(RestyleError):
-    """The API knows no such prediction or model (404).
+    """The API does not know this prediction or model (404).
 
     Attributes:
         status: 404, which means just this, or one beside a text that says so; None of a URL that is gone.

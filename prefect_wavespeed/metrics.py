@@ -21,7 +21,7 @@ SECONDS = Histogram(
     "From the claim of a job to its side-car, in seconds",
     buckets=(1, 2, 3, 5, 8, 13, 21, 34, 60, 120, 300, 900, float("inf")),
 )
-SPENT = Counter("restyle_spent_usd", "Quoted price of what was submitted, in USD; refunds are not taken off")
+SPENT = Counter("restyle_spent_usd", "Quoted price of what was submitted, in USD; refunds are not subtracted")
 IN_FLIGHT = Gauge("restyle_predictions_in_flight", "Predictions in flight", multiprocess_mode="livesum")
 SUBMISSIONS = Counter(
     "restyle_submissions",

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
         default=900, gt=0, description="How long a prediction is polled before the job is left open."
     )
     min_poll_seconds: float = Field(
-        default=0.1, gt=0, description="How long there is at least between two polls of one prediction."
+        default=0.1, gt=0, description="The shortest time between two polls of one prediction."
     )
     submit_timeout_seconds: float = Field(default=60, gt=0, description="How long the submit POST may take.")
 

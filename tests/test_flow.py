@@ -361,7 +361,7 @@ def test_an_interrupted_run_reports_the_status_of_its_job(world: World, photo: P
     with world.prefect.used_here():
         prediction_id, run = asyncio.run(interrupted())
     (artifact,) = world.prefect.all("artifacts", flow_runs={"id": {"any_": [str(run)]}})
-    submitted = f"Attempt 1 is submitted and goes on at WaveSpeedAI: prediction {prediction_id}."
+    submitted = f"Attempt 1 is submitted and running at WaveSpeedAI: prediction {prediction_id}."
     assert submitted in artifact["data"]
     assert "nothing is billed twice" in artifact["data"]
     again = world.restyle(photo)

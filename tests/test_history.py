@@ -82,7 +82,7 @@ async def test_what_is_created_meanwhile_moves_a_page_back_and_ends_nothing(tmp_
 
 async def test_one_that_repeats_itself_for_ever_is_not_believed(tmp_path: Any) -> None:
     async with RawServer(page(item(1))) as server:
-        with pytest.raises(UnavailableError, match="the same page again and again"):
+        with pytest.raises(UnavailableError, match="the same page over and over"):
             await search(server, tmp_path)
         assert len(server.requests) < 10
 

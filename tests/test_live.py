@@ -154,7 +154,7 @@ CASES = [
         {
             "history_inputs": "^none, though include_inputs asks",
             "result_inputs": "^none$",
-            "inputs_kept": "^not known: no call tells any$",
+            "inputs_kept": "^not known: no call reports any$",
         },
     ),
     Case(
@@ -363,7 +363,7 @@ def test_interrupted_it_goes_on_with_the_same_pictures(doctor: Doctor) -> None:
     command.send(signal.SIGINT)
     ended = command.ended()
     assert ended.status == 130
-    assert "interrupted: the same command goes on where it stopped; nothing is billed twice" in ended.stderr
+    assert "interrupted: the same command continues where it stopped; nothing is billed twice" in ended.stderr
     report = doctor.live()
     report.says(RECORDED | {"history_delay": "^not known: it was submitted by an earlier run$"})
     assert report.spent == (0.05, 0.075)

@@ -266,5 +266,5 @@ async def test_columns_without_a_name_are_ignored(kind: str, store: Store, tmp_p
 
 
 async def test_a_pipe_is_no_manifest(store: Store) -> None:
-    with pytest.raises(ManifestError, match="no regular file"):
+    with pytest.raises(ManifestError, match="not a regular file"):
         await read(Path("/dev/null"), store)

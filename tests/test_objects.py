@@ -158,13 +158,13 @@ async def test_what_is_under_way_is_no_dead_letter_though_its_object_has_vanishe
     assert world.submitted == 1
 
 
-async def test_a_mended_object_is_another_job(world: World) -> None:
+async def test_a_replaced_object_is_another_job(world: World) -> None:
     created = world.put("a.jpg", b"not a picture")
     with pytest.raises(PredictionFailedError):
         await world.deliver(created)
-    mended = world.put("a.jpg", PHOTO.read_bytes())
+    replaced = world.put("a.jpg", PHOTO.read_bytes())
     assert isinstance(await world.deliver(created), Restyled), "the older event, late"
-    assert isinstance(await world.deliver(mended), Restyled)
+    assert isinstance(await world.deliver(replaced), Restyled)
     assert world.submitted == 1
 
 
@@ -230,8 +230,8 @@ async def test_metadata_that_is_not_valid_is_a_dead_letter_that_names_it(
     assert world.submitted == 0
     assert world.letter()["error"]["message"] == caught.value.message
     # the same bytes without it are another job, and not held up by the letter
-    mended = world.put("a.jpg", PHOTO.read_bytes())
-    assert isinstance(await world.deliver(mended, allowed=ALLOWED), Restyled)
+    replaced = world.put("a.jpg", PHOTO.read_bytes())
+    assert isinstance(await world.deliver(replaced, allowed=ALLOWED), Restyled)
 
 
 async def test_a_bucket_that_is_not_there_is_no_dead_letter(world: World) -> None:

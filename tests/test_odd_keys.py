@@ -179,7 +179,7 @@ async def test_a_bucket_that_cannot_exist_is_a_bad_row(s3: PlainS3, store: Store
     jobs, bad = await read([f"s3://{s3.bucket}/a.png", f"s3://{bucket}/a.png"], store)
     assert len(jobs) == len(bad) == 1
     if not bucket.startswith("arn:"):
-        with pytest.raises(ManifestError, match="no bucket can be named"):
+        with pytest.raises(ManifestError, match="not a valid bucket name"):
             await read(f"s3://{bucket}/", store)
 
 
@@ -188,7 +188,7 @@ async def test_a_manifest_under_an_odd_key_is_refused_by_its_own_name(
     s3: PlainS3, store: Store, path: str
 ) -> None:
     with pytest.raises(
-        ManifestError, match=re.escape(f"manifest s3://{path}: no such bucket can be, or its key")
+        ManifestError, match=re.escape(f"manifest s3://{path}: not a valid bucket name, or the key")
     ):
         await read(f"s3://{path}", store)
     assert not s3.heads

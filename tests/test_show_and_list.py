@@ -119,7 +119,7 @@ def test_objects_written_before_the_day_are_not_even_read(output: Output) -> Non
 def test_an_empty_output_is_an_empty_list(output: Output) -> None:
     Path(output.store.uri).mkdir(exist_ok=True)
     ended = output.run("list")
-    assert (ended.status, ended.stdout, ended.stderr) == (0, "", "no such jobs\n")
+    assert (ended.status, ended.stdout, ended.stderr) == (0, "", "no jobs match\n")
     assert output.list() == []
 
 

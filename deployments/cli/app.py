@@ -28,15 +28,15 @@ from prefect_wavespeed.version import package_version
 
 _COMMANDS: dict[Group, dict[str, str]] = {
     RESTYLE: {
-        "image": "Restyle one image. Run again, the same command returns what is stored and bills nothing.",
+        "image": "Restyle one image. The same command again returns the stored picture and bills nothing.",
         "batch": "Restyle all images of a manifest, each billed once, and write a report on every row below "
-        "runs/.\n\nRun again, the same command continues where it stopped, for whatever reason.",
+        "runs/.\n\nRunning the same command again continues where it stopped, whatever stopped it.",
         "settle": "Finish the open jobs of an output, whichever run submitted them: store what is ready. It "
         "bills nothing.",
         "resolve": "Record what you found out about a job that may have been submitted.\n\n"
         "WaveSpeedAI may not say what its predictions were asked for. Then a submission whose answer was "
         "lost cannot be found again, and nothing is sent until you have looked it up.",
-        "costs": "Sum up what an output has cost by day and by run, and compare it with the billing.",
+        "costs": "Add up what an output has cost by day and by run, and compare it with what was billed.",
         "show": "Show everything about a job: status, attempts, times, cost, files, and what to do next.",
         "list": "List the jobs of an output, newest first, a line each: time, status, source, key, cost or "
         "reason.\n\nWhen the output is not a terminal, the columns are separated by tabs.",

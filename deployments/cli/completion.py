@@ -26,7 +26,7 @@ def add_completion(app: App) -> None:
 
     @app.command(group=SET_UP, help_epilogue=epilogue("completion"))
     def completion(shell: Shell, /) -> int:
-        """Print a script that makes a shell complete this command and its options.
+        """Print a script that completes this command and its options in your shell.
 
         Args:
             shell: The shell that you use.

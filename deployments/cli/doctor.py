@@ -66,7 +66,7 @@ def _live(out: str | None, spend: float | None, resume: bool, wavespeed: str, as
     limit = _SPEND if spend is None else spend
     if not (isfinite(limit) and limit > 0):
         raise ConfigurationError(f"--spend {limit:g}: give an amount above 0, in USD")
-    with quiet_run("the same command goes on where it stopped; nothing is billed twice"):
+    with quiet_run("the same command continues where it stopped; nothing is billed twice"):
         report, notes = _find_out(out, wavespeed, limit, resume)
     if as_json:
         print(report.model_dump_json(by_alias=True))

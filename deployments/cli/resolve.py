@@ -24,7 +24,7 @@ def resolve(
     out: Out,
     prediction: Annotated[str | None, Parameter(help="Id of the prediction that is this job's.")] = None,
     not_submitted: Annotated[
-        bool, Flag, Parameter(help="None is: the next run submits the job again.")
+        bool, Flag, Parameter(help="No prediction is this job's: the next run submits it again.")
     ] = False,
     wavespeed: WaveSpeedBlock = WAVESPEED_BLOCK,
     as_json: AsJson = False,

@@ -97,7 +97,7 @@ async def _check_storage(out: str | None, api: Check) -> _Checks:
 
 
 def _storage_error(problem: str) -> _Checks:
-    return [error(OUTPUT, problem, "correct what is named"), *storage_skipped(OUTPUT)[1:]], None
+    return [error(OUTPUT, problem, "fix what the message names"), *storage_skipped(OUTPUT)[1:]], None
 
 
 async def _guarded(name: str, check: Awaitable[Check]) -> Check:

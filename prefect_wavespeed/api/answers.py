@@ -137,7 +137,9 @@ def read_answer(
     error = refusal(status, reason, codes)
     if prediction_id is not None and shape is Prediction:
         if says_unknown(status, body, prediction_id):
-            error = NotFoundError(f"WaveSpeed knows no such prediction ({status}): {reason}", status=status)
+            error = NotFoundError(
+                f"WaveSpeed does not know this prediction ({status}): {reason}", status=status
+            )
         elif isinstance(error, NotFoundError):  # a gateway's own page
             error = None
     if error is None:
@@ -193,8 +195,9 @@ def _mismatch(body: Any, data: Any, shape: type[BaseModel], error: ValidationErr
     match error.errors()[0]["loc"]:
         case ("items", int(index), *_) if shape is HistoryPage:
             return (
-                "its history lists what has no id and may be a lost submission: look it up in your WaveSpeed "
-                f"account, then use `restyle resolve`: {json.dumps(data['items'][index])[:2000]}"
+                "its history lists a prediction without an id, which may be a lost submission: look it up in "
+                "your WaveSpeed account, then use `restyle resolve`: "
+                f"{json.dumps(data['items'][index])[:2000]}"
             )
     came = "a secret" if shape is WebhookSecret else json.dumps(body)[:2000]
     return f"the answer does not match the API's documentation: {came}"

@@ -60,7 +60,7 @@ def refusal(status: int | None, reason: str, codes: tuple[int, ...] = ()) -> Res
         case 401:
             return AuthenticationError(f"WaveSpeed refused the API key (401): {reason}; {_FIRST_TOP_UP}")
         case 404:
-            return NotFoundError(f"WaveSpeed knows no such prediction or model (404): {reason}")
+            return NotFoundError(f"WaveSpeed does not know this prediction or model (404): {reason}")
         case 402:
             return InsufficientCreditsError(f"top up the WaveSpeed account (402): {reason}")
         case None | 408 | 425:

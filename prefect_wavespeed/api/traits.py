@@ -20,7 +20,7 @@ class ApiTraits(BaseModel):
         default=None, description="The result call says what a prediction was asked for."
     )
     image_url_is_kept: bool | None = Field(
-        default=None, description="The inputs that are told hold the image's URL as it was sent."
+        default=None, description="The reported inputs have the image's URL as it was sent."
     )
 
     def updated(self, newer: ApiTraits) -> ApiTraits:

@@ -20,7 +20,7 @@ _BY_CODE = {
 # A file or an S3 object is fetched through a URL of ours.
 _OUR_URL_UNREACHABLE = "run it again with --retry-failed: it is uploaded or signed again if its URL is gone"
 _BY_TYPE = {
-    "SourceError": "replace the picture by one that can be used, which makes it another job",
+    "SourceError": "replace the picture with one that can be used, which makes it another job",
     "PredictionLost": f"check with {_COSTS} whether it was billed, {_AGAIN}, which is billed again",
     "AttemptsUsedUp": f"see the errors of its attempts, {_AGAIN}",
     "NeverSubmitted": f"check with {_COSTS} whether it was billed, {_AGAIN}",
@@ -76,7 +76,7 @@ def next_step(job: JobView, out: str, prediction: Prediction | None = None) -> s
     if job.letter and job.status == "failed":
         return after_failure(job.letter.error, out, job.letter.source.uri)
     if job.status == "done":
-        return "nothing: run again, it returns what is stored and bills nothing"
+        return "nothing: running it again returns what is stored and bills nothing"
     settle = f"`restyle settle --out {shlex.quote(out)}`"
     if job.open_job.latest in job.records:
         return _after_submission(prediction, settle)

@@ -59,7 +59,7 @@ def _key(client: WaveSpeedClient, balance: float | RestyleError) -> Check:
 
 def _price(price: Quote | RestyleError) -> Check:
     if isinstance(price, RestyleError):
-        remedy = "max_cost_usd cannot be kept until it is known: try again later"
+        remedy = "max_cost_usd cannot be enforced without it: try again later"
         return warning(PRICE, f"unknown: {price.message}", remedy)
     return ok(PRICE, f"{price.usd:g} {price.currency} for one image of {_ONE.size}")
 

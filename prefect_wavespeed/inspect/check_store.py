@@ -180,7 +180,7 @@ def _output_error(problem: RestyleError, store: Store, permission: str) -> Check
         case RestyleError(retryable=True):
             remedy = _UNREACHABLE
         case _:
-            remedy = "correct what is named"
+            remedy = "fix what the message names"
     return error(OUTPUT, problem.message, remedy)
 
 

@@ -60,7 +60,7 @@ def check_settings() -> Check:
     try:
         settings = get_settings()
     except ConfigurationError as problem:
-        return error("settings", problem.message, "change or unset the variable that is named")
+        return error("settings", problem.message, "change or unset that variable")
     return ok("settings", ", ".join(f"{name} {value:g}" for name, value in settings.model_dump().items()))
 
 
@@ -95,7 +95,7 @@ def _check_output(store: timedelta, api: timedelta | None) -> Check:
     risk = (
         "lost submissions would not be found (1 h)"
         if abs(ahead) >= HISTORY_MARGIN
-        else "a lost submission may be taken for one of another time (300 s), as soon as a clock is set"
+        else "a lost submission may be mistaken for an earlier or later one (300 s) once a clock is corrected"
     )
     return error(
         STORE_CLOCK, f"{found}: {risk}, and be billed twice", "let NTP set the clock of the storage server"

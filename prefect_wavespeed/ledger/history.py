@@ -220,7 +220,7 @@ class History:
             # What is created meanwhile moves the others back by a page; it does not do so for ever.
             repeated = 0 if new else repeated + 1
             if repeated == _REPEATED:
-                raise UnavailableError("WaveSpeed's history gives the same page again and again")
+                raise UnavailableError("WaveSpeed's history returns the same page over and over")
 
     async def _page(self, page: int, since: datetime | None) -> HistoryPage:
         """One page of what was created since then; of everything, where no time is given."""

@@ -136,7 +136,7 @@ class Resolution:
 
 
 def _gone_on(job_key: str) -> ConfigurationError:
-    return ConfigurationError("a runner has gone on with this job: look at it again", job_key=job_key)
+    return ConfigurationError("another run has continued this job: look at it again", job_key=job_key)
 
 
 def _submitted(prediction_id: str, job_key: str) -> ConfigurationError:

@@ -336,7 +336,7 @@ class _Settlement:
         """Write the dead letter of a job that got no prediction for as long as the history remembers."""
         open_job = await self._ledger.open_job(outcome.job_key)
         if open_job.latest != attempt or attempt in open_job.recorded:
-            raise StoreError("another process has gone on with this job: settle again")
+            raise StoreError("another process has continued this job: settle again")
         failure = Failure(
             type="NeverSubmitted",
             message=f"attempt {attempt} submitted nothing within {_HISTORY_DAYS} days: use retry_failed",

@@ -26,7 +26,7 @@ def read_file(image: str) -> bytes:
         path = Path(image).expanduser()
         found = path.stat()
         if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-            raise SourceError(f"no regular file: image {image}")  # a pipe or a device might never end
+            raise SourceError(f"not a regular file: image {image}")  # a pipe or a device might never end
         check_source_size(found.st_size, f"image {image}")
         return path.read_bytes()
     except FileNotFoundError:

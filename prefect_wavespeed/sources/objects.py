@@ -36,7 +36,7 @@ def check_s3_uri(image: str) -> None:
     if not (bucket and key):
         raise SourceError(f"{'no key' if bucket else 'no bucket'}: image {image}: use s3://bucket/key")
     if not is_bucket_name(bucket):
-        raise SourceError(f"no bucket can have this name: image {image}: use s3://bucket/key")
+        raise SourceError(f"not a valid bucket name: image {image}: use s3://bucket/key")
     if not is_plain(key):
         raise SourceError(f"empty part, '.' or '..' in the key: image {image}: rename the object")
 

@@ -86,7 +86,7 @@ class Work:
         mine = {"flow_runs": {"id": {"any_": [run["id"]]}}}
         wait_until(lambda: self.prefect.all("artifacts", **mine))
         (artifact,) = self.prefect.all("artifacts", **mine)
-        submitted = f"Attempt 1 is submitted and goes on at WaveSpeedAI: prediction {self.submitted()[0]}."
+        submitted = f"Attempt 1 is submitted and running at WaveSpeedAI: prediction {self.submitted()[0]}."
         assert submitted in artifact["data"]
         assert "nothing is billed twice" in artifact["data"]
 

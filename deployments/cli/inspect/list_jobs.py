@@ -48,7 +48,7 @@ def _stream(printing: Coroutine[Any, Any, int], stdout: TextIO) -> None:
 
     try:
         if not asyncio.run(printing):
-            print("no such jobs", file=sys.stderr)
+            print("no jobs match", file=sys.stderr)
         stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())  # for what Python flushes at exit

@@ -38,7 +38,7 @@ async def images_below(
     if not bucket:
         raise UnreadableError("the bucket's name is missing: give s3://bucket/prefix/")
     if not is_bucket_name(bucket):
-        raise UnreadableError(f"no bucket can be named {bucket!r}: give s3://bucket/prefix/")
+        raise UnreadableError(f"not a valid bucket name: {bucket!r}: give s3://bucket/prefix/")
     root, found = f"{_S3}{bucket}/{prefix}", False
     async for page in objects_below(bucket, prefix, store):
         uris = [f"{_S3}{bucket}/{entry.path}" for entry in page if not is_marker(entry.path)]

@@ -171,7 +171,7 @@ async def _local_file(manifest: str, store: Store) -> AsyncIterator[Path]:
         if _is_s3(manifest):
             bucket, _, key = manifest[len(_S3) :].partition("/")
             if not (is_bucket_name(bucket) and is_plain(key)):
-                raise UnreadableError("no such bucket can be, or its key has an empty part, '.' or '..'")
+                raise UnreadableError("not a valid bucket name, or the key has an empty part, '.' or '..'")
             if not await _bucket(bucket, store).get_file(key, path):
                 raise UnreadableError("no such object, or no such bucket")
         else:
@@ -187,7 +187,7 @@ def _existing(manifest: str) -> Path:
         if not path.exists():
             raise UnreadableError("no such file or folder")
         if not path.is_file():  # a pipe or a device might never end
-            raise UnreadableError("no regular file")
+            raise UnreadableError("not a regular file")
     except (OSError, RuntimeError, ValueError) as error:
         raise UnreadableError(getattr(error, "strerror", None) or str(error)) from None
     return path

@@ -34,8 +34,8 @@ def about_price(quote: Quote, answer: Answer | None, base_price: Answer | None, 
     where = "/model/pricing alone" if base_price else "/model/price"
     found = f"{quote.usd:g} {safe(quote.currency)} by {names or 'another field'} ({where})"
     if quote.currency != "USD":
-        return finding("price", found, "caps refuse to start: they need a price in USD")
-    return finding("price", found, "quotes and caps can be kept")
+        return finding("price", found, "runs with a cap refuse to start: a cap needs a price in USD")
+    return finding("price", found, "quotes and caps work")
 
 
 def about_unknown_prediction(
@@ -69,7 +69,7 @@ def about_unknown_field(outcome: Outcome, result: Prediction | None, safe: Safe)
     sent = f"`{UNKNOWN_FIELD}`, misspelt"
     if outcome.restyled:
         told = result is not None and UNKNOWN_FIELD in told_by(result).values
-        found = f"{sent}: accepted silently{', told as an input,' if told else ''} and billed"
+        found = f"{sent}: accepted silently{', reported as an input,' if told else ''} and billed"
         return finding("unknown_field", found, f"a misspelt field is billed with the default; {_CHECKED}")
     return _refusal("unknown_field", sent, outcome, safe)
 
@@ -86,7 +86,7 @@ def about_out_of_range(outcome: Outcome, result: Prediction | None, safe: Safe) 
     sent = f"`{name}` {value}"
     if outcome.restyled:
         told = told_by(result).values if result else {}
-        used = f", told as {safe(told[name])}," if name in told else ""
+        used = f", reported as {safe(told[name])}," if name in told else ""
         found = f"{sent}: accepted silently{used} and billed"
         return finding("out_of_range", found, f"it is not known what was used instead; {_CHECKED}")
     return _refusal("out_of_range", sent, outcome, safe)
@@ -115,7 +115,7 @@ def about_base64(outcome: Outcome, result: Prediction | None) -> Finding:
         return finding(
             "base64", "the result holds the pictures", "enable_base64_output works, without webhooks"
         )
-    return finding("base64", "outputs are URLs all the same", "enable_base64_output has no effect")
+    return finding("base64", "outputs are URLs anyway", "enable_base64_output has no effect")
 
 
 def about_sync(outcome: Outcome) -> Finding:
@@ -147,7 +147,7 @@ def _unknown(name: str, outcome: Outcome) -> Finding:
     if outcome.error is None:
         return not_known(name, "no answer")
     ids = (outcome.error.prediction_id or "", *getattr(outcome.error, "candidates", ()))
-    return not_known(name, shown(outcome.error.message, *ids), "the same command goes on where it stopped")
+    return not_known(name, shown(outcome.error.message, *ids), "the same command continues where it stopped")
 
 
 def about_limits(slowed: Sequence[Answer], headers: frozenset[str], safe: Safe) -> Finding:

@@ -172,7 +172,7 @@ class Examination:
             await self._examine(outcome)
             await self._report.save(self._store)
             if isinstance(outcome.error, PredictionFailedError):
-                outcome.error.message += ": mend what it names, then use another --out"
+                outcome.error.message += ": fix what it names, then use another --out"
             raise outcome.error
         if not outcome.is_new:
             self._report.add([not_known("history_delay", "it was submitted by an earlier run")])

@@ -97,7 +97,7 @@ def _in_result(in_result: Told | None, history: Told | None) -> Finding:
 
 def _kept(told: list[Told], sent: ReduxRequest) -> Finding:
     if not told:
-        return not_known("inputs_kept", "no call tells any")
+        return not_known("inputs_kept", "no call reports any")
     found = "; ".join(dict.fromkeys(_compared(one.values, sent) for one in told))
     params = [match for one in told for match in compare_params(one.values, sent).items()]
     if any(match == "no" for _, match in params):
@@ -178,7 +178,7 @@ def _shape_of_outputs(prediction: Prediction) -> Finding:
 
 def _output_urls(first: Prediction, second: Prediction, downloads: bool | None) -> Finding:
     if downloads is None:
-        return not_known("output_urls", "the outputs are no URLs")
+        return not_known("output_urls", "the outputs are not URLs")
     host = _host_of(first.outputs[0])
     if not downloads:
         found = f"no longer work, or not without the key ({host})"

@@ -71,7 +71,7 @@ class LivePicture(BaseModel):
     Attributes:
         quoted_usd: its price by the price call.
         state: ``open``: it is not ready yet; ``failed``: it is refunded.
-        output_urls: without their queries; none where the outputs are no URLs.
+        output_urls: without their queries; none where the outputs are not URLs.
     """
 
     name: TrialName
