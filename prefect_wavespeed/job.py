@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from prefect_wavespeed.api.models import MAX_SEED, MODEL, ReduxParams, ReduxRequest
+from prefect_wavespeed.urls import without_signature
 
 NsfwPolicy = Literal["keep", "quarantine", "drop"]
 UncheckedPolicy = Literal["quarantine", "keep"]
@@ -98,6 +99,16 @@ class Job(BaseModel):
     def name(self) -> str:
         """Name of the job's folder below ``images/``."""
         return f"{slug(self.source.name)}-{self.key[:16]}"
+
+    @property
+    def without_secrets(self) -> Job:
+        """The job as it may be written down: the source's URL without its signature."""
+        location = self.source.location
+        if not location.lower().startswith(("https://", "http://")):
+            return self
+        return self.model_copy(
+            update={"source": self.source.model_copy(update={"location": without_signature(location)})}
+        )
 
     @property
     def label(self) -> str:

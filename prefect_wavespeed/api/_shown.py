@@ -1,4 +1,4 @@
-"""Answers of the API in a form that may be kept and shown."""
+"""Answers of the API, and failures to get one, in a form that may be kept and shown."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import aiohttp
+
 from prefect_wavespeed.api.base64_stream import decode
+from prefect_wavespeed.trust import NOT_TRUSTED
 
 MAX_CHARACTERS = 16_000
 """About how long an answer may be once it is JSON; what is beyond is left out."""
@@ -21,6 +24,17 @@ _BASE64 = 200
 _LONGEST_NAME = 24  # of a field, to be taken as it is
 _CUT = "?…"
 _USER = re.compile(r"(?i)(https?://)[^\s/?#@]*@")
+
+_WORDS: tuple[tuple[type[BaseException], str], ...] = (
+    (TimeoutError, "timed out"),
+    (aiohttp.ClientConnectorCertificateError, f"the server's certificate is not trusted: {NOT_TRUSTED}"),
+    (aiohttp.ClientConnectorDNSError, "unknown host"),
+    (ConnectionRefusedError, "connection refused"),
+    (aiohttp.ServerDisconnectedError, "the connection was closed without an answer"),
+    (aiohttp.ClientPayloadError, "the answer ended early"),
+    (ConnectionResetError, "the connection was closed"),
+    (BrokenPipeError, "the connection was closed"),
+)
 
 
 def showable(
@@ -93,3 +107,13 @@ def _plain(text: str) -> str:
     """A URL without the mark that ``redact`` leaves where a query was; any other text as it is."""
     is_url = " " not in text and urlsplit(text).scheme in ("http", "https")
     return text.removesuffix(_CUT) if is_url else text
+
+
+def described(error: BaseException) -> str:
+    """An error of the libraries below, in one line."""
+    error = error.__cause__ or error  # aiohttp's own classes say more than what httpx-aiohttp makes of them
+    for each in (error, getattr(error, "os_error", None)):
+        for kind, words in _WORDS:
+            if isinstance(each, kind):
+                return words
+    return f"{type(error).__name__} {error}".strip()

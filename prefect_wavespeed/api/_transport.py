@@ -26,7 +26,7 @@ from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
 from pydantic import SecretStr
 
 from prefect_wavespeed import metrics
-from prefect_wavespeed.api._failures import described
+from prefect_wavespeed.api._shown import described
 from prefect_wavespeed.api.answers import Reply
 from prefect_wavespeed.api.base64_stream import LONG, Sieve
 from prefect_wavespeed.api.urls import checked_base_url, is_loopback, proxy_for, without_query

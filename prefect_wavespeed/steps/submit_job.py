@@ -199,7 +199,7 @@ class Submission:
             lease_seconds=self._context.settings.lease_seconds,
             base_url=self._context.client.base_url,
             request=request.model_copy(update={"image": without_signature(request.image)}),
-            job=_without_secrets(self._job),
+            job=self._job.without_secrets,
             nsfw=self._nsfw,
         )
         if not await self._ledger.claim(self._job.key, attempt, claim):
@@ -426,16 +426,6 @@ class Submission:
             message=f"{error}: {rules.MAX_ATTEMPTS} predictions failed: use retry_failed",
         )
         return await self._context.give_up(self._job, attempt, failure)
-
-
-def _without_secrets(job: Job) -> Job:
-    """The job as it may be written down: the source's URL without its signature."""
-    location = job.source.location
-    if location.lower().startswith(("https://", "http://")):
-        location = without_signature(location)
-    if location == job.source.location:
-        return job
-    return job.model_copy(update={"source": job.source.model_copy(update={"location": location})})
 
 
 async def find_stored(context: StepContext, job: Job) -> Submitted | None:

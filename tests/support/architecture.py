@@ -19,7 +19,7 @@ MAX_FOLDER_FILES = 16
 SOURCES = (".py", ".html", ".yaml")
 
 _BASE = frozenset(
-    {"concurrency", "errors", "metrics", "reasons", "retry", "settings", "urls", "version", "words"}
+    {"concurrency", "errors", "metrics", "reasons", "retry", "settings", "trust", "urls", "version", "words"}
 )
 _API = _BASE | {"api"}
 _JOB = _API | {"job"}
@@ -56,6 +56,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "errors": frozenset({"words"}),
     "metrics": frozenset(),
     "reasons": frozenset(),
+    "trust": frozenset({"errors"}),
     "urls": frozenset(),
     "version": frozenset(),
     "words": frozenset(),
