@@ -127,14 +127,16 @@ def test_an_answer_that_leaves_doubt_is_unavailable(shape: type[BaseModel], stat
 
 def test_no_answer_is_unavailable_and_says_whether_anything_was_sent() -> None:
     for sent in (True, False):
-        with pytest.raises(errors.UnavailableError, match=r"\(GET /x, no answer\): timed out$") as caught:
+        with pytest.raises(
+            errors.UnavailableError, match=r"\(GET /x, no answer\): timed out \(prediction p1\)$"
+        ) as caught:
             read(Balance, None, failure="timed out", sent=sent)
         assert (caught.value.sent, caught.value.status) == (sent, None)
 
 
 def test_a_long_wait_that_is_asked_for_is_in_the_message() -> None:
     for status in (429, 503):
-        with pytest.raises(errors.RestyleError, match=r"\(it asks to wait for 86,400 s\)$"):
+        with pytest.raises(errors.RestyleError, match=r"\(it asks to wait for 86,400 s\) \(prediction p1\)$"):
             read(Balance, status, {"message": "busy"}, retry_after=86_400.0)
 
 
