@@ -134,7 +134,10 @@ def many(output: Path, number: int) -> Rows:
             outputs = [kept.uri_of(f"images/{n}/1.jpeg")] if ok else []
             # pictures differ from row to row, as a batch's do
             marked = {1: small(n % 400, 0) + n.to_bytes(3, "big")} if ok else {}
-            made.append((report_row(n, status, outputs), Thumbnails(small(n % 400), marked)))
+            row = report_row(n, status, outputs).model_copy(
+                update={"carried": {"season": "autumn" if n % 500 else "spring", "weight": n}}
+            )
+            made.append((row, Thumbnails(small(n % 400), marked)))
         return made
 
     return rows
@@ -155,13 +158,21 @@ async def test_pictures_say_what_is_wrong_with_them_and_those_in_quarantine_are_
             report_row(1, "stored", uris).model_copy(update=told),
             Thumbnails(small(1), {1: small(1, 0), 2: small(1, 1)}),
         ),
-        (report_row(2, "stored", uris[:1]), Thumbnails(small(2), {1: small(2, 0)})),
+        (
+            report_row(2, "stored", uris[:1]).model_copy(update={"flagged": [1, 2]}),
+            Thumbnails(small(2), {1: small(2, 0)}),
+        ),
     ]
     await page.show(await gallery(output, lambda: rows))
     await page.until(DECODED)
     await page.screenshot(tmp_path / "warnings.png")
     marks = "[...document.querySelectorAll('{} .mark')].map(mark => mark.textContent)"
-    assert await page.ask(marks.format(".row .framed")) == ["blank", "not checked"]
+    assert await page.ask(marks.format(".row .framed")) == [
+        "blank",
+        "not checked",
+        "flagged",
+        "flagged",  # the second was dropped
+    ]
     assert await page.ask(marks.format(".row .text")) == ["pictures missing"]
     assert await page.ask("document.querySelectorAll('.row img').length") == 4, "not the one in quarantine"
     await page.click(".chip.warned")
@@ -170,9 +181,25 @@ async def test_pictures_say_what_is_wrong_with_them_and_those_in_quarantine_are_
     await page.until("document.querySelector('dialog').open")
     await page.screenshot(tmp_path / "warnings-large.png")
     assert await page.ask("document.querySelectorAll('dialog img').length") == 2
-    assert await page.ask("document.querySelectorAll('dialog a').length") == 2, "a person may open it"
+    assert await page.ask("document.querySelectorAll('dialog figcaption a[target]').length") == 2, (
+        "a person may open it"
+    )
     fields = await page.ask("document.getElementById('fields').innerText")
     assert "fewer pictures than asked for; variation 1: one colour all over; variation 2: " in fields
+    await page.press("Escape")
+    await page.click(".chip.flagged")
+    await page.until(f"String({NAMES}) === 'sku-00002'")
+    assert await page.ask("getComputedStyle(document.querySelector('.blurred img')).filter.includes('blur')")
+    await page.click(".row .name")
+    await page.until("document.querySelector('dialog').open")
+    assert "variation 2: flagged as unsafe for work, and dropped" in await page.ask(
+        "document.getElementById('fields').innerText"
+    )
+    large = "[...document.querySelectorAll('dialog figure img')].map(image => image.naturalWidth)"
+    assert await page.ask(large) == [160, 160], "the whole picture is not loaded"
+    await page.click("dialog .veil")
+    await page.until(f"String({large}) === '160,256'")
+    assert await page.ask("document.querySelectorAll('.blurred').length") == 0
     assert not any("quarantine" in request for request in page.requests)
     assert page.errors == []
 
@@ -216,9 +243,47 @@ async def test_a_row_is_opened_by_the_keyboard_alone(page: Page, tmp_path: Path)
     await page.press("ArrowRight")
     assert await page.ask("document.getElementById('heading').textContent") == "sku-00003"
     assert "give another picture" in await page.ask("document.getElementById('fields').innerText")
+    await page.press("x")
+    await page.press("ArrowLeft")
+    await page.press("ArrowLeft")
+    await page.press("c")
+    await page.until("document.querySelectorAll('#both img').length === 2")
+    await page.ask("document.getElementById('cut').focus()")
+    await page.press("End")
+    assert (
+        await page.ask("getComputedStyle(document.querySelector('.before')).clipPath")
+        == "inset(0px 0% 0px 0px)"
+    )
+    await page.screenshot(tmp_path / "compare.png")
+    await page.ask("document.getElementById('heading').focus(), document.getElementById('cut').blur()")
+    await page.press("c")
+    await page.until(f"String({large}) === '160,256,256'")
+    await page.press("z")
+    await page.press("+")
+    await page.press("+")
+    assert await page.ask("document.querySelector('#pan img').clientWidth") == 512
+    await page.press("Escape")
+    await page.press("?")
+    await page.until("document.getElementById('help').open")
+    assert "before/after slider" in await page.ask("document.getElementById('help').innerText")
+    await page.press("Escape")
+    await page.press("ArrowRight")
+    await page.press("ArrowRight")
+    assert await page.ask("document.getElementById('tick').checked")
     await page.press("Escape")
     await page.until("!document.querySelector('dialog').open")
     await page.until("document.activeElement.textContent === 'sku-00003'")
+    await page.press("ArrowUp")
+    await page.until("document.activeElement.textContent === 'sku-00002'")
+    await page.press("x")
+    assert await page.ask("document.getElementById('ticks').textContent") == "2 ticked"
+    rows = "s3://studio-originals/catalogue/2026/autumn/"
+    assert await page.ask("csv()") == (
+        f'id,image\r\n"sku-00002","{rows}00002-{PHOTOS[2].name}"\r\n"sku-00003","{rows}00003-{PHOTOS[3].name}"\r\n'
+    )
+    await page.press("s")
+    await page.until("document.querySelectorAll('.tile').length === 4")
+    await page.screenshot(tmp_path / "sheet.png")
     assert page.errors == []
 
 
@@ -230,13 +295,20 @@ async def test_text_of_a_manifest_runs_nothing_and_a_source_that_cannot_be_had_l
         "</script><img src=x onerror=\"document.title='attacked'\"><script>document.title='attacked'</script>"
     )
     hostile = report_row(1, "failed", []).model_copy(
-        update={"id": attack, "error_type": attack, "error_message": attack}
+        update={"id": attack, "error_type": attack, "error_message": attack, "carried": {attack: attack}}
     )
     missing = report_row(2, "failed", []).model_copy(update={"image": "https://127.0.0.1:9/a.jpg"})
     scheme = report_row(3, "failed", []).model_copy(update={"id": None, "image": "javascript:alert(1)//x"})
     await page.show(await gallery(output, lambda: [(hostile, None), (missing, None), (scheme, None)]))
     await page.until("document.querySelectorAll('.row .none').length === 6")
     assert await page.ask(NAMES) == [attack, "sku-00002", "x"]
+    assert not any("127.0.0.1:9" in request for request in page.requests), "nobody has asked for it"
+    assert await page.ask("document.getElementById('load').textContent") == "Load sources from 127.0.0.1:9"
+    await page.click("#load")
+    await page.until("document.querySelectorAll('.row .none').length === 6")
+    assert any("127.0.0.1:9" in request for request in page.requests)
+    assert await page.ask("[...document.querySelectorAll('#column option')].pop().text") == attack
+    assert await page.ask("cell('=1+1') + cell('a\"b')") == '"\'=1+1""a""b"'
     assert await page.ask("document.title") == "amber-falcon: 3 rows"
     await page.click(".row .name")
     await page.until("document.querySelector('dialog').open")
@@ -285,6 +357,27 @@ async def test_ten_thousand_rows_are_quick_to_see_to_filter_and_to_search(page: 
     assert await page.ask(ROWS) == 0
     await page.click("#reset")
     await page.until(f"{ROWS} > 5")
+
+    change = "(id, value, kind) => { $(id).value = value; $(id).dispatchEvent(new Event(kind)); }"
+    await page.ask(f"({change})('sort', 'seconds', 'change')")
+    assert await page.ask("document.querySelector('.row .took').textContent") == "4.4 s"
+    await page.ask(f"({change})('column', 'season', 'change')")
+    await page.ask(f"({change})('value', 'spring', 'input')")
+    assert await page.ask("document.getElementById('found').textContent") == "20 of 10,000"
+    await page.click("#tick-shown")
+    assert await page.ask("csv().trim().split('\\r\\n').length") == 21
+    await page.ask(f"({change})('sort', '', 'change'), ({change})('size', 140, 'input'), reset()")
+    await page.click("#sheet")
+    await page.until(f"document.querySelectorAll('.tile').length > 10 && {DECODED.replace('.row', '.tile')}")
+    few = await page.ask("document.querySelectorAll('.tile').length")
+    await page.screenshot(tmp_path / "sheet.png")
+    await page.ask(f"({change})('size', 90, 'input')")
+    await page.until(f"document.querySelectorAll('.tile').length > {few} * 1.4")
+    assert await page.ask("document.querySelectorAll('.tile').length") < 400
+    await page.ask("scrollTo(0, document.body.scrollHeight)")
+    await page.until(
+        "[...document.querySelectorAll('.tile .name')].some(name => name.textContent === 'sku-10000')"
+    )
     assert page.errors == []
 
 
@@ -309,3 +402,7 @@ async def test_on_a_phone_nothing_is_wider_than_the_screen(page: Page, tmp_path:
         "[...document.querySelectorAll('.row > *')].every(part => part.getBoundingClientRect().right <= 390)"
     )
     assert await page.ask(inside)
+    await page.ask("document.getElementById('sheet').click()")
+    await page.until(DECODED.replace(".row", ".tile"))
+    await page.screenshot(tmp_path / "phone-sheet.png")
+    assert await page.ask("document.documentElement.scrollWidth") <= 390

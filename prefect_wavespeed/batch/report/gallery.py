@@ -1,8 +1,9 @@
 """The gallery of a batch: one HTML file that needs no network, each source beside its variations.
 
 It holds the rows as JSON, a hundred to a block, and their thumbnails in blocks of their own that the page
-parses when they come into view. Nothing of a manifest becomes markup: the page inserts it as text, and its
-security policy runs no script but its own.
+parses when they come into view. Its style and its scripts are the files in ``page/``, put together in their
+order. Nothing of a manifest becomes markup: the page inserts it as text, and its security policy runs no
+script but its own.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import islice
@@ -27,7 +27,7 @@ PICTURE_BYTES = 80_000_000  # of thumbnails in a page; beyond that it shows the 
 _MAX_ROWS = 10_000
 _BLOCK_ROWS = 100
 
-_FAILURES = ("failed", "open", "invalid")
+_FAILURES = ("failed", "given_up", "open", "invalid")
 
 
 def write_gallery(path: Path, output: str, folder: str, rows: Rows, summary: Summary) -> None:
@@ -130,9 +130,11 @@ def _json_block(kind: str, value: Any) -> bytes:
 @cache
 def _template() -> str:
     """The page, with a policy that allows its own style and script and no other."""
-    page = Path(__file__).with_name("gallery.html").read_text(encoding="utf-8")
-    for kind in ("style", "script"):
-        (content,) = re.findall(f"<{kind}>(.*?)</{kind}>", page, re.DOTALL)
+    parts = Path(__file__).with_name("page")
+    page = (parts / "gallery.html").read_text(encoding="utf-8")
+    style = (parts / "gallery.css").read_text(encoding="utf-8")
+    script = "\n".join(part.read_text(encoding="utf-8") for part in sorted(parts.glob("*.js")))
+    for kind, place, content in (("style", "css", style), ("script", "js", script)):
         digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-        page = page.replace(f"{{{{{kind}}}}}", f"'sha256-{digest}'")
+        page = page.replace(f"{{{{{kind}}}}}", f"'sha256-{digest}'").replace(f"{{{{{place}}}}}", content)
     return page
