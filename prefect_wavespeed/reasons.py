@@ -35,6 +35,16 @@ class Reason(BaseModel):
         return f"{self.count:,} {self.status.replace('_', ' ')}: {self.reason}{names}"
 
 
+def shared(reason: str, about: str = "") -> str:
+    """A reason without what differs from one failure to the next.
+
+    Args:
+        reason: why something failed.
+        about: what the reason may name and others of its group do not, such as the image.
+    """
+    return _DIFFERENT.sub("…", reason.replace(about, "…") if about else reason)
+
+
 class Reasons:
     """Groups failures as they come."""
 
@@ -49,18 +59,18 @@ class Reasons:
             status: its status.
             reason: why it failed.
             name: how a person finds it.
-            about: what the reason may name and others of its group do not, such as the image.
+            about: as in ``shared``.
         """
-        shared = _DIFFERENT.sub("…", reason.replace(about, "…") if about else reason)
-        group = self._groups.get((status, shared))
+        common = shared(reason, about)
+        group = self._groups.get((status, common))
         if group is None and len(self._groups) < _MAX_GROUPS:
             # as it came, as long as it is the only one
-            self._groups[status, shared] = Reason(status=status, reason=reason, count=1, first=[name])
+            self._groups[status, common] = Reason(status=status, reason=reason, count=1, first=[name])
             return
         if group is None:
             self._others[status] += 1
             return
-        group.reason = shared
+        group.reason = common
         group.count += 1
         if len(group.first) < _NAMES:
             group.first.append(name)

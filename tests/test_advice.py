@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -91,3 +92,25 @@ def test_closed_jobs() -> None:
     assert "another picture" in next_step(failed, "out")
     assert next_step(other, "out") == "upgrade prefect-wavespeed"
     assert [reason(job) for job in (done, failed)] == ["", "refused"]
+
+
+@pytest.mark.parametrize(
+    ("submitted", "status", "expected"),
+    [
+        (False, None, "run it again, which submits it"),
+        (True, "failed", "run it again, which tries up to three times in all"),
+        (True, "completed", f"{SETTLE} once what the reason names is fixed; if it cannot be, report"),
+        (True, None, f"{SETTLE} once what the reason names is fixed; if it cannot be, report"),
+    ],
+)
+def test_after_a_settle_that_changed_nothing_another_one_is_not_all_that_is_advised(
+    submitted: bool, status: str | None, expected: str
+) -> None:
+    """Settling notes what it met beside the attempt."""
+    job = replace(open_job(submitted=submitted, age=timedelta(hours=1)), errors={1: "the answer ended early"})
+    found = prediction(status) if status else None
+    assert next_step(job, "s3://my bucket", found).startswith(expected)
+    assert reason(job).startswith("the answer ended early: ")
+    if submitted:
+        without_claim = replace(job, claims={})
+        assert next_step(without_claim, "out").startswith("run it again: only that says")

@@ -36,6 +36,9 @@ _COMMANDS: dict[Group, dict[str, str]] = {
         "resolve": "Record what you found out about a job that may have been submitted.\n\n"
         "WaveSpeedAI may not say what its predictions were asked for. Then a submission whose answer was "
         "lost cannot be found again, and nothing is sent until you have looked it up.",
+        "failures": "List every row of a batch that has no pictures: its id, image, status, the reason, and "
+        "what to do next.\n\nWhen the output is not a terminal, it is a line a row, and the columns are "
+        "separated by tabs.",
         "costs": "Add up what an output has cost by day and by run, and compare it with what was billed.",
         "show": "Show everything about a job: status, attempts, times, cost, files, and what to do next.",
         "list": "List the jobs of an output, newest first, a line each: time, status, source, key, cost or "
@@ -61,7 +64,10 @@ _COMMANDS: dict[Group, dict[str, str]] = {
     },
 }
 """Every command, in the group and with the description that the help shows."""
-_FUNCTIONS = {"list": "inspect.list_jobs", **{name: f"inspect.{name}" for name in ("costs", "show")}}
+_FUNCTIONS = {
+    "list": "inspect.list_jobs",
+    **{name: f"inspect.{name}" for name in ("costs", "failures", "show")},
+}
 """The module, whose name is also the function's, where that is not the command."""
 _KEYWORDS: dict[str, dict[str, Any]] = {"emulator": {"help_flags": []}}  # its parser has a --help of its own
 

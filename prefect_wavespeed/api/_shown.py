@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -34,6 +35,8 @@ _WORDS: tuple[tuple[type[BaseException], str], ...] = (
     (aiohttp.ClientPayloadError, "the answer ended early"),
     (ConnectionResetError, "the connection was closed"),
     (BrokenPipeError, "the connection was closed"),
+    (json.JSONDecodeError, "the answer is no JSON"),
+    (UnicodeDecodeError, "the answer is no JSON"),
 )
 
 

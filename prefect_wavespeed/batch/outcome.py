@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from prefect_wavespeed import errors
-from prefect_wavespeed.errors import RestyleError
+from prefect_wavespeed.errors import PredictionFailedError, RestyleError
 from prefect_wavespeed.job import Restyled, WarningCode
 from prefect_wavespeed.words import counted
 
@@ -54,6 +54,7 @@ class JobOutcome:
     attempts: int | None = None
     error_type: str | None = None
     error_message: str | None = None
+    error_code: int | None = None
     attempt_errors: list[str] = field(default_factory=list)
     retryable: bool | None = None
     seconds: float | None = None
@@ -99,6 +100,7 @@ class JobOutcome:
             attempts=attempts,
             error_type=type(error).__name__,
             error_message=error.message,
+            error_code=(error.code or None) if isinstance(error, PredictionFailedError) else None,
             attempt_errors=list(error.attempt_errors),
             retryable=error.retryable,
         )

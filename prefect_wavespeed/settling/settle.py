@@ -212,7 +212,7 @@ class _Settlement:
             case moves.LeaveOpen("unsure"):
                 raise await self._context.in_doubt(key, max(open_job.doubtful))
             case moves.LeaveOpen():  # a person has found that nothing was submitted
-                self._leave_unsubmitted(outcome, open_job.latest)
+                await self._leave_unsubmitted(outcome, open_job.latest)
             case _ if open_job.latest not in claims:  # given back this very moment
                 self._revisit(outcome, "running")
             case _:
@@ -246,11 +246,14 @@ class _Settlement:
             case moves.GiveUp():
                 raise await self._give_up(outcome, attempt, claims[attempt])
             case _:
-                self._leave_unsubmitted(outcome, attempt)
+                await self._leave_unsubmitted(outcome, attempt)
 
-    def _leave_unsubmitted(self, outcome: SettleOutcome, attempt: int) -> None:
+    async def _leave_unsubmitted(self, outcome: SettleOutcome, attempt: int) -> None:
         outcome.status = "not_submitted"
-        outcome.message = f"nothing was submitted in attempt {attempt}: run the job again"
+        found = f"nothing was submitted in attempt {attempt}"
+        outcome.message = f"{found}: run the job again"
+        if outcome.job:
+            await self._context.note_error(outcome.job, attempt, found)
 
     async def _next_move(
         self,

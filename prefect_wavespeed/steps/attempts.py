@@ -15,6 +15,8 @@ from prefect_wavespeed.job import Job, Restyled
 # What a failure without a code says when a server behind WaveSpeedAI was at fault.
 _TEMPORARY = re.compile(r"(?i)\bHTTP (5\d\d|429)\b")
 
+WITHOUT_OUTPUTS = "completed without outputs"
+
 
 class Submitted(BaseModel):
     """A job's attempt, submitted by this runner or another one; or a job that is done already.
@@ -56,7 +58,7 @@ Admit = Callable[[Job, int, float | None], Awaitable[None]]
 def describe_end(prediction: Prediction) -> str:
     """How a prediction ended, in one line, without its id."""
     if prediction.status == "completed":
-        return "completed without outputs"
+        return WITHOUT_OUTPUTS
     code = f" (code {prediction.code})" if prediction.code else ""
     reason = redact(prediction.error) or "no reason given"
     return f"{reason if prediction.status == 'failed' else f'{prediction.status}: {reason}'}{code}"

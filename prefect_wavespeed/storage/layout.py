@@ -60,6 +60,7 @@ _OPEN_OBJECT = re.compile(
 _OPEN_KEY = re.compile(r"open/([0-9a-f]{64})/.*")
 _DEAD_LETTER = re.compile(r"failed/([0-9a-f]{64})\.json")
 _METADATA = re.compile(r"images/[^/]*-([0-9a-f]{16})/metadata\.json")
+_RUN = re.compile(r"runs/dt=\d{4}-\d\d-\d\d/[^/]+(?=/)")
 _PICTURE = re.compile(r"(?:^|/)(?:images|quarantine)/[^/]+-[0-9a-f]{16}/\d+\.\w+$")
 
 
@@ -176,6 +177,12 @@ def number_of_picture(path: str) -> int | None:
 def run(started: date | datetime, run_id: str) -> str:
     """The folder of a batch's report, without a slash at its end."""
     return f"{RUNS}dt={started:%Y-%m-%d}/{run_id}"
+
+
+def run_of(path: str) -> str | None:
+    """The folder of the run to which an object below ``runs/`` belongs; None for a stray one."""
+    match = _RUN.match(path)
+    return match[0] if match else None
 
 
 def report_parts(run_folder: str) -> str:

@@ -36,6 +36,12 @@ restyle resolve 3f9c2a7b --out s3://bucket/restyled --prediction 8d1f00c2
 # There is none: the next run submits the job again
 restyle resolve 3f9c2a7b --out s3://bucket/restyled --not-submitted
 """,
+    "failures": """
+# What failed in the last batch, why, and what to do
+restyle failures --out s3://bucket/restyled
+# The same of another run, for a script
+restyle failures --out s3://bucket/restyled --run 7ca2f3ee --json
+""",
     "costs": """
 # The last seven days, compared with the billing
 restyle costs --out s3://bucket/restyled --since 7d

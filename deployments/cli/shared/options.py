@@ -29,6 +29,9 @@ WaveSpeedBlock = Annotated[
         help='WaveSpeed block with the API key. Without a block "default", WAVESPEED_API_KEY is used.',
     ),
 ]
+Run = Annotated[
+    str, Parameter(help="The run of a batch: its flow run's id, or the beginning of it; or latest.")
+]
 AsJson = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object on stdout.")]
 Since = Annotated[
     str | None,

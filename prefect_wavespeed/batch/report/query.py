@@ -214,6 +214,7 @@ def _row(
         attempts=outcome.attempts,
         error_type=outcome.error_type,
         error_message=outcome.error_message,
+        error_code=outcome.error_code,
         attempt_errors=outcome.attempt_errors,
         retryable=outcome.retryable,
         seconds=outcome.seconds,

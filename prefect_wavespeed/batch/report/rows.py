@@ -53,6 +53,9 @@ class ReportRow(BaseModel):
     attempts: int | None = Field(default=None, description="How often it was submitted.")
     error_type: str | None = Field(default=None, description="The error's class.")
     error_message: str | None = Field(default=None, description="What happened and what to do.")
+    error_code: int | None = Field(
+        default=None, description="WaveSpeedAI's code of a prediction that failed, where it has one."
+    )
     attempt_errors: list[str] = Field(
         default_factory=list,
         description="How each attempt ended, the first one first; empty where no attempt failed.",

@@ -89,6 +89,7 @@ def _write_tables(
             pa.field("attempts", pa.int64()),
             pa.field("error_type", pa.string()),
             pa.field("error_message", pa.string()),
+            pa.field("error_code", pa.int64()),
             pa.field("attempt_errors", pa.list_(pa.string()), nullable=False),
             pa.field("retryable", pa.bool_()),
             pa.field("seconds", pa.float64()),

@@ -1,0 +1,108 @@
+"""The runs of batches whose reports an output holds, and their rows without pictures. Nothing is written."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+
+from prefect_wavespeed.batch.outcome import NOT_STORED
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
+from prefect_wavespeed.errors import ConfigurationError
+from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.store import Store
+
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class BatchRun:
+    """A run that has written something into an output.
+
+    Attributes:
+        id: of the flow run.
+        folder: of its report in the store.
+        at: when it wrote the last time.
+        is_complete: its report is written. If not, it is still running, or its process died.
+    """
+
+    id: str
+    folder: str
+    at: datetime
+    is_complete: bool
+
+
+async def find_run(store: Store, wanted: str = LATEST) -> BatchRun:
+    """Find the run of a batch.
+
+    Args:
+        store: the output.
+        wanted: its flow run's id, or the beginning of it; or ``latest``, the one that wrote last.
+
+    Raises:
+        ConfigurationError: there is none, or several begin like this.
+        StoreError: the store cannot be read.
+    """
+    found: dict[str, BatchRun] = {}
+    async for page in store.pages(layout.RUNS):
+        for entry in page:
+            folder = layout.run_of(entry.path)
+            if folder is None:
+                continue
+            name, before = PurePosixPath(folder).name, found.get(folder)
+            if wanted == LATEST or name.startswith(wanted):
+                at = max(entry.last_modified, before.at) if before else entry.last_modified
+                is_summary = entry.path == f"{folder}/{layout.SUMMARY}"
+                found[folder] = BatchRun(name, folder, at, is_summary or bool(before and before.is_complete))
+    if not found:
+        which = "no run of a batch" if wanted == LATEST else f"--run {wanted}: no such run"
+        raise ConfigurationError(f"{which} in {store.uri}: give the output and the run of a batch")
+    newest = max(found.values(), key=lambda run: run.at)
+    if wanted != LATEST and len(found) > 1:
+        ids = ", ".join(sorted(run.id for run in found.values())[:5])
+        raise ConfigurationError(f"--run {wanted}: {len(found)} runs begin so: give more of the id: {ids}")
+    return newest
+
+
+async def read_summary(store: Store, run: BatchRun) -> Summary | None:
+    """The run in figures; None while it has no report."""
+    data = await store.get(f"{run.folder}/{layout.SUMMARY}") if run.is_complete else None
+    return Summary.model_validate_json(data) if data else None
+
+
+async def rows_without_pictures(store: Store, run: BatchRun) -> AsyncIterator[ReportRow]:
+    """The rows of a run that failed, were left open or ignored, or were not submitted.
+
+    Of a run without a report only those that it has reported so far, in no order.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    if not run.is_complete:
+        async for row in _reported_so_far(store, run):
+            yield row
+        return
+    with tempfile.TemporaryDirectory(prefix="restyle-") as name:
+        report = Path(name) / layout.REPORT_JSONL
+        await store.get_file(f"{run.folder}/{layout.REPORT_JSONL}", report)
+        with report.open("rb") as lines:
+            for line in lines:
+                row = ReportRow.model_validate_json(line)
+                if row.status in NOT_STORED:
+                    yield row
+
+
+async def _reported_so_far(store: Store, run: BatchRun) -> AsyncIterator[ReportRow]:
+    rows: dict[int, ReportRow] = {}  # one that was tried again is in a later part, too
+    for folder in (layout.report_parts(run.folder), layout.shards(run.folder)):
+        for entry in sorted(await store.list(folder), key=lambda entry: entry.last_modified):
+            is_part = layout.shard_of_part(entry.path) is not None
+            for row in decode_part((await store.get(entry.path)) or b"") if is_part else ():
+                if row.status in NOT_STORED:
+                    rows[row.row] = row
+                else:
+                    rows.pop(row.row, None)
+    for row in rows.values():
+        yield row
