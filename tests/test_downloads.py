@@ -36,7 +36,7 @@ async def test_an_expired_output_is_not_found(status: int) -> None:
         (http(404), True),
         (http(410), True),
         (http(200), False),
-        (http(403), False),
+        (http(403), True),  # as S3 and many CDNs say it
         (http(405), False),
         (http(500), False),
         (drop, False),
@@ -130,6 +130,31 @@ async def test_only_http_is_downloaded(url: str) -> None:
     async with WaveSpeedClient(KEY) as client:
         with pytest.raises(errors.OutputError):
             await client.download(url)
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "[::1]", "169.254.169.254", "10.0.0.1", "0.0.0.0"]
+)
+async def test_the_api_cannot_make_a_worker_open_what_is_not_public(host: str) -> None:
+    async with RawServer(http(200, b"secret")) as private:
+        port = private.url.rpartition(":")[2]
+        async with WaveSpeedClient(KEY, "https://api.example.com") as client:
+            for url in (f"https://{host}:{port}/1", f"http://{host}:{port}/1"):
+                with pytest.raises(errors.OutputError, match="not a public https URL"):
+                    await client.download(url)
+                with pytest.raises(errors.UnavailableError, match="not a public https URL"):
+                    await client._transport.send("PUT", url, b"picture", headers={}, seconds=5)
+                assert not await client.is_gone(url)
+        assert not private.requests
+
+
+async def test_a_redirect_is_checked_as_well() -> None:
+    async with (
+        RawServer(http(302, Location="http://10.0.0.1/1.jpeg")) as server,
+        client_of(server) as client,
+    ):
+        with pytest.raises(errors.OutputError, match="not a public https URL"):
+            await client.download(f"{server.url}/1.jpeg")
 
 
 async def test_a_redirect_to_a_file_or_in_a_circle_is_not_followed() -> None:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from prefect_wavespeed.api.base64_stream import decode
+from prefect_wavespeed.api.urls import NotPublicError
 from prefect_wavespeed.trust import NOT_TRUSTED
 
 MAX_CHARACTERS = 16_000
@@ -27,6 +28,7 @@ _CUT = "?…"
 _USER = re.compile(r"(?i)(https?://)[^\s/?#@]*@")
 
 _WORDS: tuple[tuple[type[BaseException], str], ...] = (
+    (NotPublicError, "not a public https URL"),
     (TimeoutError, "timed out"),
     (aiohttp.ClientConnectorCertificateError, f"the server's certificate is not trusted: {NOT_TRUSTED}"),
     (aiohttp.ClientConnectorDNSError, "unknown host"),
@@ -115,8 +117,8 @@ def _plain(text: str) -> str:
 def described(error: BaseException) -> str:
     """An error of the libraries below, in one line."""
     error = error.__cause__ or error  # aiohttp's own classes say more than what httpx-aiohttp makes of them
-    for each in (error, getattr(error, "os_error", None)):
-        for kind, words in _WORDS:
-            if isinstance(each, kind):
-                return words
+    inner = getattr(error, "os_error", None)
+    for kind, words in _WORDS:
+        if isinstance(error, kind) or isinstance(inner, kind):
+            return words
     return f"{type(error).__name__} {error}".strip()

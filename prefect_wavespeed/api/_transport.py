@@ -16,12 +16,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import BytesIO
 from typing import Any
 
 import aiohttp
 import httpx
+from aiohttp.abc import ResolveResult
 from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
 from pydantic import SecretStr
 
@@ -29,7 +30,14 @@ from prefect_wavespeed import metrics
 from prefect_wavespeed.api._shown import described
 from prefect_wavespeed.api.answers import Reply
 from prefect_wavespeed.api.base64_stream import LONG, Sieve
-from prefect_wavespeed.api.urls import checked_base_url, is_loopback, proxy_for, without_query
+from prefect_wavespeed.api.urls import (
+    check_reachable,
+    check_url,
+    checked_base_url,
+    is_loopback,
+    proxy_for,
+    without_query,
+)
 from prefect_wavespeed.errors import (
     ConfigurationError,
     InvalidRequestError,
@@ -85,7 +93,8 @@ class Transport:
             verify=trusted,
             headers={"User-Agent": _USER_AGENT},
             limits=limits,
-            event_hooks={"request": [_without_body]},
+            transport=AiohttpTransport(client=partial(_session, host, trusted, max_connections)),
+            event_hooks={"request": [_without_body, partial(_check_url, host)]},
             # A proxy from the environment must not get what is meant for loopback, in the clear.
             mounts={f"all://[{host}]" if ":" in host else f"all://{host}": None}
             if is_loopback(host)
@@ -292,6 +301,40 @@ async def _bounded(response: httpx.Response, limit: int) -> bytes:
 @lru_cache(16)
 def _timeouts(seconds: float) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=min(10, seconds / 2), pool=seconds / 2)
+
+
+class _Resolver(aiohttp.ThreadedResolver):
+    """Names of hosts as addresses, without those that an answer of the API must not name.
+
+    Args:
+        base_host: the API's host.
+    """
+
+    def __init__(self, base_host: str) -> None:
+        super().__init__()
+        self._base_host = base_host
+
+    async def resolve(self, host: str, *args: Any, **options: Any) -> list[ResolveResult]:
+        """The addresses of a host.
+
+        Raises:
+            NotPublicError: one of them must not be connected to.
+        """
+        found = await super().resolve(host, *args, **options)
+        if host != self._base_host:
+            for each in found:
+                check_reachable(each["host"], self._base_host)
+        return found
+
+
+def _session(base_host: str, trusted: ssl.SSLContext, max_connections: int) -> aiohttp.ClientSession:
+    connector = aiohttp.TCPConnector(resolver=_Resolver(base_host), ssl=trusted, limit=max_connections)
+    return aiohttp.ClientSession(connector=connector)
+
+
+async def _check_url(base_host: str, request: httpx.Request) -> None:
+    """Of every request, also after a redirect."""
+    check_url(request.url, base_host)
 
 
 async def _without_body(request: httpx.Request) -> None:

@@ -336,8 +336,9 @@ class WaveSpeedClient:
         )
 
     async def is_gone(self, url: str) -> bool:
-        """Whether an upload has been deleted, asked without the key; only 404 and 410 are proof of it."""
-        return await self._transport.status_of(url, seconds=min(self.timeout, _HEAD_SECONDS)) in (404, 410)
+        """Whether an upload has been deleted, asked without the key: 403 (of S3, many CDNs), 404 or 410."""
+        status = await self._transport.status_of(url, seconds=min(self.timeout, _HEAD_SECONDS))
+        return status in (403, 404, 410)
 
     async def _call(
         self,

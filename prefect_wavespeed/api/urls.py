@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import urllib.request
+from contextlib import suppress
 
 import httpx
 
@@ -16,6 +17,43 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def check_reachable(address: str, base_host: str) -> None:
+    """Refuse an address that an answer of the API must not make us connect to.
+
+    Public ones may be; those of this machine only if the API itself is on it. An answer could otherwise make
+    a worker fetch from, or upload to, a server of the network that it is in.
+
+    Args:
+        address: an IP address.
+        base_host: the API's host.
+
+    Raises:
+        NotPublicError: it is neither.
+    """
+    ip = ipaddress.ip_address(address)
+    if not (ip.is_global or (ip.is_loopback and is_loopback(base_host))):
+        raise NotPublicError(f"{ip} is not a public address")
+
+
+def check_url(url: httpx.URL, base_host: str) -> None:
+    """Refuse a URL that an answer of the API must not make us open; what its host means, the resolver checks.
+
+    Raises:
+        NotPublicError: it is not https, or http on loopback with the API there, too; or an address that
+            ``check_reachable`` refuses.
+    """
+    is_own = is_loopback(url.host) and is_loopback(base_host)
+    if url.scheme != "https" and not (url.scheme == "http" and is_own):
+        raise NotPublicError("it is not https")
+    with suppress(ValueError):  # a name
+        ipaddress.ip_address(url.host)
+        check_reachable(url.host, base_host)
+
+
+class NotPublicError(OSError):
+    """An answer of the API names an address that it must not."""
 
 
 def checked_base_url(base_url: str) -> tuple[str, str]:
