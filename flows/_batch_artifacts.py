@@ -42,13 +42,13 @@ async def show_report(report: JobReport, summary: Summary) -> None:
 
 
 def _headline(summary: Summary) -> str:
-    return f"{counted(summary.rows, 'row')}: {summary.outcome}; {summary.spent_usd:,.4g} USD spent"
+    return f"{counted(summary.row_count, 'row')}: {summary.outcome}; {summary.spent_usd:,.4g} USD spent"
 
 
 def _summary(summary: Summary) -> str:
     rate = "" if summary.images_per_minute is None else f" ({summary.images_per_minute:,.0f} a minute)"
     figures = [
-        ("Rows", f"{summary.rows:,}"),
+        ("Rows", f"{summary.row_count:,}"),
         *((f"Failed with {name}", f"{count:,}") for name, count in summary.errors.items()),
         *((f"Warnings, {code}", f"{count:,}") for code, count in summary.warnings.items()),
         ("Pictures flagged as unsafe for work", f"{summary.flagged:,}" if summary.flagged else ""),

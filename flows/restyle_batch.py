@@ -3,11 +3,10 @@
 # No `from __future__ import annotations` here: see flows/restyle_image.py.
 
 import asyncio
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from math import ceil
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -16,6 +15,7 @@ from pydantic import Field
 
 from prefect_wavespeed.batch.job_runner import Carrier
 from prefect_wavespeed.batch.manifest.left_out import left_out_line
+from prefect_wavespeed.batch.manifest.read import Manifest
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.progress import OnProgress, Progress
 from prefect_wavespeed.batch.report.rows import Summary
@@ -74,7 +74,7 @@ def _run_name() -> str:
 )
 async def restyle_batch(
     manifest: Annotated[str, Field(min_length=1, examples=["s3://my-bucket/in/"])]
-    | Annotated[list[str], Field(min_length=1)],
+    | Annotated[list[str | dict[str, Any]], Field(min_length=1)],
     options: BatchOptions = _DEFAULT,
     wavespeed: WaveSpeedParam = WAVESPEED_BLOCK,
     output: OutputParam = DEFAULT_OUTPUT,
@@ -89,7 +89,8 @@ async def restyle_batch(
     Args:
         manifest: What to restyle: a JSONL, JSON, CSV, TSV or Parquet file (a path, s3://bucket/key or an
             https URL) with a column image and, optionally, id, variant and any parameter; a folder, a pattern
-            such as photos/**/*.jpg or s3://bucket/prefix/ for every image in it; or a list of images.
+            such as photos/**/*.jpg or s3://bucket/prefix/ for every image in it; or a list of images, or of
+            rows such as {"id": "sku-1", "image": "https://…"}.
         options: How to restyle them, what it may cost, and when the batch counts as failed.
         wavespeed: The WaveSpeed block that holds the API key, or the name of a saved one.
         output: Where the pictures go: s3-bucket/NAME or local-file-system/NAME (saved blocks),
@@ -117,7 +118,7 @@ arestyle_batch = restyle_batch.aio
 
 
 async def _restyle_all(
-    manifest: str | Sequence[str],
+    manifest: Manifest,
     options: BatchOptions,
     wavespeed: WaveSpeedParam,
     output: OutputParam,

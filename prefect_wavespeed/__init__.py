@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from prefect_wavespeed.batch.report.rows import Summary
     from prefect_wavespeed.blocks.wavespeed import WaveSpeed
     from prefect_wavespeed.errors import RestyleError
+    from prefect_wavespeed.flows.read_account import read_account
     from prefect_wavespeed.flows.restyle_batch import arestyle_batch, restyle_batch
     from prefect_wavespeed.flows.restyle_image import arestyle_image, restyle_image
     from prefect_wavespeed.flows.restyle_object import restyle_object
@@ -59,6 +60,7 @@ __all__ = [
     "arestyle_image",
     "make_job",
     "open_store",
+    "read_account",
     "restyle",
     "restyle_batch",
     "restyle_image",
@@ -87,6 +89,7 @@ _MODULES = {
     "arestyle_image": "flows.restyle_image",
     "make_job": "steps.run_job",
     "open_store": "storage.open_store",
+    "read_account": "flows.read_account",
     "restyle": "tasks.restyle",
     "restyle_batch": "flows.restyle_batch",
     "restyle_image": "flows.restyle_image",

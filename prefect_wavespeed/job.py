@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
 import unicodedata
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from prefect_wavespeed.api.models import MAX_SEED, MODEL, ReduxParams, ReduxRequest
 from prefect_wavespeed.urls import without_signature
+from prefect_wavespeed.words import html_table
 
 NsfwPolicy = Literal["keep", "quarantine", "drop"]
 UncheckedPolicy = Literal["quarantine", "keep"]
@@ -205,3 +208,33 @@ class Restyled(BaseModel):
     outputs: list[Output]
     warnings: list[OutputWarning] = Field(default_factory=list)
     metadata_uri: str
+
+    _thumbnail: Callable[[Output], bytes | None] | None = PrivateAttr(default=None)
+
+    def shown_by(self, thumbnail: Callable[[Output], bytes | None]) -> Restyled:
+        """The same, and a notebook shows thumbnails: small JPEGs; None for what must not be shown."""
+        self._thumbnail = thumbnail
+        return self
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the pictures, none that is flagged or in quarantine, and the figures."""
+        pictures = "".join(map(self._picture, self.outputs))
+        cost = "unknown" if self.cost_usd is None else f"{self.cost_usd:g} USD"
+        rows = {
+            "Cost": "0 USD: stored by an earlier run" if self.cached else cost,
+            "Seed": self.seed,
+            **{f"Output {number}": output.uri or "dropped" for number, output in enumerate(self.outputs, 1)},
+            **{f"Warning {number}": one.line for number, one in enumerate(self.warnings, 1)},
+            "Side-car": self.metadata_uri,
+            "Prediction": self.prediction_id,
+        }
+        return f"<p>{pictures}</p>{html_table(rows)}"
+
+    def _picture(self, output: Output) -> str:
+        try:
+            jpeg = self._thumbnail(output) if self._thumbnail else None
+        except Exception:  # deleted or forbidden by now: the figures are shown all the same
+            jpeg = None
+        if jpeg is None:
+            return ""
+        return f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"> '

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,12 @@ _KINDS = {
 def counted(count: int, noun: str) -> str:
     """Return a count with its noun: ``1 row``, ``2,000 rows``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def html_table(rows: Mapping[str, object]) -> str:
+    """Names and values as an HTML table, escaped."""
+    cells = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(rows[name]))}</td></tr>" for name in rows)
+    return f"<table>{''.join(cells)}</table>"
 
 
 def requirement(problem: ErrorDetails, model: type[BaseModel] | None = None) -> str:

@@ -67,7 +67,7 @@ def emit_rows_failed(summary: Summary) -> None:
     failed = {status: summary.counts.get(status, 0) for status in NOT_STORED if status != "given_up"}
     if not any(failed.values()):
         return
-    event, message = "wavespeed.rows.failed", f"{summary.outcome}, of {counted(summary.rows, 'row')}"
+    event, message = "wavespeed.rows.failed", f"{summary.outcome}, of {counted(summary.row_count, 'row')}"
     reasons = [reason.model_dump() for reason in summary.reasons]
     emit_event(
         event=event,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
+from prefect.filesystems import LocalFileSystem
 
 from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.manifest.read import Manifest
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
 from prefect_wavespeed.errors import BatchFailedError, ConfigurationError, UnavailableError
 from prefect_wavespeed.flows import restyle_batch
+from prefect_wavespeed.flows.read_account import read_account
 from prefect_wavespeed.ledger.records import Metadata
 from tests.support.batches import SITE, pictures, write_manifest
 from tests.support.doc_pages import documented_events
@@ -48,7 +51,7 @@ class World:
         """Where the pictures go."""
         return self.folder / "out"
 
-    def restyle(self, manifest: str | Sequence[str], flow: Any = restyle_batch, **options: Any) -> Summary:
+    def restyle(self, manifest: Manifest, flow: Any = restyle_batch, **options: Any) -> Summary:
         """Run the flow with these options."""
         asked = BatchOptions(params=SMALL, **options)
         with self.prefect.used_here():
@@ -148,7 +151,7 @@ class TestFewImages:
     def test_the_result_is_the_run_in_figures(self, eight: Eight) -> None:
         summary = eight.summary
         assert isinstance(summary, Summary)
-        assert (summary.rows, summary.jobs, summary.images) == (9, 8, 7)
+        assert (summary.row_count, summary.jobs, summary.images) == (9, 8, 7)
         assert summary.counts == {"stored": 7, "failed": 1, "invalid": 1}
         assert summary.errors == {"PredictionFailedError": 1}
         assert (summary.quoted_usd, summary.spent_usd) == (0.2, 0.175)
@@ -335,10 +338,25 @@ def test_many_images_are_a_few_task_runs_and_the_same_report(world: World) -> No
     assert world.emulator.ledger()["billed"] == 69
 
 
-def test_the_images_can_be_a_list(world: World) -> None:
-    summary = world.restyle([f"{SITE}/{n}.jpg" for n in (1, 2, 1)])
-    assert (summary.rows, summary.jobs, summary.counts) == (3, 2, {"stored": 3})
-    assert [row.image for row in world.report(summary)] == [f"{SITE}/{n}.jpg" for n in (1, 2, 1)]
+def test_a_flow_gives_rows_and_gets_rows(world: World) -> None:
+    images = [f"{SITE}/{n}.jpg" for n in (1, 2, 1)]
+    summary = world.restyle(
+        [{"id": "<b>", "image": images[0]}, images[1], {"image": images[2], "seed": None}]
+    )
+    assert (summary.row_count, summary.jobs, summary.counts) == (3, 2, {"stored": 3})
+    rows = summary.rows()
+    assert [(row.id, row.image) for row in rows] == [("<b>", images[0]), (None, images[1]), (None, images[2])]
+    kept = Summary.model_validate_json(summary.model_dump_json())
+    for account in (
+        kept.rows(),
+        read_account(summary),
+        read_account(summary.report),
+        read_account(kept, output=LocalFileSystem(basepath=str(world.output))),
+    ):
+        assert list(account) == rows == world.report(summary)
+    with pytest.raises(ConfigurationError, match="there is none"):
+        list(read_account(f"{world.output}/runs/dt=2026-01-01/none"))
+    assert f"<td>{summary.report}</td>" in summary._repr_html_()
     assert world.runs[0]["name"] == "restyle 3 images"
     assert world.emulator.ledger()["billed"] == 2
 

@@ -112,7 +112,7 @@ async def test_the_reports_of_all_shards_are_one_complete_and_in_order(world: Wo
     world.manifest = [*images(30), *images(3)]
     summary, error = await world.run(3)
     assert error is None
-    assert (summary.rows, summary.jobs, summary.counts) == (33, 30, {"stored": 33})
+    assert (summary.row_count, summary.jobs, summary.counts) == (33, 30, {"stored": 33})
     assert (summary.images, summary.spent_usd) == (30, 0.75)
     assert [row.row for row in world.rows] == list(range(1, 34))
     assert [row.image for row in world.rows] == [*images(30), *images(3)]

@@ -137,7 +137,7 @@ async def test_the_reports_of_all_shards_are_one_complete_and_in_order(
     summary, error, started = await batch.whole(3)
     assert error is None
     assert [shard.label for shard in started] == ["1/3", "2/3", "3/3"]
-    assert (summary.rows, summary.jobs, summary.counts) == (33, 30, {"stored": 33})
+    assert (summary.row_count, summary.jobs, summary.counts) == (33, 30, {"stored": 33})
     assert (summary.images, summary.spent_usd) == (30, 0.75)
     rows = batch.rows()
     assert [row.row for row in rows] == list(range(1, 34))

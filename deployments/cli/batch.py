@@ -170,7 +170,7 @@ def _closing_lines(summary: Summary) -> str:
     rate = "" if summary.images_per_minute is None else f", {summary.images_per_minute:,.0f} a minute"
     spent = f"{summary.spent_usd:g} USD spent"
     lines = [
-        f"{counted(summary.rows, 'row')}: {summary.outcome}",
+        f"{counted(summary.row_count, 'row')}: {summary.outcome}",
         f"{counted(summary.images, 'picture')} stored in {summary.seconds:,.1f} s{rate}; {spent}",
         *described(summary.warnings, summary.flagged),
         *(

@@ -28,7 +28,7 @@ from prefect_wavespeed.batch.job_runner import Carrier, JobRunner
 from prefect_wavespeed.batch.job_table import JobTable
 from prefect_wavespeed.batch.ledger_view import LedgerView
 from prefect_wavespeed.batch.manifest.columns import say_columns
-from prefect_wavespeed.batch.manifest.read import read_manifest, safe_name
+from prefect_wavespeed.batch.manifest.read import Manifest, read_manifest, safe_name
 from prefect_wavespeed.batch.manifest.rows import BadRow, Row
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.outcome import rebuilt_error
@@ -136,7 +136,7 @@ class Batch:
         """How far it is."""
         return self.recorder.progress
 
-    async def read(self, manifest: str | Sequence[str]) -> None:
+    async def read(self, manifest: Manifest) -> None:
         """Read the whole manifest and check every row.
 
         Args:
@@ -268,7 +268,7 @@ class Batch:
         Raises:
             StoreError: it cannot be written now.
         """
-        summary = self._summary()
+        summary = self._summary().read_from(self.store)
         if self._share:
             await self._parts.flush()
             return summary
@@ -288,7 +288,7 @@ class Batch:
             report=f"{self.store.uri_of(self._share.shard.folder if self._share else self.folder)}/",
             started=self._started,
             ended=now(),
-            rows=self.table.row_count,
+            row_count=self.table.row_count,
             counts=report.counts(),
             errors=report.errors(),
             reasons=report.reasons(),
@@ -319,17 +319,17 @@ class Batch:
         unsubmitted = counts.get("unsubmitted", 0)
         if stopped := self.gate.stopped:
             message = (
-                f"{stopped.message} ({stored:,} of {summary.rows:,} rows are stored, {unsubmitted:,} were "
-                f"not submitted; {where})"
+                f"{stopped.message} ({stored:,} of {summary.row_count:,} rows are stored, "
+                f"{unsubmitted:,} were not submitted; {where})"
             )
             return rebuilt_error(type(stopped).__name__, message, stopped.retryable)
         # if nothing stopped it, unsubmitted rows are those of a chunk or a shard that could not run
         failed = counts.get("failed", 0) + counts.get("open", 0) + unsubmitted
-        if failed > self.options.max_failed * summary.rows:
+        if failed > self.options.max_failed * summary.row_count:
             by_error = summary.errors | ({"unsubmitted": unsubmitted} if unsubmitted else {})
             causes = ", ".join(f"{count:,} {name}" for name, count in by_error.items())
             return BatchFailedError(
-                f"{failed:,} of {summary.rows:,} rows failed ({causes}), more than max_failed "
+                f"{failed:,} of {summary.row_count:,} rows failed ({causes}), more than max_failed "
                 f"{self.options.max_failed:g} allows; {stored:,} are stored; {where}",
                 retryable=any(map(worth_retrying, self.table.report.job_errors())),
             )

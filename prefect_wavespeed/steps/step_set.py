@@ -20,6 +20,7 @@ from prefect_wavespeed.steps.attempts import Admit, Polled, Submitted
 from prefect_wavespeed.steps.await_prediction import PredictionWait
 from prefect_wavespeed.steps.collect_outputs import OutputStep
 from prefect_wavespeed.steps.context import OnThumbnail, StepContext
+from prefect_wavespeed.steps.notebook import with_thumbnails
 from prefect_wavespeed.steps.submit_job import Submission, find_stored
 from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
 from prefect_wavespeed.storage.store import Store
@@ -82,7 +83,9 @@ class StepSet:
         Raises:
             StoreError, UnsafeStoreError: the store cannot be relied on.
         """
-        return await find_stored(self._context, job)
+        found = await find_stored(self._context, job)
+        self._let_show(found)
+        return found
 
     async def submit(
         self,
@@ -116,7 +119,7 @@ class StepSet:
             SourceError: the source cannot be used.
             StoreError, UnsafeStoreError: the store cannot be relied on; nothing was sent.
         """
-        return await Submission(
+        submitted = await Submission(
             self._context,
             job,
             run=run,
@@ -127,6 +130,8 @@ class StepSet:
             after=after,
             webhook_url=webhook_url,
         ).run()
+        self._let_show(submitted)
+        return submitted
 
     async def poll(self, job: Job, submitted: Submitted) -> Polled:
         """Wait until the prediction has ended.
@@ -160,7 +165,12 @@ class StepSet:
             RestyleError: the API or the store is not available now; the job stays open.
         """
         try:
-            return await self._output_step.download(job, submitted, run, nsfw)
+            restyled = await self._output_step.download(job, submitted, run, nsfw)
         except RestyleError as error:
             await self._context.note_error(job, submitted.attempt, error.message)
             raise
+        return with_thumbnails(restyled, self._context.store)
+
+    def _let_show(self, found: Submitted | None) -> None:
+        if found and found.restyled:
+            with_thumbnails(found.restyled, self._context.store)

@@ -88,7 +88,7 @@ async def gallery(output: Path, rows: Rows) -> str:
         output=str(output),
         started=ended - timedelta(seconds=160),
         ended=ended,
-        rows=counts.total(),
+        row_count=counts.total(),
         counts=counts,
         jobs=counts.total(),
         spent_usd=0.025 * counts["stored"],

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 import httpx
@@ -33,10 +33,12 @@ _ROWS_AT_ONCE = 500
 _S3 = "s3://"
 
 Rows: TypeAlias = list[Row | BadRow]
+Manifest: TypeAlias = str | Sequence[str | Mapping[str, Any]]
+"""What a batch is to restyle: where a manifest is; or images, or rows by their columns."""
 
 
 async def read_manifest(
-    manifest: str | Sequence[str],
+    manifest: Manifest,
     params: ReduxParams,
     store: Store,
     *,
@@ -52,7 +54,7 @@ async def read_manifest(
         manifest: path, ``s3://`` object or https URL of a .jsonl, .ndjson, .json, .csv, .tsv or .parquet file
             (all but the last also gzipped, .gz); ``s3://bucket/prefix/``, a folder or a pattern such as
             ``photos/**/*.jpg`` for every image below it, except pictures that outputs of this project stored
-            there; or a list of images. A relative path is relative to the working directory.
+            there; or a list of images, or of rows. A relative path is relative to the working directory.
         params: what applies where a row does not say otherwise.
         store: where outputs go: S3 is read with its credentials, if it is on S3.
         columns: which columns have other names, and which of a team's own are carried or left aside.
@@ -80,7 +82,7 @@ async def read_manifest(
         raise ManifestError(f"manifest {safe_name(manifest)}: it has no rows: give at least one image")
 
 
-def safe_name(manifest: str | Sequence[str]) -> str:
+def safe_name(manifest: Manifest) -> str:
     """The manifest's name without its signature: safe to show."""
     if not isinstance(manifest, str):
         return f"(a list of {len(manifest)})"
@@ -91,19 +93,27 @@ def safe_name(manifest: str | Sequence[str]) -> str:
 
 
 def _all_rows(
-    manifest: str | Sequence[str],
+    manifest: Manifest,
     params: ReduxParams,
     store: Store,
     columns: Columns,
     left_out: Counter[str],
 ) -> AsyncGenerator[Rows, None]:
     if not isinstance(manifest, str):
-        return _in_batches(_images(enumerate(manifest, 1), params))
+        return _in_batches(_listed(manifest, params, columns))
     if _is_s3(manifest) and (manifest.endswith("/") or manifest.count("/") == 2):
         return _in_batches_of(images_below(manifest, store, left_out), params)
     if "://" not in manifest and is_folder_or_pattern(manifest):
         return _in_batches(_images(enumerate(images_in(manifest, store, left_out), 1), params))
     return _of_file(manifest, params, store, columns)
+
+
+def _listed(
+    rows: Sequence[str | Mapping[str, Any]], params: ReduxParams, columns: Columns
+) -> Iterator[Row | BadRow]:
+    by_column, images = RowReader(params, columns=columns), RowReader(params, exact=True)
+    for number, row in enumerate(rows, 1):
+        yield images.read(number, {"image": row}) if isinstance(row, str) else by_column.read(number, row)
 
 
 def _images(images: Iterable[tuple[int, str]], params: ReduxParams) -> Iterator[Row | BadRow]:

@@ -41,8 +41,8 @@ def write_gallery(path: Path, output: str, folder: str, rows: Rows, summary: Sum
         summary: the run in figures. Of more than 10,000 rows the page shows so many, failures first.
     """
     head, tail = _template().split("<!-- rows -->")
-    title = html.escape(f"{summary.flow_run_name or 'Batch'}: {summary.rows:,} rows")
-    selected, budget = iter(_selected(rows, summary.rows)), PICTURE_BYTES
+    title = html.escape(f"{summary.flow_run_name or 'Batch'}: {summary.row_count:,} rows")
+    selected, budget = iter(_selected(rows, summary.row_count)), PICTURE_BYTES
     with path.open("wb") as page:
         page.write(head.replace("{{title}}", title).encode())
         page.write(_json_block("summary", summary.model_dump(mode="json")))

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from shlex import quote
 from typing import Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from prefect_wavespeed.batch.manifest.carried import ColumnType, Value
 from prefect_wavespeed.batch.outcome import Status, in_words
+from prefect_wavespeed.concurrency import run_to_end
+from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.job import WarningCode
 from prefect_wavespeed.reasons import Reason
 from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.open_store import open_store
+from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.words import html_table
 
 
 class ReportRow(BaseModel):
@@ -109,7 +116,7 @@ class Summary(BaseModel):
     report: str = Field(default="", description="Where the report is.")
     started: datetime
     ended: datetime
-    rows: int = Field(ge=0, description="Rows of the manifest.")
+    row_count: int = Field(alias="rows", ge=0, description="Rows of the manifest.")
     counts: dict[Status, int] = Field(description="Rows by status.")
     errors: dict[str, int] = Field(default_factory=dict, description="Failed rows, by the error's class.")
     reasons: list[Reason] = Field(
@@ -149,6 +156,33 @@ class Summary(BaseModel):
     images_per_minute: float | None = Field(default=None, description="Pictures stored a minute.")
     seconds: float = Field(ge=0, description="How long the run took.")
 
+    _store: Store | None = PrivateAttr(default=None)
+
+    def read_from(self, store: Store) -> Summary:
+        """The same, and its rows are read from this store, with the credentials that the run had."""
+        self._store = store
+        return self
+
+    def rows(self) -> list[ReportRow]:
+        """The outcome of every row, read from the report. `read_rows` returns one row after the other.
+
+        Raises:
+            ConfigurationError: there is no report any more.
+            StoreError: the store cannot be read now.
+        """
+        return list(read_rows(self.report, self._store))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the figures, and why rows failed."""
+        rows = {
+            "Rows": f"{self.row_count:,}: {self.outcome}",
+            "Pictures": f"{self.images:,} stored in {self.seconds:,.1f} s",
+            "Spent": f"{self.spent_usd:,.4g} USD",
+            **{f"Reason {number}": reason.line for number, reason in enumerate(self.reasons, 1)},
+            "Report": self.report,
+        }
+        return html_table(rows)
+
     @property
     def outcome(self) -> str:
         """How the rows ended, in one line: ``284 stored, 12 failed, 4 rows ignored``."""
@@ -187,3 +221,26 @@ def encode_part(rows: Iterable[ReportRow]) -> bytes:
 def decode_part(data: bytes) -> list[ReportRow]:
     """The rows of a part, or of a whole ``report.jsonl``."""
     return [ReportRow.model_validate_json(line) for line in data.split(b"\n") if line]
+
+
+def read_rows(report: str, store: Store | None = None) -> Iterator[ReportRow]:
+    """The outcome of every row of a run, one after the other, however many there are.
+
+    Args:
+        report: where the report is, as `Summary.report` says.
+        store: the output that it is in; by default opened by the report's address.
+
+    Raises:
+        ConfigurationError: there is no report.
+        StoreError: the store cannot be read now.
+    """
+    output, _, run = report.rstrip("/").rpartition(f"/{layout.RUNS}")
+    if not output:
+        raise ConfigurationError(f"report {report!r}: not the address of a report: give summary.report")
+    with tempfile.TemporaryDirectory(prefix="restyle-") as scratch:
+        file = Path(scratch) / layout.REPORT_JSONL
+        path = f"{layout.RUNS}{run}/{layout.REPORT_JSONL}"
+        if not run_to_end((store or open_store(output)).get_file(path, file)):
+            raise ConfigurationError(f"report {report}: there is none: the run goes on, or it is deleted")
+        with file.open("rb") as lines:
+            yield from map(ReportRow.model_validate_json, lines)
