@@ -24,6 +24,7 @@ from prefect.deployments import arun_deployment
 from prefect.logging.loggers import flow_run_logger
 from prefect.states import Cancelled, Cancelling
 
+from prefect_wavespeed.batch.progress import RESTYLING
 from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.batch.sharded_batch import ShardedBatch
 from prefect_wavespeed.batch.shards import Shard
@@ -75,6 +76,7 @@ async def carry_out_in_shards(batch: Batch, shards: int) -> None:
     A retry of this run takes over those of its child runs that have not ended, and starts the rest anew.
     """
     sharded = ShardedBatch(batch, shards, runtime.flow_run.run_count or 1)
+    batch.recorder.doing(RESTYLING)
     async with get_client() as client:
         children = {_shard(run).number: run for run in await _running(client, runtime.flow_run.id)}
         for shard in await sharded.divide(map(_shard, children.values())):

@@ -14,6 +14,7 @@ from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifa
 
 from prefect_wavespeed.batch.progress import OnProgress, Progress
 from prefect_wavespeed.errors import redact
+from prefect_wavespeed.words import counted
 
 _SECONDS = 3.0
 
@@ -26,7 +27,7 @@ class ProgressArtifact:
 
     def __init__(self) -> None:
         self._progress = Progress()
-        self._shown = -1
+        self._shown = (-1, "")  # rows, and what was being done
         self._artifact: UUID | None = None
 
     def update(self, progress: Progress) -> None:
@@ -36,16 +37,20 @@ class ProgressArtifact:
     async def show(self) -> None:
         """Bring the bar up to date."""
         progress = self._progress
-        if progress.finished == self._shown:
+        if (progress.finished, progress.doing) == self._shown:
             return
-        self._shown = progress.finished
+        self._shown = (progress.finished, progress.doing)
+        rows = f"{progress.finished:,} of {counted(progress.rows, 'row')} done"
+        description = rows if progress.is_counting else progress.doing
         percent = 100 * progress.finished / max(1, progress.rows)
         try:
             if self._artifact:
-                await aupdate_progress_artifact(artifact_id=self._artifact, progress=percent)
+                await aupdate_progress_artifact(
+                    artifact_id=self._artifact, progress=percent, description=description
+                )
                 return
             created: Any = await acreate_progress_artifact(
-                progress=percent, key="restyle-progress", description="Rows with an outcome"
+                progress=percent, key="restyle-progress", description=description
             )
             self._artifact = created
         except Exception as error:

@@ -9,14 +9,14 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from prefect_wavespeed.batch.progress import Progress
+from prefect_wavespeed.batch.progress import RESTYLING, Progress
 from prefect_wavespeed.deployments.cli.shared.progress import BatchProgress
 
 
 def _progress(stored: int, failed: int = 0) -> Progress:
     counts: Counter[str] = Counter(stored=stored, failed=failed, open=failed)
     spent = 0.025 * stored
-    return Progress(2_000, counts, spent_usd=spent, started=time.monotonic())  # type: ignore[arg-type]
+    return Progress(2_000, counts, spent_usd=spent, started=time.monotonic(), doing=RESTYLING)  # type: ignore[arg-type]
 
 
 class Clock:
@@ -58,6 +58,22 @@ def test_nothing_stored_and_nothing_failed_is_not_mentioned(
         clock.now += 11
         shown.update(progress)
     assert capsys.readouterr().err == "0 of 2,000 rows, 0.00 USD\n"
+
+
+def test_before_it_can_count_it_says_what_it_does(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with BatchProgress(Console(stderr=True)) as shown:
+        for doing in ("reading the manifest", "checking 5,000 images"):
+            clock.now += 11
+            shown.update(Progress(doing=doing))
+    assert capsys.readouterr().err == "reading the manifest\nchecking 5,000 images\n"
+
+
+def test_so_does_a_terminal() -> None:
+    screen = io.StringIO()
+    with BatchProgress(Console(file=screen, force_terminal=True, width=120, color_system=None)) as shown:
+        shown.update(Progress(doing="checking 5,000 images"))
+    assert "checking 5,000 images" in screen.getvalue()
+    assert "0/0" not in screen.getvalue()
 
 
 def test_a_terminal_has_a_bar_and_no_lines(capsys: pytest.CaptureFixture[str]) -> None:

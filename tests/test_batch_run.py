@@ -37,9 +37,12 @@ def api() -> FakeApi:
 
 
 async def test_every_row_is_stored_paid_and_reported_in_order(api: FakeApi, tmp_path: Path) -> None:
-    progress: list[tuple[int, int]] = []
+    progress: list[tuple[str, int, int]] = []
     carried = await carry_out(
-        api, tmp_path, images(70), on_progress=lambda now: progress.append((now.finished, now.rows))
+        api,
+        tmp_path,
+        images(70),
+        on_progress=lambda now: progress.append((now.doing, now.finished, now.rows)),
     )
     assert carried.error is None
     assert [row.row for row in carried.rows] == list(range(1, 71))
@@ -49,7 +52,13 @@ async def test_every_row_is_stored_paid_and_reported_in_order(api: FakeApi, tmp_
     assert all(row.outputs and row.seconds and row.attempts == 1 for row in carried.rows)
     assert (carried.summary.images, carried.summary.jobs) == (70, 70)
     assert carried.summary.spent_usd == carried.summary.quoted_usd == pytest.approx(1.75)
-    assert progress == [(count, 70) for count in range(1, 71)]
+    assert progress == [
+        ("reading the manifest", 0, 0),
+        ("checking 70 images", 0, 0),
+        ("asking for price and balance", 0, 70),
+        *(("restyling", count, 70) for count in range(71)),
+        ("writing the report", 70, 70),
+    ]
     assert sorted(path.name for path in carried.folder.rglob("*") if path.is_file()) == [
         "gallery.html",
         "report.jsonl",

@@ -22,6 +22,7 @@ def test_a_side_car_with_a_field_missing_or_a_time_that_is_none_is_not_valid() -
     attempt = {
         "claimed_at": "2026-01-01T00:00:00Z",
         "flow_run_id": None,
+        "flow_run_name": None,
         "prediction_id": None,
         "error": None,
     }

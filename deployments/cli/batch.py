@@ -27,6 +27,7 @@ from prefect_wavespeed.deployments.prefect_runtime import quiet_run
 from prefect_wavespeed.words import counted
 
 if TYPE_CHECKING:
+    from prefect_wavespeed.batch.progress import OnProgress
     from prefect_wavespeed.batch.quoting import BatchQuote
     from prefect_wavespeed.batch.report.rows import Summary
     from prefect_wavespeed.storage.store import Store
@@ -77,7 +78,8 @@ def batch(
     ):
         asyncio.run(_check(asked))
         if dry_run:
-            quote = asyncio.run(_quote(asked))
+            with BatchProgress(Console(stderr=True)) as bar:
+                quote = asyncio.run(_quote(asked, bar.update))
         else:
             summary = _restyle(asked, Console(stderr=True))
     if dry_run:
@@ -128,7 +130,7 @@ async def _check_first_rows(manifest: str, options: BatchOptions, store: Store) 
             raise bad_rows_error(bad, len(bad), of_rows, skippable=len(bad) < len(rows))
 
 
-async def _quote(asked: _Command) -> BatchQuote:
+async def _quote(asked: _Command, on_progress: OnProgress) -> BatchQuote:
     from prefect_wavespeed.batch.run import Batch
     from prefect_wavespeed.blocks.output import open_output
     from prefect_wavespeed.blocks.wavespeed import load_wavespeed
@@ -137,10 +139,10 @@ async def _quote(asked: _Command) -> BatchQuote:
 
     store = await open_output(asked.out)
     block = await load_wavespeed(asked.wavespeed)
-    run = RunInfo(package_version="")
+    run, folder = RunInfo(package_version=""), layout.run(datetime.now(UTC), "dry-run")
     async with (
         block.get_client() as client,
-        Batch(client, store, run, layout.run(datetime.now(UTC), "dry-run"), asked.options) as batch,
+        Batch(client, store, run, folder, asked.options, on_progress=on_progress) as batch,
     ):
         await batch.read(asked.manifest)
         return await batch.quote()

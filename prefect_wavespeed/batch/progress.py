@@ -13,6 +13,8 @@ from prefect_wavespeed.batch.outcome import JobOutcome, Status
 from prefect_wavespeed.batch.report.parts import ReportParts
 from prefect_wavespeed.job import WarningCode
 
+RESTYLING = "restyling"
+
 
 @dataclass
 class Progress:
@@ -24,6 +26,7 @@ class Progress:
         warnings: of jobs that are stored, by code.
         spent_usd: what this run has paid so far for pictures stored or submitted.
         started: on the monotonic clock.
+        doing: what is being done, in a few words; ``RESTYLING`` while rows get their outcomes.
     """
 
     rows: int = 0
@@ -31,6 +34,12 @@ class Progress:
     warnings: Counter[WarningCode] = field(default_factory=Counter)
     spent_usd: float = 0.0
     started: float = field(default_factory=time.monotonic)
+    doing: str = "starting"
+
+    @property
+    def is_counting(self) -> bool:
+        """Whether rows get their outcomes; until then there is nothing to count."""
+        return self.doing == RESTYLING
 
     @property
     def finished(self) -> int:
@@ -39,7 +48,8 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
-"""Called whenever some more rows have an outcome. What it raises is ignored: a terminal may be gone."""
+"""Called when something else is begun, and when more rows have an outcome. What it raises is ignored: a
+terminal may be gone."""
 
 
 class Recorder:
@@ -61,6 +71,11 @@ class Recorder:
         self._table = table
         self._parts = parts
         self._on_progress = on_progress
+
+    def doing(self, what: str) -> None:
+        """Say what is being done from now on."""
+        self.progress.doing = what
+        self._report_progress()
 
     def record(self, job_key: str, outcome: JobOutcome) -> None:
         """Record the outcome of a job."""

@@ -33,7 +33,7 @@ from prefect_wavespeed.batch.manifest.rows import BadRow, Row
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.outcome import rebuilt_error
 from prefect_wavespeed.batch.patience import patiently
-from prefect_wavespeed.batch.progress import OnProgress, Progress, Recorder
+from prefect_wavespeed.batch.progress import RESTYLING, OnProgress, Progress, Recorder
 from prefect_wavespeed.batch.quoting import BatchQuote, Quoting
 from prefect_wavespeed.batch.report.parts import ReportParts
 from prefect_wavespeed.batch.report.rows import Summary
@@ -56,6 +56,7 @@ from prefect_wavespeed.sources.objects import is_served
 from prefect_wavespeed.steps.prices import PriceCache
 from prefect_wavespeed.steps.run_job import make_job
 from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.words import counted
 
 _CONCURRENT_ROWS = 32  # whose images are looked up
 _SHOWN_BAD_ROWS = 5  # in an error
@@ -147,6 +148,7 @@ class Batch:
             StoreError, UnsafeStoreError: the store cannot be relied on.
         """
         self._manifest = safe_name(manifest)
+        self.recorder.doing("reading the manifest")
         await self.store.ensure_conditional_put()
         rows_of = read_manifest(
             manifest,
@@ -157,6 +159,7 @@ class Batch:
         )
         async with aclosing(rows_of) as pages:
             async for rows in pages:
+                self.recorder.doing(f"checking {counted(self.table.row_count + len(rows), 'image')}")
                 for row, job in await map_all(self._identify, self._own(rows), _CONCURRENT_ROWS):
                     if isinstance(row, BadRow):
                         if self._share is None:
@@ -202,6 +205,7 @@ class Batch:
         Raises:
             RestyleError: the price, the balance or the store cannot be read now.
         """
+        self.recorder.doing("looking up what is stored")
         return await self.quoting.quote(look_up=True)
 
     async def afford(self) -> BatchQuote:
@@ -213,6 +217,7 @@ class Batch:
             RestyleError: the price, the balance or the store cannot be read now.
         """
         self.recorder.writes_parts = True
+        self.recorder.doing("asking for price and balance")
         self._quote = await self.quoting.afford(look_up=self._is_retry)
         return self._quote
 
@@ -231,6 +236,7 @@ class Batch:
             first, last: numbers of the jobs; all by default.
             all_started: set when the last of them has started, so that those after them may start, too.
         """
+        self.recorder.doing(RESTYLING)
         if carrier.look:
             carrier = replace(carrier, look=patiently(carrier.look))
 
@@ -268,6 +274,7 @@ class Batch:
         Raises:
             StoreError: it cannot be written now.
         """
+        self.recorder.doing("writing the report")
         summary = self._summary().read_from(self.store)
         if self._share:
             await self._parts.flush()

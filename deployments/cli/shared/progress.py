@@ -61,7 +61,7 @@ class BatchProgress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bar = bars.Progress(
-            bars.TextColumn("restyling"),
+            bars.TextColumn("{task.fields[doing]}"),
             bars.BarColumn(),
             bars.MofNCompleteColumn(),
             bars.TextColumn("{task.fields[rate]}"),
@@ -72,7 +72,7 @@ class BatchProgress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=None, rate="", spent="", failed="")
+        self._task = self._bar.add_task("", total=None, doing="starting", rate="", spent="", failed="")
         self._last_line = time.monotonic()
 
     def __enter__(self) -> BatchProgress:
@@ -93,12 +93,14 @@ class BatchProgress:
             self._bar.update(
                 self._task,
                 completed=progress.finished,
-                total=progress.rows,
+                total=progress.rows or None,
+                doing=progress.doing,
                 rate=rate,
                 spent=spent,
                 failed=failures,
             )
         elif time.monotonic() - self._last_line > _LINE_SECONDS:
             self._last_line = time.monotonic()
-            parts = [f"{progress.finished:,} of {progress.rows:,} rows", rate, spent, failures]
+            rows = f"{progress.finished:,} of {progress.rows:,} rows"
+            parts = [rows, rate, spent, failures] if progress.is_counting else [progress.doing]
             print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
