@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.inspect.check_api import BALANCE, KEY, PRICE, check_api
+from prefect_wavespeed.inspect.check_jobs import FAILED, OPEN, check_jobs
 from prefect_wavespeed.inspect.check_s3 import CHECKSUMS, NOTIFICATIONS, PRESIGN
 from prefect_wavespeed.inspect.check_store import CREATE, OUTPUT, check_directory, check_store
 from prefect_wavespeed.inspect.checks import CLOCK, STORE_CLOCK, Check, check_clocks, check_settings
@@ -19,6 +22,7 @@ from prefect_wavespeed.settings import get_settings
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
 from prefect_wavespeed.storage.store import Store
 from tests.support.emulator_process import Emulator
+from tests.support.records import dead_letter, put, record
 from tests.support.s3_proxy import Fault, Proxy, proxy
 from tests.support.s3_servers import S3Server
 
@@ -153,6 +157,38 @@ async def test_a_directory_passes_and_nothing_is_left(tmp_path: Path) -> None:
     assert statuses(checks) == {OUTPUT: "ok", CREATE: "ok"}
     assert skew == timedelta()
     assert list((tmp_path / "out").iterdir()) == []
+
+
+async def test_jobs_that_failed_lately_are_told_by_reason_and_open_ones_by_age(tmp_path: Path) -> None:
+    store, out = directory_store(tmp_path), "s3://my bucket"
+    assert statuses(await check_jobs(store, out)) == {FAILED: "ok", OPEN: "ok"}
+    for number in range(70):
+        message = f"not safe: image https://example.com/{number}.jpg" if number % 5 else "out of memory"
+        await put(store, dead_letter(f"p-{number}", message=message))
+    await put(store, record("open"))
+    checked = by_name(await check_jobs(store, out))
+    assert checked[OPEN].found.startswith("1 open, the oldest unchanged for ")
+    assert checked[OPEN].status == "ok"
+    assert checked[FAILED].status == "warning"
+    found = re.fullmatch(
+        r"70 jobs failed for good in the last day \(of the newest 50\): "
+        r"(\d+) not safe: image …; (\d+) out of memory",
+        checked[FAILED].found,
+    )
+    assert found
+    assert int(found[1]) + int(found[2]) == 50, "the rest is not read"
+    assert "`restyle failures --out 's3://my bucket'`" in checked[FAILED].remedy
+
+    two_days_ago = (datetime.now(UTC) - timedelta(days=2)).timestamp()
+    for path in [*tmp_path.rglob("failed/*.json"), *tmp_path.rglob("open/*/*.json")]:
+        os.utime(path, (two_days_ago, two_days_ago))
+    checked = by_name(await check_jobs(store, out))
+    assert (checked[FAILED].status, checked[FAILED].found) == ("ok", "none in the last day")
+    assert (checked[OPEN].status, checked[OPEN].found) == (
+        "warning",
+        "1 open, the oldest unchanged for 2 days",
+    )
+    assert "`restyle settle --out 's3://my bucket'`" in checked[OPEN].remedy
 
 
 async def test_s3_passes_and_nothing_is_left(moto: S3Server, tmp_path: Path) -> None:

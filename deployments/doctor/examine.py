@@ -12,6 +12,7 @@ from prefect_wavespeed.deployments.doctor import prefect_checks
 from prefect_wavespeed.deployments.prefect_errors import as_restyle_error
 from prefect_wavespeed.errors import RestyleError
 from prefect_wavespeed.inspect.check_api import KEY, account_skipped, check_api
+from prefect_wavespeed.inspect.check_jobs import check_jobs
 from prefect_wavespeed.inspect.check_store import OUTPUT, check_directory, check_store, storage_skipped
 from prefect_wavespeed.inspect.checks import (
     Check,
@@ -93,7 +94,10 @@ async def _check_storage(out: str | None, api: Check) -> _Checks:
         return _storage_error("no answer from Prefect")
     except Exception as problem:
         return _storage_error(as_restyle_error(problem).message)
-    return await check_store(store)
+    checks, skew = await check_store(store)
+    if any(check.name == OUTPUT and check.status == "ok" for check in checks):
+        checks += await check_jobs(store, out)
+    return checks, skew
 
 
 def _storage_error(problem: str) -> _Checks:

@@ -149,6 +149,8 @@ def test_a_set_up_without_problems(clinic: Clinic) -> None:
         "create-if-absent": "ok",
         "presigned GET": "ok",
         "notifications": "ok",
+        "failed jobs": "ok",
+        "open jobs": "ok",
         "clock": "ok",
         "output's clock": "ok",
     }
