@@ -10,7 +10,7 @@ from prefect_wavespeed.batch.report.query import JobReport
 from prefect_wavespeed.batch.report.rows import ReportRow, Summary, Thumbnails
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._artifacts import cell, picture
-from prefect_wavespeed.reasons import Reason
+from prefect_wavespeed.reasons import Reason, in_words
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.words import counted
 
@@ -72,7 +72,7 @@ def _summary(summary: Summary) -> str:
 
 
 def _reason(reason: Reason) -> str:
-    cells = (f"{reason.count:,}", reason.status.replace("_", " "), reason.reason, ", ".join(reason.first))
+    cells = (f"{reason.count:,}", in_words(reason.status), reason.reason, ", ".join(reason.first))
     return f"| {' | '.join(map(cell, cells))} |"
 
 

@@ -18,6 +18,18 @@ _DIFFERENT = re.compile(
     r"(?i)\b(?:https?|s3|file)://[^\s'\"]+[^\s'\":;,.)]|\b[0-9a-f]{16,64}\b|\b[0-9a-f-]{36}\b"
 )
 
+_WORDS = {
+    "given_up": "given up earlier",
+    "open": "left open",
+    "unsubmitted": "not submitted",
+    "invalid": "ignored",
+}
+
+
+def in_words(status: str) -> str:
+    """A status of a row or a job as people read it."""
+    return _WORDS.get(status, status.replace("_", " "))
+
 
 class Reason(BaseModel):
     """A reason, and how many failed for it."""
@@ -32,7 +44,7 @@ class Reason(BaseModel):
         """All of it in one line."""
         more = self.count - len(self.first)
         names = f": {', '.join(self.first)}{f' and {more:,} more' if more else ''}" if self.first else ""
-        return f"{self.count:,} {self.status.replace('_', ' ')}: {self.reason}{names}"
+        return f"{self.count:,} {in_words(self.status)}: {self.reason}{names}"
 
 
 def shared(reason: str, about: str = "") -> str:

@@ -229,7 +229,7 @@ class TestFewImages:
     def test_the_log_ends_with_what_failed_and_why(self, eight: Eight) -> None:
         failed, ignored, every_row = eight.summary.failure_lines
         assert failed == "1 failed: internal error (code 1402): n3"
-        assert ignored.startswith("1 invalid: unsupported scheme ftp://")
+        assert ignored.startswith("1 ignored: unsupported scheme ftp://")
         assert every_row.endswith(f" --run {eight.summary.flow_run_id}")
 
         def last() -> list[str]:

@@ -389,5 +389,5 @@ async def test_a_skipped_row_counts_as_failed_if_its_image_is_missing_and_not_if
         assert missing == f"1 failed: no such file: image {tmp_path}/gone.jpg: row 3"
         assert page_line.startswith("1 failed: ")
         assert page_line.endswith(": page")
-        assert ignored.startswith("1 invalid: unsupported scheme")
+        assert ignored.startswith("1 ignored: unsupported scheme")
         assert every_row == f"every row: restyle failures --out {tmp_path}/{allowed} --run run"

@@ -62,7 +62,7 @@ _CAUSES: Mapping[str, tuple[str, str, str]] = {
     "dropped": ("failed", "the connection was closed without an answer", "run the batch again"),
     "garbled": ("failed", "the answer is no JSON", "run the batch again"),
     "truncated": ("open", "the answer ended early", "restyle settle"),
-    "corrupt": ("open", "the output does not decode", "restyle settle"),
+    "corrupt": ("open", "the output does not decode", "if it cannot be, report the prediction"),
     "page": ("open", "the output is not an image", "restyle settle"),
     "expired": ("open", "has expired or does not exist (HTTP 404)", "restyle settle"),
     "storage": ("open", "download failed: HTTP 500", "restyle settle"),
@@ -133,8 +133,8 @@ def test_every_row_is_listed_with_its_true_cause_and_what_to_do(emulator: Emulat
     lines = restyle("failures", "--out", str(output)).stdout.splitlines()
     assert [line.split("\t")[0] for line in lines] == list(found)
     assert ended.summary.failure_lines[MAX_REASONS:] == [
-        "1 given up: other reasons",
-        "3 invalid: other reasons",
+        "1 given up earlier: other reasons",
+        "3 ignored: other reasons",
         f"every row: restyle failures --out {output} --run {run}",
     ]
 

@@ -14,7 +14,7 @@ def test_what_differs_from_one_failure_to_the_next_does_not_divide_a_reason() ->
     assert [reason.line for reason in reasons.listed()] == [
         "12 failed: no such file: image …: a0, a1, a2, a3, a4, a5, a6, a7, a8, a9 and 2 more",
         "12 failed: download failed: HTTP 404: …: p0, p1, p2, p3, p4, p5, p6, p7, p8, p9 and 2 more",
-        "1 given up: not safe (code 1200): https://a.example/1: n1",
+        "1 given up earlier: not safe (code 1200): https://a.example/1: n1",
     ], "a single one is shown as it came"
 
 

@@ -126,7 +126,7 @@ def next_step_of_row(row: ReportRow, out: str) -> str:
             return after_failure(failure, out, row.image)
         case (_, "UnsureSubmissionError"):
             return _resolve(row.job_key or "", out)
-        case ("open", "OutputError") if row.retryable is False:
+        case ("open", "OutputError"):
             return _stuck(_settle(out))
         case ("open", _):
             return f"{_settle(out)}, which stores it once it is ready and bills nothing"

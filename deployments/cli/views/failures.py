@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from prefect_wavespeed.batch.report.rows import ReportRow
-from prefect_wavespeed.reasons import shared
+from prefect_wavespeed.reasons import in_words, shared
 
 _KEY = "KEY"
 
@@ -37,7 +37,7 @@ class FailureGroups:
         """Add a row."""
         key = row.job_key or ""
         common = shared(row.reason, row.image)
-        kind = (row.status.replace("_", " "), step.replace(key[:16], _KEY) if key else step, common)
+        kind = (in_words(row.status), step.replace(key[:16], _KEY) if key else step, common)
         group = self._groups.setdefault(kind, _Group(row.reason))
         group.rows.append((row.name, row.image, key[:8]))
         if len(group.rows) > 1:
