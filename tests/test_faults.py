@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -314,6 +316,24 @@ async def test_a_history_that_is_down_uses_up_no_attempts(emulator: Emulator, tm
     restyled = await restyle(emulator.url, str(tmp_path))
     attempts = json.loads(Path(restyled.metadata_uri).read_text())["attempts"]
     assert len(attempts) == 2
+    assert emulator.ledger()["billed"] == 1
+
+
+async def test_an_abandoned_claim_from_the_future_is_waited_for_no_longer_than_its_lease(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    """A store's clock may be set back, and a share may date files as it likes."""
+    emulator.faults(submit("hang_before"))
+    task = asyncio.create_task(restyle(emulator.url, str(tmp_path)))
+    while not emulator.ledger()["calls"]["submit"]:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    (claim,) = tmp_path.glob("open/*/1.claim.json")
+    later = time.time() + 10 * 365 * 24 * 3600
+    os.utime(claim, (later, later))
+    async with asyncio.timeout(30):
+        await restyle(emulator.url, str(tmp_path))
     assert emulator.ledger()["billed"] == 1
 
 

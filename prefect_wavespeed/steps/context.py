@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from prefect_wavespeed import metrics
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.errors import PredictionFailedError, RestyleError, UnsureSubmissionError
@@ -19,10 +20,10 @@ from prefect_wavespeed.ledger.known_predictions import KnownPredictions
 from prefect_wavespeed.ledger.ledger import Ledger, Look, now
 from prefect_wavespeed.ledger.records import Attempt, Claim, DeadLetter, Failure, OpenJob, Record
 from prefect_wavespeed.ledger.rules import JobState, LetterState
-from prefect_wavespeed.ledger.sidecar import source_info
+from prefect_wavespeed.ledger.sidecar import restyled_from, source_info
 from prefect_wavespeed.settings import Settings
 from prefect_wavespeed.sources.publish import Publisher
-from prefect_wavespeed.steps.attempts import describe_end
+from prefect_wavespeed.steps.attempts import Submitted, describe_end
 from prefect_wavespeed.steps.memory import Memory
 from prefect_wavespeed.steps.prices import PriceCache
 from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
@@ -64,13 +65,21 @@ class StepContext:
         seconds = max(self.settings.lease_seconds, claim.lease_seconds if claim else 0)
         return timedelta(seconds=seconds) + CLOCK_GRAIN
 
-    def job_state(self, look: Look, lease: timedelta, flow_run_id: str | None) -> JobState:
+    def job_state(
+        self,
+        look: Look,
+        lease: timedelta,
+        flow_run_id: str | None,
+        watched: Mapping[int, float] | None = None,
+    ) -> JobState:
         """What a look found, as the rules see it.
 
         Args:
             look: the look.
             lease: how long the newest claim holds.
             flow_run_id: the run that asks.
+            watched: seconds since each claim was first seen. A claim is at least that old, also where the
+                store's clock has been set back, or dates it in the future.
         """
         letter = None
         if look.letter:
@@ -83,12 +92,33 @@ class StepContext:
         return JobState(
             done=look.side_car is not None,
             letter=letter,
-            claims={n: (time - at).total_seconds() for n, at in look.open_job.claimed.items()},
+            claims={
+                n: max((time - at).total_seconds(), (watched or {}).get(n, 0.0))
+                for n, at in look.open_job.claimed.items()
+            },
             records=look.open_job.recorded.keys(),
             lease=lease.total_seconds(),
             ruled_out=max(look.open_job.ruled_out, default=0),
             doubtful=max(look.open_job.doubtful, default=0),
         )
+
+    async def find_stored(self, job: Job) -> Submitted | None:
+        """``StepSet.look``."""
+        await self.store.ensure_conditional_put()
+        look = await self.ledger.look(job)
+        if look.side_car is None and look.letter is None and not look.open_job.latest:
+            self.memory.keep_new(job)
+        return await self.stored(job, look)
+
+    async def stored(self, job: Job, look: Look) -> Submitted | None:
+        """What is stored of a job, if it is done. A runner that was killed at the very end left its claim."""
+        side_car = look.side_car
+        if side_car is None:
+            return None
+        await self.ledger.close(job.key, look.open_job, look.open_job.latest, done=True)
+        metrics.FOUND.inc()
+        restyled = restyled_from(self.store, job, side_car, cached=True)
+        return Submitted(job_key=job.key, prediction_id=side_car.prediction.id, restyled=restyled)
 
     async def find_lost(
         self,

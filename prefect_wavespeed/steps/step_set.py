@@ -21,7 +21,7 @@ from prefect_wavespeed.steps.await_prediction import PredictionWait
 from prefect_wavespeed.steps.collect_outputs import OutputStep
 from prefect_wavespeed.steps.context import OnThumbnail, StepContext
 from prefect_wavespeed.steps.notebook import with_thumbnails
-from prefect_wavespeed.steps.submit_job import Submission, find_stored
+from prefect_wavespeed.steps.submit_job import Submission
 from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
 from prefect_wavespeed.storage.store import Store
 
@@ -83,7 +83,7 @@ class StepSet:
         Raises:
             StoreError, UnsafeStoreError: the store cannot be relied on.
         """
-        found = await find_stored(self._context, job)
+        found = await self._context.find_stored(job)
         self._let_show(found)
         return found
 

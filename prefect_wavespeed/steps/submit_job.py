@@ -30,7 +30,6 @@ from prefect_wavespeed.job import Job, NsfwRules, RunInfo
 from prefect_wavespeed.ledger import moves, rules
 from prefect_wavespeed.ledger.ledger import Look, now
 from prefect_wavespeed.ledger.records import Claim, Failure, OpenJob, Record
-from prefect_wavespeed.ledger.sidecar import restyled_from
 from prefect_wavespeed.quality.thumbnails import thumbnail
 from prefect_wavespeed.quality.verify import THUMBNAIL_EDGE
 from prefect_wavespeed.retry import backoff
@@ -69,6 +68,7 @@ class Submission:
         self._look = Look(None, None, OpenJob())
         self._state = rules.JobState()
         self._begun = False
+        self._first_seen: dict[int, float] = {}  # each claim, on the monotonic clock
         # The claim that is held, the request to send under it, and when it was made by two clocks: one shows
         # that the machine slept, the other that its time was set.
         self._claim: Claim | None = None
@@ -78,7 +78,7 @@ class Submission:
         self._prediction: Prediction | Record | None = None
         self._answered_at: float | None = None  # when a submission of this call was answered
         self._error: RestyleError | None = None  # why the job may have to be left open
-        self._unanswered: list[str] = []  # what came instead of answers to submissions
+        self._unanswered: list[str] = []  # what came instead of answers
         self._waits = backoff(first=0.2, most=2.0)
         self._turn: Turn | None = None  # to submit, held from before the claim until the POST is answered
 
@@ -108,7 +108,7 @@ class Submission:
         """Carry out a move. Returns the job's prediction once it has one."""
         match move:
             case moves.Done():
-                return await _stored(self._context, self._job, self._look)
+                return await self._context.stored(self._job, self._look)
             case moves.Failed():
                 await self._fail()
             case moves.Join(attempt):
@@ -144,7 +144,9 @@ class Submission:
         is_new = not self._begun and not self._runner.failed and self._context.memory.take_new(self._job)
         self._look = Look(None, None, OpenJob()) if is_new else await self._ledger.look(self._job)
         lease = self._context.lease_of(await self._abandoned_claim())
-        self._state = self._context.job_state(self._look, lease, self._run.flow_run_id)
+        seen_at = time.monotonic()
+        watched = {n: seen_at - self._first_seen.setdefault(n, seen_at) for n in self._look.open_job.claimed}
+        self._state = self._context.job_state(self._look, lease, self._run.flow_run_id, watched)
         if not self._begun:
             self._runner, self._begun = rules.begin(self._state, self._runner), True
 
@@ -426,23 +428,3 @@ class Submission:
             message=f"{error}: {rules.MAX_ATTEMPTS} predictions failed: use retry_failed",
         )
         return await self._context.give_up(self._job, attempt, failure)
-
-
-async def find_stored(context: StepContext, job: Job) -> Submitted | None:
-    """``StepSet.look``."""
-    await context.store.ensure_conditional_put()
-    look = await context.ledger.look(job)
-    if look.side_car is None and look.letter is None and not look.open_job.latest:
-        context.memory.keep_new(job)
-    return await _stored(context, job, look)
-
-
-async def _stored(context: StepContext, job: Job, look: Look) -> Submitted | None:
-    """What is stored of a job, if it is done. A runner that was killed at the very end left its claim."""
-    side_car = look.side_car
-    if side_car is None:
-        return None
-    await context.ledger.close(job.key, look.open_job, look.open_job.latest, done=True)
-    metrics.FOUND.inc()
-    restyled = restyled_from(context.store, job, side_car, cached=True)
-    return Submitted(job_key=job.key, prediction_id=side_car.prediction.id, restyled=restyled)
