@@ -104,7 +104,7 @@ def _gallery(report: JobReport) -> str:
     for row, thumbnails in report.pictured(_PICTURED):
         source = picture(thumbnails.source) if thumbnails.source else cell(row.image)
         outputs = " ".join([*(_picture(*each, row, thumbnails) for each in row.numbered), *_dropped(row)])
-        lines.append(f"| {cell(row.id or row.row)} | {source} | {outputs} |")
+        lines.append(f"| {cell(row.id or row.row)} | {source} | {outputs or cell(row.reason)} |")
     if not lines:
         return ""
     return "| | source | restyled |\n| --- | --- | --- |\n" + "\n".join(lines) + "\n"

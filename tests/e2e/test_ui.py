@@ -29,6 +29,8 @@ from tests.support.processes import wait_until
 from tests.support.s3_servers import S3Server
 
 PHOTOS = sorted(PHOTO.parent.glob("*.jpg"))
+REFUSED = 1200
+"""The seed of the picture that WaveSpeedAI refuses."""
 DEPLOYMENTS = ["restyle-image", "restyle-batch", "restyle-object", "settle"]
 _ROOT = PHOTO.parent.parent
 _MOST_BYTES = 200_000
@@ -63,13 +65,21 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]
 def world(
     prefect: PrefectServer, moto: S3Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:
+    """A batch in which one image is refused, one is missing and one row is not valid; and a single image."""
     manifest = tmp_path_factory.mktemp("ui") / "autumn.jsonl"
     s3, out = moto.client(), "s3://ui-shown/restyled"
     s3.create_bucket(Bucket="ui-shown")
     sources = [f"s3://ui-shown/in/{photo.name}" for photo in PHOTOS]
     for photo in PHOTOS:
         s3.upload_file(str(photo), "ui-shown", f"in/{photo.name}")
-    write_manifest(manifest, [{"id": f"sku-{n}", "image": source} for n, source in enumerate(sources, 1)])
+    rows: list[dict[str, Any]] = [{"image": source} for source in sources]
+    rows += [
+        {"image": sources[1], "seed": REFUSED},
+        {"image": "s3://ui-shown/in/gone.jpg"},
+        {"image": sources[2], "size": "9"},
+    ]
+    write_manifest(manifest, [{"id": f"sku-{n}", **row} for n, row in enumerate(rows, 1)])
+    s3.upload_file(str(manifest), "ui-shown", manifest.name)
     with Emulator("--latency", "0.2", "0.4") as emulator:
         env = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator.url, **moto.env}
 
@@ -77,10 +87,12 @@ def world(
             ended = prefect.restyle(*arguments, "--out", out, env=env)
             assert ended.status == 0, (arguments, ended)
 
+        refused = {"code": 1200, "message": "content moderation", "match": {"seed": REFUSED}}
+        emulator.faults([{"on": "prediction", "fault": "failed", **refused}])
         restyle("setup")
         prefect.deploy("--all", env=env)
         restyle("image", sources[0], "--num-images", "2", "--seed", "7")
-        restyle("batch", str(manifest))
+        restyle("batch", "s3://ui-shown/autumn.jsonl", "--on-bad-row", "skip", "--max-failed", "1")
         wait_until(lambda: len(prefect.events("wavespeed.job.stored")) >= 1 + len(PHOTOS))
         yield World(prefect)
 
@@ -209,12 +221,12 @@ async def test_an_image_and_a_batch_show_their_pictures_beside_their_sources(
     await keep(page, "ui-artifact", tmp_path)
     gallery = world.artifact("restyle-gallery")
     await page.show(world.page(f"/artifacts/artifact/{gallery['id']}"), width=1200, height=1000)
-    await page.until(f"{LOADED}.length === {2 * len(PHOTOS)}")
-    await reads(page, *(f"sku-{n}" for n in range(1, len(PHOTOS) + 1)))
+    await page.until(f"{LOADED}.length === {2 * len(PHOTOS) + 1}")  # of what was refused, the source
+    await reads(page, *(f"sku-{n}" for n in range(1, len(PHOTOS) + 2)), "content moderation")
 
 
-async def test_a_run_is_found_by_its_name_and_its_artifacts_say_what_they_hold(
-    world: World, page: Page
+async def test_a_run_is_found_by_its_name_and_says_what_failed(
+    world: World, page: Page, tmp_path: Path
 ) -> None:
     await page.show(world.page("/runs"))
     await reads(page, *PREFECT_MENU)
@@ -223,8 +235,23 @@ async def test_a_run_is_found_by_its_name_and_its_artifacts_say_what_they_hold(
     await page.ask(f"{links}.find(link => link.innerText === 'restyle autumn.jsonl').click()")
     await page.until("location.pathname.includes('/runs/flow-run/')")
     (run,) = (found for found in world.prefect.all("flow_runs") if found["name"] == "restyle autumn.jsonl")
+    outcome = f"{len(PHOTOS)} stored, 2 failed, 1 row ignored"
+    await page.show(world.page(f"/runs/flow-run/{run['id']}"), width=1200, height=1000)
+    await reads(page, "restyle autumn.jsonl", "Oldest to newest", outcome)
+    await page.ask(
+        "[...document.querySelectorAll('button')].find(b => b.innerText === 'Oldest to newest').id = 'order'"
+    )
+    await page.click("#order")
+    await choose(page, "Newest to oldest")
+    await reads(page, "Newest to oldest", "restyle failures --out", "content moderation", outcome)
+    await asyncio.sleep(2)  # the graph is drawn on a canvas, which does not say when it is done
+    await keep(page, "ui-run", tmp_path)
     await page.show(world.page(f"/runs/flow-run/{run['id']}?tab=Artifacts"))
-    await reads(page, "restyle autumn.jsonl", f"{len(PHOTOS)} rows: {len(PHOTOS)} stored; 0.1 USD spent")
+    await reads(page, "restyle autumn.jsonl", f"{len(PHOTOS) + 3} rows: {outcome}; 0.1 USD spent")
+    summary = world.artifact("restyle-summary")
+    await page.show(world.page(f"/artifacts/artifact/{summary['id']}"), width=1200, height=1120)
+    await reads(page, outcome, "No pictures", "content moderation", "sku-5", "no such object", "sku-6")
+    await keep(page, "ui-summary", tmp_path)
 
 
 async def show_feed(world: World, page: Page) -> None:
