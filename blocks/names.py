@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from prefect_wavespeed.storage.output_name import BUCKET_BLOCK_TYPE, DIRECTORY_BLOCK_TYPE
+
 WAVESPEED_BLOCK = "default"
 """The `WaveSpeed` block that a run uses unless it names another."""
 API_KEY_SECRET = "wavespeed-api-key"  # noqa: S105
@@ -18,8 +20,8 @@ RECEIVER_TOKEN_VARIABLE = "RESTYLE_RECEIVER_TOKEN"  # noqa: S105
 WEBHOOK_SECRET = "wavespeed-webhook-secret"  # noqa: S105
 """Secret block with the account's webhook secret, kept by the receiver."""
 
-S3_BLOCK_PREFIX = "s3-bucket/"
-LOCAL_BLOCK_PREFIX = "local-file-system/"
+S3_BLOCK_PREFIX = f"{BUCKET_BLOCK_TYPE}/"
+LOCAL_BLOCK_PREFIX = f"{DIRECTORY_BLOCK_TYPE}/"
 """What an output begins with that names a saved block, instead of a directory or `s3://bucket/prefix`."""
 OUTPUT_BLOCK = "restyle-output"
 """Name of the storage block that `restyle setup --out` saves, and of its credentials."""

@@ -62,3 +62,28 @@ def image_name(image: str) -> str:
     """An image's file name, for the names of runs. Of a URL, only the path: a query may be a signature."""
     path = unquote(urlsplit(image).path) if "://" in image else image
     return PurePosixPath(path).name or "image"
+
+
+# "s3:/bucket/a", "s3:bucket", "s3//bucket", "https;//host", "gs:/bucket": no URL, and hardly a path
+_MISTYPED = re.compile(
+    r"(?:(?P<any>[a-z][a-z0-9+.-]+):(?!//[^/])[/\\]+"
+    r"|(?P<known>s3|https?)(?:[:;](?!//)|;//|(?=//))[/\\]*)(?P<rest>[^/\\].*)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def mistyped_url(text: str) -> str | None:
+    """The URL that was probably meant by a text that is none; None where it may be a path."""
+    found = _MISTYPED.fullmatch(text)
+    return f"{(found['any'] or found['known']).lower()}://{found['rest']}" if found else None
+
+
+def readable(uri: str) -> str:
+    """A uri as people write it: with the names that are percent-encoded in it; for eyes only."""
+    if uri.lower().startswith("s3://"):  # its key is as it is
+        return uri
+    try:
+        text = unquote(uri, errors="strict")
+    except UnicodeDecodeError:
+        return uri
+    return text if text.isprintable() else uri

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +15,7 @@ import yaml  # type: ignore[import-untyped]  # Prefect's own
 from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
 from prefect.filesystems import LocalFileSystem
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
 from prefect_aws import AwsClientParameters, AwsCredentials
 from prefect_aws.s3 import S3Bucket
@@ -22,6 +24,7 @@ from pydantic import SecretStr
 from prefect_wavespeed.blocks import names
 from prefect_wavespeed.blocks.output import open_output
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed, load_wavespeed
+from prefect_wavespeed.deployments.cli.shared.access import NO_KEY, check_access
 from prefect_wavespeed.errors import ConfigurationError
 from tests.support.prefect_server import PrefectServer
 from tests.support.raw_server import RawServer, answer
@@ -112,6 +115,27 @@ def test_the_environment_is_used_if_no_default_block_is_saved(
     monkeypatch.delenv("WAVESPEED_API_KEY")
     with pytest.raises(ConfigurationError, match="WAVESPEED_API_KEY"):
         asyncio.run(load_wavespeed())
+
+
+def alone(home: Path) -> AbstractContextManager[object]:
+    """Prefect without a server: it would start one on what is in a home."""
+    return temporary_settings({PREFECT_HOME: home}, restore_defaults={PREFECT_API_URL})
+
+
+def test_that_there_is_no_key_anywhere_is_known_before_prefect_is_started(
+    saving: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WAVESPEED_API_KEY", raising=False)
+    check_access("default")  # a server may have the block
+    for home in (tmp_path, saving.home):
+        with alone(home), pytest.raises(ConfigurationError, match=NO_KEY):
+            check_access("default")
+    save("default")
+    try:
+        with alone(saving.home):
+            check_access("default")
+    finally:
+        saving.clean()
 
 
 def test_a_base_url_in_the_environment_other_than_the_saved_one_is_refused(

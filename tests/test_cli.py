@@ -48,11 +48,15 @@ MISTAKES = [
     Mistake("seed and variant", ("variant 1", "seed"), ("--seed", "7", "--variant", "1")),
     Mistake("negative variant", ("variant -1: must be at least 0",), ("--variant", "-1")),
     Mistake("cap of nothing", ("--max-cost-usd 0: give an amount above 0",), ("--max-cost-usd", "0")),
-    Mistake("unknown option", ("--sized",), ("--sized", "256*256")),
+    Mistake("mistyped option", ("--sized. Did you mean --size? See",), ("--sized", "256*256")),
+    Mistake("unknown option", ("Unknown option: --foo. See",), ("--foo", "x")),
+    Mistake("prompt", ("--prompt. wavespeed-ai/flux-redux-dev takes no prompt: ",), ("--prompt", "x")),
     Mistake("missing file", ("gone.jpg", "no such file"), source="gone.jpg"),
     Mistake("not an image", ("pyproject.toml", "not an image"), source=str(_ROOT / "pyproject.toml")),
     Mistake("unsupported source", ("ftp://", "unsupported scheme"), source="ftp://example.com/a.jpg"),
     Mistake("unsupported output", ("gs://bucket", "unsupported scheme"), out="gs://bucket/a"),
+    Mistake("mistyped bucket", ("--out s3:/bucket/a: did you mean s3://bucket/a?",), out="s3:/bucket/a"),
+    Mistake("mistyped block", ("--out s3-buckets/a: did you mean s3-bucket/a?",), out="s3-buckets/a"),
     Mistake("output that is a file", ("pyproject.toml",), out=str(_ROOT / "pyproject.toml")),
     Mistake(
         "unreachable bucket",
@@ -66,16 +70,16 @@ MISTAKES = [
     ),
     Mistake("no AWS credentials", ("s3://bucket", "AWS_PROFILE"), out="s3://bucket/a"),
     Mistake("inconsistent settings", ("RESTYLE_LEASE_SECONDS",), env={"RESTYLE_LEASE_SECONDS": "60"}),
+    Mistake(
+        "http base_url",
+        ("WAVESPEED_BASE_URL must be https, or http on loopback: not http://example.com",),
+        env={"WAVESPEED_BASE_URL": "http://example.com"},
+    ),
 ]
 """Found before Prefect is started."""
 
 MISTAKES_OF_A_RUN = [
-    Mistake(
-        "http base_url",
-        ("base_url", "https", "http://example.com"),
-        env={"WAVESPEED_BASE_URL": "http://example.com"},
-    ),
-    Mistake("no key", ("WAVESPEED_API_KEY",), env={"WAVESPEED_API_KEY": ""}),
+    Mistake("no key here nor in Prefect", ("WAVESPEED_API_KEY",), env={"WAVESPEED_API_KEY": ""}),
     Mistake("wrong key", ("key",), refusal=401),
     Mistake("no credits", ("credits",), refusal=402),
     Mistake("too expensive", ("--max-cost-usd 0.01: this job costs 0.025 USD",), ("--max-cost-usd", "0.01")),
@@ -96,7 +100,8 @@ def assert_one_line(ended: Ended, mistake: Mistake) -> None:
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
 def test_a_mistake_is_one_line(mistake: Mistake, tmp_path: Path) -> None:
     out = str(tmp_path / "out") if mistake.out == "out" else mistake.out
-    ended = restyle("image", mistake.source, "--out", out, *mistake.options, env=mistake.env)
+    env = {"WAVESPEED_API_KEY": KEY, **mistake.env}
+    ended = restyle("image", mistake.source, "--out", out, *mistake.options, env=env)
     assert_one_line(ended, mistake)
 
 
@@ -104,6 +109,7 @@ def test_a_mistake_is_one_line(mistake: Mistake, tmp_path: Path) -> None:
 def test_an_error_of_a_run_is_one_line_and_bills_nothing(
     mistake: Mistake, prefect: PrefectServer, emulator: Emulator, tmp_path: Path
 ) -> None:
+    (tmp_path / "out").mkdir()
     if mistake.refusal:
         emulator.faults([{"on": "submit", "fault": "refused", "status": mistake.refusal, "times": None}])
     ended = restyle(
@@ -120,6 +126,7 @@ def test_an_error_of_a_run_is_one_line_and_bills_nothing(
 def test_prefects_log_of_a_run_that_fails_stays_off_the_terminal(
     prefect: PrefectServer, emulator: Emulator, tmp_path: Path
 ) -> None:
+    (tmp_path / "out").mkdir()
     env = {"WAVESPEED_API_KEY": "", "WAVESPEED_BASE_URL": emulator.url}
     image = ("image", str(PHOTO), "--out", str(tmp_path / "out"))
     assert_one_line(prefect.restyle(*image, env=env), Mistake("no key", ("WAVESPEED_API_KEY",)))
@@ -145,7 +152,7 @@ def test_a_picture_is_described_in_a_few_lines(
     image = ("image", str(PHOTO), "--out", str(tmp_path / "out"), "--size", "256*256")
     env = {"WAVESPEED_API_KEY": KEY, "WAVESPEED_BASE_URL": emulator.url}
     ended = prefect.restyle(*image, env=env)
-    assert (ended.status, ended.stderr) == (0, "")
+    assert (ended.status, ended.stderr) == (0, f"created directory {tmp_path / 'out'}\n")
     picture, details, record = ended.stdout.splitlines()
     assert Path(picture.split("  ")[0]).is_file()
     assert "256×256" in picture

@@ -96,6 +96,13 @@ def test_every_job_is_listed_with_its_outcome(any_output: Output) -> None:
     }
 
 
+def test_a_name_is_shown_as_it_is_written(output: Output) -> None:
+    fill(output, side_car("p", source="file:///photos/caf%C3%A9%20noir.jpg"))
+    assert "file:///photos/café noir.jpg" in output.run("list").stdout
+    assert "file:///photos/café noir.jpg" in output.run("show", "café noir").stdout
+    assert output.show("café noir")["source"] == "file:///photos/caf%C3%A9%20noir.jpg"
+
+
 def test_a_status_and_a_day_narrow_the_list(output: Output) -> None:
     last_week = datetime.now(UTC) - timedelta(days=7)
     fill(output, side_car("new", stored=datetime.now(UTC)), side_car("old", stored=last_week))
@@ -189,6 +196,7 @@ def test_a_reader_of_only_the_first_line_gets_no_error(output: Output) -> None:
         pytest.param("p", id="prediction"),
         pytest.param("/photos/coffee.jpg", id="path"),
         pytest.param("coffee.jpg", id="end of the source"),
+        pytest.param("coffee", id="the file's name without its ending"),
         pytest.param("file:///photos/coffee.jpg", id="URI"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 import uuid
@@ -179,6 +180,43 @@ async def test_a_missing_bucket_is_reported_by_name(moto: S3Server) -> None:
     ):
         with pytest.raises(ConfigurationError, match=r"bucket does not exist: cannot .* s3://nowhere/x/"):
             await action
+
+
+@pytest.mark.parametrize(
+    ("output", "says"),
+    [
+        ("s3:/bucket/x", "did you mean s3://bucket/x?"),
+        ("s3:bucket/x", "did you mean s3://bucket/x?"),
+        ("s3//bucket", "did you mean s3://bucket?"),
+        ("S3://bucket/x", "did you mean s3://bucket/x?"),
+        ("s3-buckets/x", "did you mean s3-bucket/x?"),
+        ("S3_bucket/x", "did you mean s3-bucket/x?"),
+        ("s3-bucket", "did you mean s3-bucket/NAME?"),
+        ("local-file-sytem/x", "did you mean local-file-system/x?"),
+        ("gcs-bucket/x", "blocks of type gcs-bucket are not supported: use s3-bucket/NAME or"),
+        ("s3-bucket/x", "a block of Prefect: open it with"),
+        ("gs://x", "unsupported scheme gs://"),
+        ("gs:/x", "unsupported scheme gs://"),
+        ("https://bucket.s3.amazonaws.com/x", "unsupported scheme https://"),
+        (" ", "output is empty: use a directory or s3://bucket/prefix"),
+    ],
+)
+def test_an_output_that_looks_mistyped_is_refused_and_no_directory_is_made(
+    output: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match=re.escape(says)) as caught:
+        open_store(output)
+    assert output.strip() in caught.value.message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "output", ["pictures", "s3/x", "./s3-buckets/x", "bucket/x", "local/x", "a b: c", "s3backup/x", "a//b"]
+)
+def test_any_other_name_is_a_directory(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert open_store(output).uri == str(tmp_path / output)
 
 
 async def test_an_output_below_a_file_is_refused(tmp_path: Path) -> None:

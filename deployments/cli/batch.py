@@ -101,16 +101,16 @@ class _Command:
 
 async def _check(asked: _Command) -> None:
     """Refuse what cannot work before Prefect is started, which takes seconds."""
-    from prefect_wavespeed.blocks.names import is_block
+    from prefect_wavespeed.deployments.cli.shared.access import check_access
+    from prefect_wavespeed.deployments.cli.shared.outputs import new_output
     from prefect_wavespeed.settings import get_settings
-    from prefect_wavespeed.storage.open_store import open_store
 
     get_settings()
-    if is_block(asked.out):  # only Prefect can load it
-        return
-    store = open_store(asked.out)
-    await _check_first_rows(asked.manifest, asked.options, store)
-    await store.ensure_conditional_put()
+    check_access(asked.wavespeed)
+    async with new_output(asked.out) as store:
+        if store:
+            await _check_first_rows(asked.manifest, asked.options, store)
+            await store.ensure_conditional_put()
 
 
 async def _check_first_rows(manifest: str, options: BatchOptions, store: Store) -> None:

@@ -46,7 +46,7 @@ def image(
     async def restyle() -> Restyled:
         params = ReduxParams(**picture.model_dump())
         _check_max_cost(max_cost_usd)
-        await _check(source, params, variant, out)
+        await _check(source, params, variant, out, wavespeed)
         from prefect_wavespeed.flows import arestyle_image
 
         # at a terminal the user decides whether to try again
@@ -73,22 +73,22 @@ def _check_max_cost(limit: float | None) -> None:
         raise ConfigurationError(f"--max-cost-usd {limit:g}: give an amount above 0, in USD")
 
 
-async def _check(source: str, params: ReduxParams, variant: int, out: str) -> None:
+async def _check(source: str, params: ReduxParams, variant: int, out: str, wavespeed: str) -> None:
     """Refuse what cannot work before Prefect is started, which takes seconds."""
-    from prefect_wavespeed.blocks.names import is_block
+    from prefect_wavespeed.deployments.cli.shared.access import check_access
+    from prefect_wavespeed.deployments.cli.shared.outputs import new_output
     from prefect_wavespeed.settings import get_settings
     from prefect_wavespeed.sources.files import read_file
     from prefect_wavespeed.steps.run_job import make_job
-    from prefect_wavespeed.storage.open_store import open_store
 
     get_settings()
-    if is_block(out):  # only the flow can resolve it, with Prefect
-        if source and "://" not in source:
+    check_access(wavespeed)
+    async with new_output(out) as store:
+        if store:
+            await make_job(source, params, variant, store)
+            await store.ensure_conditional_put()
+        elif source and "://" not in source:  # only the flow can open a block, with Prefect
             await asyncio.to_thread(read_file, source)
-        return
-    store = open_store(out)
-    await make_job(source, params, variant, store)
-    await store.ensure_conditional_put()
 
 
 def _summary(restyled: Restyled) -> str:

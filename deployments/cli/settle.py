@@ -23,11 +23,13 @@ def settle(*, out: Out, wavespeed: WaveSpeedBlock = WAVESPEED_BLOCK, as_json: As
 
 
 async def _settle(out: str, wavespeed: str) -> Settled:
+    from prefect_wavespeed.deployments.cli.shared.access import check_access
     from prefect_wavespeed.deployments.cli.shared.outputs import open_without_prefect
     from prefect_wavespeed.settings import get_settings
 
     # What cannot work is refused before Prefect is started, which takes seconds.
     get_settings()
+    check_access(wavespeed)
     if store := await open_without_prefect(out):
         await store.ensure_conditional_put()
     from prefect_wavespeed.flows import settle

@@ -13,6 +13,7 @@ from prefect_wavespeed.blocks.names import BUCKET_OUTPUT, DIRECTORY_OUTPUT, OUTP
 from prefect_wavespeed.deployments.saved_blocks import load_if_saved
 from prefect_wavespeed.deployments.setup.report import report
 from prefect_wavespeed.errors import ConfigurationError
+from prefect_wavespeed.storage.output_name import check_output_name
 
 
 def output_block(out: str) -> str:
@@ -29,8 +30,7 @@ def output_block(out: str) -> str:
                 f"--out {out}: buckets need prefect-aws: pip install 'prefect-wavespeed[aws]'"
             )
         return BUCKET_OUTPUT
-    if "://" in out:
-        raise ConfigurationError(f"--out {out}: not supported: give s3://bucket/prefix or a directory")
+    check_output_name(out, "--out")
     return DIRECTORY_OUTPUT
 
 

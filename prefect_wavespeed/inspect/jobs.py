@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing, suppress
 from datetime import datetime
 from functools import partial
+from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 from prefect_wavespeed.concurrency import map_stream
@@ -64,7 +65,8 @@ async def find(store: Store, wanted: str, limit: int = 20, on_page: OnPage = ign
 
     Args:
         store: the output.
-        wanted: the key or the id; or the source as it was given, or its end from any ``/`` on.
+        wanted: the key or the id; or the source as it was given, or its end from any ``/`` on, or the name of
+            its file without the ending.
         limit: how many to find; one more shows that there are more.
         on_page: called for each page of the listing.
 
@@ -80,7 +82,7 @@ async def find(store: Store, wanted: str, limit: int = 20, on_page: OnPage = ign
         by_key = _read(store, list_by_key(store, wanted, on_page))
         if found := await _collect(by_key, lambda job: job.key.startswith(wanted), limit):
             return found
-    elif "." in wanted or "/" in wanted:  # quicker, if the file's name gave the job's folder its name
+    else:  # quicker, if the file's name gave the job's folder its name
         by_name = _read(store, list_by_name(store, wanted, on_page))
         if found := await _collect(by_name, matches, limit):
             return found
@@ -134,4 +136,5 @@ def _names(wanted: str) -> set[str]:
 
 def _is_named(source: str | None, names: set[str]) -> bool:
     uri = unquote(source or "")
-    return any(uri == name or uri.endswith(f"/{name.lstrip('/')}") for name in names if name)
+    ends = (uri, str(PurePosixPath(uri).with_suffix("")) if PurePosixPath(uri).name else uri)
+    return any(uri == name or end.endswith(f"/{name.lstrip('/')}") for name in names if name for end in ends)

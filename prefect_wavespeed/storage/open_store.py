@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import boto3
 
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.storage.directory import DirectoryBackend
+from prefect_wavespeed.storage.output_name import (
+    BUCKET_BLOCK_TYPE,
+    DIRECTORY_BLOCK_TYPE,
+    check_output_name,
+)
 from prefect_wavespeed.storage.s3 import S3Access, S3Backend, environment_access, split_s3_uri
 from prefect_wavespeed.storage.store import Store
 
@@ -19,17 +25,15 @@ def open_store(output: str) -> Store:
         output: ``s3://bucket/prefix`` (by boto3's own credential chain) or a directory.
 
     Raises:
-        ConfigurationError: the name is neither, or no credentials are found.
+        ConfigurationError: the name is neither, or looks like a mistyped one; or no credentials are found.
     """
-    if not output:
-        raise ConfigurationError("output is empty: use a directory or s3://bucket/prefix")
-    scheme, separator, _ = output.partition("://")
-    if not separator:
-        return directory_store(Path(output))
-    if scheme != "s3":
+    check_output_name(output)
+    if output.startswith((f"{BUCKET_BLOCK_TYPE}/", f"{DIRECTORY_BLOCK_TYPE}/")):
         raise ConfigurationError(
-            f"unsupported scheme {scheme}://: output {output}: use a directory or s3://bucket/prefix"
+            f"output {output}: a block of Prefect: open it with prefect_wavespeed.blocks.output.open_output"
         )
+    if "://" not in output:
+        return directory_store(Path(output))
     bucket, prefix = split_s3_uri(output)
     if not bucket:
         raise ConfigurationError(f"no bucket: output {output}: use s3://bucket/prefix")
@@ -71,7 +75,7 @@ def directory_store(path: Path) -> Store:
     Raises:
         ConfigurationError: it cannot be made, or is a file.
     """
-    path = path.expanduser().absolute()
+    path = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - without "..", and no link is followed
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -6,9 +6,19 @@ import json
 import sys
 from difflib import get_close_matches
 
-from cyclopts import App, CycloptsError, Group, MissingArgumentError, UnknownCommandError, ValidationError
+from cyclopts import (
+    App,
+    CycloptsError,
+    Group,
+    MissingArgumentError,
+    UnknownCommandError,
+    UnknownOptionError,
+    ValidationError,
+)
 
 from prefect_wavespeed.errors import RestyleError
+
+_SIMILAR = 0.75  # from here on, another option is probably what was meant
 
 RESTYLE = Group.create_ordered("Restyle")
 SET_UP = Group.create_ordered("Set up and check")
@@ -25,6 +35,8 @@ def describe_usage_error(error: CycloptsError, command: App) -> str:
     """
     if isinstance(error, UnknownCommandError):  # its text would import the modules of all commands
         return _describe_unknown_command((error.unused_tokens or [""])[0], command)
+    if isinstance(error, UnknownOptionError):
+        return _describe_unknown_option(error)
     if isinstance(error, ValidationError):
         from prefect_wavespeed.deployments.cli.shared.flags import describe_refused_flag
 
@@ -37,6 +49,17 @@ def describe_usage_error(error: CycloptsError, command: App) -> str:
         _, hint, suggestion = message.partition(" Did you mean ")
         message = f"{argument.name} {problem}: {help_of[argument.name]}{hint}{suggestion}"
     return " ".join(message.split())
+
+
+def _describe_unknown_option(error: UnknownOptionError) -> str:
+    option = (error.token.keyword or error.token.value).partition("=")[0]
+    if option == "--prompt":
+        from prefect_wavespeed.api.models import NO_PROMPT
+
+        return f"Unknown option: --prompt. {NO_PROMPT}."
+    names = {name.lstrip("-"): name for one in error.argument_collection if one.parse for name in one.names}
+    similar = get_close_matches(option.lstrip("-"), names, n=1, cutoff=_SIMILAR)
+    return f"Unknown option: {option}.{f' Did you mean {names[similar[0]]}?' if similar else ''}"
 
 
 def _describe_unknown_command(name: str, app: App) -> str:

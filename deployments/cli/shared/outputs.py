@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from prefect_wavespeed.blocks.names import is_block
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.storage.open_store import open_store
+from prefect_wavespeed.storage.output_name import check_output_name
 from prefect_wavespeed.storage.store import Store
 
 
@@ -19,9 +23,30 @@ async def open_without_prefect(out: str) -> Store | None:
     """
     if is_block(out):
         return None
+    check_output_name(out, "--out")
     if "://" not in out and not await asyncio.to_thread(_is_directory, out):
         raise ConfigurationError(f"--out {out}: no such directory: give the one that holds the pictures")
     return open_store(out)
+
+
+@asynccontextmanager
+async def new_output(out: str) -> AsyncIterator[Store | None]:
+    """Open an output to check what it is to hold; None for a block, which only Prefect can resolve.
+
+    If that made a directory, it is said at the end: it may be a mistake, and nothing is spent yet.
+
+    Raises:
+        ConfigurationError: ``out`` does not name an output, or it cannot be used.
+    """
+    if is_block(out):
+        yield None
+        return
+    check_output_name(out, "--out")
+    is_new = "://" not in out and not await asyncio.to_thread(_is_directory, out)
+    store = open_store(out)
+    yield store
+    if is_new:
+        print(f"created directory {store.uri}", file=sys.stderr)
 
 
 async def open_existing_output(out: str) -> Store:

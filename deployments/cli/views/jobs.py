@@ -12,6 +12,7 @@ from rich.text import Text
 from prefect_wavespeed.inspect.advice import reason
 from prefect_wavespeed.inspect.job_view import JobView
 from prefect_wavespeed.inspect.listing import Status
+from prefect_wavespeed.urls import readable
 
 _INDENT = 18  # to the status, below the line's time
 COLOURS: dict[Status, str] = {"done": "green", "failed": "red", "open": "yellow"}
@@ -47,7 +48,7 @@ def as_dict(job: JobView) -> dict[str, Any]:
 
 def _tabbed(job: JobView) -> str:
     """Time, status, source, key, and cost or reason."""
-    cells = [_time(job, "%Y-%m-%dT%H:%M:%SZ"), job.status, job.source or "", job.key, _outcome(job)]
+    cells = [_time(job, "%Y-%m-%dT%H:%M:%SZ"), job.status, readable(job.source or ""), job.key, _outcome(job)]
     return "\t".join(map(_one_line, cells))
 
 
@@ -57,7 +58,7 @@ def _line(job: JobView, width: int) -> tuple[Text, str]:
     text.append(_time(job, "%Y-%m-%d %H:%M"), "dim")
     text.append(f"  {job.status:6}  ", COLOURS[job.status])
     room = max(24, width - len(text) - 12) // 2
-    source, outcome = _one_line(job.source or "?"), _one_line(_outcome(job))
+    source, outcome = _one_line(readable(job.source or "?")), _one_line(_outcome(job))
     source = source if len(source) <= room else f"…{source[1 - room :]}"
     text.append(f"{source.ljust(room)}  {job.key[:8]}")
     return (text.append(f"  {outcome}"), "") if len(outcome) <= room else (text, outcome)

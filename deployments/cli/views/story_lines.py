@@ -12,6 +12,7 @@ from rich.text import Text
 
 from prefect_wavespeed.deployments.cli.views.jobs import COLOURS
 from prefect_wavespeed.job import OutputWarning
+from prefect_wavespeed.urls import readable
 from prefect_wavespeed.words import counted
 
 
@@ -39,7 +40,7 @@ def print_story(story: dict[str, Any]) -> None:
 def _rows(story: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "job", story["job_key"]
     yield "status", f"{story['status']}{': ' if story['reason'] else ''}{story['reason']}"
-    yield "source", story["source"] or ""
+    yield "source", readable(story["source"] or "")
     yield "request", _request(story)
     yield "prediction", _prediction(story["prediction"])
     for candidate in story["candidates"]:
