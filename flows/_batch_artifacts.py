@@ -10,7 +10,6 @@ from prefect_wavespeed.batch.report.query import JobReport
 from prefect_wavespeed.batch.report.rows import ReportRow, Summary, Thumbnails
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._artifacts import cell, picture
-from prefect_wavespeed.reasons import Reason, in_words
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.words import counted
 
@@ -62,18 +61,9 @@ def _summary(summary: Summary) -> str:
         ("Report", summary.report),
     ]
     lines = "\n".join(f"| {cell(name)} | {cell(value)} |" for name, value in figures if value)
-    page = f"# {summary.outcome}\n\n| | |\n| --- | --- |\n{lines}\n"
-    if summary.reasons:
-        reasons = "\n".join(map(_reason, summary.reasons))
-        page += (
-            f"\n## No pictures\n\n| rows | status | reason | first |\n| ---: | --- | --- | --- |\n{reasons}\n"
-        )
-    return page
-
-
-def _reason(reason: Reason) -> str:
-    cells = (f"{reason.count:,}", in_words(reason.status), reason.reason, ", ".join(reason.first))
-    return f"| {' | '.join(map(cell, cells))} |"
+    # text, which the UI wraps; it cuts off a table that is wider than the page
+    reasons = "".join(f"- {cell(line)}\n" for line in summary.failure_lines)
+    return f"# {summary.outcome}\n\n{reasons}\n| | |\n| --- | --- |\n{lines}\n"
 
 
 def _latency(summary: Summary) -> str:

@@ -200,12 +200,13 @@ class TestFewImages:
     def test_the_progress_ends_at_100_percent(self, eight: Eight) -> None:
         progress = eight.world.artifact("restyle-progress")
         assert (progress["type"], float(progress["data"])) == ("progress", 100)
+        assert progress["description"] == "9 of 9 rows done"
 
     def test_the_summary_is_an_artifact(self, eight: Eight) -> None:
         page = eight.world.artifact("restyle-summary")["data"]
         for fact in (
             "# 7 stored, 1 failed, 1 row ignored",
-            "| 1 | failed | internal error (code 1402) | n3 |",
+            "- 1 failed: internal error (code 1402): n3",
             "| Failed with PredictionFailedError | 1 |",
             "| Spent | 0.175 USD |",
             "| Quoted | 0.2 USD |",

@@ -58,6 +58,7 @@ async def test_every_row_is_stored_paid_and_reported_in_order(api: FakeApi, tmp_
         ("asking for price and balance", 0, 70),
         *(("restyling", count, 70) for count in range(71)),
         ("writing the report", 70, 70),
+        ("done", 70, 70),
     ]
     assert sorted(path.name for path in carried.folder.rglob("*") if path.is_file()) == [
         "gallery.html",

@@ -44,6 +44,8 @@ _AT_WAVESPEED: Mapping[str, dict[str, Any]] = {
     "page": {"on": "cdn", "fault": "html"},
     "expired": {"on": "cdn", "fault": "status", "status": 404},
     "storage": {"on": "cdn", "fault": "status", "status": 500},
+    "flagged": {"on": "prediction", "fault": "nsfw"},  # which is no failure
+    "smaller": {"on": "prediction", "fault": "other_size"},  # nor is this
 }
 
 # By id of the row: its status, a part of the cause, and of the next step.
@@ -113,7 +115,7 @@ def test_every_row_is_listed_with_its_true_cause_and_what_to_do(emulator: Emulat
     )
     output = tmp_path / "out"
     ended = asyncio.run(_incident(emulator.url, output, tmp_path))
-    assert ended.statuses.count("stored") == 3
+    assert ended.statuses.count("stored") == 5
 
     run = ended.summary.flow_run_id or ""
     shown = json.loads(restyle("failures", "--out", str(output), "--run", run[:8], "--json").stdout)

@@ -13,7 +13,7 @@ from prefect_wavespeed.batch.outcome import JobOutcome, Status
 from prefect_wavespeed.batch.report.parts import ReportParts
 from prefect_wavespeed.job import WarningCode
 
-RESTYLING = "restyling"
+RESTYLING, DONE = "restyling", "done"
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Progress:
         warnings: of jobs that are stored, by code.
         spent_usd: what this run has paid so far for pictures stored or submitted.
         started: on the monotonic clock.
-        doing: what is being done, in a few words; ``RESTYLING`` while rows get their outcomes.
+        doing: what is being done, in a few words; ``RESTYLING`` while rows get their outcomes, then ``DONE``.
     """
 
     rows: int = 0
@@ -38,8 +38,8 @@ class Progress:
 
     @property
     def is_counting(self) -> bool:
-        """Whether rows get their outcomes; until then there is nothing to count."""
-        return self.doing == RESTYLING
+        """Whether there is something to count: rows with an outcome."""
+        return self.doing in (RESTYLING, DONE)
 
     @property
     def finished(self) -> int:

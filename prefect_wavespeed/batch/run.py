@@ -33,7 +33,7 @@ from prefect_wavespeed.batch.manifest.rows import BadRow, Row
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.outcome import rebuilt_error
 from prefect_wavespeed.batch.patience import patiently
-from prefect_wavespeed.batch.progress import RESTYLING, OnProgress, Progress, Recorder
+from prefect_wavespeed.batch.progress import DONE, RESTYLING, OnProgress, Progress, Recorder
 from prefect_wavespeed.batch.quoting import BatchQuote, Quoting
 from prefect_wavespeed.batch.report.parts import ReportParts
 from prefect_wavespeed.batch.report.rows import Summary
@@ -281,6 +281,7 @@ class Batch:
             return summary
         await write_report(self.store, self.folder, self.table.report.rows, summary)
         await self._parts.remove()
+        self.recorder.doing(DONE)
         return summary
 
     def _summary(self) -> Summary:
