@@ -46,7 +46,17 @@ DEPLOYMENTS = (IMAGE_DEPLOYMENT, BATCH_DEPLOYMENT, SETTLE_DEPLOYMENT, OBJECT_DEP
 TAG = "restyle"
 """Tag of the deployments, by which automations recognise their runs."""
 
-Setting = Literal["work_pool", "image", "watch", "watching", "output", "schedule", "manifest", "scheduled"]
+Setting = Literal[
+    "work_pool",
+    "image",
+    "watch",
+    "watching",
+    "output",
+    "schedule",
+    "manifest",
+    "scheduled",
+    "max_cost_usd",
+]
 """Settings of the deployments."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prefect import get_run_logger
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
@@ -38,6 +40,18 @@ async def show_report(report: JobReport, summary: Summary) -> None:
             await acreate_markdown_artifact(gallery, key="restyle-gallery", description="The first pictures")
     except Exception as error:
         get_run_logger().warning("the report could not be shown: %s", redact(error))
+
+
+async def show_quote(lines: Sequence[str]) -> None:
+    """Create what a batch would cost as an artifact of the run.
+
+    Errors are logged and otherwise ignored: the state says it as well.
+    """
+    page = "# Dry run\n\n" + "".join(f"- {cell(line)}\n" for line in lines)
+    try:
+        await acreate_markdown_artifact(page, key="restyle-quote", description="What the batch would cost")
+    except Exception as error:
+        get_run_logger().warning("the quote could not be shown: %s", redact(error))
 
 
 def _headline(summary: Summary) -> str:

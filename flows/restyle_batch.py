@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from prefect import flow, get_run_logger, runtime
 from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
 from prefect_wavespeed.batch.job_runner import Carrier
 from prefect_wavespeed.batch.manifest.left_out import left_out_line
@@ -24,7 +25,7 @@ from prefect_wavespeed.batch.shards import Shard
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam
 from prefect_wavespeed.errors import redact
-from prefect_wavespeed.flows._batch_artifacts import show_report
+from prefect_wavespeed.flows._batch_artifacts import show_quote, show_report
 from prefect_wavespeed.flows._dispatch import dispatched_flow
 from prefect_wavespeed.flows._retries import retry_only
 from prefect_wavespeed.flows._shards import cancel_shards, carry_out_in_shards, check_room_for_shards
@@ -78,8 +79,9 @@ async def restyle_batch(
     options: BatchOptions = _DEFAULT,
     wavespeed: WaveSpeedParam = WAVESPEED_BLOCK,
     output: OutputParam = DEFAULT_OUTPUT,
+    dry_run: bool = False,
     shards: Annotated[int, Field(ge=1, le=100)] = 1,
-    shard: Shard | None = None,
+    shard: SkipJsonSchema[Shard | None] = None,  # set by a run that starts its shards; not in the form
 ) -> Summary:
     """Restyle all images of a manifest, bill each once, and report the outcome of every row.
 
@@ -95,18 +97,21 @@ async def restyle_batch(
         wavespeed: The WaveSpeed block that holds the API key, or the name of a saved one.
         output: Where the pictures go: s3-bucket/NAME or local-file-system/NAME (saved blocks),
             s3://bucket/prefix, or a directory.
+        dry_run: Only find out what it would cost, and show it as an artifact of the run. Nothing is spent.
         shards: Runs that share the work: child runs of this one's deployment, on its work pool, while this
             one waits for them and writes one report. 1: this run does it all.
-        shard: Set by a run that starts its shards. Leave it None.
 
     Returns:
-        The run in figures. The report of every row is below runs/ in the output.
+        The run in figures; of a dry run, what it would cost (`quoted_usd`). The report of every row is below
+        runs/ in the output.
 
     Raises:
         RestyleError: one of `prefect_wavespeed.errors`: ManifestError before anything is spent,
             BatchFailedError if more rows failed than max_failed allows, after everything else is stored.
     """
     async with retry_only():
+        if dry_run:
+            return await _quote(manifest, options, wavespeed, output)
         if shard:
             options = shard.options(options)
         summary = await _restyle_all(manifest, options, wavespeed, output, shards, shard)
@@ -115,6 +120,26 @@ async def restyle_batch(
 
 arestyle_batch = restyle_batch.aio
 """`restyle_batch` for async code: always a coroutine."""
+
+
+async def _quote(
+    manifest: Manifest, options: BatchOptions, wavespeed: WaveSpeedParam, output: OutputParam
+) -> Summary:
+    """Find out what the batch would cost, and show it."""
+    async with (
+        open_runtime(wavespeed, output) as used,
+        Batch(
+            used.client, used.store, run_info(), _report_folder(), options, prices=used.steps.prices
+        ) as batch,
+    ):
+        await batch.read(manifest)
+        quote = await batch.quote()
+        lines = quote.lines(options)
+        for line in lines:
+            get_run_logger().info("%s", line)
+        await show_quote(lines)
+        message = f"dry run: {quote.billed:,} would be billed, {quote.usd:g} USD; nothing was spent"
+        return completed(batch.quoted(), message)
 
 
 async def _restyle_all(

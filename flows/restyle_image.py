@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.api.models import FormParams, ReduxParams
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam
 from prefect_wavespeed.flows._dispatch import dispatched_flow
@@ -39,7 +39,7 @@ def _run_name() -> str:
 )
 async def restyle_image(
     image: Annotated[str, Field(min_length=1, examples=["https://example.com/photo.jpg"])],
-    params: ReduxParams = _DEFAULT,
+    params: FormParams = _DEFAULT,
     variant: Annotated[int, Field(ge=0)] = 0,
     wavespeed: WaveSpeedParam = WAVESPEED_BLOCK,
     output: OutputParam = DEFAULT_OUTPUT,

@@ -8,7 +8,7 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.api.models import FormParams, ReduxParams
 from prefect_wavespeed.batch.created_object import Handled, MetadataParam, ObjectCreated
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam
@@ -56,7 +56,7 @@ def _worth_retrying(error: RestyleError) -> bool:
 async def restyle_object(
     created: ObjectCreated,
     watched: Annotated[str, Field(min_length=1, examples=["s3://bucket/in/"])],
-    params: ReduxParams = _DEFAULT,
+    params: FormParams = _DEFAULT,
     metadata_params: tuple[MetadataParam, ...] = (),
     wavespeed: WaveSpeedParam = WAVESPEED_BLOCK,
     output: OutputParam = DEFAULT_OUTPUT,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-from prefect_wavespeed.api.models import MAX_SEED, MODEL, ReduxParams, ReduxRequest
+from prefect_wavespeed.api.models import MAX_SEED, MODEL, TRANSPORT, ReduxParams, ReduxRequest
 from prefect_wavespeed.urls import without_signature
 from prefect_wavespeed.words import html_table
 
@@ -22,14 +22,12 @@ NsfwPolicy = Literal["keep", "quarantine", "drop"]
 UncheckedPolicy = Literal["quarantine", "keep"]
 WarningCode = Literal["missing_outputs", "size_differs", "format_differs", "not_checked", "blank"]
 
-# How an answer travels does not change the picture: requested either way, it is one job.
-_TRANSPORT = frozenset({"enable_base64_output", "enable_sync_mode"})
 _NOT_SLUG = re.compile(r"[^a-z0-9]+")
 
 
 def picture_params(params: ReduxParams) -> dict[str, Any]:
     """The parameters that decide what the picture looks like."""
-    return params.model_dump(include=set(ReduxParams.model_fields) - _TRANSPORT)
+    return params.model_dump(include=set(ReduxParams.model_fields) - TRANSPORT)
 
 
 def slug(name: str) -> str:

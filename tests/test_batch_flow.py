@@ -339,11 +339,24 @@ def test_many_images_are_a_few_task_runs_and_the_same_report(world: World) -> No
     assert world.emulator.ledger()["billed"] == 69
 
 
-def test_a_flow_gives_rows_and_gets_rows(world: World) -> None:
+def test_a_flow_gives_rows_learns_what_they_would_cost_and_gets_rows(world: World) -> None:
     images = [f"{SITE}/{n}.jpg" for n in (1, 2, 1)]
-    summary = world.restyle(
-        [{"id": "<b>", "image": images[0]}, images[1], {"image": images[2], "seed": None}]
-    )
+    asked: list[str | dict[str, Any]] = [
+        {"id": "<b>", "image": images[0]},
+        images[1],
+        {"image": images[2], "seed": None},
+    ]
+    with world.prefect.used_here():
+        options = BatchOptions(params=SMALL, max_cost_usd=0.01)
+        dry = restyle_batch(asked, options, output=str(world.output), dry_run=True)
+    assert (dry.row_count, dry.quoted_usd, dry.spent_usd, dry.report) == (3, 0.05, 0, "")
+    assert world.runs[0]["state"]["message"] == "dry run: 2 would be billed, 0.05 USD; nothing was spent"
+    quote = world.artifact("restyle-quote")["data"]
+    assert "- 2 would be billed: 0.05 USD\n" in quote
+    assert "max\\_cost\\_usd: 0.01 USD: not enough" in quote
+    assert not list(world.output.glob("runs/*"))
+
+    summary = world.restyle(asked)
     assert (summary.row_count, summary.jobs, summary.counts) == (3, 2, {"stored": 3})
     rows = summary.rows()
     assert [(row.id, row.image) for row in rows] == [("<b>", images[0]), (None, images[1]), (None, images[2])]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]  # Prefect's own
 from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import validate
 from pydantic import ValidationError
 
 from prefect_wavespeed.api.models import ReduxParams
@@ -54,7 +55,7 @@ def test_every_option_is_described_and_has_its_place_in_the_form() -> None:
 
 def test_the_flow_takes_them_as_one_parameter() -> None:
     schema = parameter_schema(restyle_batch)
-    assert list(schema.properties) == ["manifest", "options", "wavespeed", "output", "shards", "shard"]
+    assert list(schema.properties) == ["manifest", "options", "wavespeed", "output", "dry_run", "shards"]
     assert schema.properties["options"]["position"] == 1
     assert schema.definitions["BatchOptions"]["additionalProperties"] is False
     assert list(schema.definitions["BatchOptions"]["properties"]) == list(BatchOptions.model_fields)
@@ -63,8 +64,20 @@ def test_the_flow_takes_them_as_one_parameter() -> None:
 def test_the_deployments_options_are_valid() -> None:
     deployments = yaml.safe_load(_DEPLOYMENTS.read_text())["deployments"]
     (batch,) = (one for one in deployments if one["name"] == "restyle-batch")
-    options = BatchOptions(**batch["parameters"]["options"])
-    assert (options.on_bad_row, options.max_failed) == ("skip", 0.05)
+    options = batch["parameters"]["options"]
+    assert options.pop("max_cost_usd") == "{{ prefect.variables.restyle_max_cost_usd }}"
+    assert BatchOptions(**options) == BatchOptions(on_bad_row="skip", max_failed=0.05)
+
+
+def test_the_form_leaves_out_what_nobody_should_touch_and_a_run_may_be_given_it_all_the_same() -> None:
+    schema = parameter_schema(restyle_batch).model_dump_for_openapi()
+    params = schema["definitions"]["ReduxParams"]
+    assert not {"enable_base64_output", "enable_sync_mode"} & params["properties"].keys()
+    given = {"manifest": "a.csv", "options": {"params": {"size": "640*480", "enable_sync_mode": True}}}
+    picked = {"wavespeed": {"$ref": {"block_document_id": "1"}}}
+    assert not validate({**given, **picked, "shard": {"number": 1}}, schema)
+    for wrong in ({"sise": "640*480"}, {"enable_sync_mode": "yes"}):
+        assert validate({"manifest": "a.csv", "options": {"params": wrong}}, schema)
 
 
 def test_the_command_has_a_flag_for_each(monkeypatch: pytest.MonkeyPatch) -> None:

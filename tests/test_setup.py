@@ -136,6 +136,7 @@ def test_settings_come_from_the_environment_and_stay_until_it_changes_them(
         "RESTYLE_IMAGE": "team/restyle:7",
         "RESTYLE_SCHEDULE": "30 1 * * *",
         "RESTYLE_RUNS": "9",
+        "RESTYLE_MAX_COST_USD": "20",
         "RESTYLE_RECEIVER_TOKEN": "our-token",
     }
     template = {
@@ -151,7 +152,9 @@ def test_settings_come_from_the_environment_and_stay_until_it_changes_them(
     assert team.setup(*out, env=first)["work-pool/k8s"] == "found"  # whatever its type
     queue = team.prefect.call("GET", "/work_pools/k8s/queues/restyle-object")
     assert queue["concurrency_limit"] == 9
-    assert {d["job_variables"]["image"] for d in team.deploy().values()} == {"team/restyle:7"}
+    deployed = team.deploy()
+    assert {d["job_variables"]["image"] for d in deployed.values()} == {"team/restyle:7"}
+    assert deployed["restyle-batch"]["parameters"]["options"]["max_cost_usd"] == 20
     assert team.variables["watch"] == team.variables["manifest"] == WATCH
 
     then = team.setup()
@@ -167,7 +170,8 @@ def test_settings_come_from_the_environment_and_stay_until_it_changes_them(
     assert team.variables["manifest"] == "s3://bucket/new/"  # it follows the watched prefix
     named = {"RESTYLE_MANIFEST": "s3://bucket/all.csv"}
     team.setup(env=named)
-    team.setup("--watch", "")
+    team.setup("--watch", "", env={"RESTYLE_MAX_COST_USD": ""})
+    assert team.deploy()["restyle-batch"]["parameters"]["options"]["max_cost_usd"] is None
     expected = {"watch": "none", "watching": False, "manifest": "s3://bucket/all.csv", "scheduled": True}
     assert expected.items() <= team.variables.items()
 
@@ -198,6 +202,7 @@ def test_an_automation_is_updated_and_stays_disabled(team: Team, tmp_path: Path)
         (["--watch", "s3://bucket/*/in/"], {}, ["--watch s3://bucket/*/in/", "cannot be watched"]),
         (["--out", "gs://bucket"], {}, ["--out gs://bucket", "s3://bucket/prefix"]),
         (["--out", "s3://"], {}, ["--out s3://", "the bucket's name is missing"]),
+        ([], {"RESTYLE_MAX_COST_USD": "-1"}, ["RESTYLE_MAX_COST_USD -1", "more than 0 USD"]),
         ([], {"RESTYLE_SCHEDULE": "nightly"}, ["RESTYLE_SCHEDULE nightly", "'0 2 * * *'"]),
         ([], {"RESTYLE_RUNS": "many"}, ["RESTYLE_RUNS many", "1 or more"]),
         ([], {"WAVESPEED_API_KEY": ""}, ["WAVESPEED_API_KEY"]),

@@ -83,7 +83,7 @@ def batch(
         else:
             summary = _restyle(asked, Console(stderr=True))
     if dry_run:
-        print(dumps(asdict(quote)) if as_json else _quote_lines(quote, asked.options))
+        print(dumps(asdict(quote)) if as_json else "\n".join(quote.lines(asked.options, _flag)))
     else:
         print(summary.model_dump_json() if as_json else _closing_lines(summary))
     return 0
@@ -187,27 +187,5 @@ def _closing_lines(summary: Summary) -> str:
     return "\n".join(lines)
 
 
-def _are(count: int) -> str:
-    return f"{count:,} {'is' if count == 1 else 'are'}"
-
-
-def _quote_lines(quote: BatchQuote, options: BatchOptions) -> str:
-    from prefect_wavespeed.batch.manifest.left_out import left_out_line
-
-    bad, cap = quote.invalid + quote.unusable, options.max_cost_usd
-    skipped = f", {counted(bad, 'bad row')} skipped" if bad else ""
-    lines = [
-        f"{counted(quote.rows, 'row')}, {counted(quote.jobs, 'distinct image')} to make{skipped}",
-        *([left_out_line(quote.left_out)] if quote.left_out else []),
-        f"{_are(quote.done or 0)} stored already",
-        *([f"{_are(quote.open)} open: joined, billed again only if failed"] if quote.open else []),
-        *([f"{quote.failed:,} given up earlier: --retry-failed tries again"] if quote.failed else []),
-        f"{quote.billed:,} would be billed: {quote.usd:g} USD",
-        f"balance: {quote.balance_usd:g} USD" + ("" if quote.usd <= quote.balance_usd else ": not enough"),
-    ]
-    if cap is not None:
-        lines.append(f"--max-cost-usd: {cap:g} USD" + ("" if quote.usd <= cap else ": not enough"))
-    if quote.unusable > options.max_failed * quote.rows:
-        cannot = f"at least {counted(quote.unusable, 'row')} cannot be restyled"
-        lines.append(f"{cannot}: more than --max-failed {options.max_failed:g} allows, so it would fail")
-    return "\n".join([*lines, "nothing was spent"])
+def _flag(field: str) -> str:
+    return f"--{field.replace('_', '-')}"

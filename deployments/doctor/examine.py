@@ -52,14 +52,18 @@ async def examine(out: str | None, wavespeed: str) -> list[Check]:
     async def pool() -> Check:
         return _depends_on(api, prefect_checks.POOL) if down else await prefect_checks.check_pool()
 
-    limits, pools, account, storage = await asyncio.gather(
+    async def cap() -> Check:
+        return _depends_on(api, prefect_checks.CAP) if down else await prefect_checks.check_cap()
+
+    limits, pools, caps, account, storage = await asyncio.gather(
         _guarded(prefect_checks.LIMIT, limit()),
         _guarded(prefect_checks.POOL, pool()),
+        _guarded(prefect_checks.CAP, cap()),
         _check_account(block, depends_on=settings if settings.status == "error" else of_block),
         _check_storage(out, api),
     )
     clocks = check_clocks(account[1], storage[1])
-    return [settings, api, of_block, limits, pools, *account[0], *storage[0], *clocks]
+    return [settings, api, of_block, limits, pools, caps, *account[0], *storage[0], *clocks]
 
 
 async def _check_account(block: WaveSpeed | None, depends_on: Check) -> _Checks:

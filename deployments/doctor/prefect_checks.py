@@ -34,6 +34,7 @@ from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.words import counted
 
 API, BLOCK, LIMIT, POOL = "Prefect API", "WaveSpeed block", "concurrency limit", "work pool"
+CAP = "nightly cap"
 
 _SUSPICIOUS_FACTOR = 3  # by so much WaveSpeedAI's own pages differ on what a level allows
 _SECONDS = 5.0
@@ -180,6 +181,19 @@ async def check_pool() -> Check:
         last = f"; last seen: {max(heartbeats):%Y-%m-%d %H:%M} UTC" if heartbeats else ""
         return error(POOL, f"{name} has no live worker: deployed flows wait{last}", f"start one: {start}")
     return ok(POOL, f"{name} ({pool.type}), {counted(len(live), 'live worker')}")
+
+
+async def check_cap() -> Check:
+    """Check that the nightly batch has a cap, if there is one."""
+    async with _impatient_client() as client:
+        scheduled = await client.read_variable_by_name(variable("scheduled"))
+        cap = await client.read_variable_by_name(variable("max_cost_usd"))
+    if cap and cap.value is not None:
+        return ok(CAP, f"a batch that is deployed spends at most {cap.value} USD")
+    if scheduled and scheduled.value:
+        remedy = f"set RESTYLE_MAX_COST_USD, {_SETUP}, and deploy again"
+        return warning(CAP, "none: a night may cost all that the account holds", remedy)
+    return ok(CAP, "none, and no batch is scheduled")
 
 
 async def find_output() -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from math import inf
 from typing import Any, get_args
 
 from prefect.client.orchestration import get_client
@@ -19,6 +20,8 @@ from prefect_wavespeed.errors import ConfigurationError
 NOTHING = "none"
 """Stands for no watched prefix: no URI begins with it, whereas an empty prefix would match every object."""
 
+_NO_CAP = "none: a night may cost all that the account holds; set RESTYLE_MAX_COST_USD to a cap in USD"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -33,6 +36,7 @@ class Settings:
         schedule: of the nightly batch, as cron (UTC).
         manifest: of the nightly batch.
         scheduled: whether there is one.
+        max_cost_usd: cap of a batch, unless it is started with options of its own, in USD; None for none.
     """
 
     work_pool: str
@@ -43,6 +47,7 @@ class Settings:
     schedule: str
     manifest: str
     scheduled: bool
+    max_cost_usd: float | None
 
 
 async def resolve_settings(watch: str | None, out: str | None) -> Settings:
@@ -55,7 +60,8 @@ async def resolve_settings(watch: str | None, out: str | None) -> Settings:
     Raises:
         ConfigurationError: one of them is not valid.
     """
-    saved = {name: str(value) for name, value in (await _read_saved()).items()}
+    kept = await _read_saved()
+    saved = {name: str(value) for name, value in kept.items()}
 
     def setting(name: Setting, default: str) -> str:
         return os.environ.get(f"RESTYLE_{name.upper()}") or saved.get(name) or default
@@ -82,7 +88,25 @@ async def resolve_settings(watch: str | None, out: str | None) -> Settings:
         schedule=schedule,
         manifest=manifest,
         scheduled=manifest != NOTHING,
+        max_cost_usd=_cap(os.environ.get("RESTYLE_MAX_COST_USD"), kept.get("max_cost_usd")),
     )
+
+
+def _cap(given: str | None, kept: float | None) -> float | None:
+    """The cap in USD: what the environment says, empty for none; what is saved where it says nothing."""
+    if given is None:
+        return kept
+    if not given.strip():
+        return None
+    try:
+        usd = float(given)
+    except ValueError:
+        usd = 0.0
+    if not 0 < usd < inf:
+        raise ConfigurationError(
+            f"RESTYLE_MAX_COST_USD {given}: must be more than 0 USD, such as 20; empty for no cap"
+        )
+    return usd
 
 
 def _as_folder(watch: str) -> str:
@@ -115,7 +139,7 @@ async def save_settings(settings: Settings) -> bool:
     async with get_client() as client:
         for name in get_args(Setting):
             value, key = getattr(settings, name), variable(name)
-            shown = _shown(value)
+            shown = _NO_CAP if name == "max_cost_usd" and value is None else _shown(value)
             if name not in saved:
                 await client.create_variable(VariableCreate(name=key, value=value, tags=[TAG]))
                 report("created", f"variable/{key}", shown)

@@ -6,9 +6,11 @@ Fields, defaults and ranges are those of WaveSpeedAI's v3 API for ``wavespeed-ai
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, field_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 MODEL = "wavespeed-ai/flux-redux-dev"
 MAX_SEED = 2_147_483_647
@@ -18,6 +20,14 @@ OutputFormat = Literal["jpeg", "png", "webp"]
 SHORT_NAMES = {"num_inference_steps": "steps", "guidance_scale": "guidance", "output_format": "format"}
 """Fields of ``ReduxParams`` that people may call by a shorter name."""
 NO_PROMPT = f"{MODEL} takes no prompt: it varies the picture that it is given"
+
+COMMON_SIZES = (
+    *("1024*1024", "512*512", "1024*768", "768*1024"),
+    *("1536*1024", "1024*1536", "1536*864", "864*1536"),
+)
+"""What Prefect's form offers: squares; 4:3, 3:2 and 16:9, each way."""
+TRANSPORT = frozenset({"enable_base64_output", "enable_sync_mode"})
+"""How an answer travels. It does not change the picture: requested either way, it is one job."""
 
 _SIZE = re.compile(r"(\d{1,5})\*(\d{1,5})", re.ASCII)
 
@@ -88,6 +98,28 @@ class ReduxParams(BaseModel):
     def height(self) -> int:
         """Height of the outputs in pixels."""
         return int(self.size.split("*")[1])
+
+
+class _InForm:
+    """How the parameters look in Prefect's form: without those that do not change the picture."""
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        reference = handler(core_schema)
+        schema = handler.resolve_ref_schema(reference)
+        # The form shows neither, and a run that is given them all the same is not refused.
+        for name in TRANSPORT & schema["properties"].keys():
+            schema.setdefault("patternProperties", {})[f"^{name}$"] = schema["properties"].pop(name)
+        size = schema["properties"]["size"]
+        if size.pop("type", None):
+            common = {"title": "Common sizes", "type": "string", "enum": list(COMMON_SIZES)}
+            size["anyOf"] = [common, {"title": "Another size", "type": "string"}]
+        return reference
+
+
+FormParams = Annotated[ReduxParams, _InForm()]
+"""`ReduxParams` as a parameter of flows."""
 
 
 class ReduxRequest(ReduxParams):

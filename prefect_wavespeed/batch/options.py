@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.api.models import FormParams, ReduxParams
 from prefect_wavespeed.batch.manifest.columns import Columns
 from prefect_wavespeed.job import NsfwPolicy, NsfwRules, UncheckedPolicy
 
@@ -31,7 +31,7 @@ class BatchOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_for_form)
 
-    params: ReduxParams = Field(
+    params: FormParams = Field(
         default=ReduxParams(), description="How to restyle, where a row does not say otherwise."
     )
     concurrency: int = Field(

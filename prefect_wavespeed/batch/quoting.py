@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -10,11 +10,13 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.batch.budget import Budget
 from prefect_wavespeed.batch.job_table import JobTable
 from prefect_wavespeed.batch.ledger_view import JobState, LedgerView
+from prefect_wavespeed.batch.manifest.left_out import left_out_line
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.progress import Recorder
 from prefect_wavespeed.errors import BudgetExceededError, InsufficientCreditsError
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.steps.prices import PriceCache
+from prefect_wavespeed.words import counted
 
 _PAGE = 500  # jobs
 _ROUNDING = 1e-9  # USD by which sums of floats may differ
@@ -52,6 +54,38 @@ class BatchQuote:
     billed: int
     usd: float
     balance_usd: float
+
+    def lines(self, options: BatchOptions, named: Callable[[str], str] = str) -> list[str]:
+        """All of it in words.
+
+        Args:
+            options: of the batch.
+            named: how people who read this call an option.
+        """
+        bad, cap = self.invalid + self.unusable, options.max_cost_usd
+        skipped = f", {counted(bad, 'bad row')} skipped" if bad else ""
+        again = f"{self.failed or 0:,} given up earlier: {named('retry_failed')} tries again"
+        lines = [
+            f"{counted(self.rows, 'row')}, {counted(self.jobs, 'distinct image')} to make{skipped}",
+            *([left_out_line(self.left_out)] if self.left_out else []),
+            f"{_are(self.done or 0)} stored already",
+            *([f"{_are(self.open)} open: joined, billed again only if failed"] if self.open else []),
+            *([again] if self.failed else []),
+            f"{self.billed:,} would be billed: {self.usd:g} USD",
+            f"balance: {self.balance_usd:g} USD" + ("" if self.usd <= self.balance_usd else ": not enough"),
+        ]
+        if cap is not None:
+            enough = "" if self.usd <= cap else ": not enough"
+            lines.append(f"{named('max_cost_usd')}: {cap:g} USD{enough}")
+        if self.unusable > options.max_failed * self.rows:
+            cannot = f"at least {counted(self.unusable, 'row')} cannot be restyled"
+            allowed = f"{named('max_failed')} {options.max_failed:g}"
+            lines.append(f"{cannot}: more than {allowed} allows, so it would fail")
+        return [*lines, "nothing was spent"]
+
+
+def _are(count: int) -> str:
+    return f"{count:,} {'is' if count == 1 else 'are'}"
 
 
 class Quoting:

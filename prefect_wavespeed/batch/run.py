@@ -206,7 +206,12 @@ class Batch:
             RestyleError: the price, the balance or the store cannot be read now.
         """
         self.recorder.doing("looking up what is stored")
-        return await self.quoting.quote(look_up=True)
+        self._quote = await self.quoting.quote(look_up=True)
+        return self._quote
+
+    def quoted(self) -> Summary:
+        """What a dry run returns: the rows as they are now, and what the others would cost. No report."""
+        return self._summary().model_copy(update={"report": ""})
 
     async def afford(self) -> BatchQuote:
         """Refuse what cannot be paid for, before the first submission.

@@ -142,6 +142,7 @@ def test_a_set_up_without_problems(clinic: Clinic) -> None:
         "WaveSpeed block": "ok",
         "concurrency limit": "ok",
         "work pool": "ok",
+        "nightly cap": "ok",
         "WaveSpeed key": "ok",
         "price": "ok",
         "balance": "ok",
