@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
-from collections.abc import Coroutine
 from datetime import datetime
 from tempfile import SpooledTemporaryFile
-from typing import IO, Annotated, Any, Literal, TextIO
+from typing import IO, Annotated, Literal, TextIO
 
 from cyclopts import Parameter
 
 from prefect_wavespeed.deployments.cli.shared.options import AsJson, Out, Since
+from prefect_wavespeed.deployments.cli.shared.pipes import until_closed
 from prefect_wavespeed.deployments.cli.shared.since import parse_since
 from prefect_wavespeed.deployments.prefect_runtime import quiet_run
 
@@ -38,20 +37,10 @@ def list_jobs(*, out: Out, status: Status | None = None, since: Since = None, as
                 buffer.seek(0)
                 shutil.copyfileobj(buffer, stdout)
         else:
-            _stream(_print_lines(out, status, start, stdout), stdout)
+            with until_closed(stdout):
+                if not asyncio.run(_print_lines(out, status, start, stdout)):
+                    print("no jobs match", file=sys.stderr)
     return 0
-
-
-def _stream(printing: Coroutine[Any, Any, int], stdout: TextIO) -> None:
-    """Print until the reader closes the pipe: `restyle list | head` is no error."""
-    import asyncio
-
-    try:
-        if not asyncio.run(printing):
-            print("no jobs match", file=sys.stderr)
-        stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())  # for what Python flushes at exit
 
 
 async def _write_json(out: str, status: Status | None, since: datetime | None, buffer: IO[str]) -> None:
