@@ -146,6 +146,10 @@ class RateLimitedError(RestyleError):
     retry_after: float | None = None
 
 
+class NoSlotError(RateLimitedError):
+    """No slot of the account's concurrency limit has become free for a long time. Nothing was submitted."""
+
+
 class UnavailableError(RestyleError):
     """The API cannot be reached, or has a temporary problem (5xx, dropped connection, unreadable answer).
 

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from contextvars import Context, copy_context
 from math import inf
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, move_on_after
 from prefect.client.orchestration import get_client
 from prefect.concurrency.asyncio import concurrency
 from prefect.concurrency.context import ConcurrencyContext
@@ -23,13 +23,16 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_logger
 
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
-from prefect_wavespeed.errors import ConfigurationError, redact
+from prefect_wavespeed.errors import ConfigurationError, NoSlotError, redact
 
 _LEASES = 8  # that all slots are divided into
 _LEASE_SECONDS = 120.0
 _SHARE_SECONDS = 60.0  # after which a lease goes back if the limit is used up
 _CHECK_SECONDS = 1.0
 _RETRY_SECONDS = 5.0
+_QUIET_SECONDS = 10.0  # without any slot, before that is said, and between looks at it
+_LONGEST_WAIT = 900.0  # without any slot, until the wait is given up
+_FREE_THEM = "if no run is running, `restyle doctor --fix` frees them"
 
 
 class Allowance:
@@ -55,6 +58,8 @@ class Allowance:
         self._covered = asyncio.Event()  # set while the granted leases cover the slots in use
         self._leases: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._empty_since = time.monotonic()  # when the last slot was lost; inf while there are some
+        self._said_at = -inf
 
     @classmethod
     @asynccontextmanager
@@ -94,7 +99,7 @@ class Allowance:
         self._request_leases()
         holder = object()  # not the asyncio task: it may hold several
         try:
-            await self._slots.acquire_on_behalf_of(holder)
+            await self._acquire(holder)
             try:
                 yield
             finally:
@@ -102,6 +107,37 @@ class Allowance:
                 self._check_covered()
         finally:
             self._needed -= 1
+
+    async def _acquire(self, holder: object) -> None:
+        """Wait for a slot. While this process has none at all, say so, and give up in the end.
+
+        Raises:
+            NoSlotError: there was none for a quarter of an hour, since this began or in all.
+        """
+        while True:
+            with move_on_after(_QUIET_SECONDS if self._limit else None) as waiting:
+                await self._slots.acquire_on_behalf_of(holder)
+            if not waiting.cancelled_caught:
+                return
+            empty = time.monotonic() - self._empty_since
+            if empty >= _LONGEST_WAIT:
+                raise NoSlotError(
+                    f"concurrency limit {self._limit}: none of its slots has become free in "
+                    f"{_LONGEST_WAIT / 60:g} minutes: nothing was submitted: {_FREE_THEM}",
+                    retry_after=_LONGEST_WAIT,
+                )
+            if empty >= _QUIET_SECONDS:
+                self._say_waiting()
+
+    def _say_waiting(self) -> None:
+        now = time.monotonic()
+        if now - self._said_at >= _SHARE_SECONDS:
+            self._said_at = now
+            get_logger("restyle").warning(
+                "waiting for the concurrency limit %s: other runs use all its slots; %s",
+                self._limit,
+                _FREE_THEM,
+            )
 
     def _request_leases(self) -> None:
         """Request leases until those granted and requested cover what is needed."""
@@ -146,6 +182,7 @@ class Allowance:
     def _add_slots(self, count: int) -> None:
         self._leased += count
         self._slots.total_tokens = self._leased
+        self._empty_since = inf if self._leased else time.monotonic()
         self._check_covered()
 
     def _check_covered(self) -> None:

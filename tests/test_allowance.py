@@ -13,6 +13,7 @@ from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
+from prefect_wavespeed.errors import NoSlotError
 from prefect_wavespeed.tasks import allowance as module
 from prefect_wavespeed.tasks.allowance import Allowance
 
@@ -209,6 +210,37 @@ async def test_leases_are_requested_again_after_an_error(limit: Limit) -> None:
         limit.error = None
         async with asyncio.timeout(10):
             await asyncio.gather(*tasks)
+
+
+async def test_a_run_without_any_slot_says_what_it_waits_for_and_gives_up(
+    limit: Limit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_QUIET_SECONDS", 0.02)
+    monkeypatch.setattr(module, "_LONGEST_WAIT", 0.2)
+    await limit.take(SLOTS)  # by runs that are gone
+    async with Allowance.open(block()) as allowance:
+        for _ in range(2):
+            with caplog.at_level("WARNING"), pytest.raises(NoSlotError, match=r"in-flight.*doctor --fix"):
+                async with asyncio.timeout(10), allowance.slot():
+                    pass
+        assert caplog.text.count("waiting for the concurrency limit in-flight") == 1
+        await limit.give_back(SLOTS)
+        async with asyncio.timeout(10), allowance.slot():
+            pass
+
+
+async def test_a_run_that_has_slots_waits_for_its_own_predictions_as_long_as_they_take(
+    limit: Limit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_QUIET_SECONDS", 0.02)
+    monkeypatch.setattr(module, "_LONGEST_WAIT", 0.05)
+    runs = Runs()
+    async with Allowance.open(block()) as allowance:
+        tasks = runs.start(allowance, 8)
+        await asyncio.sleep(0.3)
+        runs.end.set()
+        await asyncio.gather(*tasks)
+    assert runs.most == 5
 
 
 async def test_other_runs_get_a_share_of_a_limit_that_is_used_up(

@@ -28,6 +28,7 @@ def doctor(
     live: Annotated[bool, Flag] = False,
     spend: float | None = None,
     resume: Annotated[bool, Flag] = False,
+    fix: Annotated[bool, Flag] = False,
     wavespeed: WaveSpeedBlock = WAVESPEED_BLOCK,
     as_json: AsJson = False,
 ) -> int:
@@ -41,13 +42,16 @@ def doctor(
             nothing.
         spend: With --live: what these pictures may cost in all, in USD (0.10 by default).
         resume: With --live, an hour later: add what the billing says. Bills nothing.
+        fix: Free slots of the concurrency limit that no run holds, as after a restart of Prefect's server.
     """
     if live:
+        if fix:
+            raise InvalidRequestError("--fix does not go with --live: run `restyle doctor --fix` first")
         return _live(out, spend, resume, wavespeed, as_json)
     if resume or spend is not None:
         raise InvalidRequestError(f"{'--resume' if resume else '--spend'} needs --live")
     with quiet_run():
-        checks = _run_checks(out, wavespeed)
+        checks = _run_checks(out, wavespeed, fix)
     healthy = all(check.status != "error" for check in checks)
     if as_json:
         print(json.dumps({"ok": healthy, "checks": [check.model_dump() for check in checks]}))
@@ -92,7 +96,7 @@ def _find_out(out: str, wavespeed: str, limit: float, resume: bool) -> tuple[Liv
     return asyncio.run(examine_live(out, wavespeed, limit, say))
 
 
-def _run_checks(out: str | None, wavespeed: str) -> list[Check]:
+def _run_checks(out: str | None, wavespeed: str, fix: bool) -> list[Check]:
     import asyncio
     from contextlib import nullcontext
 
@@ -102,4 +106,4 @@ def _run_checks(out: str | None, wavespeed: str) -> list[Check]:
 
     stderr = Console(stderr=True)
     with stderr.status("checking") if stderr.is_terminal else nullcontext():
-        return asyncio.run(examine(out, wavespeed))
+        return asyncio.run(examine(out, wavespeed, fix=fix))

@@ -30,12 +30,13 @@ _Checks = tuple[list[Check], timedelta | None]
 """Checks, and how far the other side's clock is ahead of this machine's; None where that is unknown."""
 
 
-async def examine(out: str | None, wavespeed: str) -> list[Check]:
+async def examine(out: str | None, wavespeed: str, *, fix: bool = False) -> list[Check]:
     """Run all checks.
 
     Args:
         out: the output; None for the one that deployments use.
         wavespeed: name of the `WaveSpeed` block.
+        fix: free slots that no run holds.
     """
     settings, api = check_settings(), await prefect_checks.check_api()
     down = api.status == "error"
@@ -45,9 +46,9 @@ async def examine(out: str | None, wavespeed: str) -> list[Check]:
         of_block, block = await prefect_checks.check_block(wavespeed)
 
     async def limit() -> Check:
-        return (
-            await prefect_checks.check_limit(block) if block else _depends_on(of_block, prefect_checks.LIMIT)
-        )
+        if block is None:
+            return _depends_on(of_block, prefect_checks.LIMIT)
+        return await prefect_checks.check_limit(block, fix=fix)
 
     async def pool() -> Check:
         return _depends_on(api, prefect_checks.POOL) if down else await prefect_checks.check_pool()

@@ -26,6 +26,7 @@ from prefect_wavespeed.blocks.names import (
 )
 from prefect_wavespeed.blocks.output import open_output
 from prefect_wavespeed.blocks.wavespeed import ApiMismatchError, WaveSpeed, load_wavespeed
+from prefect_wavespeed.deployments.doctor import slots
 from prefect_wavespeed.deployments.prefect_errors import describe_api_error, without_credentials
 from prefect_wavespeed.deployments.setup.tiers import TIERS
 from prefect_wavespeed.errors import ConfigurationError, RestyleError, redact
@@ -102,8 +103,13 @@ async def check_block(name: str) -> tuple[Check, WaveSpeed | None]:
     return ok(BLOCK, f"wavespeed/{saved} for {block.base_url}, its key in secret/{secret}"), block
 
 
-async def check_limit(block: WaveSpeed) -> Check:
-    """Check the concurrency limit by which all runs share the account's slots in flight."""
+async def check_limit(block: WaveSpeed, *, fix: bool = False) -> Check:
+    """Check the concurrency limit by which all runs share the account's slots in flight.
+
+    Args:
+        block: names it.
+        fix: free its slots if no run holds them.
+    """
     most, name = block.max_in_flight, block.concurrency_limit
     if name is None:
         alone = f"each process has {most:,} slots in flight" if most else "nothing limits what is in flight"
@@ -115,6 +121,14 @@ async def check_limit(block: WaveSpeed) -> Check:
     try:
         async with _impatient_client() as client:
             limit = await client.read_global_concurrency_limit_by_name(name)
+            if await slots.are_held_by_nobody(client, limit):
+                found = f"{name}: {counted(limit.active_slots, 'slot')} in use by no run"
+                if not fix:
+                    return error(
+                        LIMIT, f"{found}: later runs wait for them", "free them: `restyle doctor --fix`"
+                    )
+                await slots.free(client, limit)
+                return ok(LIMIT, f"{found}: freed")
     except ObjectNotFound:
         remedy = f"run `restyle setup --tier …` or `prefect gcl create {name} --limit {most or 'N'}`"
         return error(LIMIT, f"{name}, which the block names, does not exist: runs fail", remedy)

@@ -24,6 +24,7 @@ from prefect_wavespeed.errors import (
     ConfigurationError,
     InsufficientCreditsError,
     InvalidRequestError,
+    NoSlotError,
     NotFoundError,
     PredictionFailedError,
     RateLimitedError,
@@ -200,7 +201,7 @@ class JobRunner:
             yield
 
     async def _failed(self, job: Job, flight: _Flight, error: RestyleError) -> JobOutcome:
-        if flight.submitted:
+        if flight.submitted or isinstance(error, NoSlotError):
             await self._gate.stop_if_hopeless(job, error)
         stopped = self._gate.stopped
         if isinstance(error, StoppedError) or (stopped and type(error) is type(stopped)):

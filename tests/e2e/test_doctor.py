@@ -270,6 +270,22 @@ def test_a_missing_limit(clinic: Clinic) -> None:
     assert "prefect gcl create gone --limit 100" in diagnosis.checks["concurrency limit"]["remedy"]
 
 
+def test_slots_that_were_lost_when_the_server_restarted_are_found_and_freed(clinic: Clinic) -> None:
+    """The server counts slots in its database, and keeps in memory who holds them."""
+    clinic.prefect.call("POST", "/v2/concurrency_limits/", {"name": "lost", "limit": 100, "active": True})
+    clinic.prefect.call("POST", "/v2/concurrency_limits/increment", {"names": ["lost"], "slots": 100})
+    block = clinic.block("lost", concurrency_limit="lost")
+    check = clinic.ask("--wavespeed", block).checks["concurrency limit"]
+    assert (check["status"], check["found"]) == (
+        "error",
+        "lost: 100 slots in use by no run: later runs wait for them",
+    )
+    assert "restyle doctor --fix" in check["remedy"]
+    assert clinic.ask("--wavespeed", block, "--fix").checks["concurrency limit"]["status"] == "ok"
+    check = clinic.ask("--wavespeed", block).checks["concurrency limit"]
+    assert check["found"].startswith("lost: 0 of 100 in use")
+
+
 @pytest.mark.parametrize(
     ("name", "status"), [("none", "error"), ("few", "warning"), ("off", "warning"), ("many", "warning")]
 )
