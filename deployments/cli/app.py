@@ -54,7 +54,8 @@ _COMMANDS: dict[Group, dict[str, str]] = {
         "and public records disagree, and what follows for you. The report in the output holds no secrets, "
         "so it can be attached to an issue.",
         "init": "Write a small project into an empty folder: deployments, a manifest, settings.",
-        "demo": "Run a small batch into ./demo, with an emulator and a Prefect server of its own.\n\nIt needs no account. Two rows fail, to show how that looks; the last line is the path of the gallery.",
+        "demo": "Run a small batch into ./demo, with an emulator and a Prefect server of its own.\n\n"
+        "It needs no account. Two rows fail, to show how that looks; the last line is the path of the gallery.",
     },
     SERVE: {
         "receiver": "Receive S3 event notifications and WaveSpeedAI's webhooks, and pass them to Prefect as "
