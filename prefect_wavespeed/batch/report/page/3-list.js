@@ -86,7 +86,7 @@ function line(row, n) {
   const text = make("div", "text", nameButton(row), make("div", "path", ...parts.map(part => make("span", "", part))));
   text.lastChild.title = row.image;
   if (missing(row).length) text.append(marks(missing(row)));
-  if (row.error_message || row.error_type) text.append(make("div", "error", [row.error_type, row.error_message].filter(Boolean).join(": ")));
+  if (row.error_message || row.error_type) text.append(make("div", "error", row.error_message || row.error_type));
   return make("div", "row",
     make("span", "n", tickBox(row), count(row.row)), sourceOf(row), make("div", "pictures", ...outputs), text, make("div", "state", badge(row)),
     make("span", "right cost", dollars(row.cost_usd)),
