@@ -55,7 +55,7 @@ _COMMANDS: dict[Group, dict[str, str]] = {
         "so it can be attached to an issue.",
         "init": "Write a small project into an empty folder: deployments, a manifest, settings.",
         "demo": "Run a small batch into ./demo, with an emulator and a Prefect server of its own.\n\n"
-        "It needs no account. Two rows fail, to show how that looks; the last line is the path of the gallery.",
+        "It needs no account. Two rows fail, to show how that looks; the last line is the gallery's path.",
     },
     SERVE: {
         "receiver": "Receive S3 event notifications and WaveSpeedAI's webhooks, and pass them to Prefect as "
