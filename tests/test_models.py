@@ -264,7 +264,7 @@ def test_an_error_survives_a_trip_between_processes(kind: type[errors.RestyleErr
     again = copy.copy(error) if pickler is copy else pickler.loads(pickler.dumps(error))
     assert type(again) is kind
     assert vars(again) == vars(error)
-    assert (str(again), again.args) == ("no luck", ("no luck",))
+    assert (str(again), again.args) == (str(error), ("no luck",))
 
 
 @pytest.mark.parametrize("kind", ALL_ERRORS)
