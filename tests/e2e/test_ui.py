@@ -249,8 +249,8 @@ async def test_a_run_is_found_by_its_name_and_says_what_failed(
     await page.show(world.page(f"/runs/flow-run/{run['id']}?tab=Artifacts"))
     await reads(page, "restyle autumn.jsonl", f"{len(PHOTOS) + 3} rows: {outcome}; 0.1 USD spent")
     summary = world.artifact("restyle-summary")
-    await page.show(world.page(f"/artifacts/artifact/{summary['id']}"), width=1200, height=1120)
-    await reads(page, outcome, "No pictures", "content moderation", "sku-5", "no such object", "sku-6")
+    await page.show(world.page(f"/artifacts/artifact/{summary['id']}"), width=1200, height=900)
+    await reads(page, outcome, "content moderation", "sku-5", "no such object", "sku-6", "restyle failures")
     await keep(page, "ui-summary", tmp_path)
 
 
