@@ -81,10 +81,12 @@ def test_the_help_ends_with_examples_to_copy(command: str, capsys: pytest.Captur
         ("image photo.jpg --ouf here", "--out is missing: s3://bucket/prefix, a directory, "),
         ("image --out here", "SOURCE is missing: https URL, s3://bucket/key, or the path of a picture. See "),
         ("show --out here", "JOB is missing: Its key or the first 8 characters of it, "),
+        ("list one --out here", "one: 1 argument too many: put a name with blanks in quotes, and a pattern"),
+        ("batch a.jpg b.jpg c.jpg --out here", "b.jpg c.jpg: 2 arguments too many: "),
         ("batch m.csv --out here --max-failed", "--max-failed needs a value: Share of the rows that "),
     ],
 )
-def test_a_missing_argument_is_reported_with_its_help(
+def test_an_argument_that_is_missing_or_too_many_is_reported_with_what_to_do(
     arguments: str, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments.split()) == 1

@@ -45,6 +45,7 @@ SERVERS = {
     "restyle receiver": "listening on",
     "restyle emulator": "listening on",
     "prefect worker start": "started!",
+    "python serve.py": "is being served",
 }
 
 _FENCE = re.compile(r"^(\s*)```(\w*)(?: title=\"([^\"]+)\")?\s*$")

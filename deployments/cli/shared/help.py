@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 from cyclopts import (
@@ -13,10 +14,12 @@ from cyclopts import (
     MissingArgumentError,
     UnknownCommandError,
     UnknownOptionError,
+    UnusedCliTokensError,
     ValidationError,
 )
 
 from prefect_wavespeed.errors import RestyleError
+from prefect_wavespeed.words import counted
 
 _SIMILAR = 0.75  # from here on, another option is probably what was meant
 
@@ -37,6 +40,8 @@ def describe_usage_error(error: CycloptsError, command: App) -> str:
         return _describe_unknown_command((error.unused_tokens or [""])[0], command)
     if isinstance(error, UnknownOptionError):
         return _describe_unknown_option(error)
+    if isinstance(error, UnusedCliTokensError):
+        return _describe_too_many(error.unused_tokens or [])
     if isinstance(error, ValidationError):
         from prefect_wavespeed.deployments.cli.shared.flags import describe_refused_flag
 
@@ -60,6 +65,14 @@ def _describe_unknown_option(error: UnknownOptionError) -> str:
     names = {name.lstrip("-"): name for one in error.argument_collection if one.parse for name in one.names}
     similar = get_close_matches(option.lstrip("-"), names, n=1, cutoff=_SIMILAR)
     return f"Unknown option: {option}.{f' Did you mean {names[similar[0]]}?' if similar else ''}"
+
+
+def _describe_too_many(left: Sequence[str]) -> str:
+    shown = " ".join(left[:3]) + (" …" if len(left) > 3 else "")
+    return (
+        f"{shown}: {counted(len(left), 'argument')} too many: put a name with blanks in quotes, and a "
+        "pattern such as '*.jpg', too."
+    )
 
 
 def _describe_unknown_command(name: str, app: App) -> str:
