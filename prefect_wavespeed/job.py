@@ -14,7 +14,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-from prefect_wavespeed.api.models import MAX_SEED, MODEL, TRANSPORT, ReduxParams, ReduxRequest
+from prefect_wavespeed.api.models import (
+    MAX_SEED,
+    MODEL,
+    SOURCE_SIZE,
+    TRANSPORT,
+    ReduxParams,
+    ReduxRequest,
+)
 from prefect_wavespeed.urls import without_signature
 from prefect_wavespeed.words import html_table
 
@@ -61,7 +68,8 @@ class Job(BaseModel):
     """One request to the model: a source, parameters and a variant.
 
     Raises:
-        pydantic.ValidationError: an explicit seed together with a variant other than 0.
+        pydantic.ValidationError: an explicit seed together with a variant other than 0, or a size that is
+            not in numbers.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -72,6 +80,10 @@ class Job(BaseModel):
 
     @model_validator(mode="after")
     def _seed_or_variant(self) -> Job:
+        if self.params.size == SOURCE_SIZE:
+            raise ValueError(
+                "a job's size is in numbers: make it with prefect_wavespeed.steps.run_job.make_job"
+            )
         if self.variant and self.params.seed != -1:
             raise ValueError(
                 "a variant other than 0 chooses its own seed: give either variant or seed, not both"

@@ -304,7 +304,7 @@ REASONS = [
     ({"image": "a", "guidance_scale": 0.5}, "guidance_scale 0.5: must be 1 to 20"),
     ({"image": "a", "enable_sync_mode": 1}, "enable_sync_mode 1: give true or false"),
     ({"image": "a", "size": [1]}, "size [1]: give text"),
-    ({"image": "a", "size": "9"}, 'size "9": must be W*H in pixels, for example 1024*1024'),
+    ({"image": "a", "size": "9"}, 'size "9": must be W*H in pixels, for example 1024*1024, or source'),
     ({"image": "a", "output_format": "gif"}, "output_format \"gif\": must be 'jpeg', 'png' or 'webp'"),
     ({"image": "a", "variant": -1}, "variant -1: must be at least 0"),
     ({"image": "a", "variant": 10**30}, f"variant {10**30}: must be at most 2147483647"),

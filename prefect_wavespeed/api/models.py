@@ -13,6 +13,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 MODEL = "wavespeed-ai/flux-redux-dev"
+DEFAULT_SIZE = "1024*1024"
 MAX_SEED = 2_147_483_647
 
 OutputFormat = Literal["jpeg", "png", "webp"]
@@ -21,11 +22,13 @@ SHORT_NAMES = {"num_inference_steps": "steps", "guidance_scale": "guidance", "ou
 """Fields of ``ReduxParams`` that people may call by a shorter name."""
 NO_PROMPT = f"{MODEL} takes no prompt: it varies the picture that it is given"
 
+SOURCE_SIZE = "source"
+"""Stands for a size with the shape of the source; ``sources.sizes`` puts numbers in its place."""
 COMMON_SIZES = (
-    *("1024*1024", "512*512", "1024*768", "768*1024"),
+    *("1024*1024", SOURCE_SIZE, "512*512", "1024*768", "768*1024"),
     *("1536*1024", "1024*1536", "1536*864", "864*1536"),
 )
-"""What Prefect's form offers: squares; 4:3, 3:2 and 16:9, each way."""
+"""What Prefect's form offers: squares, the source's shape; 4:3, 3:2 and 16:9, each way."""
 TRANSPORT = frozenset({"enable_base64_output", "enable_sync_mode"})
 """How an answer travels. It does not change the picture: requested either way, it is one job."""
 
@@ -53,9 +56,10 @@ class ReduxParams(BaseModel):
     )
 
     size: str = Field(
-        default="1024*1024",
-        description="Width and height of the outputs in pixels, as W*H, each 256 to 1536.",
-        examples=["1024*1024", "512*768"],
+        default=DEFAULT_SIZE,
+        description="Width and height of the outputs in pixels, as W*H, each 256 to 1536; or source: shaped "
+        "like the source, about one megapixel. The default is square, whatever the source's shape.",
+        examples=["1024*1024", "512*768", SOURCE_SIZE],
     )
     num_inference_steps: int = Field(
         default=28, ge=1, le=50, description="Denoising steps, 1 to 50: more is finer and slower."
@@ -81,9 +85,11 @@ class ReduxParams(BaseModel):
     @field_validator("size")
     @classmethod
     def _size_in_range(cls, value: str) -> str:
+        if value == SOURCE_SIZE:
+            return value
         match = _SIZE.fullmatch(value)
         if match is None:
-            raise ValueError("must be W*H in pixels, for example 1024*1024")
+            raise ValueError("must be W*H in pixels, for example 1024*1024, or source")
         width, height = int(match[1]), int(match[2])
         if not (256 <= width <= 1536 and 256 <= height <= 1536):
             raise ValueError("width and height must each be from 256 to 1536 pixels")
@@ -127,4 +133,16 @@ class ReduxRequest(ReduxParams):
 
     model_config = ConfigDict(json_schema_extra=None)
 
+    size: str = Field(
+        default=DEFAULT_SIZE,
+        description="Width and height of the outputs in pixels, as W*H, each 256 to 1536.",
+        examples=["1024*1024", "512*768"],
+    )
     image: str = Field(min_length=1, description="URL of the picture to vary.")
+
+    @field_validator("size")
+    @classmethod
+    def _size_in_numbers(cls, value: str) -> str:
+        if value == SOURCE_SIZE:
+            raise ValueError("must be W*H in pixels")
+        return value

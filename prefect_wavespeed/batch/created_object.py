@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.api.models import DEFAULT_SIZE, SOURCE_SIZE, ReduxParams
 from prefect_wavespeed.batch.manifest.rows import BadRow, RowReader
 from prefect_wavespeed.errors import ConfigurationError, PredictionFailedError, SourceDeniedError, SourceError
 from prefect_wavespeed.job import Job, Restyled, RunInfo, Source
@@ -20,6 +20,7 @@ from prefect_wavespeed.ledger.records import DeadLetter, Failure
 from prefect_wavespeed.ledger.sidecar import source_info
 from prefect_wavespeed.quality.verify import verify_source
 from prefect_wavespeed.sources.objects import find_object, object_source
+from prefect_wavespeed.sources.sizes import with_size
 from prefect_wavespeed.storage.store import Store
 
 MetadataParam = Literal[
@@ -128,11 +129,11 @@ async def find(
         raise
     except SourceError as error:  # the event is all that is left of it
         source = object_source(created.uri, created.version, created.etag)
-        return Found(job=Job(source=source, params=params), refused=error.message)
+        return _refused(source, params, error.message)
     if current.is_output:
         return Found(ignored=f"{created.uri} is an output of this project (prediction-id in its metadata)")
 
-    job = _job(current.source, params, set(from_metadata), current.metadata)
+    job = await _job(current.source, params, set(from_metadata), current.metadata, store)
     if isinstance(job, Found):
         return job
     metadata, dead_letter, open_job = await Ledger(store).look(job)
@@ -217,8 +218,12 @@ def _is_below(created: ObjectCreated, watched: str) -> bool:
     return created.bucket == bucket and created.key.startswith(prefix)
 
 
-def _job(
-    source: Source, params: ReduxParams, allowed: set[MetadataParam], metadata: Mapping[str, str]
+async def _job(
+    source: Source,
+    params: ReduxParams,
+    allowed: set[MetadataParam],
+    metadata: Mapping[str, str],
+    store: Store,
 ) -> Job | Found:
     """The job, with the parameters that the object's own metadata may set; refused if these are invalid."""
     given: dict[str, str] = {
@@ -226,12 +231,23 @@ def _job(
     }
     row = RowReader(params, from_text=True).read(0, {"image": source.uri, **given})
     if not isinstance(row, BadRow):
-        return Job(source=source, params=row.params)
+        try:
+            return Job(source=source, params=await with_size(row.params, source, store))
+        except SourceDeniedError:
+            raise
+        except SourceError as error:
+            return _refused(source, row.params, error.message)
     # another identity: the dead letter must not block the object once its metadata are fixed
     invalid = "&".join(f"{_header(name)}={given[name]}" for name in sorted(given))
     refused_source = source.model_copy(update={"identity": f"{source.identity}#{invalid}"})
     reason = f"invalid metadata restyle-…: {row.reason}: image {source.uri}"
-    return Found(job=Job(source=refused_source, params=params), refused=reason)
+    return _refused(refused_source, params, reason)
+
+
+def _refused(source: Source, params: ReduxParams, reason: str) -> Found:
+    if params.size == SOURCE_SIZE:  # which cannot be read
+        params = params.model_copy(update={"size": DEFAULT_SIZE})
+    return Found(job=Job(source=source, params=params), refused=reason)
 
 
 def _header(name: str) -> str:

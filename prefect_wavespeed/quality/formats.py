@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import PurePosixPath
 
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.quality.other_formats import PICTURE_ENDINGS, file_brands
@@ -38,6 +38,7 @@ ENDINGS = {
 }
 """By format, what files' names end in; the first is the usual one, and of JPEG the first two are."""
 
+_LYING = (5, 6, 7, 8)  # EXIF orientations that turn a picture by 90 degrees
 _ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 
 # What is worth a word about a picture is said here; Pillow's own would show its path on a terminal.
@@ -119,6 +120,23 @@ def open_image(data: bytes, kind: str, max_pixels: int = MAX_SOURCE_PIXELS) -> I
     if image.width * image.height > max_pixels:
         raise ValueError(f"{image.width}x{image.height} pixels are too many")
     return image
+
+
+def upright_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a picture as it is seen, by its EXIF orientation.
+
+    Args:
+        data: the picture, or its beginning.
+
+    Returns:
+        None if that cannot be told from the data.
+    """
+    try:
+        image = open_image(data, sniff(data) or "")
+        lies = image.getexif().get(ExifTags.Base.Orientation, 1) in _LYING
+    except Exception:  # Pillow's decoders raise all kinds
+        return None
+    return (image.height, image.width) if lies else image.size
 
 
 def image_info(image: Image.Image, kind: str) -> ImageInfo:

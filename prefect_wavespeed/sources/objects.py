@@ -123,6 +123,29 @@ async def find_object(uri: str, store: Store, *, with_bytes: bool = True) -> Sou
         raise await _source_error(uri, error, store) from None
 
 
+async def read_beginning(source: Source, limit: int, store: Store) -> bytes:
+    """The first bytes of an S3 object.
+
+    Raises:
+        SourceError: it has changed since it was identified, or cannot be read.
+        StoreError: the server cannot be reached now.
+    """
+    bucket, key = handle_and_key(source.location, store)
+    try:
+        result = await obstore.get_async(bucket, key, options={"range": (0, limit)})
+        data = bytes(await result.bytes_async())
+    except (BaseError, OSError) as error:
+        raise await _source_error(source.uri, error, store) from None
+    if SourceObject(source.location, result, store).source.identity != source.identity:
+        raise changed(source)
+    return data
+
+
+def changed(source: Source) -> SourceError:
+    """The error for a source that is not what it was when it was identified."""
+    return SourceError(f"changed while it was in use: image {source.uri}: run it again")
+
+
 def handle_and_key(uri: str, store: Store) -> tuple[S3Store, str]:
     """An obstore handle on the bucket of ``s3://bucket/key``, and the key.
 

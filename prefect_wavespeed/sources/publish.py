@@ -14,12 +14,12 @@ import obstore
 from cachetools import LRUCache
 
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.errors import RestyleError, SourceError
+from prefect_wavespeed.errors import RestyleError
 from prefect_wavespeed.job import Source
 from prefect_wavespeed.quality.formats import true_name
 from prefect_wavespeed.quality.verify import verify_source
 from prefect_wavespeed.sources.files import read_file
-from prefect_wavespeed.sources.objects import find_object, handle_and_key
+from prefect_wavespeed.sources.objects import changed, find_object, handle_and_key
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
 
@@ -69,14 +69,14 @@ class Publisher:
             return str(await obstore.sign_async(bucket, "GET", key, PRESIGNED_FOR))
         found = await find_object(source.location, self._store)
         if found.source.identity != source.identity:
-            raise _changed(source)
+            raise changed(source)
         return await self._uploaded(await found.read(), source, on_bytes)
 
     async def _uploaded(self, data: bytes, source: Source, on_bytes: OnBytes | None) -> str:
         info = verify_source(data, f"image {source.uri}")
         sha256 = hashlib.sha256(data).hexdigest()
         if source.sha256 not in (None, sha256):
-            raise _changed(source)
+            raise changed(source)
         if on_bytes:
             await on_bytes(data)
         host = urlsplit(self._client.base_url).netloc
@@ -109,7 +109,3 @@ class Publisher:
                 return None
             self._verified[url] = True
         return url
-
-
-def _changed(source: Source) -> SourceError:
-    return SourceError(f"changed while it was in use: image {source.uri}: run it again")

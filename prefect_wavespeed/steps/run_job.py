@@ -12,6 +12,7 @@ from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.errors import InvalidRequestError
 from prefect_wavespeed.job import Job, Restyled
 from prefect_wavespeed.sources.identify import identify
+from prefect_wavespeed.sources.sizes import with_size
 from prefect_wavespeed.steps.attempts import Polled, Submitted
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.words import requirement
@@ -63,6 +64,7 @@ async def make_job(image: str, params: ReduxParams, variant: int, store: Store) 
         InvalidRequestError: an explicit seed together with a variant, or a negative variant.
     """
     source = await identify(image, store)
+    params = await with_size(params, source, store)
     try:
         return Job(source=source, params=params, variant=variant)
     except ValidationError as error:
