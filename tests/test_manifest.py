@@ -274,6 +274,7 @@ REASONS = [
         {"image": "http://example.com/a.jpg"},
         "unencrypted URL: image http://example.com/a.jpg: WaveSpeedAI fetches from https:// only",
     ),
+    ({"image": "s3:/b/a.jpg"}, "mistyped URL: image s3:/b/a.jpg: did you mean s3://b/a.jpg?"),
     ({"image": "s3://bucket/"}, "no key: image s3://bucket/: use s3://bucket/key"),
     ({"image": "a\x00.jpg"}, "control character: image 'a\\x00.jpg': rename it, or correct the manifest"),
     ({"imgae": "a.jpg"}, "unknown column \"imgae\": did you mean 'image'?"),
@@ -498,6 +499,7 @@ async def test_a_file_that_is_no_list_of_images_is_reported(
 async def test_a_file_that_is_not_there_is_reported(store: Store, tmp_path: Path) -> None:
     missing = tmp_path / "a.jsonl"
     assert await refused(missing, store) == f"manifest {missing}: no such file or folder"
+    assert await refused("s3:/b/a.csv", store) == "manifest s3:/b/a.csv: did you mean s3://b/a.csv?"
     assert (
         await refused("", store) == "manifest '': it is empty: give a file, a folder or s3://bucket/prefix/"
     )

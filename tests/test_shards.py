@@ -132,8 +132,9 @@ def quick(ready: Emulator) -> Emulator:
 async def test_the_reports_of_all_shards_are_one_complete_and_in_order(
     quick: Emulator, tmp_path: Path
 ) -> None:
-    twice = [*pictures(30), *pictures(3)]
-    batch = Sharded(quick.url, tmp_path / "out", write_manifest(tmp_path / "m.jsonl", twice))
+    twice = [{**row, "sku": number} for number, row in enumerate([*pictures(30), *pictures(3)])]
+    options = BatchOptions(params=SMALL, carry="sku")
+    batch = Sharded(quick.url, tmp_path / "out", write_manifest(tmp_path / "m.jsonl", twice), options)
     summary, error, started = await batch.whole(3)
     assert error is None
     assert [shard.label for shard in started] == ["1/3", "2/3", "3/3"]
@@ -142,6 +143,7 @@ async def test_the_reports_of_all_shards_are_one_complete_and_in_order(
     rows = batch.rows()
     assert [row.row for row in rows] == list(range(1, 34))
     assert [row.id for row in rows] == [row["id"] for row in twice]
+    assert [row.carried for row in rows] == [{"sku": number} for number in range(33)]
     assert all(row.prediction_id and row.seconds and row.metadata_uri for row in rows)
     assert [row.cost_usd for row in rows] == [0.025] * 30 + [0.0] * 3
     assert quick.ledger()["billed"] == 30

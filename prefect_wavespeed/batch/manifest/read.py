@@ -27,7 +27,7 @@ from prefect_wavespeed.storage.backend import is_plain
 from prefect_wavespeed.storage.open_store import bucket_store
 from prefect_wavespeed.storage.s3 import is_bucket_name
 from prefect_wavespeed.storage.store import Store
-from prefect_wavespeed.urls import without_signature
+from prefect_wavespeed.urls import mistyped_url, without_signature
 
 _ROWS_AT_ONCE = 500
 _S3 = "s3://"
@@ -192,6 +192,8 @@ async def _local_file(manifest: str, store: Store) -> AsyncIterator[Path]:
 def _existing(manifest: str) -> Path:
     if not manifest:
         raise UnreadableError("it is empty: give a file, a folder or s3://bucket/prefix/")
+    if meant := mistyped_url(manifest):
+        raise UnreadableError(f"did you mean {redact(meant)}?")
     try:
         path = Path(manifest).expanduser()
         if not path.exists():
