@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import PurePosixPath
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
@@ -37,10 +38,20 @@ _BESIDE_SIGNATURE = {
 }
 
 
-def without_signature(url: str) -> str:
-    """A URL without its signature, credentials and fragment, scheme and host in lower case.
+# Parameters that say which form of a picture is meant. Any other may be what lets its bearer in.
+_HARMLESS = re.compile(
+    r"(?i)w|h|width|height|size|fit|crop|dpr|format|fm|output|quality|auto|v|ver|version|rev|page|frame|lang"
+)
+_HARMLESS_VALUE = re.compile(r"[\w.,:*-]{0,32}")
+_DIGEST = "query-sha256"
+_DIGEST_VALUE = re.compile(r"[0-9a-f]{16}")
 
-    Two signed URLs of one object are the same without their signatures, which makes this an identity.
+
+def without_signature(url: str) -> str:
+    """A URL as it may be kept and shown: without signature, credentials, fragment and unknown parameters.
+
+    Parameters that are not known to be harmless are replaced by a digest of them all. Two signed URLs of one
+    object are the same without their signatures, and others differ, which makes this an identity.
 
     Raises:
         ValueError: it is not a URL.
@@ -54,8 +65,17 @@ def without_signature(url: str) -> str:
         for name, value in query
         if not _SIGNATURE_PARAMETERS.fullmatch(name) and name.lower() not in dropped
     ]
+    shown = [(name, value) for name, value in kept if _is_harmless(name, value)]
+    if hidden := [pair for pair in kept if pair not in shown]:
+        shown.append((_DIGEST, hashlib.sha256(urlencode(hidden).encode()).hexdigest()[:16]))
     host = parts.netloc.rpartition("@")[2].lower()
-    return urlunsplit((parts.scheme.lower(), host, parts.path, urlencode(kept), ""))
+    return urlunsplit((parts.scheme.lower(), host, parts.path, urlencode(shown), ""))
+
+
+def _is_harmless(name: str, value: str) -> bool:
+    if name == _DIGEST:
+        return _DIGEST_VALUE.fullmatch(value) is not None
+    return _HARMLESS.fullmatch(name) is not None and _HARMLESS_VALUE.fullmatch(value) is not None
 
 
 def image_name(image: str) -> str:
