@@ -34,6 +34,7 @@ REFUSED = 1200
 DEPLOYMENTS = ["restyle-image", "restyle-batch", "restyle-object", "settle"]
 _ROOT = PHOTO.parent.parent
 _MOST_BYTES = 200_000
+_WAVESPEED = {"slug": {"any_": ["wavespeed"]}}
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,16 @@ async def test_what_is_entered_in_the_form_is_what_the_run_is_given(world: World
     assert options == ["keep", "quarantine", "drop"]
     await choose(page, "quarantine")
     await page.ask(
+        "(() => { const labels = [...document.querySelectorAll('label')];"
+        " const label = labels.find(label => label.innerText.startsWith('wavespeed'));"
+        " const whole = label.parentElement.parentElement.parentElement; whole.id = 'wavespeed';"
+        " [...whole.querySelectorAll('[role=tab]')].find(tab => tab.innerText === 'Block').id = 'block'; })()"
+    )
+    await page.click("#block")
+    await page.until("document.querySelector('#wavespeed [role=tabpanel] button')")
+    await page.click("#wavespeed [role=tabpanel] button")
+    await choose(page, "default")
+    await page.ask(
         "[...document.querySelectorAll('button')].find(b => b.innerText === 'Submit').id = 'submit'"
     )
     await page.click("#submit")
@@ -204,6 +215,8 @@ async def test_what_is_entered_in_the_form_is_what_the_run_is_given(world: World
     (run,) = runs
     assert run["parameters"]["image"] == "s3://my-bucket/in/coffee.jpg"
     assert run["parameters"]["nsfw"] == "quarantine"
+    (block,) = await asyncio.to_thread(world.prefect.all, "block_documents", block_types=_WAVESPEED)
+    assert run["parameters"]["wavespeed"] == {"$ref": {"block_document_id": block["id"]}}
     assert run["parameters"]["params"]["num_inference_steps"] == 28
     assert "restyle" in run["tags"]
 
