@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
 
 from prefect import get_run_logger
-from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.artifacts import acreate_link_artifact, acreate_markdown_artifact, acreate_table_artifact
 
 from prefect_wavespeed.batch.manifest.left_out import left_out_line
 from prefect_wavespeed.batch.report.query import JobReport
@@ -13,14 +15,22 @@ from prefect_wavespeed.batch.report.rows import ReportRow, Summary, Thumbnails
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._artifacts import cell, picture
 from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.s3 import split_s3_uri
+from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.words import counted
 
 _FAILURES = 100
 _PICTURED = 12
 
 
-async def show_report(report: JobReport, summary: Summary) -> None:
-    """Create a summary, a table of failed and open rows, and a small gallery as artifacts of the run.
+async def show_report(report: JobReport, summary: Summary, store: Store, output: str) -> None:
+    """Create artifacts of the run: a summary, rows without pictures, some pictures, a link to the gallery.
+
+    Args:
+        report: what its rows say.
+        summary: the run in figures.
+        store: where the report is.
+        output: the same as the user named it.
 
     Errors are logged and otherwise ignored: the pictures and the report are stored.
     """
@@ -38,6 +48,13 @@ async def show_report(report: JobReport, summary: Summary) -> None:
             )
         if gallery := _gallery(report):
             await acreate_markdown_artifact(gallery, key="restyle-gallery", description="The first pictures")
+        await acreate_link_artifact(
+            gallery_link(summary.report, store),
+            link_text="All pictures: the gallery",
+            key="restyle-gallery-link",
+            description="Where the pictures are on another machine, this shows them: "
+            f"`restyle gallery --out {quote(output)} --run {summary.flow_run_id}`",
+        )
     except Exception as error:
         get_run_logger().warning("the report could not be shown: %s", redact(error))
 
@@ -52,6 +69,19 @@ async def show_quote(lines: Sequence[str]) -> None:
         await acreate_markdown_artifact(page, key="restyle-quote", description="What the batch would cost")
     except Exception as error:
         get_run_logger().warning("the quote could not be shown: %s", redact(error))
+
+
+def gallery_link(report: str, store: Store) -> str:
+    """A link to a run's gallery: on AWS into the console, elsewhere the file's or the object's own uri.
+
+    Args:
+        report: uri of the run's folder, with its slash.
+        store: where that is.
+    """
+    uri = f"{report}{layout.GALLERY}"
+    if not store.access:
+        return Path(uri).absolute().as_uri()
+    return store.access.console_url(*split_s3_uri(uri)) or uri
 
 
 def _headline(summary: Summary) -> str:

@@ -23,7 +23,7 @@ from prefect_wavespeed.batch.report.rows import Summary
 from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.batch.shards import Shard
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
-from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam
+from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam, shown
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._batch_artifacts import show_quote, show_report
 from prefect_wavespeed.flows._dispatch import dispatched_flow
@@ -185,7 +185,7 @@ async def _restyle_all(
             ):  # that has been logged
                 get_run_logger().warning("%s", line)
             if not shard:
-                await show_report(batch.table.report, summary)
+                await show_report(batch.table.report, summary, batch.store, shown(output))
                 emit_rows_failed(summary)
                 _log_outcome(summary)
             if error := batch.verdict(summary):

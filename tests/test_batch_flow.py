@@ -214,6 +214,14 @@ class TestFewImages:
             assert fact in page
         assert eight.summary.report.rstrip("/").rpartition("/")[2] in page
 
+    def test_a_link_leads_to_the_gallery_and_says_how_to_serve_it(self, eight: Eight) -> None:
+        link = eight.world.artifact("restyle-gallery-link")
+        assert f"]({Path(eight.summary.report).as_uri()}/gallery.html)" in link["data"]
+        assert (
+            f"restyle gallery --out {eight.summary.output} --run {eight.summary.flow_run_id}"
+            in (link["description"])
+        )
+
     def test_the_failures_are_a_table(self, eight: Eight) -> None:
         (failure,) = json.loads(eight.world.artifact("restyle-failures")["data"])
         assert (failure["row"], failure["id"], failure["status"]) == (3, "n3", "failed")

@@ -307,6 +307,21 @@ def test_a_bad_endpoint_or_profile_is_refused(monkeypatch: pytest.MonkeyPatch) -
         open_store("s3://bucket/prefix")
 
 
+def test_amazons_console_shows_an_object_and_no_other_server_has_one(access: S3Access) -> None:
+    domains = {
+        "eu-west-1": "aws.amazon.com",
+        "cn-north-1": "amazonaws.cn",
+        "us-gov-west-1": "amazonaws-us-gov.com",
+    }
+    for region, domain in domains.items():
+        session = boto3.Session(aws_access_key_id="a", aws_secret_access_key="b", region_name=region)
+        on_aws = S3Access(session)
+        assert on_aws.console_url("bucket", "out/a b.html") == (
+            f"https://{region}.console.{domain}/s3/object/bucket?region={region}&prefix=out%2Fa%20b.html"
+        )
+    assert access.console_url("bucket", "a.html") is None
+
+
 @pytest.mark.parametrize(
     ("endpoint", "is_aws"),
     [

@@ -39,6 +39,9 @@ _COMMANDS: dict[Group, dict[str, str]] = {
         "failures": "List every row of a batch that has no pictures: its id, image, status, the reason, and "
         "what to do next.\n\nWhen the output is not a terminal, it is a line a row, and the columns are "
         "separated by tabs.",
+        "gallery": "Serve the gallery of a batch on this machine, with the pictures themselves, wherever the "
+        "output is, until Ctrl-C.\n\nIt prints an address to open in a browser. Pictures on S3 are read by "
+        "presigned links. Nothing is served but the pictures of that run, and to this machine only.",
         "costs": "Add up what an output has cost by day and by run, and compare it with what was billed.",
         "show": "Show everything about a job: status, attempts, times, cost, files, and what to do next.",
         "list": "List the jobs of an output, newest first, a line each: time, status, source, key, cost or "
@@ -67,7 +70,7 @@ _COMMANDS: dict[Group, dict[str, str]] = {
 """Every command, in the group and with the description that the help shows."""
 _FUNCTIONS = {
     "list": "inspect.list_jobs",
-    **{name: f"inspect.{name}" for name in ("costs", "failures", "show")},
+    **{name: f"inspect.{name}" for name in ("costs", "failures", "gallery", "show")},
 }
 """The module, whose name is also the function's, where that is not the command."""
 _KEYWORDS: dict[str, dict[str, Any]] = {"emulator": {"help_flags": []}}  # its parser has a --help of its own

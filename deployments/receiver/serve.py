@@ -1,16 +1,12 @@
-"""The receiver as a process: it listens, and when it is stopped it finishes what is in progress."""
+"""The receiver as a process."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import socket
 import sys
-from types import FrameType
 
 import httpx
-import uvicorn
 from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 
@@ -21,6 +17,7 @@ from prefect_wavespeed.deployments.receiver.sns import Fetch, SnsVerifier
 from prefect_wavespeed.deployments.receiver.sqs import SqsQueue
 from prefect_wavespeed.deployments.receiver.token import load_token
 from prefect_wavespeed.deployments.receiver.webhook_secret import WebhookSecret
+from prefect_wavespeed.deployments.serving import Server, listen
 from prefect_wavespeed.errors import ConfigurationError, UnavailableError
 
 _FETCH_SECONDS = 5.0
@@ -56,15 +53,8 @@ async def serve(host: str, port: int, sqs: str | None, wavespeed: str) -> None:
     ):
         prefect = PrefectApi(client)
         receiver = Receiver(prefect, WebhookSecret(wavespeed), SnsVerifier(_fetch_with(http)), token)
-        server = _Server(uvicorn.Config(
-            receiver.app(),
-            lifespan="off",
-            log_config=None,
-            access_log=False,  # a query may contain the token
-            server_header=False,
-            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-        ))  # fmt: skip
-        with _listen(host, port) as listener:
+        server = Server(receiver.app(), shutdown_seconds=_SHUTDOWN_SECONDS)
+        with listen(host, port) as listener:
             await prefect.check()  # logs it if Prefect is down or refuses access
             if sqs is None:
                 await server.serve([listener])
@@ -75,41 +65,6 @@ async def serve(host: str, port: int, sqs: str | None, wavespeed: str) -> None:
             async with asyncio.TaskGroup() as group:
                 group.create_task(queue.run(server.stopping))
                 group.create_task(server.serve([listener]))
-
-
-class _Server(uvicorn.Server):
-    """Exits with status 0 when stopped, and sets `stopping` first."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.stopping = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        # uvicorn raises the signal again at the end: a handler of ours must be there to ignore it
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self.handle_exit)
-        await super().serve(sockets)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for each in sockets or []:
-            host, port = each.getsockname()[:2]
-            print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        super().handle_exit(sig, frame)
-        self._loop.call_soon_threadsafe(self.stopping.set)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigurationError(
-            f"cannot listen on {host}:{port}: {reason}: choose another --port or --host"
-        ) from None
 
 
 def _fetch_with(http: httpx.AsyncClient) -> Fetch:

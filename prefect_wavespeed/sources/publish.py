@@ -31,6 +31,20 @@ _VERIFIED_UPLOADS = 10_000
 OnBytes = Callable[[bytes], Awaitable[None]]
 
 
+async def presigned(uri: str, store: Store) -> str:
+    """A URL by which anyone can read an S3 object for an hour: a secret.
+
+    Args:
+        uri: ``s3://bucket/key``.
+        store: whose server it is on, and whose credentials sign.
+
+    Raises:
+        SourceError: no object can have this uri, or there are no credentials.
+    """
+    bucket, key = handle_and_key(uri, store)
+    return str(await obstore.sign_async(bucket, "GET", key, PRESIGNED_FOR))
+
+
 class Publisher:
     """Gives a source a URL that WaveSpeedAI can fetch, as late as possible.
 
@@ -65,8 +79,7 @@ class Publisher:
         if scheme.lower() != "s3":
             return source.location
         if self._store.source_access.is_aws:
-            bucket, key = handle_and_key(source.location, self._store)
-            return str(await obstore.sign_async(bucket, "GET", key, PRESIGNED_FOR))
+            return await presigned(source.location, self._store)
         found = await find_object(source.location, self._store)
         if found.source.identity != source.identity:
             raise changed(source)

@@ -17,7 +17,7 @@ from functools import cache, cached_property, partial
 from pathlib import Path
 from threading import RLock
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import boto3
 import obstore
@@ -34,6 +34,7 @@ from prefect_wavespeed.storage.errors import is_conflict
 from prefect_wavespeed.storage.identity import SessionCredentials
 from prefect_wavespeed.trust import ca_bundle
 
+_CONSOLES = {"cn": "amazonaws.cn", "us-gov": "amazonaws-us-gov.com"}
 _RETRIES: Any = {
     "max_retries": 4,
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=3), "base": 2},
@@ -96,6 +97,14 @@ class S3Access:
         """Whether the server is Amazon's: WaveSpeedAI can reach that, and so fetch by a presigned URL."""
         host = urlsplit(self.endpoint_url).hostname or ""
         return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+    def console_url(self, bucket: str, key: str) -> str | None:
+        """Where Amazon's console shows an object to those who may see it; None on another server."""
+        if not self.is_aws:
+            return None
+        domain = _CONSOLES.get(self.region.rsplit("-", 2)[0], "aws.amazon.com")
+        query = urlencode({"region": self.region, "prefix": key}, quote_via=quote)
+        return f"https://{self.region}.console.{domain}/s3/object/{quote(bucket)}?{query}"
 
     @cachedmethod(lambda self: self._handles, lock=lambda self: self._lock)
     def bucket(self, name: str, prefix: str = "", *, retries: bool = True) -> S3Store:

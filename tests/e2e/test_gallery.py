@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -78,14 +78,13 @@ def report_row(number: int, status: Status, outputs: list[str]) -> ReportRow:
     )
 
 
-async def gallery(output: Path, rows: Rows) -> str:
-    """Write a report into a directory and return the URL of its gallery."""
-    counts = Counter(row.status for row, _ in rows())
+def summary_of(rows: Iterable[ReportRow], output: str) -> Summary:
+    counts = Counter(row.status for row in rows)
     ended = datetime(2026, 1, 1, 12, tzinfo=UTC)
-    summary = Summary(
+    return Summary(
         flow_run_name="amber-falcon",
         manifest="s3://studio-originals/autumn.jsonl",
-        output=str(output),
+        output=output,
         started=ended - timedelta(seconds=160),
         ended=ended,
         row_count=counts.total(),
@@ -98,6 +97,11 @@ async def gallery(output: Path, rows: Rows) -> str:
         latency_p95=4.2,
         seconds=160,
     )
+
+
+async def gallery(output: Path, rows: Rows) -> str:
+    """Write a report into a directory and return the URL of its gallery."""
+    summary = summary_of((row for row, _ in rows()), str(output))
     await write_report(directory_store(output), FOLDER, rows, summary)
     return (output / FOLDER / "gallery.html").as_uri()
 

@@ -44,6 +44,7 @@ PREFECT_MENU = (
 SERVERS = {
     "restyle receiver": "listening on",
     "restyle emulator": "listening on",
+    "restyle gallery": "http://127.0.0.1:",
     "prefect worker start": "started!",
     "python serve.py": "is being served",
 }

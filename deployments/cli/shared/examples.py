@@ -42,6 +42,12 @@ restyle failures --out s3://bucket/restyled
 # The same of another run, for a script
 restyle failures --out s3://bucket/restyled --run 7ca2f3ee --json
 """,
+    "gallery": """
+# The last batch; open the address in a browser, Ctrl-C ends it
+restyle gallery --out s3://bucket/restyled
+# That of another run
+restyle gallery --out s3://bucket/restyled --run 7ca2f3ee
+""",
     "costs": """
 # The last seven days, compared with the billing
 restyle costs --out s3://bucket/restyled --since 7d

@@ -21,7 +21,7 @@ const webLink = uri => /^https?:\/\//i.test(uri) ? uri : null;
 /* Where the source itself is: shown large, and for a source without a thumbnail. */
 function sourceLink(row) {
   if (webLink(row.image)) return loadsSources ? row.image : null;
-  if (served) return row.job_key && /^s3:/i.test(row.image) ? `/source/${row.row}` : null;
+  if (served) return row.job_key && /^s3:/i.test(row.image) ? `../../../source/${row.row}` : null;
   return location.protocol === "file:" && row.job_key && /^file:\/\/\/[^/\\]/.test(row.image) ? row.image : null;
 }
 

@@ -1,0 +1,32 @@
+"""`restyle gallery`: the gallery of a batch in a browser, from wherever its output is."""
+
+from __future__ import annotations
+
+import sys
+
+from prefect_wavespeed.deployments.cli.shared.options import Out, Run
+from prefect_wavespeed.deployments.prefect_runtime import quiet_run
+
+
+def gallery(*, out: Out, run: Run = "latest") -> int:
+    """Print the gallery's address, and serve it until Ctrl-C.
+
+    Raises:
+        ConfigurationError: there is no such run, or it has not ended.
+    """
+    import asyncio
+
+    with quiet_run():
+        asyncio.run(_serve(out, run))
+    return 0
+
+
+async def _serve(out: str, wanted: str) -> None:
+    from prefect_wavespeed.deployments.cli.shared.outputs import open_existing_output
+    from prefect_wavespeed.deployments.gallery_server import serve_gallery
+    from prefect_wavespeed.inspect.runs import find_run
+
+    store = await open_existing_output(out)
+    run = await find_run(store, wanted)
+    print(f"run {run.id}; Ctrl-C ends it; open:", file=sys.stderr)
+    await serve_gallery(store, run.folder)
