@@ -11,6 +11,7 @@ import secrets
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -42,12 +43,13 @@ _SANDBOXED = {
 }  # a file is no page of ours
 
 
-async def serve_gallery(store: Store, folder: str) -> None:
-    """Serve until SIGTERM or SIGINT; prints the address to stdout.
+async def serve_gallery(store: Store, folder: str, stdout: IO[str]) -> None:
+    """Serve until SIGTERM or SIGINT.
 
     Args:
         store: the output.
         folder: of the run's report in it.
+        stdout: where the address is printed.
 
     Raises:
         ConfigurationError: the run has no gallery.
@@ -55,7 +57,8 @@ async def serve_gallery(store: Store, folder: str) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="restyle-") as scratch:
         gallery = await Gallery.read(store, folder, Path(scratch))
-        server = Server(gallery.app(), shutdown_seconds=_SHUTDOWN_SECONDS, said=f"{{url}}{gallery.root}/")
+        said = f"{{url}}{gallery.root}/"
+        server = Server(gallery.app(), shutdown_seconds=_SHUTDOWN_SECONDS, said=said, stdout=stdout)
         with listen(HOST, 0) as listener:
             await server.serve([listener])
 
@@ -120,6 +123,7 @@ class Gallery:
         """Build the application."""
         return Starlette(
             routes=[
+                Route("/favicon.ico", _no_content),  # every browser asks for it
                 Route(f"{self.root}/", self._home),
                 Route(f"{self.root}/{self.folder}/{layout.GALLERY}", self._page),
                 Route(f"{self.root}/source/{{row:int}}", self._source),
@@ -154,6 +158,10 @@ class Gallery:
             raise HTTPException(404)
         headers = {**_SANDBOXED, **({"Content-Disposition": "attachment"} if downloads else {})}
         return Response(data, media_type=_media_type(path), headers=headers)
+
+
+async def _no_content(_: Request) -> Response:
+    return Response(status_code=204)
 
 
 def _media_type(path: str) -> str:

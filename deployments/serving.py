@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 from types import FrameType
+from typing import IO
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -19,13 +20,21 @@ class Server(uvicorn.Server):
     Args:
         app: the application.
         shutdown_seconds: for requests in progress.
-        said: what is printed to stdout once it listens; ``{url}`` is its address.
+        said: what is printed once it listens; ``{url}`` is its address.
+        stdout: where that is printed, if not to ``sys.stdout``.
 
     Attributes:
         stopping: set when it is stopped.
     """
 
-    def __init__(self, app: ASGIApp, *, shutdown_seconds: int, said: str = "listening on {url}") -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        shutdown_seconds: int,
+        said: str = "listening on {url}",
+        stdout: IO[str] | None = None,
+    ) -> None:
         super().__init__(uvicorn.Config(
             app,
             lifespan="off",
@@ -36,6 +45,7 @@ class Server(uvicorn.Server):
         ))  # fmt: skip
         self.stopping = asyncio.Event()
         self._said = said
+        self._stdout = stdout
         self._loop = asyncio.get_running_loop()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -51,7 +61,7 @@ class Server(uvicorn.Server):
         for each in sockets or []:
             host, port = each.getsockname()[:2]
             url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            print(self._said.format(url=url), flush=True)
+            print(self._said.format(url=url), file=self._stdout, flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note that a signal has come."""

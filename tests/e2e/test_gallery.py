@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import os
 import random
+import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from PIL import Image, ImageOps
@@ -17,9 +23,10 @@ from prefect_wavespeed.batch.outcome import Status
 from prefect_wavespeed.batch.report.rows import ReportRow, Rows, Summary, Thumbnails
 from prefect_wavespeed.batch.report.write import write_report
 from prefect_wavespeed.quality.thumbnails import thumbnail
-from prefect_wavespeed.storage.open_store import directory_store
+from prefect_wavespeed.storage.open_store import directory_store, s3_store
 from tests.support.browser import Page, chromium
 from tests.support.engine import PHOTO
+from tests.support.s3_servers import S3Server
 
 FOLDER = "runs/dt=2026-01-01/5f3c"
 PHOTOS = sorted(PHOTO.parent.glob("*.jpg"))
@@ -394,6 +401,33 @@ async def test_a_page_that_leaves_rows_out_says_so(page: Page, tmp_path: Path) -
     assert await page.ask("document.querySelector('#note a').href.endsWith('/report.jsonl')")
     assert await page.ask("document.querySelector('.row .status').textContent") in ("failed", "invalid")
     assert page.errors == []
+
+
+async def test_the_gallery_of_an_output_on_s3_is_served_with_its_pictures_until_it_is_stopped(
+    page: Page, moto: S3Server
+) -> None:
+    store = s3_store(moto.bucket, uuid4().hex, moto.session(), endpoint_url=moto.endpoint)
+    moto.client().upload_file(str(PHOTOS[1]), moto.bucket, "in/1.jpg")
+    await store.put("images/photo-0000000000000001/1.jpeg", restyled(1), "image/jpeg")
+    row = report_row(1, "stored", [store.uri_of("images/photo-0000000000000001/1.jpeg")])
+    row = row.model_copy(update={"image": f"s3://{moto.bucket}/in/1.jpg"})
+    await write_report(store, FOLDER, lambda: [(row, None)], summary_of([row], store.uri))
+    command = ("-m", "prefect_wavespeed", "gallery", "--out", store.uri, "--run", "5f3c")
+    served = await asyncio.create_subprocess_exec(
+        sys.executable, *command, env={**os.environ, **moto.env}, stdout=subprocess.PIPE
+    )
+    assert served.stdout
+    url = (await asyncio.wait_for(served.stdout.readline(), 60)).decode().strip()
+    await page.show(url)
+    await page.until(DECODED)
+    widths = "[...document.querySelectorAll('.row img')].map(image => image.naturalWidth)"
+    assert await page.ask(widths) == [Image.open(PHOTOS[1]).width, 256], "source and variation themselves"
+    await page.click(".row .name")
+    await page.until("document.querySelector('dialog').open")
+    assert await page.ask("document.querySelector('a[download]').href.endsWith('/1.jpeg?download')")
+    assert page.errors == []
+    served.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(served.wait(), 30) == 0
 
 
 async def test_on_a_phone_nothing_is_wider_than_the_screen(page: Page, tmp_path: Path) -> None:
