@@ -1,4 +1,5 @@
-"""Make docs/images/gallery.webp, before-after.webp and home.webp again: ``python -m docs.screenshots``.
+"""Make gallery.webp, gallery-sheet.webp, before-after.webp and home.webp in docs/images again:
+``python -m docs.screenshots``.
 
 A batch of examples/ through the engine and the emulator, its gallery.html in Chromium; one photograph beside
 what is made of it; then this site's home. Look at what comes out. The pictures of Prefect's UI are made by
@@ -34,13 +35,16 @@ _IMAGES = _ROOT / "docs" / "images"
 
 
 async def main() -> None:
-    """Take all three pictures."""
+    """Take all pictures."""
     with tempfile.TemporaryDirectory() as scratch:
         await asyncio.to_thread(_before_after, Path(scratch) / "out")
         gallery = Path(scratch) / "gallery.html"
         gallery.write_bytes(await _gallery())
         async with chromium(Path(scratch) / "profile") as page:
-            await _picture(page, gallery.as_uri(), "gallery", 1180, 790)
+            await _picture(page, gallery.as_uri(), "gallery", 1180, 850)
+            await _picture(
+                page, gallery.as_uri(), "gallery-sheet", 1180, 700, "$('size').value = 140; toggleSheet()"
+            )
             site = Path(scratch) / "site"
             build = ["mkdocs", "build", "--no-strict", "--quiet", "--site-dir", str(site)]
             await asyncio.to_thread(subprocess.run, [sys.executable, "-m", *build], cwd=_ROOT, check=True)
@@ -79,8 +83,9 @@ async def _gallery() -> bytes:
     return made
 
 
-async def _picture(page: Page, url: str, name: str, width: int, height: int) -> None:
+async def _picture(page: Page, url: str, name: str, width: int, height: int, script: str = "") -> None:
     await page.show(url, width=width, height=height)
+    await page.ask(script)
     await page.until("[...document.images].every(image => image.complete && image.naturalWidth)")
     if page.errors:
         raise RuntimeError(f"{url}: {page.errors}")
