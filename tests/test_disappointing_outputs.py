@@ -216,7 +216,7 @@ def test_a_job_is_shown_with_it(world: World, rows: list[ReportRow]) -> None:
 
 def test_the_same_again_costs_nothing_and_says_it_again(world: World, rows: list[ReportRow]) -> None:
     lines = world.batch().splitlines()
-    assert lines[0] == f"{len(CASES)} rows: {len(CASES)} done"
+    assert lines[0] == f"{len(CASES)} rows: {len(CASES)} stored earlier"
     assert lines[2].startswith("warnings: 2 blank, ")
     assert lines[2].count("1 ") == 3
     assert lines[3] == "1 picture flagged as unsafe for work: column flagged of the report"
@@ -245,7 +245,7 @@ def test_who_wants_no_unsafe_pictures_published_is_told_once_that_none_was_check
 
     def notices() -> list[str]:
         messages = [one["message"] for one in apart.prefect.all("logs", logs=query)]
-        return [message for message in messages if "safe for work" in message]
+        return [message for message in messages if "does not say whether" in message]
 
     wait_until(lambda: notices() != [])
     assert len(notices()) == 1, "it may be every picture"
