@@ -58,13 +58,13 @@ MISTAKES = [
     Mistake("wrong column", ("row 1: unknown column", '"imge"', "did you mean 'image'?"), _wrong_column),
     Mistake(
         "wrong column of a table",
-        ('unknown column "img"', "'image'"),
+        ('unknown column "img"', "--columns image=img"),
         lambda path: path.write_text("img,id\na.jpg,1\n"),
         "m.csv",
     ),
     Mistake("bad JSON in row 7", ("1 of 10 rows", "row 7: not JSON"), _bad_json_in_row_7),
     Mistake("empty file", ("m.jsonl", "it has no rows"), Path.touch),
-    Mistake("a directory", ("m.jsonl", "a directory", "s3://bucket/prefix/"), Path.mkdir),
+    Mistake("a directory without images", ("m.jsonl", "no images below it"), Path.mkdir),
     Mistake("missing file", ("m.jsonl", "no such file"), lambda path: None),
     Mistake("file of another kind", ("m.txt", ".jsonl", ".parquet"), Path.touch, "m.txt"),
     Mistake(

@@ -106,10 +106,11 @@ async def _check(asked: _Command) -> None:
     from prefect_wavespeed.settings import get_settings
 
     get_settings()
-    check_access(asked.wavespeed)
     async with new_output(asked.out) as store:
-        if store:
+        if store:  # a mistake in the manifest is found without Prefect, which `check_access` may import
             await _check_first_rows(asked.manifest, asked.options, store)
+        check_access(asked.wavespeed)
+        if store:
             await store.ensure_conditional_put()
 
 
