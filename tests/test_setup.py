@@ -98,6 +98,7 @@ def test_setup_creates_what_is_missing_and_keeps_the_rest(team: Team, tmp_path: 
     assert team.variables == {
         "work_pool": "restyle",
         "image": "prefect-wavespeed:latest",
+        "max_cost_usd": None,
         "watch": WATCH,
         "watching": True,
         "output": "local-file-system/restyle-output",
