@@ -212,7 +212,7 @@ async def test_more_columns_than_a_table_should_have_are_refused(tmp_path: Path)
 async def test_bytes_are_not_carried(store: Store, tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": ["a"], "thumb": [b"x"]}), tmp_path / "a.parquet")
     with pytest.raises(
-        ManifestError, match="bytes cannot be carried: leave it aside with ignore_columns=thumb"
+        ManifestError, match="bytes cannot be carried: leave it out with ignore_columns=thumb"
     ):
         await rows_of(tmp_path / "a.parquet", store, BatchOptions(carry="*"))
     (row,) = await rows_of(tmp_path / "a.parquet", store, BatchOptions(ignore_columns="thumb"))

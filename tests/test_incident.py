@@ -62,7 +62,7 @@ _CAUSES: Mapping[str, tuple[str, str, str]] = {
     "forbidden": ("failed", "(403): not this model", "restyle doctor"),
     "down": ("failed", "HTTP 503): no capacity", "run the batch again"),
     "dropped": ("failed", "the connection was closed without an answer", "run the batch again"),
-    "garbled": ("failed", "the answer is no JSON", "run the batch again"),
+    "garbled": ("failed", "the answer is not JSON", "run the batch again"),
     "truncated": ("open", "the answer ended early", "restyle settle"),
     "corrupt": ("open", "the output does not decode", "if it cannot be, report the prediction"),
     "page": ("open", "the output is not an image", "restyle settle"),

@@ -206,7 +206,7 @@ async def check_cap() -> Check:
         return ok(CAP, f"a batch that is deployed spends at most {cap.value} USD")
     if scheduled and scheduled.value:
         remedy = f"set RESTYLE_MAX_COST_USD, {_SETUP}, and deploy again"
-        return warning(CAP, "none: a night may cost all that the account holds", remedy)
+        return warning(CAP, "none: a night may spend the whole balance", remedy)
     return ok(CAP, "none, and no batch is scheduled")
 
 

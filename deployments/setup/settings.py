@@ -20,7 +20,7 @@ from prefect_wavespeed.errors import ConfigurationError
 NOTHING = "none"
 """Stands for no watched prefix: no URI begins with it, whereas an empty prefix would match every object."""
 
-_NO_CAP = "none: a night may cost all that the account holds; set RESTYLE_MAX_COST_USD to a cap in USD"
+_NO_CAP = "none: a night may spend the whole balance; set RESTYLE_MAX_COST_USD to a cap in USD"
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ _WORDS: tuple[tuple[type[BaseException], str], ...] = (
     (aiohttp.ClientPayloadError, "the answer ended early"),
     (ConnectionResetError, "the connection was closed"),
     (BrokenPipeError, "the connection was closed"),
-    (json.JSONDecodeError, "the answer is no JSON"),
-    (UnicodeDecodeError, "the answer is no JSON"),
+    (json.JSONDecodeError, "the answer is not JSON"),
+    (UnicodeDecodeError, "the answer is not JSON"),
 )
 
 

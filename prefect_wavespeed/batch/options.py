@@ -71,7 +71,7 @@ class BatchOptions(BaseModel):
     )
     columns: str = Field(
         default="",
-        description="Columns to which the manifest gives names of its own, such as image=image_url,id=sku.",
+        description="The manifest's own names for known columns, such as image=image_url,id=sku.",
     )
     carry: str = Field(
         default="",

@@ -62,7 +62,9 @@ async def find_run(store: Store, wanted: str = LATEST) -> BatchRun:
     newest = max(found.values(), key=lambda run: run.at)
     if wanted != LATEST and len(found) > 1:
         ids = ", ".join(sorted(run.id for run in found.values())[:5])
-        raise ConfigurationError(f"--run {wanted}: {len(found)} runs begin so: give more of the id: {ids}")
+        raise ConfigurationError(
+            f"--run {wanted}: {len(found)} runs begin with it: give more of the id: {ids}"
+        )
     return newest
 
 

@@ -266,6 +266,6 @@ def _check_type(name: str, column_type: Any, columns: Columns) -> None:
         raise UnreadableError(f"column {name!r} is of type {column_type}: give {KINDS[known]}")
     if not known and (types.is_binary(value) or types.is_large_binary(value)):
         raise UnreadableError(
-            f"column {name!r} is of type {column_type}: bytes cannot be carried: leave it aside with "
+            f"column {name!r} is of type {column_type}: bytes cannot be carried: leave it out with "
             f"ignore_columns={name}"
         )

@@ -236,11 +236,13 @@ def read_rows(report: str, store: Store | None = None) -> Iterator[ReportRow]:
     """
     output, _, run = report.rstrip("/").rpartition(f"/{layout.RUNS}")
     if not output:
-        raise ConfigurationError(f"report {report!r}: not the address of a report: give summary.report")
+        raise ConfigurationError(f"report {report!r}: not the path or URL of a report: give summary.report")
     with tempfile.TemporaryDirectory(prefix="restyle-") as scratch:
         file = Path(scratch) / layout.REPORT_JSONL
         path = f"{layout.RUNS}{run}/{layout.REPORT_JSONL}"
         if not run_to_end((store or open_store(output)).get_file(path, file)):
-            raise ConfigurationError(f"report {report}: there is none: the run goes on, or it is deleted")
+            raise ConfigurationError(
+                f"report {report}: there is none: the run has not ended, or the report was deleted"
+            )
         with file.open("rb") as lines:
             yield from map(ReportRow.model_validate_json, lines)
