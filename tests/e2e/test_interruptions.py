@@ -38,7 +38,8 @@ class Work:
         return {"WAVESPEED_API_KEY": "some-key", "WAVESPEED_BASE_URL": self.emulator.url}
 
     def start(self) -> Command:
-        """Start ``restyle image``."""
+        """Start ``restyle image``; what it says of a new directory is no part of this."""
+        self.output.mkdir(parents=True, exist_ok=True)
         options = ["--size", "256*256", "--seed", str(self.seed), "--json"]
         return self.prefect.start("image", str(PHOTO), "--out", str(self.output), *options, env=self.env)
 

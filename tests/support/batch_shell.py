@@ -64,8 +64,13 @@ class Shell:
         return len(list((self.folder / "out" / "images").glob("*/metadata.json")))
 
 
-# Without a terminal, a batch that takes long says now and then how far it is.
-PROGRESS = re.compile(r"^[\d,]+ of [\d,]+ rows(, [\d,]+/min)?, [\d,.]+ USD(, [\d,]+ failed)?\n", re.MULTILINE)
+# Without a terminal, a batch says what it does before it can count, and now and then how far it is.
+PROGRESS = re.compile(
+    r"^(created directory /.*|reading the manifest|checking [\d,]+ images?|looking up what is stored"
+    r"|asking for price and balance|writing the report"
+    r"|[\d,]+ of [\d,]+ rows(, [\d,]+/min)?, [\d,.]+ USD(, [\d,]+ failed)?)\n",
+    re.MULTILINE,
+)
 
 
 def without_progress(ended: Ended) -> str:
