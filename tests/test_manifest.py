@@ -66,9 +66,12 @@ def on_s3(moto: S3Server) -> Store:
     return s3_store(moto.bucket, uuid.uuid4().hex, moto.session(), endpoint_url=moto.endpoint)
 
 
-async def read(manifest: str | Path | Sequence[str], store: Store) -> list[Row | BadRow]:
+async def read(
+    manifest: str | Path | Sequence[str], store: Store, *, allow_local: bool = True
+) -> list[Row | BadRow]:
     named = str(manifest) if isinstance(manifest, Path) else manifest
-    return [row async for batch in read_manifest(named, DEFAULTS, store) for row in batch]
+    pages = read_manifest(named, DEFAULTS, store, allow_local=allow_local)
+    return [row async for batch in pages for row in batch]
 
 
 async def bad(manifest: str | Path | Sequence[str], store: Store) -> list[tuple[int, str]]:
@@ -234,6 +237,24 @@ async def test_what_another_output_stored_below_the_prefix_is_left_out_but_not_w
     rows = await read(f"s3://{moto.bucket}/{root}/in/", output_at(moto, f"{root}/out"))
     found = [image.removeprefix(f"s3://{moto.bucket}/{root}/") for image, *_ in facts(rows)]
     assert found == ["in/a.jpg", f"in/{like_it}"]
+
+
+async def test_a_manifest_from_elsewhere_may_name_files_of_this_machine_only_where_that_is_allowed(
+    on_s3: Store, moto: S3Server, tmp_path: Path
+) -> None:
+    own = tmp_path / "own.jsonl"
+    own.write_bytes(jsonl(*ROWS))
+    moto.client().put_object(Bucket=moto.bucket, Key="theirs.jsonl", Body=own.read_bytes())
+    theirs = f"s3://{moto.bucket}/theirs.jsonl"
+    (number, reason), *more = [
+        (row.number, row.reason)
+        for row in await read(theirs, on_s3, allow_local=False)
+        if isinstance(row, BadRow)
+    ]
+    assert (number, more) == (3, [])
+    assert reason.startswith("file of this machine: image pictures/c.webp: ")
+    assert "allow_local" in reason
+    assert facts(await read(own, on_s3, allow_local=False)) == EXPECTED
 
 
 async def test_who_names_another_outputs_pictures_means_them(moto: S3Server) -> None:

@@ -41,7 +41,9 @@ class _PictureFlags(PictureFlags):
 _NONE = Parameter(show_default=False)
 
 
-@with_flags(params=INLINE, columns=_NONE, carry=_NONE, ignore_columns=_NONE, retry_failed=SWITCH)
+@with_flags(
+    params=INLINE, columns=_NONE, carry=_NONE, ignore_columns=_NONE, allow_local=SWITCH, retry_failed=SWITCH
+)
 class _BatchFlags(BatchOptions):
     """The options of a batch as flags."""
 
@@ -120,9 +122,14 @@ async def _check_first_rows(manifest: str, options: BatchOptions, store: Store) 
     from prefect_wavespeed.batch.manifest.rows import BadRow
     from prefect_wavespeed.batch.run import bad_rows_error
 
-    async with aclosing(
-        read_manifest(manifest, options.params, store, columns=options.manifest_columns)
-    ) as pages:
+    reading = read_manifest(
+        manifest,
+        options.params,
+        store,
+        columns=options.manifest_columns,
+        allow_local=options.allow_local,
+    )
+    async with aclosing(reading) as pages:
         rows = await anext(pages)
         bad = [row for row in rows if isinstance(row, BadRow)]
         if bad and options.on_bad_row == "fail":

@@ -81,6 +81,11 @@ class BatchOptions(BaseModel):
     ignore_columns: str = Field(
         default="", description="Columns of your own to leave out, such as notes,colour."
     )
+    allow_local: bool = Field(
+        default=False,
+        description="Let a manifest from S3 or the web name files of the machine that runs the batch: "
+        "whoever may write the manifest can then have them uploaded.",
+    )
     retry_failed: bool = Field(
         default=False, description="Also submit jobs that have failed for good before. That may be billed."
     )

@@ -156,6 +156,7 @@ class Batch:
             self.store,
             columns=self.options.manifest_columns,
             left_out=self.table.left_out,
+            allow_local=self.options.allow_local,
         )
         async with aclosing(rows_of) as pages:
             async for rows in pages:

@@ -12,7 +12,7 @@ from prefect_wavespeed.errors import InvalidRequestError, RestyleError
 
 # Messages name the parameters of flows; on the command line these are options.
 _PARAMETER = re.compile(
-    r"(?<!\S)(max_cost_usd|max_failed|on_bad_row|retry_failed|ignore_columns|(?:carry|columns)(?==))\b(=?)"
+    r"(?<!\S)(max_cost_usd|max_failed|on_bad_row|retry_failed|allow_local|ignore_columns|(?:carry|columns)(?==))\b(=?)"
 )
 
 

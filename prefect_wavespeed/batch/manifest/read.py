@@ -44,6 +44,7 @@ async def read_manifest(
     *,
     columns: Columns = KNOWN_COLUMNS,
     left_out: Counter[str] | None = None,
+    allow_local: bool = False,
 ) -> AsyncGenerator[Rows, None]:
     """Read the images of a batch, in order, a few hundred at a time.
 
@@ -59,6 +60,7 @@ async def read_manifest(
         store: where outputs go: S3 is read with its credentials, if it is on S3.
         columns: which columns have other names, and which of a team's own are carried or left aside.
         left_out: counts what is below a prefix or in a folder and is no image, by the ending of its name.
+        allow_local: a manifest on S3 or the web may name files of this machine.
 
     Yields:
         Rows, and BadRows for those that cannot be used. Close it (``contextlib.aclosing``) unless it is read
@@ -75,11 +77,26 @@ async def read_manifest(
         async with aclosing(_all_rows(manifest, params, store, columns, left_out)) as batches:
             async for rows in batches:
                 empty = False
-                yield rows
+                yield rows if allow_local or not _is_elsewhere(manifest) else list(map(_not_local, rows))
     except UnreadableError as error:
         raise ManifestError(f"manifest {safe_name(manifest)}: {redact(error)}") from None
     if empty:
         raise ManifestError(f"manifest {safe_name(manifest)}: it has no rows: give at least one image")
+
+
+def _is_elsewhere(manifest: Manifest) -> bool:
+    return isinstance(manifest, str) and "://" in manifest
+
+
+def _not_local(row: Row | BadRow) -> Row | BadRow:
+    """The row, unless it names a file: who may write the manifest must not read this machine's disk."""
+    if isinstance(row, BadRow) or "://" in row.image:
+        return row
+    reason = (
+        f"file of this machine: image {redact(row.image)}: a manifest from elsewhere may name one only with "
+        "allow_local"
+    )
+    return BadRow(row.number, reason, row.id, row.safe_image, carried=row.carried)
 
 
 def safe_name(manifest: Manifest) -> str:
