@@ -113,7 +113,7 @@ async def restyle_batch(
         if dry_run:
             return await _quote(manifest, options, wavespeed, output)
         if shard:
-            options = shard.options(options)
+            options, shards = shard.options(options), 1  # it has the whole run's parameters, and starts none
         summary = await _restyle_all(manifest, options, wavespeed, output, shards, shard)
         return completed(summary, summary.outcome)
 
