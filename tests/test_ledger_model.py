@@ -12,13 +12,13 @@ from tests.ledger_model import Budget, Model
 
 MODELS = [
     Model(("run", "run"), 2, Budget()),
-    Model(("run",), 3, Budget(crashes=1, searches=1, refusals=1)),
-    Model(("retry_failed",), 3, Budget(losses=1, crashes=1)),
     Model(("run",), 3, Budget(unsure=1, verdicts=1)),
 ]
 """Small enough for every run of the tests."""
 
 LARGER = [
+    Model(("run",), 3, Budget(crashes=1, searches=1, refusals=1)),
+    Model(("retry_failed",), 3, Budget(losses=1, crashes=1)),
     Model(("run", "settle"), 2, Budget(crashes=1)),
     Model(("run",), 3, Budget(crashes=1, failures=1)),
     Model(("run", "settle"), 2, Budget(crashes=1, failures=1)),
@@ -78,7 +78,7 @@ def test_no_interleaving_bills_a_picture_twice_or_buries_a_job_that_was_paid_or_
 def test_nor_does_any_of_many_more_states(model: Model) -> None:
     states, way = model.explore()
     assert way == []
-    assert states > 50_000
+    assert states > 20_000
 
 
 BREAKS = dict.fromkeys(WITHOUT, "billed twice") | {

@@ -216,7 +216,7 @@ CASES = [
         pytest.param(
             case,
             id=" + ".join(case.dialects) or "as recorded",
-            marks=[pytest.mark.e2e] if number > 2 else [],
+            marks=[pytest.mark.e2e] if number else [],
         )
         for number, case in enumerate(CASES)
     ],
@@ -256,6 +256,7 @@ def test_without_json_each_finding_is_a_line_and_the_documentation_shows_the_sam
     assert findings == [f"{asked}: {found}" + (f" → {so}" if so else "") for asked, found, so in sample[1:]]
 
 
+@pytest.mark.e2e
 def test_a_history_that_lags_and_a_limit_are_reported(doctor: Doctor) -> None:
     doctor.emulator.faults(
         [
@@ -294,6 +295,7 @@ def test_what_recovery_relies_on_is_kept_in_the_block(doctor: Doctor) -> None:
 # --- what it spends ---
 
 
+@pytest.mark.e2e
 def test_no_more_is_spent_than_allowed_by_all_runs_together(doctor: Doctor) -> None:
     doctor.emulator.dialects("fields-dropped")
     first = doctor.live("--spend", "0.06")
@@ -354,6 +356,7 @@ def test_an_ordinary_picture_that_fails_is_an_error_and_not_paid(doctor: Doctor)
     assert doctor.live("--resume").findings["billing"] == "for each picture: deduct, refund"
 
 
+@pytest.mark.e2e
 def test_interrupted_it_goes_on_with_the_same_pictures(doctor: Doctor) -> None:
     doctor.emulator.faults([{"on": "prediction", "fault": "slow", "seconds": 3}])
     command = doctor.prefect.start("doctor", "--live", "--out", str(doctor.out), env=doctor.environment)

@@ -96,7 +96,13 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "data", "reason"), REFUSED, ids=[name for name, *_ in REFUSED])
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        pytest.param(*case, id=case[0], marks=[] if case is REFUSED[0] else [pytest.mark.e2e])
+        for case in REFUSED
+    ],
+)
 async def test_what_cannot_be_restyled_is_a_dead_letter_with_its_reason_once(
     world: World, name: str, data: bytes, reason: str
 ) -> None:

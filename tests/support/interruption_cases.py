@@ -178,6 +178,7 @@ STORE = [
     met("the side-car's answer is lost", "drop", "/metadata.json"),
     met("the claim meets a conflict", "conflict", ".claim.json"),
     met("the record meets a conflict", "conflict", ".prediction.json"),
+    met("the side-car meets a conflict", "conflict", "/metadata.json"),
     cut("down before the claim", "down", ".claim.json", created=(0, 1)),
     cut("down after the claim", "down_after", ".claim.json", created=(0, 1)),
     cut("down after the POST", "down", ".prediction.json", created=(1, 1)),
@@ -185,6 +186,5 @@ STORE = [
     cut("down after the record", "down_after", ".prediction.json"),
     cut("down before the side-car", "down", "/metadata.json"),
     cut("down after the side-car", "down_after", "/metadata.json"),
-    cut("the side-car meets a conflict", "conflict", "/metadata.json"),
 ]
 CASES = [*KILLED_AGAIN, *STORE, *MANY, *CLOCKS, *ASLEEP, *KILLED]  # the longest first
