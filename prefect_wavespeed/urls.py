@@ -72,6 +72,11 @@ def without_signature(url: str) -> str:
     return urlunsplit((parts.scheme.lower(), host, parts.path, urlencode(shown), ""))
 
 
+def is_shortened(url: str) -> bool:
+    """Whether parameters of a URL were replaced by a digest, so that it leads nowhere."""
+    return any(name == _DIGEST for name, _ in parse_qsl(urlsplit(url).query))
+
+
 def _is_harmless(name: str, value: str) -> bool:
     if name == _DIGEST:
         return _DIGEST_VALUE.fullmatch(value) is not None

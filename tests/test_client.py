@@ -576,6 +576,16 @@ async def test_a_proxy_is_asked_for_a_tunnel_and_gets_no_key(monkeypatch: pytest
         holds_no_key(caught.value)
 
 
+async def test_outputs_and_uploads_go_through_the_proxy_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with RawServer(http(403)) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        async with WaveSpeedClient(KEY, "https://api.example.com") as client:
+            with pytest.raises(errors.OutputError):
+                await client.download("https://cdn.example.com/1.jpeg")
+            assert not await client.is_gone("https://cdn.example.com/1.jpeg")
+        assert proxy.heads == ["CONNECT cdn.example.com:443"] * 2
+
+
 @pytest.mark.parametrize(
     "url",
     [

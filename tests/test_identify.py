@@ -100,6 +100,10 @@ async def test_a_source_is_read_where_it_is_a_file_and_not_where_it_is_a_url(sto
         ("s3://bucket", "no key: image s3://bucket: use s3://bucket/key"),
         ("http://example.com/a.jpg", "unencrypted URL: image http://example.com/a.jpg"),
         ("ftp://example.com/a.jpg", "unsupported scheme ftp://: image ftp://example.com/a.jpg"),
+        (
+            "https://example.com/a?query-sha256=0123456789abcdef",
+            "shortened for display: image https://example.com/a?",
+        ),
         ("https:///a.com/b", "mistyped URL: image https:///a.com/b: did you mean https://a.com/b?"),
         ("https://example.com:0/a.jpg", "no host in the URL: image "),
         ("https://example.com:99999/a.jpg", "invalid URL: image https://example.com:99999/a.jpg"),

@@ -12,7 +12,7 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -89,11 +89,11 @@ class Transport:
         # would take as long for those as for the request itself.
         trusted = _trusted(ca_bundle())
         self._api = AiohttpTransport(limits=limits, proxy=proxy_for(self.base_url, host), verify=trusted)
-        self._cdn = HttpxAiohttpClient(
+        self._cdn = _CdnClient(
+            partial(_session, host, trusted, max_connections),
             verify=trusted,
             headers={"User-Agent": _USER_AGENT},
             limits=limits,
-            transport=AiohttpTransport(client=partial(_session, host, trusted, max_connections)),
             event_hooks={"request": [_without_body, partial(_check_url, host)]},
             # A proxy from the environment must not get what is meant for loopback, in the clear.
             mounts={f"all://[{host}]" if ":" in host else f"all://{host}": None}
@@ -301,6 +301,22 @@ async def _bounded(response: httpx.Response, limit: int) -> bytes:
 @lru_cache(16)
 def _timeouts(seconds: float) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=min(10, seconds / 2), pool=seconds / 2)
+
+
+class _CdnClient(HttpxAiohttpClient):
+    """A client whose direct connections are checked; a proxy of the environment is used like any client's.
+
+    Args:
+        session: makes the session for connections without a proxy.
+        options: those of httpx.
+    """
+
+    def __init__(self, session: Callable[[], aiohttp.ClientSession], **options: Any) -> None:
+        self._session = session
+        super().__init__(**options)
+
+    def _init_transport(self, *_: Any, **__: Any) -> httpx.AsyncBaseTransport:
+        return AiohttpTransport(client=self._session)
 
 
 class _Resolver(aiohttp.ThreadedResolver):

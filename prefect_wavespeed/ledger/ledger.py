@@ -30,6 +30,7 @@ from prefect_wavespeed.ledger.records import (
 )
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.words import counted
 
 # Where a side-car and a dead letter name their last prediction.
 _NEWEST = (("prediction", "id"), ("error", "prediction_id"))
@@ -224,7 +225,7 @@ class Ledger:
         except ValidationError as error:
             raise StoreError(
                 f"{self.store.uri_of(path)} was not written by this version "
-                f"({error.error_count()} fields differ): upgrade, or move the object away",
+                f"({counted(error.error_count(), 'field')} not as it should be): upgrade, or move it away",
                 retryable=False,
             ) from None
 

@@ -99,7 +99,7 @@ class Claim(BaseModel):
 
     nonce: str
     flow_run_id: str | None
-    flow_run_name: str | None
+    flow_run_name: str | None = None
     claimed_at: datetime = Field(description="By the runner's clock: only for people to read.")
     lease_seconds: float = Field(description="How long it holds without a prediction.")
     base_url: str = Field(description="The API that the request goes to.")

@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 from prefect_wavespeed.api.urls import is_loopback
 from prefect_wavespeed.errors import SourceError, redact
 from prefect_wavespeed.job import Source
-from prefect_wavespeed.urls import without_signature
+from prefect_wavespeed.urls import is_shortened, without_signature
 
 
 def url_source(image: str) -> Source:
@@ -33,5 +33,7 @@ def url_source(image: str) -> Source:
         )
     if parts.scheme.lower() == "http" and not is_loopback(parts.hostname):
         raise SourceError(f"unencrypted URL: image {shown}: WaveSpeedAI fetches from https:// only")
+    if is_shortened(image):
+        raise SourceError(f"shortened for display: image {shown}: use the URL as it was first given")
     name = unquote(parts.path.rstrip("/").rpartition("/")[2]) or parts.hostname
     return Source(uri=shown, identity=shown, name=name, location=image)

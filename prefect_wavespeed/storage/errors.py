@@ -68,7 +68,7 @@ _REASONS = (
     ),
     _DENIED,
     _Reason(
-        r"hard.?link|\(os error (1|38|95)\)",
+        r"\(os error (1|38|95)\)",
         "no hard links here, which create-if-absent needs",
         "use another file system, or S3",
         ConfigurationError,
