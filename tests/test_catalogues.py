@@ -18,6 +18,7 @@ import pytest
 from pydantic import ValidationError
 
 from prefect_wavespeed.api.models import NO_PROMPT, ReduxParams
+from prefect_wavespeed.batch.manifest.carried import Cell, carried_value
 from prefect_wavespeed.batch.manifest.read import read_manifest
 from prefect_wavespeed.batch.manifest.rows import BadRow, Row
 from prefect_wavespeed.batch.options import BatchOptions
@@ -136,6 +137,24 @@ async def test_a_catalogue_is_restyled_as_it_is_and_its_own_columns_are_in_the_r
         ReduxParams(num_inference_steps=12, output_format="png"),
         ReduxParams(),
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "carried"),
+    [
+        (Cell(SIGNED), URL.format(2)),
+        ({"u": SIGNED, SIGNED: 1}, f'{{"u": "{URL.format(2)}", "{URL.format(2)}": 1}}'),
+        (['say "https://b/k?sig=secret"\n', None, "é\\"], '["say \\"https://b/k\\"\\n", null, "é\\\\"]'),
+        (Cell('["https:\\/\\/b\\/k?sig=secret"]'), '["https://b/k"]'),
+        ("(see https://b/k?sig=secret)", "(see https://b/k)"),
+        ("https://a/k?sig=secret,https://b/k?w=3&sig=secret", "https://a/k,https://b/k?w=3"),
+        ('<a href="https://u:secret@b/k?sig=secret">', '<a href="https://b/k">'),
+        ("https://[b/k?sig=secret", "https://[b/k?…"),
+        ("7 > 5? https:// a? http", "7 > 5? https:// a? http"),
+    ],
+)
+def test_no_url_is_carried_with_its_signature_wherever_in_a_value_it_is(value: object, carried: str) -> None:
+    assert carried_value(value) == carried
 
 
 async def test_what_is_carried_is_no_part_of_the_job_and_rows_that_fail_carry_it_too(tmp_path: Path) -> None:

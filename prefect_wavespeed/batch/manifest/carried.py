@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import date, datetime, time
 from typing import Any, Literal, TypeAlias
 
-from prefect_wavespeed.errors import ManifestError
+from prefect_wavespeed.errors import ManifestError, redact
 from prefect_wavespeed.urls import without_signature
 
 MAX_COLUMNS = 50
@@ -26,7 +26,9 @@ ColumnType = Literal["string", "integer", "number", "boolean"]
 
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,14})", re.ASCII)  # "007" is a name, and so is what a float cannot hold
 _NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})\.\d{1,14}", re.ASCII)
-_SIGNABLE = re.compile(r"(?i)https?://\S+")
+# A URL within a text: to a blank, a delimiter or the next URL. Some write the slashes of JSON as "\\/".
+_URL = re.compile(r"""(?i)https?:(?:\\?/){2}(?:(?!https?:\\?/)[^\s"<>])*(?<![.,;:!?|)\]}'])""")
+_JSON_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')
 _INT64 = 2**63
 
 
@@ -37,7 +39,7 @@ class Cell(str):
 
 
 def carried_value(value: object) -> Value:
-    """A value as it is carried; of a signed URL without its signature, since reports are passed on."""
+    """A value as it is carried; the URLs in it without their signatures, since reports are passed on."""
     match value:
         case bool():
             return value
@@ -48,19 +50,30 @@ def carried_value(value: object) -> Value:
         case datetime() | date() | time():
             return value.isoformat()
         case list() | dict():
-            return _bounded(json.dumps(value, ensure_ascii=False, default=str))
+            as_json = json.dumps(value, ensure_ascii=False, default=str)
+            return _bounded(_JSON_TEXT.sub(lambda found: _json_unsigned(found[0]), as_json))
         case Cell():
-            return Cell(_bounded(value))
-    return _bounded(str(value))
+            return Cell(_bounded(_unsigned(value)))
+    return _bounded(_unsigned(str(value)))
+
+
+def _json_unsigned(text: str) -> str:
+    return json.dumps(_unsigned(json.loads(text)), ensure_ascii=False)
+
+
+def _unsigned(text: str) -> str:
+    return _URL.sub(lambda found: _url_unsigned(found[0]), text)
+
+
+def _url_unsigned(url: str) -> str:
+    try:
+        return without_signature(url.replace("\\/", "/"))
+    except ValueError:
+        return redact(url)
 
 
 def _bounded(text: str) -> str:
     text = text.encode("utf-8", "replace").decode()  # half a character (a lone surrogate) cannot be stored
-    if _SIGNABLE.fullmatch(text):
-        try:
-            text = without_signature(text)
-        except ValueError:
-            text = text.partition("?")[0]
     return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH - 1]}…"
 
 
