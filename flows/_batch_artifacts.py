@@ -14,6 +14,7 @@ from prefect_wavespeed.batch.report.query import JobReport
 from prefect_wavespeed.batch.report.rows import ReportRow, Summary, Thumbnails
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._artifacts import cell, picture
+from prefect_wavespeed.reasons import in_words
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.s3 import split_s3_uri
 from prefect_wavespeed.storage.store import Store
@@ -125,7 +126,7 @@ def _failure(row: ReportRow) -> dict[str, object]:
         "row": row.row,
         "id": row.id or "",
         "reason": row.reason,
-        "status": row.status,
+        "status": in_words(row.status),
         "image": row.image,
         "error": row.error_type or "",
         "prediction": row.prediction_id or "",

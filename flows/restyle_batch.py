@@ -45,6 +45,7 @@ from prefect_wavespeed.tasks import (
     restyle_chunk,
     run_info,
 )
+from prefect_wavespeed.words import counted
 
 WATCHABLE = 50
 """Up to this many images, every step is a task run of its own, so that a person can watch it."""
@@ -60,7 +61,7 @@ def _run_name() -> str:
     shard, manifest = parameters.get("shard"), parameters.get("manifest", "")
     part = f", {Shard.model_validate(shard).label}" if shard else ""
     if not isinstance(manifest, str):
-        return f"restyle {len(manifest)} images{part}"
+        return f"restyle {counted(len(manifest), 'image')}{part}"
     path = urlsplit(manifest).path if "://" in manifest else manifest
     return f"restyle {PurePosixPath(path).name or manifest}{part}"
 

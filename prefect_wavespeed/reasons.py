@@ -19,6 +19,7 @@ _DIFFERENT = re.compile(
 )
 
 _WORDS = {
+    "done": "stored earlier",
     "given_up": "given up earlier",
     "open": "left open",
     "unsubmitted": "not submitted",

@@ -30,6 +30,8 @@ from prefect_wavespeed.errors import (
     RateLimitedError,
     RestyleError,
     SourceError,
+    UnansweredSubmissionError,
+    UnsureSubmissionError,
     redact,
 )
 from prefect_wavespeed.job import Job, Restyled
@@ -47,6 +49,9 @@ _UNBILLED = (
     RateLimitedError,
     SourceError,
 )
+
+# After these its last attempt stays open in the ledger, though no prediction is known.
+_IN_DOUBT = (UnansweredSubmissionError, UnsureSubmissionError)
 
 _log = logging.getLogger(__name__)
 
@@ -204,13 +209,16 @@ class JobRunner:
         if flight.submitted or isinstance(error, NoSlotError):
             await self._gate.stop_if_hopeless(job, error)
         stopped = self._gate.stopped
+        if isinstance(error, _IN_DOUBT):
+            return _unfinished(flight, error, "open")
         if isinstance(error, StoppedError) or (stopped and type(error) is type(stopped)):
             # an earlier attempt may have been submitted and have failed
             return _unfinished(flight, stopped or error, "failed" if flight.ever_paid else "unsubmitted")
         if isinstance(error, PredictionFailedError):
             is_earlier = not flight.submitted and not self._ledger.is_own(error.flow_run_id)
             return _unfinished(flight, error, "given_up" if is_earlier else "failed")
-        return _unfinished(flight, error, "open" if flight.submitted else "failed")
+        is_open = flight.submitted or error.may_be_billed
+        return _unfinished(flight, error, "open" if is_open else "failed")
 
 
 def _stored(restyled: Restyled, flight: _Flight) -> JobOutcome:

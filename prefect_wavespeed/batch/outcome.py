@@ -4,36 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from prefect_wavespeed import errors
 from prefect_wavespeed.errors import PredictionFailedError, RestyleError
 from prefect_wavespeed.job import Restyled, WarningCode
+from prefect_wavespeed.reasons import in_words
 from prefect_wavespeed.words import counted
 
 Status = Literal["stored", "done", "submitted", "failed", "given_up", "open", "unsubmitted", "invalid"]
 """``stored``: by this run; ``done``: stored earlier; ``submitted``: left to settle; ``failed``: an error, for
 good or in this run; ``given_up``: failed for good in an earlier run, and was not tried again; ``open``:
-submitted, not finished when the run ended; ``unsubmitted``: never sent, because a cap was reached or the run
+left open in the ledger when the run ended; ``unsubmitted``: never sent, because a cap was reached or the run
 stopped; ``invalid``: a bad row that was skipped."""
 
 NOT_STORED: tuple[Status, ...] = ("failed", "given_up", "open", "unsubmitted", "invalid")
 """Rows without pictures; those that are submitted only are left to settle on purpose."""
 
-_WORDS: dict[Status, str] = {
-    "stored": "stored",
-    "done": "stored earlier",
-    "submitted": "submitted",
-    "failed": "failed",
-    "given_up": "given up earlier",
-    "open": "left open",
-    "unsubmitted": "not submitted",
-}
 
-
-def in_words(counts: Mapping[Status, int]) -> str:
+def counts_in_words(counts: Mapping[Status, int]) -> str:
     """How rows ended, as in ``284 stored, 12 failed, 4 rows ignored``."""
-    parts = [f"{counts[status]:,} {words}" for status, words in _WORDS.items() if counts.get(status)]
+    others: list[Status] = [status for status in get_args(Status) if status != "invalid"]
+    parts = [f"{counts[status]:,} {in_words(status)}" for status in others if counts.get(status)]
     if ignored := counts.get("invalid", 0):
         parts.append(f"{counted(ignored, 'row')} ignored")
     return ", ".join(parts) or "no rows"

@@ -126,6 +126,10 @@ def next_step_of_row(row: ReportRow, out: str) -> str:
             return after_failure(failure, out, row.image)
         case (_, "UnsureSubmissionError"):
             return _resolve(row.job_key or "", out)
+        case ("open", "UnansweredSubmissionError"):  # settling does not submit
+            return _BATCH_AGAIN
+        case ("open", _) if not row.prediction_id:
+            return f"{_BATCH_AGAIN}, or {_settle(out)}; both first find out whether it was submitted"
         case ("open", "OutputError"):
             return _stuck(_settle(out))
         case ("open", _):

@@ -266,8 +266,8 @@ class Submission:
     async def _note_unanswered(self, reason: str) -> None:
         self._unanswered.append(reason)
         self._error = UnansweredSubmissionError(  # unless the prediction is found
-            f"{reason}: none of {rules.MAX_ATTEMPTS} submissions was answered, and none created a "
-            "prediction: the job stays open: run it again later",
+            f"{reason}. None of {rules.MAX_ATTEMPTS} submissions created a prediction, so the job "
+            "stays open; run it again later",
             job_key=self._job.key,
             attempt_errors=tuple(self._unanswered),
         )

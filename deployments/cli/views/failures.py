@@ -16,7 +16,9 @@ _KEY = "KEY"
 
 def tabbed(row: ReportRow, step: str) -> str:
     """Id, status, image, reason and next step, with tabs, for scripts."""
-    return "\t".join(" ".join(part.split()) for part in (row.name, row.status, row.image, row.reason, step))
+    return "\t".join(
+        " ".join(part.split()) for part in (row.name, in_words(row.status), row.image, row.reason, step)
+    )
 
 
 @dataclass

@@ -15,12 +15,14 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 from pydantic_core import to_json
 
+from prefect_wavespeed.batch.outcome import Status
 from prefect_wavespeed.batch.report.rows import ReportRow, Rows, Summary, Thumbnails
+from prefect_wavespeed.reasons import in_words
 from prefect_wavespeed.storage import layout
 
 PICTURE_BYTES = 80_000_000  # of thumbnails in a page; beyond that it shows the outputs themselves
@@ -45,7 +47,8 @@ def write_gallery(path: Path, output: str, folder: str, rows: Rows, summary: Sum
     selected, budget = iter(_selected(rows, summary.row_count)), PICTURE_BYTES
     with path.open("wb") as page:
         page.write(head.replace("{{title}}", title).encode())
-        page.write(_json_block("summary", summary.model_dump(mode="json")))
+        words = {status: in_words(status) for status in get_args(Status)}
+        page.write(_json_block("summary", {**summary.model_dump(mode="json"), "words": words}))
         while block := list(islice(selected, _BLOCK_ROWS)):
             pictures = _Pictures(budget)
             page.write(_json_block("rows", [_row(*pair, pictures, output, folder) for pair in block]))

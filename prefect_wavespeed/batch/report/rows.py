@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from prefect_wavespeed.batch.manifest.carried import ColumnType, Value
-from prefect_wavespeed.batch.outcome import Status, in_words
+from prefect_wavespeed.batch.outcome import Status, counts_in_words
 from prefect_wavespeed.concurrency import run_to_end
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.job import WarningCode
@@ -33,7 +33,7 @@ class ReportRow(BaseModel):
     status: Status = Field(
         description="stored: by this run; done: stored earlier; submitted: left to settle; failed: an error, "
         "for good or in this run; given_up: failed for good in an earlier run, and was not tried again; "
-        "open: submitted, not finished when the run ended; unsubmitted: never sent; "
+        "open: left open in the ledger when the run ended; unsubmitted: never sent; "
         "invalid: a bad row that was skipped."
     )
     variant: int = Field(default=0, ge=0, description="Another picture of the same source: 0, 1, 2, …")
@@ -186,7 +186,7 @@ class Summary(BaseModel):
     @property
     def outcome(self) -> str:
         """How the rows ended, in one line: ``284 stored, 12 failed, 4 rows ignored``."""
-        return in_words(self.counts)
+        return counts_in_words(self.counts)
 
     @property
     def failure_lines(self) -> list[str]:

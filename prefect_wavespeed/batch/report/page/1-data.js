@@ -11,7 +11,7 @@ const rows = data("rows").flatMap((block, number) => JSON.parse(block.textConten
 const MEANINGS = {
   stored: "by this run", done: "stored before this run", submitted: "left to settle",
   failed: "for good, or in this run", given_up: "failed for good in an earlier run",
-  open: "submitted, not finished when the run ended", unsubmitted: "never sent", invalid: "a bad row that was skipped",
+  open: "left open in the ledger when the run ended", unsubmitted: "never sent", invalid: "a bad row that was skipped",
 };
 const WARNINGS = {
   missing_outputs: ["pictures missing", "fewer pictures than asked for"], size_differs: ["other size", "not the size that was asked for"],
@@ -26,7 +26,7 @@ const seconds = time => time == null ? "–" : time < 100 ? time.toFixed(1) + " 
 const duration = time => time < 100 ? seconds(time) : time < 5400 ? `${Math.round(time / 60)} min` : `${(time / 3600).toFixed(1)} h`;
 const nameOf = row => row.id ?? (decoded(row.image.split(/[?#]/)[0]).split("/").filter(Boolean).pop() || row.image || `row ${row.row}`);
 const nameOfOutput = output => `Variation ${output.number}${output.quarantined ? ", in quarantine" : ""}`;
-const statusOf = row => row.status.replace("_", " ");
+const statusOf = row => summary.words[row.status];
 const missing = row => row.warnings.filter(code => code === "missing_outputs");
 const marksOf = output => [...(output.flagged ? ["flagged"] : []), ...output.warnings];
 const warningsOf = row => [

@@ -40,7 +40,7 @@ function chips() {
   for (const [name, number] of tally) {
     const radio = make("input");
     radio.type = "radio"; radio.name = "status"; radio.value = name; radio.checked = name === "all";
-    const text = name === "warned" ? "With warnings" : (name[0].toUpperCase() + name.slice(1)).replace("_", " ");
+    const words = name === "warned" ? "with warnings" : summary.words[name] ?? name, text = words[0].toUpperCase() + words.slice(1);
     const chip = make("label", `chip ${name}`, radio, ...(name === "all" ? [] : [make("i", "dot")]), text, make("b", "", count(number)));
     chip.title = titles[name] ?? "";
     $("filter").append(chip);
