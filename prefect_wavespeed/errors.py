@@ -43,12 +43,14 @@ class RestyleError(Exception):
         prediction_id: the prediction it concerns, where there is one.
         attempt_errors: how each attempt at the job ended, where several failed; the first one first.
         details: further lines for people.
+        summary: of a batch, the run in figures, as in its ``summary.json``.
     """
 
     retryable: bool = False
     may_be_billed: bool = False
     attempt_errors: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
+    summary: dict[str, Any] | None = None
 
     def __init__(
         self, message: str, *, job_key: str | None = None, prediction_id: str | None = None, **attributes: Any

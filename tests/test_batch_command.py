@@ -58,10 +58,12 @@ def test_more_failures_than_allowed_are_one_line_after_all_else_is_stored(shell:
     manifest = shell.manifest(pictures(5))
     output, *details = without_progress(failed := shell.batch(manifest)).splitlines()
     assert (failed.status, failed.stdout) == (1, "")
-    assert details[0] == "  1 failed: internal error (code 1402): n2"
-    assert details[1].startswith(f"  every row: restyle failures --out {shell.out} --run ")
+    assert details[0] == "  5 rows: 4 stored, 1 failed"
+    assert "4 pictures stored in " in details[1]
+    assert details[-2] == "  1 failed: internal error (code 1402): n2"
+    assert details[-1].startswith(f"  every row: restyle failures --out {shell.out} --run ")
     assert "1 of 5 rows failed (1 PredictionFailedError), more than --max-failed 0 allows" in output
-    assert "4 are stored" in output
+    assert "allows; 4 stored, 1 failed; the report is in" in output
     again = shell.batch(manifest)  # what an earlier run gave up is no failure of this one
     assert again.status == 0
     assert again.stdout.startswith("5 rows: 4 stored earlier, 1 given up earlier\n")

@@ -394,7 +394,7 @@ def test_more_failures_than_allowed_fail_the_run_after_all_else_is_stored(world:
     (run,) = world.runs
     message = run["state"]["message"]
     assert "3 of 8 rows failed (2 PredictionFailedError, 1 InvalidRequestError)" in message
-    assert "more than max_failed 0.3 allows; 5 are stored" in message
+    assert "more than max_failed 0.3 allows; 5 stored, 3 failed;" in message
     assert (run["state_type"], run["run_count"]) == ("FAILED", 1)  # again would be the same
     assert world.emulator.ledger()["billed"] == 5
     report = Path(message.rpartition("the report is in ")[2])

@@ -10,6 +10,7 @@ import pytest
 
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.progress import Progress
+from prefect_wavespeed.deployments.cli.shared.help import print_error
 from prefect_wavespeed.errors import (
     AuthenticationError,
     BatchFailedError,
@@ -112,7 +113,7 @@ async def test_errors_of_some_images_leave_the_others_alone(api: FakeApi, tmp_pa
     assert "unexpected ValueError" in (carried.rows[5].error_message or "")
     assert isinstance(carried.error, BatchFailedError)
     assert "4 of 10 rows failed (" in carried.error.message
-    assert "more than max_failed 0 allows; 6 are stored; the report is in " in carried.error.message
+    assert "max_failed 0 allows; 6 stored, 3 failed, 1 left open; the report is in " in carried.error.message
     assert not carried.error.retryable
 
 
@@ -288,7 +289,7 @@ async def test_an_empty_account_stops_submitting_and_what_is_in_flight_is_stored
     assert stored == len(api.submissions)
     assert carried.statuses.count("unsubmitted") == 20 - stored
     assert api.refused <= 4  # those that held a slot, and no more
-    assert f"({stored} of 20 rows are stored, {20 - stored} were not submitted" in carried.error.message
+    assert f"(of 20 rows {stored} stored, {20 - stored} not submitted; the" in carried.error.message
 
 
 @pytest.mark.parametrize("kind", [AuthenticationError, InsufficientCreditsError])
@@ -362,7 +363,7 @@ async def test_bad_rows_are_refused_before_anything_is_spent_with_the_first_of_t
 
 
 async def test_a_skipped_row_counts_as_failed_if_its_image_is_missing_and_not_if_it_is_invalid(
-    api: FakeApi, tmp_path: Path
+    api: FakeApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "page.jpg"
     page.write_text("<html>")
@@ -384,7 +385,12 @@ async def test_a_skipped_row_counts_as_failed_if_its_image_is_missing_and_not_if
         if carried.error:
             assert "2 of 5 rows failed (2 SourceError)" in carried.error.message
             assert "\n" not in carried.error.message
-            assert carried.error.details == tuple(carried.summary.failure_lines)
+            assert "2 stored, 2 failed, 1 row ignored" in carried.error.message
+            assert carried.error.details == tuple(carried.summary.closing_lines)
+            print_error(carried.error, as_json=True)
+            shown = json.loads(capsys.readouterr().out)
+            assert shown["error"]["type"] == "BatchFailedError"
+            assert shown["summary"] == json.loads(carried.summary.model_dump_json())
         assert carried.summary.outcome == "2 stored, 2 failed, 1 row ignored"
         missing, page_line, ignored, every_row = carried.summary.failure_lines
         assert missing == f"1 failed: no such file: image {tmp_path}/gone.jpg: row 3"

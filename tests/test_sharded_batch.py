@@ -215,7 +215,7 @@ async def test_a_shard_in_which_submitting_stopped_stops_the_run_for_the_same_re
     summary, error = await world.run(2)
     assert type(error) is kind
     assert error.message.startswith("shard ")
-    assert f"{summary.counts['unsubmitted']} were not submitted" in error.message
+    assert f"{summary.counts['unsubmitted']} not submitted" in error.message
     assert sum(summary.counts.values()) == 40
 
 

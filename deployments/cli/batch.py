@@ -24,7 +24,6 @@ from prefect_wavespeed.deployments.cli.shared.flags import (
 from prefect_wavespeed.deployments.cli.shared.options import AsJson, Out, WaveSpeedBlock
 from prefect_wavespeed.deployments.cli.shared.progress import BatchProgress
 from prefect_wavespeed.deployments.prefect_runtime import quiet_run
-from prefect_wavespeed.words import counted
 
 if TYPE_CHECKING:
     from prefect_wavespeed.batch.progress import OnProgress
@@ -87,7 +86,7 @@ def batch(
     if dry_run:
         print(dumps(asdict(quote)) if as_json else "\n".join(quote.lines(asked.options, _flag)))
     else:
-        print(summary.model_dump_json() if as_json else _closing_lines(summary))
+        print(summary.model_dump_json() if as_json else "\n".join(summary.closing_lines))
     return 0
 
 
@@ -171,28 +170,6 @@ def _restyle(asked: _Command, console: Console) -> Summary:
             )
         finally:
             observer.reset(token)
-
-
-def _closing_lines(summary: Summary) -> str:
-    from prefect_wavespeed.batch.manifest.left_out import left_out_line
-    from prefect_wavespeed.quality.outputs import described
-
-    rate = "" if summary.images_per_minute is None else f", {summary.images_per_minute:,.0f} a minute"
-    spent = f"{summary.spent_usd:g} USD spent"
-    lines = [
-        f"{counted(summary.row_count, 'row')}: {summary.outcome}",
-        f"{counted(summary.images, 'picture')} stored in {summary.seconds:,.1f} s{rate}; {spent}",
-        *described(summary.warnings, summary.flagged),
-        *(
-            ["given up: earlier runs failed; --retry-failed tries again"]
-            if "given_up" in summary.counts
-            else []
-        ),
-        *([left_out_line(summary.left_out)] if summary.left_out else []),
-        f"report: {summary.report}",
-        *summary.failure_lines,
-    ]
-    return "\n".join(lines)
 
 
 def _flag(field: str) -> str:

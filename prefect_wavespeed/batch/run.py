@@ -322,20 +322,18 @@ class Batch:
         )
 
     def verdict(self, summary: Summary) -> RestyleError | None:
-        """Why the run counts as failed, in one line, with details; None if it does not."""
+        """Why the run counts as failed, in one line, with all that is known of it; None if it does not."""
         if error := self._why_failed(summary):
-            error.details = tuple(summary.failure_lines)
+            error.details = tuple(summary.closing_lines)
+            error.summary = summary.model_dump(mode="json")
         return error
 
     def _why_failed(self, summary: Summary) -> RestyleError | None:
         counts, where = summary.counts, f"the report is in {summary.report}"
-        stored = counts.get("stored", 0) + counts.get("done", 0)
         unsubmitted = counts.get("unsubmitted", 0)
         if stopped := self.gate.stopped:
-            message = (
-                f"{stopped.message} ({stored:,} of {summary.row_count:,} rows are stored, "
-                f"{unsubmitted:,} were not submitted; {where})"
-            )
+            rows = counted(summary.row_count, "row")
+            message = f"{stopped.message} (of {rows} {summary.outcome}; {where})"
             return rebuilt_error(type(stopped).__name__, message, stopped.retryable)
         # if nothing stopped it, unsubmitted rows are those of a chunk or a shard that could not run
         failed = counts.get("failed", 0) + counts.get("open", 0) + unsubmitted
@@ -344,7 +342,7 @@ class Batch:
             causes = ", ".join(f"{count:,} {name}" for name, count in by_error.items())
             return BatchFailedError(
                 f"{failed:,} of {summary.row_count:,} rows failed ({causes}), more than max_failed "
-                f"{self.options.max_failed:g} allows; {stored:,} are stored; {where}",
+                f"{self.options.max_failed:g} allows; {summary.outcome}; {where}",
                 retryable=any(map(worth_retrying, self.table.report.job_errors())),
             )
         return None

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 from prefect_wavespeed.ledger.records import DeadLetter, Metadata
-from tests.support.batch_shell import KEY, Shell, one_line, without_progress
+from tests.support.batch_shell import KEY, Shell, without_progress
 from tests.support.batches import pictures
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
@@ -289,14 +289,14 @@ def test_a_cap_that_is_reached_in_the_middle_is_kept_to_the_cent_and_a_rerun_fin
         running = shell.start(manifest, "--concurrency", "10", "--max-cost-usd", str(cap))
         wait_until(lambda: shell.stored() >= 40 or not running.running)
         emulator.price(2 * PRICE)  # while it runs
-        line = one_line(running.ended())
+        line = without_progress(running.ended()).partition("\n")[0]
         assert f"--max-cost-usd {cap:g} is reached" in line
         assert "run it again with a higher limit" in line
         predictions = emulator.ledger()["predictions"]
         assert sum(round(1000 * p["price"]) for p in predictions) <= 1000 * cap
         stored = shell.stored()
         assert 40 <= stored < count
-        assert f"({stored:,} of {count:,} rows are stored, {count - stored:,} were not submitted" in line
+        assert f"(of {count:,} rows {stored:,} stored, {count - stored:,} not submitted" in line
 
         summary = finished(shell.start(manifest, "--max-cost-usd", "20", "--json"))
         assert summary.counts == {"done": stored, "stored": count - stored}

@@ -83,7 +83,10 @@ def _describe_unknown_command(name: str, app: App) -> str:
 
 
 def print_error(error: RestyleError, *, as_json: bool) -> None:
-    """Print an error: one line on stderr and its details below, or one JSON object on stdout."""
+    """Print an error: one line on stderr and its details below, or one JSON object on stdout.
+
+    The object has the summary of a batch beside the error, if one was written.
+    """
     if not as_json:
         print("\n  ".join([f"error: {error}", *error.details]), file=sys.stderr)
         return
@@ -94,4 +97,5 @@ def print_error(error: RestyleError, *, as_json: bool) -> None:
         "job_key": error.job_key,
         "prediction_id": error.prediction_id,
     }
-    print(json.dumps({"error": details}))
+    summary = {"summary": error.summary} if error.summary else {}
+    print(json.dumps({"error": details, **summary}))

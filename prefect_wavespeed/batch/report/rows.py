@@ -13,15 +13,17 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from prefect_wavespeed.batch.manifest.carried import ColumnType, Value
+from prefect_wavespeed.batch.manifest.left_out import left_out_line
 from prefect_wavespeed.batch.outcome import Status, counts_in_words
 from prefect_wavespeed.concurrency import run_to_end
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.job import WarningCode
+from prefect_wavespeed.quality.outputs import described
 from prefect_wavespeed.reasons import Reason
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.open_store import open_store
 from prefect_wavespeed.storage.store import Store
-from prefect_wavespeed.words import html_table
+from prefect_wavespeed.words import counted, html_table
 
 
 class ReportRow(BaseModel):
@@ -195,6 +197,22 @@ class Summary(BaseModel):
         if lines and self.flow_run_id:
             lines.append(f"every row: restyle failures --out {quote(self.output)} --run {self.flow_run_id}")
         return lines
+
+    @property
+    def closing_lines(self) -> list[str]:
+        """All that a person reads at the end of a run, however it ended."""
+        rate = "" if self.images_per_minute is None else f", {self.images_per_minute:,.0f} a minute"
+        spent = f"{self.spent_usd:g} USD spent"
+        given_up = "given up: earlier runs failed; --retry-failed tries again"
+        return [
+            f"{counted(self.row_count, 'row')}: {self.outcome}",
+            f"{counted(self.images, 'picture')} stored in {self.seconds:,.1f} s{rate}; {spent}",
+            *described(self.warnings, self.flagged),
+            *([given_up] if "given_up" in self.counts else []),
+            *([left_out_line(self.left_out)] if self.left_out else []),
+            f"report: {self.report}",
+            *self.failure_lines,
+        ]
 
 
 @dataclass
