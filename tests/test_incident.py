@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.batch.options import BatchOptions
+from prefect_wavespeed.errors import ConfigurationError
+from prefect_wavespeed.inspect.runs import find_run
+from prefect_wavespeed.job import RunInfo
 from prefect_wavespeed.reasons import MAX_REASONS
 from prefect_wavespeed.retry import instant_retries
 from prefect_wavespeed.settings import Settings
+from prefect_wavespeed.settling.settle import settle as settle_jobs
+from prefect_wavespeed.storage.backend import Entry
 from prefect_wavespeed.storage.open_store import directory_store
 from tests.support.batches import SITE, Finished, restyle_all, write_manifest
 from tests.support.emulator_process import Emulator
@@ -139,6 +145,55 @@ def test_every_row_is_listed_with_its_true_cause_and_what_to_do(emulator: Emulat
         "3 ignored: other reasons",
         f"every row: restyle failures --out {output} --run {run}",
     ]
+
+
+async def test_what_was_left_to_settle_is_listed_as_it_is_now(emulator: Emulator, tmp_path: Path) -> None:
+    names = ("good", "moderated", "stuck")
+    faults = [{**_AT_WAVESPEED[name], "match": {"image": f"/{name}"}, "times": None} for name in names[1:]]
+    emulator.faults(faults)
+    output, options = str(tmp_path / "out"), BatchOptions(params=SMALL, wait=False)
+    manifest = write_manifest(tmp_path / "m.jsonl", [{"id": n, "image": f"{SITE}/{n}.jpg"} for n in names])
+    ended = await restyle_all(emulator.url, output, manifest, options)
+    assert ended.statuses == ["submitted"] * 3
+
+    async def failures() -> tuple[list[list[str]], str]:
+        shown = await asyncio.to_thread(restyle, "failures", "--out", output)
+        return [line.split("\t") for line in shown.stdout.splitlines()], shown.stderr
+
+    settle = f"`restyle settle --out {output}`, which stores it once it is ready and bills nothing"
+    rows, _ = await failures()
+    assert [(row[0], row[1], *row[3:]) for row in rows] == [
+        (name, "submitted", "submitted and not settled yet", settle) for name in names
+    ]
+    async with WaveSpeedClient("test-key", emulator.url, submit_timeout=0.5) as client:
+        hurried = _HURRIED.model_copy(update={"poll_timeout_seconds": 1})
+        settled = await settle_jobs(client, ended.store, RunInfo(package_version="test"), hurried)
+    assert (settled.stored, settled.failed) == (1, 1)
+    (moderated, stuck), said = await failures()
+    assert (moderated[:2], moderated[3]) == (["moderated", "failed"], "not safe (code 1200)")
+    assert "use another picture" in moderated[4]
+    assert stuck[:2] == ["stuck", "submitted"]
+    assert "not settled yet" in stuck[3]
+    assert said.endswith(": 3 submitted; 1 stored since\n")
+
+
+async def test_the_latest_run_is_found_without_listing_the_nights_before(tmp_path: Path) -> None:
+    store = directory_store(tmp_path)
+    for run in ("dt=2026-01-01/aaaa-1", "dt=2026-01-02/aaaa-2", "dt=2026-01-02/bbbb"):
+        await store.put(f"runs/{run}/summary.json", b"{}", "application/json")
+    listed: list[str] = []
+    pages = store.pages
+
+    def noted(prefix: str, start: str = "") -> AsyncIterator[Sequence[Entry]]:
+        listed.append(prefix)
+        return pages(prefix, start)
+
+    store.pages = noted  # type: ignore[method-assign]
+    assert (await find_run(store)).id == "bbbb"
+    assert listed == ["runs/dt=2026-01-02/"]
+    assert (await find_run(store, "aaaa-1")).id == "aaaa-1"
+    with pytest.raises(ConfigurationError, match="2 runs begin with it: give more of the id: aaaa-1, aaaa-2"):
+        await find_run(store, "aaaa")
 
 
 def test_a_run_that_died_says_so_and_lists_what_it_had_reported(tmp_path: Path) -> None:

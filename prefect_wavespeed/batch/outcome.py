@@ -19,7 +19,7 @@ left open in the ledger when the run ended; ``unsubmitted``: never sent, because
 stopped; ``invalid``: a bad row that was skipped."""
 
 NOT_STORED: tuple[Status, ...] = ("failed", "given_up", "open", "unsubmitted", "invalid")
-"""Rows without pictures; those that are submitted only are left to settle on purpose."""
+"""Rows without pictures that somebody is notified of; what is submitted only is left to settle on purpose."""
 
 
 def counts_in_words(counts: Mapping[Status, int]) -> str:

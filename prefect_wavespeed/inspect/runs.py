@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 
-from prefect_wavespeed.batch.outcome import NOT_STORED
+from prefect_wavespeed.batch.outcome import Status
 from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.backend import Entry
 from prefect_wavespeed.storage.store import Store
 
 LATEST = "latest"
+_HAVE_PICTURES: tuple[Status, ...] = ("stored", "done")
+_WHOLE_ID = 36  # characters
 
 
 @dataclass(frozen=True)
@@ -39,23 +42,21 @@ async def find_run(store: Store, wanted: str = LATEST) -> BatchRun:
 
     Args:
         store: the output.
-        wanted: its flow run's id, or the beginning of it; or ``latest``, the one that wrote last.
+        wanted: its flow run's id, or the beginning of it; or ``latest``: of those that started on
+            the last day, the one that wrote last.
 
     Raises:
         ConfigurationError: there is none, or several begin like this.
         StoreError: the store cannot be read.
     """
+    start = "" if wanted == LATEST else wanted
     found: dict[str, BatchRun] = {}
-    async for page in store.pages(layout.RUNS):
-        for entry in page:
-            folder = layout.run_of(entry.path)
-            if folder is None:
-                continue
-            name, before = PurePosixPath(folder).name, found.get(folder)
-            if wanted == LATEST or name.startswith(wanted):
-                at = max(entry.last_modified, before.at) if before else entry.last_modified
-                is_summary = entry.path == f"{folder}/{layout.SUMMARY}"
-                found[folder] = BatchRun(name, folder, at, is_summary or bool(before and before.is_complete))
+    for night in sorted(await store.folders(layout.RUNS), reverse=True):
+        async for page in store.pages(night, start):
+            for entry in page:
+                _note(entry, found)
+        if found and (wanted == LATEST or len(wanted) >= _WHOLE_ID):
+            break  # there may be very many nights
     if not found:
         which = "no run of a batch" if wanted == LATEST else f"--run {wanted}: no such run"
         raise ConfigurationError(f"{which} in {store.uri}: give the output and the run of a batch")
@@ -68,6 +69,17 @@ async def find_run(store: Store, wanted: str = LATEST) -> BatchRun:
     return newest
 
 
+def _note(entry: Entry, found: dict[str, BatchRun]) -> None:
+    """Add what an object says of its run."""
+    folder = layout.run_of(entry.path)
+    if folder is None:
+        return
+    before = found.get(folder)
+    at = max(entry.last_modified, before.at) if before else entry.last_modified
+    is_complete = entry.path == f"{folder}/{layout.SUMMARY}" or bool(before and before.is_complete)
+    found[folder] = BatchRun(PurePosixPath(folder).name, folder, at, is_complete)
+
+
 async def read_summary(store: Store, run: BatchRun) -> Summary | None:
     """The run in figures; None while it has no report."""
     data = await store.get(f"{run.folder}/{layout.SUMMARY}") if run.is_complete else None
@@ -75,7 +87,7 @@ async def read_summary(store: Store, run: BatchRun) -> Summary | None:
 
 
 async def rows_without_pictures(store: Store, run: BatchRun) -> AsyncIterator[ReportRow]:
-    """The rows of a run that failed, were left open or ignored, or were not submitted.
+    """The rows of a run that failed, were submitted only, left open or ignored, or were not submitted.
 
     Of a run without a report only those that it has reported so far, in no order.
 
@@ -92,7 +104,7 @@ async def rows_without_pictures(store: Store, run: BatchRun) -> AsyncIterator[Re
         with report.open("rb") as lines:
             for line in lines:
                 row = ReportRow.model_validate_json(line)
-                if row.status in NOT_STORED:
+                if row.status not in _HAVE_PICTURES:
                     yield row
 
 
@@ -102,7 +114,7 @@ async def _reported_so_far(store: Store, run: BatchRun) -> AsyncIterator[ReportR
         for entry in sorted(await store.list(folder), key=lambda entry: entry.last_modified):
             is_part = layout.shard_of_part(entry.path) is not None
             for row in decode_part((await store.get(entry.path)) or b"") if is_part else ():
-                if row.status in NOT_STORED:
+                if row.status not in _HAVE_PICTURES:
                     rows[row.row] = row
                 else:
                     rows.pop(row.row, None)

@@ -87,6 +87,17 @@ class Backend(ABC):
     async def list(self, prefix: str) -> list[Entry]:
         """All objects below a prefix."""
 
+    async def folders(self, prefix: str) -> Sequence[str]:
+        """The folders directly below a folder, each with its slash."""
+        try:
+            found = await obstore.list_with_delimiter_async(self.handle, prefix=prefix)
+        except BaseError as error:
+            if not is_for_a_key(error):
+                raise
+            paths = [each.path.removeprefix(prefix) for each in await self.list(prefix)]
+            return sorted({f"{prefix}{path.partition('/')[0]}/" for path in paths if "/" in path})
+        return [f"{path.rstrip('/')}/" for path in found["common_prefixes"]]
+
     async def pages(self, prefix: str, start: str) -> AsyncIterator[Sequence[Entry]]:
         """All objects below a prefix whose names there begin with ``start``, a page at a time."""
         beginning = prefix + start

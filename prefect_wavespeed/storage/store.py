@@ -120,6 +120,11 @@ class Store:
         with translated("list", self.uri_of(prefix)):
             return await self._backend.list(prefix)
 
+    async def folders(self, prefix: str) -> Sequence[str]:
+        """The folders directly below a folder, each with its slash, without listing what is in them."""
+        with translated("list", self.uri_of(prefix)):
+            return await self._backend.folders(prefix)
+
     async def pages(self, prefix: str, start: str = "") -> AsyncIterator[Sequence[Entry]]:
         """All objects below a prefix, however many, a page of the listing at a time.
 
