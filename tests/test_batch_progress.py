@@ -5,18 +5,23 @@ from __future__ import annotations
 import io
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from prefect_wavespeed.batch.progress import RESTYLING, Progress
+from prefect_wavespeed.batch.job_table import JobTable
+from prefect_wavespeed.batch.progress import RESTYLING, Progress, Recorder
+from prefect_wavespeed.batch.report.parts import ReportParts
 from prefect_wavespeed.deployments.cli.shared.progress import BatchProgress
+from prefect_wavespeed.storage.open_store import directory_store
 
 
 def _progress(stored: int, failed: int = 0) -> Progress:
     counts: Counter[str] = Counter(stored=stored, failed=failed, open=failed)
     spent = 0.025 * stored
-    return Progress(2_000, counts, spent_usd=spent, started=time.monotonic(), doing=RESTYLING)  # type: ignore[arg-type]
+    since = time.monotonic()
+    return Progress(2_000, counts, spent_usd=spent, restyling_since=since, doing=RESTYLING)  # type: ignore[arg-type]
 
 
 class Clock:
@@ -85,3 +90,24 @@ def test_a_terminal_has_a_bar_and_no_lines(capsys: pytest.CaptureFixture[str]) -
     assert "1206/2000" in screen.getvalue()
     assert "6 failed" in screen.getvalue()
     assert capsys.readouterr().err == ""
+
+
+def test_rows_that_were_finished_before_say_nothing_about_the_rate_and_the_time_left(
+    clock: Clock, tmp_path: Path
+) -> None:
+    table = JobTable()
+    recorder = Recorder(table, ReportParts(directory_store(tmp_path), "runs/a"), lambda _: None)
+    progress = recorder.progress
+    progress.rows = 2_000
+    progress.counts.update(done=1_000, stored=40)
+    clock.now += 100  # the manifest was read
+    recorder.doing(RESTYLING)
+    clock.now += 30
+    progress.counts.update(stored=60)
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120, color_system=None)
+    with BatchProgress(console) as shown:
+        shown.update(progress)
+    table.close()
+    assert "120/min" in screen.getvalue()
+    assert "0:07:30" in screen.getvalue()

@@ -26,6 +26,8 @@ class Progress:
         warnings: of jobs that are stored, by code.
         spent_usd: what this run has paid so far for pictures stored or submitted.
         started: on the monotonic clock.
+        restyling_since: when the first row could be submitted, on the same clock.
+        stored_before: rows of which an earlier try of the run had stored the pictures by then.
         doing: what is being done, in a few words; ``RESTYLING`` while rows get their outcomes, then ``DONE``.
     """
 
@@ -34,6 +36,8 @@ class Progress:
     warnings: Counter[WarningCode] = field(default_factory=Counter)
     spent_usd: float = 0.0
     started: float = field(default_factory=time.monotonic)
+    restyling_since: float = field(default_factory=time.monotonic)
+    stored_before: int = 0
     doing: str = "starting"
 
     @property
@@ -45,6 +49,18 @@ class Progress:
     def finished(self) -> int:
         """Rows with an outcome."""
         return self.counts.total()
+
+    @property
+    def rows_per_second(self) -> float:
+        """How fast rows get their pictures, without those that had them before."""
+        seconds = time.monotonic() - self.restyling_since
+        return (self.counts["stored"] - self.stored_before) / seconds if seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the other rows will take at this rate; None while it is not known."""
+        rate = self.rows_per_second
+        return (self.rows - self.finished) / rate if rate > 0 else None
 
 
 OnProgress = Callable[[Progress], None]
@@ -74,6 +90,9 @@ class Recorder:
 
     def doing(self, what: str) -> None:
         """Say what is being done from now on."""
+        if what == RESTYLING != self.progress.doing:
+            self.progress.restyling_since = time.monotonic()
+            self.progress.stored_before = self.progress.counts["stored"]
         self.progress.doing = what
         self._report_progress()
 

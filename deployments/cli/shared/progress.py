@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -66,13 +67,15 @@ class BatchProgress:
             bars.MofNCompleteColumn(),
             bars.TextColumn("{task.fields[rate]}"),
             bars.TextColumn("{task.fields[spent]}"),
-            bars.TimeRemainingColumn(),
+            bars.TextColumn("{task.fields[left]}"),
             bars.TextColumn("[red]{task.fields[failed]}"),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=None, doing="starting", rate="", spent="", failed="")
+        self._task = self._bar.add_task(
+            "", total=None, doing="starting", rate="", spent="", left="", failed=""
+        )
         self._last_line = time.monotonic()
 
     def __enter__(self) -> BatchProgress:
@@ -84,11 +87,11 @@ class BatchProgress:
 
     def update(self, progress: Progress) -> None:
         """Show how far the batch is."""
-        seconds = time.monotonic() - progress.started
-        stored, failed = progress.counts["stored"], progress.counts["failed"] + progress.counts["open"]
-        rate = f"{stored / seconds * 60:,.0f}/min" if stored else ""
+        failed = progress.counts["failed"] + progress.counts["open"]
+        rate = f"{60 * progress.rows_per_second:,.0f}/min" if progress.rows_per_second else ""
         spent = f"{progress.spent_usd:,.2f} USD"
         failures = f"{failed:,} failed" if failed else ""
+        left = progress.seconds_left
         if self._console.is_terminal:
             self._bar.update(
                 self._task,
@@ -97,6 +100,7 @@ class BatchProgress:
                 doing=progress.doing,
                 rate=rate,
                 spent=spent,
+                left="-:--:--" if left is None else str(timedelta(seconds=round(left))),
                 failed=failures,
             )
         elif time.monotonic() - self._last_line > _LINE_SECONDS:
