@@ -25,6 +25,7 @@ from prefect_wavespeed.errors import (
     RestyleError,
     StoreError,
     UnavailableError,
+    UnsureSubmissionError,
 )
 from tests.support.fake_batch import FakeApi, carry_out, images
 
@@ -99,6 +100,7 @@ async def test_an_attempt_that_failed_is_made_again(api: FakeApi, tmp_path: Path
 
 async def test_errors_of_some_images_leave_the_others_alone(api: FakeApi, tmp_path: Path) -> None:
     api.refusals = {3: [InvalidRequestError("refused")], 6: [ValueError("a defect")]}
+    api.refusals[7] = [UnsureSubmissionError("it may exist")]
     api.failing = Counter({4: 3})
     api.errors = {5: PredictionTimeoutError("not ready")}
     carried = await carry_out(api, tmp_path, images(10))
@@ -108,12 +110,13 @@ async def test_errors_of_some_images_leave_the_others_alone(api: FakeApi, tmp_pa
         4: ("failed", "PredictionFailedError"),
         5: ("open", "PredictionTimeoutError"),
         6: ("failed", "RestyleError"),
+        7: ("open", "UnsureSubmissionError"),
     }
     assert carried.rows[4].prediction_id == "5-1"
     assert "unexpected ValueError" in (carried.rows[5].error_message or "")
     assert isinstance(carried.error, BatchFailedError)
-    assert "4 of 10 rows failed (" in carried.error.message
-    assert "max_failed 0 allows; 6 stored, 3 failed, 1 left open; the report is in " in carried.error.message
+    assert "5 of 10 rows failed (" in carried.error.message
+    assert "max_failed 0 allows; 5 stored, 3 failed, 2 left open; the report is in " in carried.error.message
     assert not carried.error.retryable
 
 
