@@ -13,6 +13,7 @@ from prefect_wavespeed.blocks.names import LOCAL_BLOCK_PREFIX, is_block
 from prefect_wavespeed.blocks.parameters import shown
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.storage.open_store import directory_store, open_store, s3_store
+from prefect_wavespeed.storage.output_name import check_output_name
 from prefect_wavespeed.storage.store import Store
 
 _IF_MISSING = "save it with `restyle setup --out …`, or name another output"
@@ -29,8 +30,10 @@ async def open_output(output: Block | str) -> Store:
         BlockNotFoundError: no such block is saved.
         ConfigurationError: the block cannot be used, or the output is none of these.
     """
-    if isinstance(output, str) and not is_block(output):
-        return open_store(output)
+    if isinstance(output, str):
+        check_output_name(output)
+        if not is_block(output):
+            return open_store(output)
     block = await _load(output) if isinstance(output, str) else output
     if isinstance(block, LocalFileSystem):
         return directory_store(Path(block.basepath or "."))

@@ -103,6 +103,12 @@ def mistyped_url(text: str) -> str | None:
     return f"{(found['any'] or found['known']).lower()}://{found['rest']}" if found else None
 
 
+def path_of_file_url(text: str) -> str | None:
+    """The path that a ``file:`` URL means, as reports name sources; None where it is none."""
+    found = re.fullmatch(r"(?i)file:[/\\]+(?:localhost/+)?(.*)", text, re.DOTALL)
+    return f"/{readable(found[1])}" if found else None
+
+
 def readable(uri: str) -> str:
     """A uri as people write it: with the names that are percent-encoded in it; for eyes only."""
     if uri.lower().startswith("s3://"):  # its key is as it is

@@ -55,7 +55,7 @@ def _many_bad(path: Path) -> None:
 
 
 MISTAKES = [
-    Mistake("wrong column", ("row 1: unknown column", '"imge"', "did you mean 'image'?"), _wrong_column),
+    Mistake("wrong column", ("row 1: unknown column", '"imge"', "did you mean image?"), _wrong_column),
     Mistake(
         "wrong column of a table",
         ('unknown column "img"', "--columns image=img"),

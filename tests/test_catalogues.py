@@ -179,9 +179,12 @@ async def test_what_is_carried_is_no_part_of_the_job_and_rows_that_fail_carry_it
     ("options", "columns", "says"),
     [
         ({"carry": "*"}, "image,imgae", "unknown column \"imgae\" (image?): carry='*,imgae' takes it into"),
-        ({"carry": "*"}, "image,Steps", 'unknown column "Steps" (steps?)'),
+        ({"carry": "*"}, "image,Steps", 'unknown column "Steps": did you mean steps? Rename it, or columns='),
+        ({}, "imgae,sku", '"imgae", "sku": did you mean image? Rename it, or columns=image=imgae; carry=sku'),
+        ({}, "image_url,sku,notes", ": columns=image=image_url,id=sku if that is what it holds; carry="),
+        ({}, "image,id,image_url,sku", '"image_url", "sku": carry=image_url,sku takes them'),
         ({"carry": "*"}, "image,prompt", f'unknown column "prompt": {NO_PROMPT}'),
-        ({"carry": "sku"}, "image,sku,size_cm", 'unknown column "size_cm": columns=size=size_cm if'),
+        ({"carry": "sku"}, "image,sku,size_cm", 'unknown column "size_cm": carry=sku,size_cm takes'),
         ({"carry": "skuu"}, "image", "no column 'skuu': its columns are image"),
         ({"columns": "image=url"}, "image", "no column 'url': its columns are image"),
         ({"columns": "id=sku"}, "image", "no column 'sku': its columns are image"),
@@ -279,7 +282,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def test_every_picture_in_a_folder_or_that_matches_a_pattern_is_a_row(
     manifest: str, found: list[str], photos: Path
 ) -> None:
-    rows = await rows_of(manifest, directory_store(Path("out")))
+    rows = await rows_of(manifest, directory_store(Path("out")), BatchOptions())
     assert [os.path.relpath(row.image or "", photos) for row in rows] == found
     assert [row.number for row in rows] == list(range(1, len(found) + 1))
 
@@ -289,5 +292,30 @@ async def test_what_is_in_a_folder_and_is_no_picture_is_counted(photos: Path) ->
     reading = read_manifest(str(photos), ReduxParams(), directory_store(photos / "out"), left_out=left_out)
     assert [page async for page in reading]
     assert left_out == {".heic": 1, ".txt": 1, ".json": 1}
-    with pytest.raises(ManifestError, match=r"no images below it \(1 object left out: 1 \.txt\)"):
-        await rows_of("*.txt", directory_store(photos / "out"))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "options", "says"),
+    [
+        ("*.txt", "", r"manifest \*\.txt: no images match it \(1 object left out: 1 \.txt\)$"),
+        ("*.gif", "", r"manifest \*\.gif: no images match it$"),
+        ("old", "", "no images below it .*except those that this project stored: to restyle these, name"),
+        ("out", "", "no images below it except those that this project stored"),
+        (
+            ".",
+            "id=sku",
+            "a folder or a pattern has no columns: leave out columns=id=sku, carry=sku,x, ignore",
+        ),
+        ("s3://b/a/", "id=sku", "a prefix has no columns: leave out columns=id=sku"),
+        (["a.jpg"], "id=sku", "a list of images has no columns: leave out columns=id=sku"),
+    ],
+)
+async def test_a_list_of_nothing_or_with_options_for_a_table_is_refused(
+    manifest: str | list[str], options: str, says: str, photos: Path
+) -> None:
+    given = BatchOptions(columns=options, carry="x,sku", ignore_columns="y") if options else BatchOptions()
+    reading = read_manifest(
+        manifest, ReduxParams(), directory_store(photos / "out"), columns=given.manifest_columns
+    )
+    with pytest.raises(ManifestError, match=says):
+        assert not [page async for page in reading]

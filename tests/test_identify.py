@@ -105,6 +105,8 @@ async def test_a_source_is_read_where_it_is_a_file_and_not_where_it_is_a_url(sto
             "shortened for display: image https://example.com/a?",
         ),
         ("https:///a.com/b", "mistyped URL: image https:///a.com/b: did you mean https://a.com/b?"),
+        ("file:///a/b%20c.jpg", "file URL: image file:///a/b%20c.jpg: use the path /a/b c.jpg"),
+        ("file:/a/b.jpg", "file URL: image file:/a/b.jpg: use the path /a/b.jpg"),
         ("https://example.com:0/a.jpg", "no host in the URL: image "),
         ("https://example.com:99999/a.jpg", "invalid URL: image https://example.com:99999/a.jpg"),
         ("https://[::1/a.jpg?token=secret", "invalid URL: image https://[::1/a.jpg"),

@@ -30,13 +30,15 @@ DEFAULTS = ReduxParams(size="512*512")
 IMAGES = ["https://example.com/a.jpg?X-Amz-Signature=secret", "s3://bucket/b.png", "pictures/c.webp"]
 KNOWN = (
     "the columns are image, id, variant, size, num_inference_steps or steps, guidance_scale or guidance, "
-    "num_images, seed, output_format or format, enable_base64_output, enable_sync_mode"
+    "num_images, seed, output_format or format"
 )
 KINDS = (
     "give a file that ends in .jsonl, .ndjson, .json, .csv, .tsv, .parquet, "
     "or a folder, a pattern or s3://bucket/prefix/ for every image in it"
 )
 LEAVE_OUT = "ignore_columns=num_inference_steps"
+SLIP = 'unknown column "imgae": did you mean image? Rename it, or columns=image=imgae'
+SKU = "columns=id=sku if that is what it holds"
 NAME_IT = "name it with columns=image=…"
 
 
@@ -298,7 +300,7 @@ REASONS = [
     ({"image": "s3:/b/a.jpg"}, "mistyped URL: image s3:/b/a.jpg: did you mean s3://b/a.jpg?"),
     ({"image": "s3://bucket/"}, "no key: image s3://bucket/: use s3://bucket/key"),
     ({"image": "a\x00.jpg"}, "control character: image 'a\\x00.jpg': rename it, or correct the manifest"),
-    ({"imgae": "a.jpg"}, "unknown column \"imgae\": did you mean 'image'?"),
+    ({"imgae": "a.jpg"}, SLIP),
     (
         {"image": "a", "prompt": "x"},
         f'unknown column "prompt": {NO_PROMPT}; {asides("prompt", "it")}',
@@ -464,11 +466,11 @@ WHOLE: list[tuple[str, bytes, str]] = [
     ("a.xlsx", b"PK\x03\x04", "it is a spreadsheet: save it as CSV"),
     ("a.csv", b"PK\x03\x04\x14\0", "it is a spreadsheet or an archive: save it as CSV"),
     ("a.csv", PARQUET, "it is Parquet: give it a name that ends in .parquet"),
-    ("a.csv", b"imgae,seed\na,1\n", f"unknown column \"imgae\": did you mean 'image'?; {KNOWN}"),
+    ("a.csv", b"imgae,seed\na,1\n", f"{SLIP}; {KNOWN}"),
     (
         "a.csv",
         b"image,sku,title\na,1,b\n",
-        f'unknown columns "sku", "title": {asides("sku,title")}; {KNOWN}',
+        f'unknown columns "sku", "title": {SKU}; {asides("sku,title")}; {KNOWN}',
     ),
     ("a.csv", b"id,seed\na,1\n", f"no column 'image': its columns are id, seed; {NAME_IT}"),
     ("a.csv", b"image,seed,image\na,1,b\n", "column 'image' appears twice"),
@@ -479,7 +481,7 @@ WHOLE: list[tuple[str, bytes, str]] = [
         half(gzip.compress(jsonl(*ROWS), mtime=0)),
         "cannot be read: Compressed file ended before",
     ),
-    ("a.parquet", parquet({"imgae": ["a"]}), f"unknown column \"imgae\": did you mean 'image'?; {KNOWN}"),
+    ("a.parquet", parquet({"imgae": ["a"]}), f"{SLIP}; {KNOWN}"),
     (
         "a.parquet",
         parquet({"seed": [1]}),
@@ -521,6 +523,9 @@ async def test_a_file_that_is_not_there_is_reported(store: Store, tmp_path: Path
     missing = tmp_path / "a.jsonl"
     assert await refused(missing, store) == f"manifest {missing}: no such file or folder"
     assert await refused("s3:/b/a.csv", store) == "manifest s3:/b/a.csv: did you mean s3://b/a.csv?"
+    assert await refused("file:///tmp/a%20b.csv", store) == (
+        "manifest file:///tmp/a%20b.csv: a file URL: use the path /tmp/a b.csv"
+    )
     assert (
         await refused("", store) == "manifest '': it is empty: give a file, a folder or s3://bucket/prefix/"
     )
@@ -534,10 +539,7 @@ async def test_a_list_on_s3_that_is_not_there_is_reported(on_s3: Store, moto: S3
         == f"manifest {bucket}/no.csv: no such object, or no such bucket"
     )
     assert await refused(f"{bucket}/in", on_s3) == f"manifest {bucket}/in: unsupported file type: {KINDS}"
-    assert await refused(f"{bucket}/nothing/", on_s3) == (
-        f"manifest {bucket}/nothing/: no images below it except those that this project stored: "
-        "to restyle these, name their folder images/"
-    )
+    assert await refused(f"{bucket}/nothing/", on_s3) == (f"manifest {bucket}/nothing/: no images below it")
     assert await refused("s3://", on_s3) == (
         "manifest s3://: the bucket's name is missing: give s3://bucket/prefix/"
     )

@@ -193,8 +193,32 @@ async def test_a_missing_bucket_is_reported_by_name(moto: S3Server) -> None:
         ("S3_bucket/x", "did you mean s3-bucket/x?"),
         ("s3-bucket", "did you mean s3-bucket/NAME?"),
         ("local-file-sytem/x", "did you mean local-file-system/x?"),
-        ("gcs-bucket/x", "blocks of type gcs-bucket are not supported: use s3-bucket/NAME or"),
+        ("gcs-bucket/x", "use s3://bucket/prefix, s3-bucket/NAME, local-file-system/NAME or a directory"),
         ("s3-bucket/x", "a block of Prefect: open it with"),
+        *(
+            (name, "none that can be used: use s3://bucket/prefix")
+            for name in (
+                *("s3/bucket", "b.s3.amazonaws.com/x", "gcs-buckets/x", "aws-s3/x", "minio/x", "3-bucket/x"),
+                *(
+                    "wavespeed/default",
+                    "arn:aws:s3:::b/x",
+                    "gs:b",
+                    "$HOME/x",
+                    "~nouser/x",
+                    "C:\\pics",
+                    "a b: c",
+                ),
+            )
+        ),
+        ("'s3-bucket/'", "leave out the quotes or blanks around it: s3-bucket/. For a directory"),
+        ('"s3://b/x"', "leave out the quotes or blanks around it: s3://b/x"),
+        ("s3:\\b\\x", "did you mean s3://b/x? For a directory of this name give ./s3:\\b\\x"),
+        ("s3:/ /", "the bucket's name is missing: use s3://bucket/prefix"),
+        ("s3:// b/x", "not a bucket and a prefix"),
+        ("s3://b/x?versionId=3", "a prefix has no '?'"),
+        ("s3://b/../x", "not a bucket and a prefix"),
+        ("s3-bucket/no such/x", "no name of a block: it has small letters, digits and dashes"),
+        ("file:///tmp/x", "use the path /tmp/x"),
         ("gs://x", "unsupported scheme gs://"),
         ("gs:/x", "unsupported scheme gs://"),
         ("https://bucket.s3.amazonaws.com/x", "unsupported scheme https://"),
@@ -212,10 +236,12 @@ def test_an_output_that_looks_mistyped_is_refused_and_no_directory_is_made(
 
 
 @pytest.mark.parametrize(
-    "output", ["pictures", "s3/x", "./s3-buckets/x", "bucket/x", "local/x", "a b: c", "s3backup/x", "a//b"]
+    "output",
+    ["pictures", "there:/x", "./s3-buckets/x", "./a b: c", "local/x", "v1.2/é ü", "s3backup/x", "a//b"],
 )
 def test_any_other_name_is_a_directory(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "there:" / "x").mkdir(parents=True)
     assert open_store(output).uri == str(tmp_path / output)
 
 

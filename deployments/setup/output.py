@@ -25,6 +25,7 @@ def output_block(out: str) -> str:
     if out.startswith("s3://"):
         if not out.removeprefix("s3://").partition("/")[0]:
             raise ConfigurationError(f"--out {out}: the bucket's name is missing: give s3://bucket/prefix")
+        check_output_name(out, "--out")
         if find_spec("prefect_aws") is None:
             raise ConfigurationError(
                 f"--out {out}: buckets need prefect-aws: pip install 'prefect-wavespeed[aws]'"

@@ -11,7 +11,7 @@ from prefect_wavespeed.sources.files import file_source, read_file
 from prefect_wavespeed.sources.objects import check_s3_uri, find_object, identify_object
 from prefect_wavespeed.sources.urls import url_source
 from prefect_wavespeed.storage.store import Store
-from prefect_wavespeed.urls import mistyped_url
+from prefect_wavespeed.urls import mistyped_url, path_of_file_url
 
 
 async def identify(image: str, store: Store) -> Source:
@@ -50,6 +50,8 @@ def check_image(image: str) -> None:
         )
     if image[:4].lower() == "arn:":
         raise SourceError(f"ARN: image {redact(image)}: use s3://bucket/key")
+    if path := path_of_file_url(image):
+        raise SourceError(f"file URL: image {redact(image)}: use the path {redact(path)}")
     if meant := mistyped_url(image):
         raise SourceError(f"mistyped URL: image {redact(image)}: did you mean {redact(meant)}?")
     scheme, separator, _ = image.partition("://")

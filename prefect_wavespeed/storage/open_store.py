@@ -34,10 +34,7 @@ def open_store(output: str) -> Store:
         )
     if "://" not in output:
         return directory_store(Path(output))
-    bucket, prefix = split_s3_uri(output)
-    if not bucket:
-        raise ConfigurationError(f"no bucket: output {output}: use s3://bucket/prefix")
-    return bucket_store(environment_access(), bucket, prefix)
+    return bucket_store(environment_access(), *split_s3_uri(output))
 
 
 def s3_store(

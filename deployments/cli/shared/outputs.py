@@ -21,9 +21,9 @@ async def open_without_prefect(out: str) -> Store | None:
     Raises:
         ConfigurationError: the directory does not exist, or ``out`` does not name an output.
     """
+    check_output_name(out, "--out")
     if is_block(out):
         return None
-    check_output_name(out, "--out")
     if "://" not in out and not await asyncio.to_thread(_is_directory, out):
         raise ConfigurationError(f"--out {out}: no such directory: give the one that holds the pictures")
     return open_store(out)
@@ -38,10 +38,10 @@ async def new_output(out: str) -> AsyncIterator[Store | None]:
     Raises:
         ConfigurationError: ``out`` does not name an output, or it cannot be used.
     """
+    check_output_name(out, "--out")
     if is_block(out):
         yield None
         return
-    check_output_name(out, "--out")
     is_new = "://" not in out and not await asyncio.to_thread(_is_directory, out)
     store = open_store(out)
     yield store

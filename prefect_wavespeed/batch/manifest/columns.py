@@ -6,12 +6,12 @@ import csv
 import difflib
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from prefect_wavespeed.api.models import NO_PROMPT, SHORT_NAMES, ReduxParams
+from prefect_wavespeed.api.models import NO_PROMPT, SHORT_NAMES, TRANSPORT, ReduxParams
 from prefect_wavespeed.batch.manifest.carried import Cell, Values, carried_value
 from prefect_wavespeed.batch.manifest.values import Kind, show, strip
 
@@ -25,13 +25,22 @@ KINDS: dict[str, Kind] = {
 """What a manifest may say about an image, and what each of these columns holds."""
 _KNOWN = {name: name for name in KINDS} | {short: name for name, short in SHORT_NAMES.items()}
 THE_COLUMNS = "the columns are " + ", ".join(
-    f"{name} or {SHORT_NAMES[name]}" if name in SHORT_NAMES else name for name in KINDS
+    f"{name} or {SHORT_NAMES[name]}" if name in SHORT_NAMES else name
+    for name in KINDS
+    if name not in TRANSPORT  # accepted, and of no use to anybody
 )
 ALL = "*"
 
 _NAMELESS = re.compile(r"|Unnamed: \d+")  # pandas calls a column so that had no name
 _UNKNOWN = "unknown column"
 _SHOWN = 8  # names
+_OFTEN_CALLED = {
+    "image": re.compile(
+        r"(image|img|photo|picture|pic|source)s?(url|uri|link|path|src|file|name)?|url|uri|src|file(name|path)?"
+    ),
+    "id": re.compile(r"sku|(row|product|item|article|asset|image)(id|no|nr|number|code)|ean|gtin|upc|asin"),
+}
+"""What teams call these columns, in letters. Nothing is proposed for others: a wrong guess is billed."""
 
 
 class Divided(NamedTuple):
@@ -86,6 +95,15 @@ class Columns:
         taken = self.renamed.values()
         return {name: known for name, known in _KNOWN.items() if known not in taken} | {**self.renamed}
 
+    def given(self) -> str:
+        """The options that say so, as they may be typed; empty where there are none."""
+        options = {
+            "columns": _pairs(self.renamed),
+            "carry": sorted(self.carried),
+            "ignore_columns": sorted(self.ignored),
+        }
+        return ", ".join(f"{option}={_joined(names)}" for option, names in options.items() if names)
+
     def wants(self, name: str) -> bool:
         """Whether a column is looked at."""
         return not is_nameless(name) and name not in self.ignored
@@ -113,7 +131,7 @@ class Columns:
             elif not known:
                 unknown.append(name)
         if unknown:
-            problems.insert(0, self._refusal(unknown))
+            problems.insert(0, self._refusal(unknown, found.known))
         return found._replace(problem="; ".join(problems) or None)
 
     def refusal_of_header(self, names: Sequence[str]) -> str | None:
@@ -124,7 +142,8 @@ class Columns:
                 return f"no column {name!r}: {its_columns}"
         wanted = [name for name in names if self.wants(name)]
         if unknown := [name for name in wanted if name not in self.known and not self._carries(name)]:
-            return f"{self._refusal(unknown)}; {THE_COLUMNS}"
+            present = {self.known[name] for name in wanted if name in self.known}
+            return f"{self._refusal(unknown, present)}; {THE_COLUMNS}"
         meant: dict[str, str] = {}
         for name in wanted:
             known = self.known.get(name)
@@ -155,7 +174,9 @@ class Columns:
 
     def _find_slip(self, name: str) -> str | None:
         slip = _letters(name)
-        for known in self.known:
+        for known, means in self.known.items():
+            if means in TRANSPORT:
+                continue
             letters = _letters(known)
             if letters == slip:
                 return known
@@ -163,26 +184,27 @@ class Columns:
                 return known
         return None
 
-    def _refusal(self, names: Sequence[str]) -> str:
-        """The reason for refusing columns that mean nothing."""
-        what, them = (_UNKNOWN, "it") if len(names) == 1 else (f"{_UNKNOWN}s", "them")
-        slips = {name: known for name in names if (known := self._misspelt(name))}
-        shown = [f"{show(name)}{f' ({slips[name]}?)' if name in slips else ''}" for name in names[:_SHOWN]]
+    def _refusal(self, names: Sequence[str], present: Collection[str]) -> str:
+        """The reason for refusing columns that mean nothing, beside the known ones that are present."""
+        what = _UNKNOWN if len(names) == 1 else f"{_UNKNOWN}s"
+        alike = {name: known for name in names if (known := self._misspelt(name))}
+        slips = {name: known for name, known in alike.items() if self.known[known] not in present}
+        twins = alike.keys() - slips
+        shown = [f"{show(name)}{f' ({alike[name]}?)' if name in twins else ''}" for name in names[:_SHOWN]]
         hints = [NO_PROMPT] if "prompt" in names else []
-        if renames := [] if slips else self._renames(names):
+        if slips:
+            them = "it" if len(slips) == 1 else "them"
+            meant = ", ".join(slips.values())
+            hints.append(f"did you mean {meant}? Rename {them}, or columns={_joined(_pairs(slips))}")
+        elif renames := _pairs(_often_called(names, present)):
             hints.append(f"columns={_joined(renames)} if that is what it holds")
-        if len(slips) < len(names) or self.carried:
-            carry, ignore = (_joined([*sorted(those), *names]) for those in (self.carried, self.ignored))
+        if others := [name for name in names if name not in slips] or (names if self.carried else []):
+            them = "it" if len(others) == 1 else "them"
+            carry, ignore = (_joined([*sorted(those), *others]) for those in (self.carried, self.ignored))
             hints.append(
                 f"carry={carry} takes {them} into the report, ignore_columns={ignore} leaves {them} out"
             )
-        elif len(names) == 1:
-            return f"{what} {show(names[0])}: did you mean {slips[names[0]]!r}?"
         return f"{what} {', '.join(shown)}{', …' if len(names) > _SHOWN else ''}: {'; '.join(hints)}"
-
-    def _renames(self, names: Sequence[str]) -> list[str]:
-        alike = {name: difflib.get_close_matches(name.lower(), self.known, n=1) for name in names}
-        return [f"{found[0]}={name}" for name, found in alike.items() if found]
 
 
 KNOWN_COLUMNS = Columns()
@@ -197,6 +219,20 @@ def say_columns(reasons: Iterable[str]) -> str:
 def is_nameless(name: str) -> bool:
     """Whether a column has no name: an index, or what is left of an empty column of a spreadsheet."""
     return _NAMELESS.fullmatch(name) is not None
+
+
+def _often_called(names: Sequence[str], present: Collection[str]) -> dict[str, str]:
+    """By a team's own name, the known column that it probably is; for each of these the first name."""
+    found: dict[str, str] = {}
+    for known, pattern in _OFTEN_CALLED.items():
+        mine = [name for name in names if pattern.fullmatch(_letters(name))]
+        if mine and known not in present:
+            found[mine[0]] = known
+    return found
+
+
+def _pairs(renames: Mapping[str, str]) -> list[str]:
+    return [f"{known}={name}" for name, known in renames.items()]
 
 
 def _twice(one: str, other: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from prefect_wavespeed.batch.manifest.prefix import candidates, no_images
+from prefect_wavespeed.batch.manifest.prefix import Found, candidates, no_images
 from prefect_wavespeed.batch.manifest.text import UnreadableError
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
@@ -37,15 +37,18 @@ def images_in(manifest: str, store: Store, left_out: Counter[str]) -> Iterator[s
     Raises:
         UnreadableError: a folder cannot be read, or there are none.
     """
-    named, found = os.path.abspath(Path(manifest).expanduser()), False  # noqa: PTH100 - no link is followed
-    paths = _walk(named) if Path(named).is_dir() else _matching(named)
+    named, found = os.path.abspath(Path(manifest).expanduser()), Found()  # noqa: PTH100 - no link is followed
+    is_folder = Path(named).is_dir()
+    paths = _walk(named) if is_folder else _matching(named)
     root = f"{_fixed_part(named)}{os.sep}"
-    for image in candidates(paths, root, store, left_out):
-        if not _is_stored(image, root):
-            found = True
+    for image in candidates(paths, root, store, left_out, found):
+        if _is_stored(image, root):
+            found.stored += 1
+        else:
+            found.images += 1
             yield image
-    if not found:
-        raise no_images(left_out)
+    if not found.images:
+        raise no_images("below it" if is_folder else "match it", left_out, found)
 
 
 def _walk(folder: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from prefect_wavespeed.batch.manifest.left_out import ending_of, is_marker, left_out_line
 from prefect_wavespeed.batch.manifest.text import UnreadableError
@@ -39,33 +40,48 @@ async def images_below(
         raise UnreadableError("the bucket's name is missing: give s3://bucket/prefix/")
     if not is_bucket_name(bucket):
         raise UnreadableError(f"not a valid bucket name: {bucket!r}: give s3://bucket/prefix/")
-    root, found = f"{_S3}{bucket}/{prefix}", False
+    root, found = f"{_S3}{bucket}/{prefix}", Found()
     async for page in objects_below(bucket, prefix, store):
         uris = [f"{_S3}{bucket}/{entry.path}" for entry in page if not is_marker(entry.path)]
-        images = await _without_outputs(list(candidates(uris, root, store, left_out)), root, store)
-        found = found or bool(images)
+        pictures = list(candidates(uris, root, store, left_out, found))
+        images = await _without_outputs(pictures, root, store)
+        found.images += len(images)
+        found.stored += len(pictures) - len(images)
         yield images
-    if not found:
-        raise no_images(left_out)
+    if not found.images:
+        raise no_images("below it", left_out, found)
 
 
-def candidates(uris: Iterable[str], root: str, store: Store, left_out: Counter[str]) -> Iterator[str]:
+@dataclass
+class Found:
+    """How many images there are, and how many besides that this project stored."""
+
+    images: int = 0
+    stored: int = 0
+
+
+def candidates(
+    uris: Iterable[str], root: str, store: Store, left_out: Counter[str], found: Found
+) -> Iterator[str]:
     """The uris, or paths, below a root that may be images, without what this batch's output holds."""
     own, records, known = _own_folders(root, store), _records(store), endings()
     for uri in uris:
+        ending = ending_of(uri)
         if uri.startswith(own):
-            continue
-        if (ending := ending_of(uri)) in known:
+            found.stored += ending in known
+        elif ending in known:
             yield uri
         elif not uri.startswith(records):
             left_out[ending] += 1
 
 
-def no_images(left_out: Mapping[str, int]) -> UnreadableError:
+def no_images(where: str, left_out: Mapping[str, int], found: Found) -> UnreadableError:
     """The error where there are none."""
     besides = f" ({left_out_line(left_out)})" if left_out else ""
+    if not found.stored:
+        return UnreadableError(f"no images {where}{besides}")
     return UnreadableError(
-        f"no images below it{besides} except those that this project stored: to restyle these, name their "
+        f"no images {where}{besides} except those that this project stored: to restyle these, name their "
         "folder images/"
     )
 

@@ -27,7 +27,7 @@ from prefect_wavespeed.storage.backend import is_plain
 from prefect_wavespeed.storage.open_store import bucket_store
 from prefect_wavespeed.storage.s3 import is_bucket_name
 from prefect_wavespeed.storage.store import Store
-from prefect_wavespeed.urls import mistyped_url, without_signature
+from prefect_wavespeed.urls import mistyped_url, path_of_file_url, without_signature
 
 _ROWS_AT_ONCE = 500
 _S3 = "s3://"
@@ -116,13 +116,28 @@ def _all_rows(
     columns: Columns,
     left_out: Counter[str],
 ) -> AsyncGenerator[Rows, None]:
+    if (given := columns.given()) and (kind := _without_columns(manifest)):
+        raise UnreadableError(f"{kind} has no columns: leave out {given}, or give a table")
     if not isinstance(manifest, str):
         return _in_batches(_listed(manifest, params, columns))
-    if _is_s3(manifest) and (manifest.endswith("/") or manifest.count("/") == 2):
+    if _is_prefix(manifest):
         return _in_batches_of(images_below(manifest, store, left_out), params)
     if "://" not in manifest and is_folder_or_pattern(manifest):
         return _in_batches(_images(enumerate(images_in(manifest, store, left_out), 1), params))
     return _of_file(manifest, params, store, columns)
+
+
+def _without_columns(manifest: Manifest) -> str | None:
+    """What a manifest is if it is one that says nothing but images."""
+    if not isinstance(manifest, str):
+        return "a list of images" if all(isinstance(row, str) for row in manifest) else None
+    if _is_prefix(manifest):
+        return "a prefix"
+    return "a folder or a pattern" if "://" not in manifest and is_folder_or_pattern(manifest) else None
+
+
+def _is_prefix(manifest: str) -> bool:
+    return _is_s3(manifest) and (manifest.endswith("/") or manifest.count("/") == 2)
 
 
 def _listed(
@@ -189,6 +204,8 @@ def _reader(manifest: str) -> FileReader:
 @asynccontextmanager
 async def _local_file(manifest: str, store: Store) -> AsyncIterator[Path]:
     """The file itself, or a temporary copy."""
+    if meant := path_of_file_url(manifest):
+        raise UnreadableError(f"a file URL: use the path {redact(meant)}")
     if "://" not in manifest:
         yield await asyncio.to_thread(_existing, manifest)
         return
