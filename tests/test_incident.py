@@ -27,7 +27,7 @@ from tests.support.engine import SMALL
 from tests.support.in_process import restyle
 
 _HURRIED = Settings(
-    lease_seconds=2, submit_timeout_seconds=0.5, reconcile_seconds=0.3, poll_timeout_seconds=4
+    lease_seconds=2, submit_timeout_seconds=0.9, reconcile_seconds=0.3, poll_timeout_seconds=4
 )
 
 # By the name of an image at WaveSpeedAI: what goes wrong with it, whenever that is tried.

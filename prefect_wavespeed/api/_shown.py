@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ _USER = re.compile(r"(?i)(https?://)[^\s/?#@]*@")
 _WORDS: tuple[tuple[type[BaseException], str], ...] = (
     (NotPublicError, "not a public https URL"),
     (TimeoutError, "timed out"),
+    (asyncio.CancelledError, "timed out"),  # the cause of the TimeoutError of ``asyncio.timeout``
     (aiohttp.ClientConnectorCertificateError, f"the server's certificate is not trusted: {NOT_TRUSTED}"),
     (aiohttp.ClientConnectorDNSError, "unknown host"),
     (ConnectionRefusedError, "connection refused"),
