@@ -15,6 +15,7 @@ from prefect_wavespeed.batch.created_object import find
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.errors import SourceError
 from prefect_wavespeed.job import Job, Source
+from prefect_wavespeed.retry import instant_retries
 from prefect_wavespeed.sources.sizes import size_like
 from prefect_wavespeed.steps.run_job import make_job
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
@@ -54,6 +55,8 @@ def store(tmp_path: Path) -> Store:
         (10, 10, "1024*1024"),
         (9000, 300, "1536*256"),
         (1, 9000, "256*1536"),
+        (1013, 977, "1040*1008"),
+        (2000, 411, "1536*320"),
     ],
 )
 def test_a_size_has_the_shape_of_the_source_within_the_limits(width: int, height: int, size: str) -> None:
@@ -122,8 +125,12 @@ async def test_a_row_whose_source_cannot_be_read_is_named_and_nothing_is_submitt
     ("answer", "says"),
     [
         (http(404), "HTTP 404"),
+        (http(503), "HTTP 503"),
+        (http(429), "HTTP 429"),
         (http(200, b"<html>"), "not an image"),
         (http(302, Location="http://example.com/a.jpg"), "cannot be fetched|unencrypted"),
+        (http(302, Location="https://10.0.0.1/a.jpg"), "10.0.0.1 is not a public address"),
+        (http(302, Location="https://169.254.169.254/a.jpg"), "not a public address"),
         (b"nonsense\r\n\r\n", "cannot be fetched"),
     ],
 )
@@ -131,8 +138,19 @@ async def test_what_a_server_says_instead_of_a_picture_is_one_error(
     answer: bytes, says: str, store: Store
 ) -> None:
     async with RawServer(answer) as server:
-        with pytest.raises(SourceError, match=says):
+        with pytest.raises(SourceError, match=says) as caught:
             await make_job(f"{server.url}/a.jpg", LIKE_SOURCE, 0, store)
+    assert caught.value.retryable is (answer in (http(503), http(429), b"nonsense\r\n\r\n"))
+
+
+async def test_one_error_of_a_server_on_the_web_refuses_no_manifest(tmp_path: Path) -> None:
+    data = picture(40, 30)
+    async with RawServer(http(503), http(200, data)) as server:
+        manifest = tmp_path / "a.csv"
+        manifest.write_text(f"image,size\n{server.url}/1.jpg,source\n")
+        with instant_retries():
+            carried = await carry_out(FakeApi(), tmp_path / "out", str(manifest), BatchOptions())
+    assert carried.statuses == ["stored"]
 
 
 async def test_a_new_object_is_restyled_in_its_shape_and_one_that_is_no_picture_is_refused(

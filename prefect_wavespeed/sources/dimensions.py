@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
-from functools import cache
+from contextlib import suppress
+from functools import lru_cache, partial
 from http import HTTPStatus
 
 import httpx
 
-from prefect_wavespeed.api.urls import is_loopback
+from prefect_wavespeed.api.urls import check_reachable, check_url
 from prefect_wavespeed.errors import SourceError, redact
 from prefect_wavespeed.job import Source
 from prefect_wavespeed.quality.formats import upright_size
@@ -17,8 +19,10 @@ from prefect_wavespeed.quality.verify import MAX_SOURCE_BYTES, verify_source
 from prefect_wavespeed.sources.files import read_file
 from prefect_wavespeed.sources.objects import read_beginning
 from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.trust import ca_bundle
 
 _BEGINNING = 1 << 16  # bytes: nearly every picture says its size there
+_MAY_PASS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 _GIVE_IT = "give its size as W*H"
 
 
@@ -30,7 +34,7 @@ async def dimensions(source: Source, store: Store) -> tuple[int, int]:
         store: whose credentials read S3.
 
     Raises:
-        SourceError: it cannot be read, or is no image.
+        SourceError: it cannot be read, or is no image; retryable where a server on the web is to blame.
         StoreError: the server of an S3 source cannot be reached now.
     """
     for limit in (_BEGINNING, MAX_SOURCE_BYTES):
@@ -58,23 +62,48 @@ async def _fetch(source: Source, limit: int) -> bytes:
     data = bytearray()
     try:
         async with (
-            httpx.AsyncClient(follow_redirects=True, timeout=30, verify=_authorities()) as http,
+            httpx.AsyncClient(
+                follow_redirects=True,
+                timeout=30,
+                verify=_authorities(ca_bundle()),
+                event_hooks={"request": [partial(_check_public, httpx.URL(source.location).host)]},
+            ) as http,
             http.stream("GET", source.location, headers=headers) as response,
         ):
-            if response.url.scheme != "https" and not is_loopback(response.url.host):
-                raise SourceError(f"redirected to an unencrypted URL: image {source.uri}: {_GIVE_IT}")
-            if response.status_code not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-                raise SourceError(f"HTTP {response.status_code}: image {source.uri}: {_GIVE_IT}")
+            status = response.status_code
+            if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+                passes = status in _MAY_PASS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+                raise SourceError(f"HTTP {status}: image {source.uri}: {_GIVE_IT}", retryable=passes)
             async for chunk in response.aiter_bytes():
                 data += chunk
                 if len(data) >= limit:
                     break
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         reason = redact(error) or type(error).__name__
-        raise SourceError(f"cannot be fetched ({reason}): image {source.uri}: {_GIVE_IT}") from None
+        raise SourceError(
+            f"cannot be fetched ({reason}): image {source.uri}: {_GIVE_IT}",
+            retryable=isinstance(error, httpx.TimeoutException | httpx.ReadError | httpx.RemoteProtocolError),
+        ) from None
     return bytes(data[:limit])
 
 
-@cache  # loading them takes as long as fetching a picture
-def _authorities() -> ssl.SSLContext:
-    return httpx.create_ssl_context()
+async def _check_public(source_host: str, request: httpx.Request) -> None:
+    """Of every request, also after a redirect: a source must not make us fetch from our own network.
+
+    Raises:
+        NotPublicError: it would.
+    """
+    check_url(request.url, source_host)
+    found = []
+    with suppress(socket.gaierror):  # a proxy may know what we do not
+        found = await asyncio.get_running_loop().getaddrinfo(request.url.host, None, type=socket.SOCK_STREAM)
+    for *_, address in found:
+        check_reachable(str(address[0]), source_host)
+
+
+@lru_cache(1)  # loading them takes as long as fetching a picture
+def _authorities(more: str | None) -> ssl.SSLContext:
+    context = httpx.create_ssl_context()
+    if more:
+        context.load_verify_locations(cadata=more)
+    return context

@@ -11,7 +11,8 @@ from prefect_wavespeed.sources.dimensions import dimensions
 from prefect_wavespeed.storage.store import Store
 
 _AREA = 1024 * 1024  # pixels, as by default: as long to make, and few sizes whose price has to be asked for
-_EDGES = range(256, 1536 + 1, 16)  # what the API allows, in the model's steps
+_STEP = 16
+_EDGES = range(256, 1536 + 1, _STEP)  # what the API allows, in the model's steps
 _SHAPE_COUNTS = 10  # times as much as area
 
 
@@ -27,6 +28,15 @@ async def with_size(params: ReduxParams, source: Source, store: Store) -> ReduxP
     return params.model_copy(update={"size": size_like(width, height)})
 
 
+def _beside(edge: float) -> tuple[int, int]:
+    below = int(edge) // _STEP * _STEP
+    return _within(below), _within(below + _STEP)
+
+
+def _within(edge: int) -> int:
+    return min(max(edge, _EDGES[0]), _EDGES[-1])
+
+
 @lru_cache(10_000)
 def size_like(width: int, height: int) -> str:
     """The size with the shape of a picture, as ``W*H``: about one megapixel, in multiples of 16.
@@ -39,5 +49,6 @@ def size_like(width: int, height: int) -> str:
         wide, high = size
         return _SHAPE_COUNTS * abs(log(wide / high / shape)) + abs(log(wide * high / _AREA))
 
-    wide, high = min(((wide, high) for wide in _EDGES for high in _EDGES), key=misses)
+    # For each width only the heights beside the exact one can be the best: this is run for every source.
+    wide, high = min(((wide, high) for wide in _EDGES for high in _beside(wide / shape)), key=misses)
     return f"{wide}*{high}"
