@@ -25,4 +25,4 @@ def read_account(run: Summary | str, output: OutputParam | None = None) -> Itera
     """
     if output is not None:
         return read_rows(run if isinstance(run, str) else run.report, run_coro_as_sync(open_output(output)))
-    return read_rows(run) if isinstance(run, str) else iter(run.rows())
+    return read_rows(run) if isinstance(run, str) else run.each_row()

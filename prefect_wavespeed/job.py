@@ -22,6 +22,7 @@ from prefect_wavespeed.api.models import (
     ReduxParams,
     ReduxRequest,
 )
+from prefect_wavespeed.process_local import ProcessLocal
 from prefect_wavespeed.urls import without_signature
 from prefect_wavespeed.words import html_table
 
@@ -219,16 +220,19 @@ class Restyled(BaseModel):
     warnings: list[OutputWarning] = Field(default_factory=list)
     metadata_uri: str
 
-    _thumbnail: Callable[[Output], bytes | None] | None = PrivateAttr(default=None)
+    _thumbnail: ProcessLocal[Callable[[Output], bytes | None]] = PrivateAttr(default_factory=ProcessLocal)
 
     def shown_by(self, thumbnail: Callable[[Output], bytes | None]) -> Restyled:
-        """The same, and a notebook shows thumbnails: small JPEGs; None for what must not be shown."""
-        self._thumbnail = thumbnail
+        """The same, and a notebook shows thumbnails: small JPEGs; None for what must not be shown.
+
+        Only in this process: a copy that was pickled shows the figures alone.
+        """
+        self._thumbnail = ProcessLocal(thumbnail)
         return self
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the pictures, none that is flagged or in quarantine, and the figures."""
-        pictures = "".join(map(self._picture, self.outputs))
+        pictures = "".join(self._picture(number, output) for number, output in enumerate(self.outputs, 1))
         cost = "unknown" if self.cost_usd is None else f"{self.cost_usd:g} USD"
         rows = {
             "Cost": "0 USD: stored by an earlier run" if self.cached else cost,
@@ -240,11 +244,11 @@ class Restyled(BaseModel):
         }
         return f"<p>{pictures}</p>{html_table(rows)}"
 
-    def _picture(self, output: Output) -> str:
+    def _picture(self, number: int, output: Output) -> str:
         try:
-            jpeg = self._thumbnail(output) if self._thumbnail else None
+            jpeg = self._thumbnail.value(output) if self._thumbnail.value else None
         except Exception:  # deleted or forbidden by now: the figures are shown all the same
             jpeg = None
         if jpeg is None:
             return ""
-        return f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"> '
+        return f'<img alt="Output {number}" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"> '

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import dataclass, field
 
 from pydantic import BaseModel, Field
 
@@ -58,12 +59,12 @@ def shared(reason: str, about: str = "") -> str:
     return _DIFFERENT.sub("…", reason.replace(about, "…") if about else reason)
 
 
+@dataclass
 class Reasons:
     """Groups failures as they come."""
 
-    def __init__(self) -> None:
-        self._groups: dict[tuple[str, str], Reason] = {}
-        self._others: Counter[str] = Counter()  # by status
+    _groups: dict[tuple[str, str], Reason] = field(default_factory=dict)
+    _others: Counter[str] = field(default_factory=Counter)  # by status
 
     def add(self, status: str, reason: str, name: str, about: str = "") -> None:
         """Add a failure.

@@ -262,7 +262,7 @@ def test_sync_code_gets_the_result_async_code_awaits_it_and_a_list_is_mapped(
     assert world.emulator.ledger()["billed"] == 1
     assert set(names) == {"restyle Own Photo.png"}
     assert KEY not in stored
-    assert all(one._repr_html_().count("<img ") == 1 for one in restyled)
+    assert all(one._repr_html_().count('<img alt="Output 1" ') == 1 for one in restyled)
 
 
 def test_a_corrected_block_is_used_by_the_next_run_of_the_same_process(world: World, photo: Path) -> None:

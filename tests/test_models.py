@@ -8,14 +8,20 @@ import pickle
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, get_args
 
+import boto3
 import cloudpickle  # type: ignore[import-untyped]
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from prefect_wavespeed import errors
 from prefect_wavespeed.api.billing import Quote
 from prefect_wavespeed.api.models import MAX_SEED, MODEL, ReduxParams, ReduxRequest
 from prefect_wavespeed.api.predictions import TERMINAL, HistoryPage, Prediction, Status
+from prefect_wavespeed.batch.report.rows import Summary
+from prefect_wavespeed.job import Output, Restyled
+from prefect_wavespeed.settling.summary import Settled, SettleOutcome
+from prefect_wavespeed.steps.notebook import with_thumbnails
+from prefect_wavespeed.storage.open_store import s3_store
 
 # Requests: field, what is taken, what is refused
 FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
@@ -265,6 +271,45 @@ def test_an_error_survives_a_trip_between_processes(kind: type[errors.RestyleErr
     assert type(again) is kind
     assert vars(again) == vars(error)
     assert (str(again), again.args) == (str(error), ("no luck",))
+
+
+def _results() -> list[BaseModel]:
+    """What the flows return, read from a bucket that is not there."""
+    store = s3_store("b", "x", boto3.Session("test", "test", region_name="us-east-1"))
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    restyled = Restyled(
+        job_key="k",
+        prediction_id="p",
+        cached=False,
+        cost_usd=0.05,
+        seed=1,
+        outputs=[Output(uri="s3://b/x/images/a/1.jpeg")],
+        metadata_uri="s3://b/x/images/a/metadata.json",
+    )
+    counted: dict[str, Any] = {"row_count": 1, "counts": {"stored": 1}, "jobs": 1, "images": 1}
+    summary = Summary(
+        manifest="m", output="o", started=moment, ended=moment, spent_usd=0.05, seconds=1, **counted
+    )
+    settled = Settled()
+    settled.count(SettleOutcome("k", "failed", "no luck"))
+    return [with_thumbnails(restyled, store), summary.read_from(store), settled.complete()]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_result_survives_a_trip_between_processes_and_equals_its_like(number: int) -> None:
+    result = _results()[number]
+    assert result == _results()[number]
+    for again in (
+        pickle.loads(pickle.dumps(result)),
+        cloudpickle.loads(cloudpickle.dumps(result)),
+        type(result).model_validate_json(result.model_dump_json()),
+        copy.deepcopy(result),
+        result.model_copy(deep=True),
+    ):
+        assert again == result
+        if isinstance(again, Restyled):
+            assert "s3://b/x/images/a/1.jpeg" in again._repr_html_()
+    assert result != result.model_copy(update={"seed": 2, "jobs": 2, "stored": 2})
 
 
 @pytest.mark.parametrize("kind", ALL_ERRORS)

@@ -120,7 +120,7 @@ class Settled(BaseModel):
 
     def complete(self) -> Self:
         """The same, with its reasons: all jobs have been counted."""
-        self.reasons = self._reasons.listed()
+        self.reasons, self._reasons = self._reasons.listed(), Reasons()
         return self
 
     def count(self, outcome: SettleOutcome) -> None:

@@ -291,7 +291,8 @@ async def test_a_row_is_opened_by_the_keyboard_alone(page: Page, tmp_path: Path)
     assert await page.ask("document.getElementById('ticks').textContent") == "2 ticked"
     rows = "s3://studio-originals/catalogue/2026/autumn/"
     assert await page.ask("csv()") == (
-        f'id,image\r\n"sku-00002","{rows}00002-{PHOTOS[2].name}"\r\n"sku-00003","{rows}00003-{PHOTOS[3].name}"\r\n'
+        f'id,row,image,status\r\n"sku-00002","2","{rows}00002-{PHOTOS[2].name}","stored"\r\n'
+        f'"sku-00003","3","{rows}00003-{PHOTOS[3].name}","failed"\r\n'
     )
     await page.press("s")
     await page.until("document.querySelectorAll('.tile').length === 4")
@@ -311,20 +312,31 @@ async def test_text_of_a_manifest_runs_nothing_and_a_source_that_cannot_be_had_l
     )
     missing = report_row(2, "failed", []).model_copy(update={"image": "https://127.0.0.1:9/a.jpg"})
     scheme = report_row(3, "failed", []).model_copy(update={"id": None, "image": "javascript:alert(1)//x"})
-    await page.show(await gallery(output, lambda: [(hostile, None), (missing, None), (scheme, None)]))
-    await page.until("document.querySelectorAll('.row .none').length === 6")
-    assert await page.ask(NAMES) == [attack, "sku-00002", "x"]
+    private = "https://127.0.0.2/b.jpg?w=9&query-sha256=0123456789abcdef"  # which nobody can open
+    hidden = report_row(4, "failed", []).model_copy(
+        update={"image": private, "attempt_errors": ["503: busy", "timed out"]}
+    )
+    found = [(hostile, None), (missing, None), (scheme, None), (hidden, Thumbnails(small(4), {}))]
+    await page.show(await gallery(output, lambda: found))
+    await page.until("document.querySelectorAll('.row .none').length === 7")
+    assert await page.ask(NAMES) == [attack, "sku-00002", "x", "sku-00004"]
     assert not any("127.0.0.1:9" in request for request in page.requests), "nobody has asked for it"
     assert await page.ask("document.getElementById('load').textContent") == "Load sources from 127.0.0.1:9"
     await page.click("#load")
-    await page.until("document.querySelectorAll('.row .none').length === 6")
+    await page.until("document.querySelectorAll('.row .none').length === 7")
     assert any("127.0.0.1:9" in request for request in page.requests)
     assert await page.ask("[...document.querySelectorAll('#column option')].pop().text") == attack
-    assert await page.ask("cell('=1+1') + cell('a\"b')") == '"\'=1+1""a""b"'
-    assert await page.ask("document.title") == "amber-falcon: 3 rows"
+    assert await page.ask("cell('=1+1') + cell('a\"b') + cell('-5')") == '"\'=1+1""a""b""-5"'
+    assert await page.ask("document.title") == "amber-falcon: 4 rows"
     await page.click(".row .name")
     await page.until("document.querySelector('dialog').open")
     assert await page.ask("document.querySelectorAll('dialog a, dialog img').length") == 0
+    await page.ask("step(3)")
+    assert await page.ask("document.querySelectorAll('dialog a').length") == 0, "it would open nothing"
+    fields = await page.ask("document.getElementById('fields').innerText")
+    assert "Attempt 1\n503: busy" in fields
+    assert "Attempt 2\ntimed out" in fields
+    assert not any("127.0.0.2" in request for request in page.requests)
     assert [error for error in page.errors if "127.0.0.1:9" not in error] == []
 
 
@@ -378,7 +390,8 @@ async def test_ten_thousand_rows_are_quick_to_see_to_filter_and_to_search(page: 
     assert await page.ask("document.getElementById('found').textContent") == "20 of 10,000"
     await page.click("#tick-shown")
     assert await page.ask("csv().trim().split('\\r\\n').length") == 21
-    await page.ask(f"({change})('sort', '', 'change'), ({change})('size', 140, 'input'), reset()")
+    await page.ask(f"({change})('size', 140, 'input'), reset()")
+    assert await page.ask("[$('sort').value, shown[0].row]") == ["", 1]
     await page.click("#sheet")
     await page.until(f"document.querySelectorAll('.tile').length > 10 && {DECODED.replace('.row', '.tile')}")
     few = await page.ask("document.querySelectorAll('.tile').length")

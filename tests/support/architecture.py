@@ -19,7 +19,19 @@ MAX_FOLDER_FILES = 16
 SOURCES = (".py", ".html", ".yaml")
 
 _BASE = frozenset(
-    {"concurrency", "errors", "metrics", "reasons", "retry", "settings", "trust", "urls", "version", "words"}
+    {
+        "concurrency",
+        "errors",
+        "metrics",
+        "process_local",
+        "reasons",
+        "retry",
+        "settings",
+        "trust",
+        "urls",
+        "version",
+        "words",
+    }
 )
 _API = _BASE | {"api"}
 _JOB = _API | {"job"}
@@ -60,6 +72,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "urls": frozenset(),
     "version": frozenset(),
     "words": frozenset(),
+    "process_local": frozenset(),
 }
 
 

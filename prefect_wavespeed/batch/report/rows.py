@@ -18,6 +18,7 @@ from prefect_wavespeed.batch.outcome import Status, counts_in_words
 from prefect_wavespeed.concurrency import run_to_end
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.job import WarningCode
+from prefect_wavespeed.process_local import ProcessLocal
 from prefect_wavespeed.quality.outputs import described
 from prefect_wavespeed.reasons import Reason
 from prefect_wavespeed.storage import layout
@@ -158,21 +159,25 @@ class Summary(BaseModel):
     images_per_minute: float | None = Field(default=None, description="Pictures stored a minute.")
     seconds: float = Field(ge=0, description="How long the run took.")
 
-    _store: Store | None = PrivateAttr(default=None)
+    _store: ProcessLocal[Store] = PrivateAttr(default_factory=ProcessLocal)
 
     def read_from(self, store: Store) -> Summary:
-        """The same, and its rows are read from this store, with the credentials that the run had."""
-        self._store = store
+        """The same, and in this process its rows are read from this store, by the run's own credentials."""
+        self._store = ProcessLocal(store)
         return self
 
     def rows(self) -> list[ReportRow]:
-        """The outcome of every row, read from the report. `read_rows` returns one row after the other.
+        """The outcome of every row, read from the report: all of them in memory.
 
         Raises:
             ConfigurationError: there is no report any more.
             StoreError: the store cannot be read now.
         """
-        return list(read_rows(self.report, self._store))
+        return list(self.each_row())
+
+    def each_row(self) -> Iterator[ReportRow]:
+        """The same rows one after the other, however many there are."""
+        return read_rows(self.report, self._store.value)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the figures, and why rows failed."""

@@ -53,7 +53,7 @@ function button(text, action) {
 
 for (const row of rows) {
   row.text = [
-    row.id, row.image, row.error_type, row.error_message, ...Object.values(row.carried ?? {}),
+    row.id, row.image, row.error_type, row.error_message, ...row.attempt_errors, ...Object.values(row.carried ?? {}),
     ...row.warnings.flatMap(code => WARNINGS[code]), ...(row.flagged.length ? WARNINGS.flagged : []),
   ].filter(value => value != null).join("\n").toLowerCase();
 }

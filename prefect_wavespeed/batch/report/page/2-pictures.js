@@ -16,7 +16,8 @@ function thumbnail(row, index) {
   return "data:image/jpeg;base64," + block[index];
 }
 
-const webLink = uri => /^https?:\/\//i.test(uri) ? uri : null;
+/* Where a query was replaced by its digest, the address opens nothing. */
+const webLink = uri => /^https?:\/\//i.test(uri) && !/[?&]query-sha256=[0-9a-f]{16}(&|$)/.test(uri) ? uri : null;
 
 /* Where the source itself is: shown large, and for a source without a thumbnail. */
 function sourceLink(row) {

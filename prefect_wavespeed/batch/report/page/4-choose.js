@@ -23,7 +23,7 @@ function choose() {
 }
 
 function reset() {
-  for (const field of ["search", "warning", "column", "value"]) $(field).value = "";
+  for (const field of ["search", "sort", "warning", "column", "value"]) $(field).value = "";
   $("value").disabled = true;
   document.querySelector("#filter input").checked = true;
   choose();

@@ -25,24 +25,24 @@ function untick() {
   sayTicks();
 }
 
-/* A cell of CSV; a spreadsheet would run what begins like a formula. */
+/* A cell of CSV. A spreadsheet would run what begins like a formula; an id such as -5 stays as it is. */
 function cell(value) {
   const text = String(value ?? "");
-  return `"${(/^[=+\-@\t\r]/.test(text) ? "'" + text : text).replaceAll('"', '""')}"`;
+  return `"${(/^[=@\t\r]/.test(text) ? "'" + text : text).replaceAll('"', '""')}"`;
 }
 
-/* The image as a manifest names it. */
+/* A file by its path. */
 const pathOf = image => image.startsWith("file:///") ? decoded(image.slice(7)) : image;
 
 function csv() {
-  const lines = rows.filter(row => ticked.has(row.row)).map(row => [row.id, pathOf(row.image)].map(cell).join(","));
-  return ["id,image", ...lines].join("\r\n") + "\r\n";
+  const lines = rows.filter(row => ticked.has(row.row)).map(row => [row.id, row.row, pathOf(row.image), row.status].map(cell).join(","));
+  return ["id,row,image,status", ...lines].join("\r\n") + "\r\n";
 }
 
 function saveCsv() {
   const anchor = make("a");
   anchor.href = URL.createObjectURL(new Blob([csv()], { type: "text/csv" }));
-  anchor.download = `${(summary.flow_run_name || "batch").replace(/[^\w.-]+/g, "-")}-ids.csv`;
+  anchor.download = `${(summary.flow_run_name || "batch").replace(/[^\w.-]+/g, "-")}-ticked.csv`;
   anchor.click();
   setTimeout(() => URL.revokeObjectURL(anchor.href), 60_000);
 }

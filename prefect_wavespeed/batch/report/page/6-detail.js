@@ -120,10 +120,10 @@ function showFields(row) {
     ["Warnings", warningsOf(row).join("; ")],
     ["Error", row.error_type], ["Message", row.error_message], ["Retryable", row.retryable == null ? null : row.retryable ? "yes" : "no"], ["Cost", row.cost_usd == null ? null : dollars(row.cost_usd)],
     ["Time", row.seconds == null ? null : seconds(row.seconds)], ["Seed", row.seed, "code"], ["Variant", row.variant || null],
-    ["Attempts", row.attempts], ["Prediction", row.prediction_id, "code"], ["Job", row.job_key, "code"],
+    ["Attempts", row.attempts], ...row.attempt_errors.map((error, n) => [`Attempt ${n + 1}`, error]), ["Prediction", row.prediction_id, "code"], ["Job", row.job_key, "code"],
     ...Object.entries(row.carried ?? {}),
     ...row.outputs.map(output => [nameOfOutput(output), output.uri, "code"]),
-    ["Record", row.metadata ? side : row.metadata_uri, "code"],
+    ["Side-car", row.metadata ? side : row.metadata_uri, "code"],
   ];
   $("fields").replaceChildren(...fields.filter(([, value]) => value != null && value !== "").flatMap(
     ([term, value, kind]) => [make("dt", "", term), make("dd", kind, value instanceof Node ? value : String(value))]));
