@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from shlex import quote
 
 from prefect import get_run_logger
 from prefect.artifacts import acreate_link_artifact, acreate_markdown_artifact, acreate_table_artifact
 
 from prefect_wavespeed.batch.manifest.left_out import left_out_line
+from prefect_wavespeed.batch.report.gallery import gallery_command
 from prefect_wavespeed.batch.report.query import JobReport
 from prefect_wavespeed.batch.report.rows import ReportRow, Summary, Thumbnails
 from prefect_wavespeed.errors import redact
@@ -25,7 +24,7 @@ _PICTURED = 12
 
 
 async def show_report(report: JobReport, summary: Summary, store: Store, output: str) -> None:
-    """Create artifacts of the run: a summary, rows without pictures, some pictures, a link to the gallery.
+    """Create artifacts of the run: a summary, rows without pictures, some pictures, the way to the gallery.
 
     Args:
         report: what its rows say.
@@ -49,13 +48,7 @@ async def show_report(report: JobReport, summary: Summary, store: Store, output:
             )
         if gallery := _gallery(report):
             await acreate_markdown_artifact(gallery, key="restyle-gallery", description="The first pictures")
-        await acreate_link_artifact(
-            gallery_link(summary.report, store),
-            link_text="All pictures: the gallery",
-            key="restyle-gallery-link",
-            description="Where the pictures are on another machine, this shows them: "
-            f"`restyle gallery --out {quote(output)} --run {summary.flow_run_id}`",
-        )
+        await _show_gallery(summary, store, output)
     except Exception as error:
         get_run_logger().warning("the report could not be shown: %s", redact(error))
 
@@ -72,17 +65,19 @@ async def show_quote(lines: Sequence[str]) -> None:
         get_run_logger().warning("the quote could not be shown: %s", redact(error))
 
 
-def gallery_link(report: str, store: Store) -> str:
-    """A link to a run's gallery: on AWS into the console, elsewhere the file's or the object's own uri.
-
-    Args:
-        report: uri of the run's folder, with its slash.
-        store: where that is.
-    """
-    uri = f"{report}{layout.GALLERY}"
-    if not store.access:
-        return Path(uri).absolute().as_uri()
-    return store.access.console_url(*split_s3_uri(uri)) or uri
+async def _show_gallery(summary: Summary, store: Store, output: str) -> None:
+    """A link into AWS's console; elsewhere what to type, as no browser opens the file from Prefect's page."""
+    key, title = "restyle-gallery-link", "All pictures: the gallery"
+    command = gallery_command(summary, store, output)
+    uri = f"{summary.report}{layout.GALLERY}"
+    link = store.access.console_url(*split_s3_uri(uri)) if store.access else None
+    if link:
+        description = f"This shows it with its pictures: `{command}`"
+        await acreate_link_artifact(link, link_text=title, key=key, description=description)
+        return
+    where = "" if store.access else " on the machine that has the pictures"
+    page = f"Type this{where}:\n\n```bash\n{command}\n```\n\nThe page itself is {cell(uri)}\n"
+    await acreate_markdown_artifact(page, key=key, description=title)
 
 
 def _headline(summary: Summary) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import boto3
 import pyarrow.parquet as pq
 import pytest
 from prefect.client.orchestration import PrefectClient
@@ -19,11 +20,13 @@ from prefect.filesystems import LocalFileSystem
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.manifest.read import Manifest
 from prefect_wavespeed.batch.options import BatchOptions
+from prefect_wavespeed.batch.report.gallery import gallery_command
 from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
 from prefect_wavespeed.errors import BatchFailedError, ConfigurationError, UnavailableError
 from prefect_wavespeed.flows import restyle_batch
 from prefect_wavespeed.flows.read_account import read_account
 from prefect_wavespeed.ledger.records import Metadata
+from prefect_wavespeed.storage.open_store import directory_store, s3_store
 from tests.support.batches import SITE, pictures, write_manifest
 from tests.support.doc_pages import documented_events
 from tests.support.emulator_process import Emulator
@@ -214,13 +217,19 @@ class TestFewImages:
             assert fact in page
         assert eight.summary.report.rstrip("/").rpartition("/")[2] in page
 
-    def test_a_link_leads_to_the_gallery_and_says_how_to_serve_it(self, eight: Eight) -> None:
-        link = eight.world.artifact("restyle-gallery-link")
-        assert f"]({Path(eight.summary.report).as_uri()}/gallery.html)" in link["data"]
-        assert (
-            f"restyle gallery --out {eight.summary.output} --run {eight.summary.flow_run_id}"
-            in (link["description"])
-        )
+    def test_an_artifact_says_what_to_type_anywhere_on_this_machine_for_the_gallery(
+        self, eight: Eight, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        page = eight.world.artifact("restyle-gallery-link")["data"]
+        command = f"restyle gallery --out {eight.summary.output} --run {eight.summary.flow_run_id}"
+        assert page.startswith(f"Type this on the machine that has the pictures:\n\n```bash\n{command}\n")
+        assert "file://" not in page, "a browser does not open it from Prefect's page"
+        monkeypatch.chdir(tmp_path)
+        relative = gallery_command(eight.summary, directory_store(Path("o 6")), "o 6")
+        assert relative.startswith(f"restyle gallery --out '{tmp_path}/o 6' --run ")
+        bucket = s3_store("b", "", boto3.Session("test", "test", region_name="us-east-1"))
+        on_s3 = gallery_command(eight.summary, bucket, "s3-bucket/restyle-output")
+        assert on_s3.startswith("restyle gallery --out s3-bucket/restyle-output --run ")
 
     def test_the_failures_are_a_table(self, eight: Eight) -> None:
         (failure,) = json.loads(eight.world.artifact("restyle-failures")["data"])

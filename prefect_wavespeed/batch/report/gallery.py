@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from shlex import quote as shell_quote
 from typing import Any, get_args
 from urllib.parse import quote
 
@@ -24,6 +25,7 @@ from prefect_wavespeed.batch.outcome import Status
 from prefect_wavespeed.batch.report.rows import ReportRow, Rows, Summary, Thumbnails
 from prefect_wavespeed.reasons import in_words
 from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.store import Store
 
 PICTURE_BYTES = 80_000_000  # of thumbnails in a page; beyond that it shows the outputs themselves
 _MAX_ROWS = 10_000
@@ -55,6 +57,18 @@ def write_gallery(path: Path, output: str, folder: str, rows: Rows, summary: Sum
             page.write(_json_block("pictures", list(pictures.indices)))
             budget = pictures.budget
         page.write(tail.encode())
+
+
+def gallery_command(summary: Summary, store: Store, output: str) -> str:
+    """What to type, in any folder, for the gallery of a run.
+
+    Args:
+        summary: the run in figures.
+        store: where its report is.
+        output: the same as the user named it: a block has the credentials.
+    """
+    named = output if store.access else store.uri
+    return f"restyle gallery --out {shell_quote(named)} --run {summary.flow_run_id}"
 
 
 def _selected(rows: Rows, total: int) -> Iterator[tuple[ReportRow, Thumbnails | None]]:
