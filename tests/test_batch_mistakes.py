@@ -120,6 +120,7 @@ def test_a_mistake_is_one_line_before_prefect_is_asked_anything(
     assert shown.err.count("\n") == 1
     assert [word for word in mistake.says if word not in shown.err] == []
     assert "Prefect" not in shown.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_error_is_json_if_json_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

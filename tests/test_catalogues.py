@@ -229,6 +229,7 @@ async def test_more_columns_than_a_table_should_have_are_refused(tmp_path: Path)
     (tmp_path / "a.jsonl").write_text(json.dumps(row))
     with pytest.raises(ManifestError, match="over 50 columns to carry: name those that you need: carry="):
         await carry_out(FakeApi(), tmp_path / "out", str(tmp_path / "a.jsonl"), BatchOptions(carry="*"))
+    assert not (tmp_path / "out").exists()
 
 
 async def test_bytes_are_not_carried(store: Store, tmp_path: Path) -> None:

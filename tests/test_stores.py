@@ -245,6 +245,18 @@ def test_any_other_name_is_a_directory(output: str, tmp_path: Path, monkeypatch:
     assert open_store(output).uri == str(tmp_path / output)
 
 
+async def test_a_directory_that_was_made_for_nothing_is_removed_again(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for output in ("empty", "a/b"):
+        store = directory_store(tmp_path / output)
+        await store.ensure_conditional_put()
+        await store.discard_if_empty()
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+    await store.put("x/y", b"1", "text/plain")
+    await store.discard_if_empty()
+    assert await store.get("x/y") == b"1"
+
+
 async def test_an_output_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="use a directory that can be written"):

@@ -77,7 +77,7 @@ def batch(
         "run the same command again to continue, nothing is billed twice; "
         "or let `restyle settle` finish what was submitted"
     ):
-        asyncio.run(_check(asked))
+        asyncio.run(_check(asked, dry_run))
         if dry_run:
             with BatchProgress(Console(stderr=True)) as bar:
                 quote = asyncio.run(_quote(asked, bar.update))
@@ -100,14 +100,14 @@ class _Command:
     options: BatchOptions
 
 
-async def _check(asked: _Command) -> None:
+async def _check(asked: _Command, dry_run: bool) -> None:
     """Refuse what cannot work before Prefect is started, which takes seconds."""
     from prefect_wavespeed.deployments.cli.shared.access import check_access
     from prefect_wavespeed.deployments.cli.shared.outputs import new_output
     from prefect_wavespeed.settings import get_settings
 
     get_settings()
-    async with new_output(asked.out) as store:
+    async with new_output(asked.out, dry_run=dry_run) as store:
         if store:  # a mistake in the manifest is found without Prefect, which `check_access` may import
             await _check_first_rows(asked.manifest, asked.options, store)
         check_access(asked.wavespeed)

@@ -131,6 +131,7 @@ class Batch:
         await self._runner.aclose()
         await self._parts.flush()
         self.table.close()
+        await self.store.discard_if_empty()  # of a dry run, or a manifest that is refused
 
     @property
     def progress(self) -> Progress:

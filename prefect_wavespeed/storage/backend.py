@@ -106,6 +106,10 @@ class Backend(ABC):
             if start and self.lists_by_name and not chunk[-1]["path"].startswith(beginning):
                 return
 
+    async def discard_if_empty(self) -> None:
+        """Undo what opening it made, if nothing has been put there since."""
+        return
+
     @abstractmethod
     async def delete(self, paths: Sequence[str], *, once: bool) -> None:
         """Remove objects; a missing one is no error."""

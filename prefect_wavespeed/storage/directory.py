@@ -34,14 +34,16 @@ class DirectoryBackend(Backend):
 
     Args:
         path: the directory, absolute; obstore makes what is missing below it.
+        made: the uppermost folder on the way to it that was made for it.
     """
 
     lists_by_name = False
     handle: LocalStore
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, made: Path | None = None) -> None:
         super().__init__(LocalStore(path, mkdir=True), ("", str(path)))
         self._path = path
+        self._made = made
         self._mean_seconds = 0.0  # of recent calls
 
     @property
@@ -89,6 +91,11 @@ class DirectoryBackend(Backend):
                 if found.path.startswith(prefix + start) and found.path not in listed
             ]
 
+    async def discard_if_empty(self) -> None:
+        """Remove the directory, and what was made above it, unless somebody has put a file there."""
+        if self._made:
+            await asyncio.to_thread(_remove_folders, self._made)
+
     async def delete(self, paths: Sequence[str], *, once: bool) -> None:
         """Remove objects."""
         await self._call(_remove, self.handle, paths)
@@ -119,6 +126,14 @@ def _plain_entries(root: Path, prefix: str) -> list[Entry]:
                 found = file.stat()
                 entries.append(Entry(path, datetime.fromtimestamp(found.st_mtime, UTC), found.st_size))
     return entries
+
+
+def _remove_folders(root: Path) -> None:
+    if any(files for _, _, files in os.walk(root)):
+        return
+    for folder, _, _ in os.walk(root, topdown=False):
+        with suppress(OSError):  # not empty any more
+            Path(folder).rmdir()
 
 
 def _read(handle: LocalStore, path: str) -> bytes:

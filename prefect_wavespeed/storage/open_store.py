@@ -74,9 +74,10 @@ def directory_store(path: Path) -> Store:
     """
     path = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 - without "..", and no link is followed
     try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(
             f"{error.strerror}: output {path}: use a directory that can be written"
         ) from None
-    return Store(DirectoryBackend(path), str(path))
+    return Store(DirectoryBackend(path, missing[-1] if missing else None), str(path))

@@ -136,6 +136,10 @@ class Store:
             async for page in self._backend.pages(prefix, start):
                 yield page
 
+    async def discard_if_empty(self) -> None:
+        """Remove a directory that was made when this was opened, if there is nothing in it."""
+        await self._backend.discard_if_empty()
+
     async def delete(self, paths: Iterable[str], *, once: bool = False) -> None:
         """Remove objects; a missing one is no error.
 

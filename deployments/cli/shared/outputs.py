@@ -30,10 +30,11 @@ async def open_without_prefect(out: str) -> Store | None:
 
 
 @asynccontextmanager
-async def new_output(out: str) -> AsyncIterator[Store | None]:
+async def new_output(out: str, *, dry_run: bool = False) -> AsyncIterator[Store | None]:
     """Open an output to check what it is to hold; None for a block, which only Prefect can resolve.
 
-    If that made a directory, it is said at the end: it may be a mistake, and nothing is spent yet.
+    That a directory is new is said at the end, unless nothing will be stored: it may be a mistake, and
+    nothing is spent yet. It is made again by what follows.
 
     Raises:
         ConfigurationError: ``out`` does not name an output, or it cannot be used.
@@ -44,8 +45,11 @@ async def new_output(out: str) -> AsyncIterator[Store | None]:
         return
     is_new = "://" not in out and not await asyncio.to_thread(_is_directory, out)
     store = open_store(out)
-    yield store
-    if is_new:
+    try:
+        yield store
+    finally:
+        await store.discard_if_empty()
+    if is_new and not dry_run:
         print(f"created directory {store.uri}", file=sys.stderr)
 
 
