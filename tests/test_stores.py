@@ -213,7 +213,7 @@ async def test_a_missing_bucket_is_reported_by_name(moto: S3Server) -> None:
         ("'s3-bucket/'", "leave out the quotes or blanks around it: s3-bucket/. For a directory"),
         ('"s3://b/x"', "leave out the quotes or blanks around it: s3://b/x"),
         ("s3:\\b\\x", "did you mean s3://b/x? For a directory of this name give ./s3:\\b\\x"),
-        ("s3:/ /", "the bucket's name is missing: use s3://bucket/prefix"),
+        ("s3:/ /", "no bucket: use s3://bucket/prefix"),
         ("s3:// b/x", "not a bucket and a prefix"),
         ("s3://b/x?versionId=3", "a prefix has no '?'"),
         ("s3://b/../x", "not a bucket and a prefix"),

@@ -87,8 +87,8 @@ def _advice(output: str, slug: str, name: str) -> str:
         ):
             return f"did you mean {meant}?"
     if url:
-        if not rest.strip("/ "):
-            return "the bucket's name is missing: use s3://bucket/prefix"
+        if not rest.partition("/")[0].strip():
+            return "no bucket: use s3://bucket/prefix"
         return "not a bucket and a prefix: a prefix has no '?', '#', '.' or '..': use s3://bucket/prefix"
     return f"it looks like a URL, a block or a host, and is none that can be used: {_FORMS}"
 
