@@ -272,18 +272,18 @@ def test_a_missing_limit(clinic: Clinic) -> None:
 
 def test_slots_that_were_lost_when_the_server_restarted_are_found_and_freed(clinic: Clinic) -> None:
     """The server counts slots in its database, and keeps in memory who holds them."""
-    clinic.prefect.call("POST", "/v2/concurrency_limits/", {"name": "lost", "limit": 100, "active": True})
-    clinic.prefect.call("POST", "/v2/concurrency_limits/increment", {"names": ["lost"], "slots": 100})
-    block = clinic.block("lost", concurrency_limit="lost")
+    clinic.prefect.call("POST", "/v2/concurrency_limits/", {"name": "orphaned", "limit": 100, "active": True})
+    clinic.prefect.call("POST", "/v2/concurrency_limits/increment", {"names": ["orphaned"], "slots": 100})
+    block = clinic.block("orphaned", concurrency_limit="orphaned")
     check = clinic.ask("--wavespeed", block).checks["concurrency limit"]
     assert (check["status"], check["found"]) == (
         "error",
-        "lost: 100 slots in use by no run: later runs wait for them",
+        "orphaned: 100 slots in use by no run: later runs wait for them",
     )
     assert "restyle doctor --fix" in check["remedy"]
     assert clinic.ask("--wavespeed", block, "--fix").checks["concurrency limit"]["status"] == "ok"
     check = clinic.ask("--wavespeed", block).checks["concurrency limit"]
-    assert check["found"].startswith("lost: 0 of 100 in use")
+    assert check["found"].startswith("orphaned: 0 of 100 in use")
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def test_the_demo_shows_two_kinds_of_failure_bills_once_and_ends_with_its_galler
         printed = team.paste("restyle demo 2> errors")
         shown = " ".join(printed.split())
         assert "missing │ failed │ │ no such file" in shown
-        assert "refused │ failed │ │ failed: content moderation" in shown
+        assert "refused │ failed │ │ content moderation" in shown
         gallery = Path(printed.splitlines()[-1].strip())
         assert gallery.name == "gallery.html"
         assert "content moderation" in gallery.read_text()
