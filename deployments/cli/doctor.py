@@ -42,7 +42,9 @@ def doctor(
             nothing.
         spend: With --live: what these pictures may cost in all, in USD (0.10 by default).
         resume: With --live, an hour later: add what the billing says. Bills nothing.
-        fix: Free slots of the concurrency limit that no run holds, as after a restart of Prefect's server.
+        fix: Free slots of the concurrency limit that no run holds, as after a restart of Prefect's server:
+            all of them, if twice, 5 seconds apart, no flow run is running and as many slots are in use. Only
+            for a limit that flow runs alone use: other programs that hold its slots are not seen.
     """
     if live:
         if fix:

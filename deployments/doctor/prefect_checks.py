@@ -127,8 +127,10 @@ async def check_limit(block: WaveSpeed, *, fix: bool = False) -> Check:
                     return error(
                         LIMIT, f"{found}: later runs wait for them", "free them: `restyle doctor --fix`"
                     )
-                await slots.free(client, limit)
-                return ok(LIMIT, f"{found}: freed")
+                if await slots.free(client, limit):
+                    return ok(LIMIT, f"{found}: freed")
+                changed = f"{found} at first, but {slots.SECONDS_APART:g} s later that had changed: not freed"
+                return warning(LIMIT, changed, "once no run is running: `restyle doctor --fix` again")
     except ObjectNotFound:
         remedy = f"run `restyle setup --tier …` or `prefect gcl create {name} --limit {most or 'N'}`"
         return error(LIMIT, f"{name}, which the block names, does not exist: runs fail", remedy)

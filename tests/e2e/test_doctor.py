@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,10 +13,12 @@ from uuid import uuid4
 
 import pytest
 from prefect.blocks.system import Secret
+from prefect.client.orchestration import get_client
 from pydantic import SecretStr
 
 from prefect_wavespeed.blocks import WaveSpeed
 from prefect_wavespeed.blocks.names import API_KEY_SECRET, IN_FLIGHT_LIMIT, variable
+from prefect_wavespeed.deployments.doctor import slots
 from tests.support.ceph import CephGateway
 from tests.support.emulator_process import Emulator
 from tests.support.in_process import restyle
@@ -270,7 +273,9 @@ def test_a_missing_limit(clinic: Clinic) -> None:
     assert "prefect gcl create gone --limit 100" in diagnosis.checks["concurrency limit"]["remedy"]
 
 
-def test_slots_that_were_lost_when_the_server_restarted_are_found_and_freed(clinic: Clinic) -> None:
+def test_slots_that_were_lost_when_the_server_restarted_are_found_and_freed(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server counts slots in its database, and keeps in memory who holds them."""
     clinic.prefect.call("POST", "/v2/concurrency_limits/", {"name": "orphaned", "limit": 100, "active": True})
     clinic.prefect.call("POST", "/v2/concurrency_limits/increment", {"names": ["orphaned"], "slots": 100})
@@ -281,6 +286,17 @@ def test_slots_that_were_lost_when_the_server_restarted_are_found_and_freed(clin
         "orphaned: 100 slots in use by no run: later runs wait for them",
     )
     assert "restyle doctor --fix" in check["remedy"]
+
+    async def free_after(change: int) -> bool:
+        async with get_client() as client:
+            limit = await client.read_global_concurrency_limit_by_name("orphaned")
+            seen = limit.model_copy(update={"active_slots": limit.active_slots - change})
+            assert await slots.are_held_by_nobody(client, seen)
+            return await slots.free(client, seen)
+
+    with clinic.prefect.used_here(), monkeypatch.context() as patch:
+        patch.setattr(slots, "SECONDS_APART", 0.1)
+        assert not asyncio.run(free_after(1)), "one was taken in between"
     assert clinic.ask("--wavespeed", block, "--fix").checks["concurrency limit"]["status"] == "ok"
     check = clinic.ask("--wavespeed", block).checks["concurrency limit"]
     assert check["found"].startswith("orphaned: 0 of 100 in use")
