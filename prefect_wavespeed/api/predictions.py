@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import (
     AliasChoices,
@@ -128,8 +128,8 @@ class Prediction(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _take_from_answer(
-        cls, value: Any, read: ModelWrapValidatorHandler[Prediction], info: ValidationInfo
-    ) -> Prediction:
+        cls, value: Any, read: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:
         """Move base64 outputs of a received answer out of ``outputs``; make what it says safe to show."""
         prediction = read(value)
         if info.context is not None and isinstance(value, Mapping):
