@@ -123,6 +123,7 @@ def test_an_error_of_a_run_is_one_line_and_bills_nothing(
     assert emulator.ledger()["billed"] == 0
 
 
+@pytest.mark.e2e
 def test_prefects_log_of_a_run_that_fails_stays_off_the_terminal(
     prefect: PrefectServer, emulator: Emulator, tmp_path: Path
 ) -> None:

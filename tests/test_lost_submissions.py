@@ -159,6 +159,7 @@ async def test_a_prediction_that_a_person_names_is_stored_and_not_paid_again(
         await resolution(emulator, tmp_path, key, None)
 
 
+@pytest.mark.e2e
 async def test_what_a_person_found_not_to_be_submitted_is_submitted_by_the_next_run(
     emulator: Emulator, tmp_path: Path
 ) -> None:
@@ -174,6 +175,7 @@ async def test_what_a_person_found_not_to_be_submitted_is_submitted_by_the_next_
     assert not list(tmp_path.glob("open/*/*"))
 
 
+@pytest.mark.e2e
 async def test_a_prediction_that_cannot_be_the_jobs_is_refused(emulator: Emulator, tmp_path: Path) -> None:
     other = await restyle(emulator.url, str(tmp_path), variant=1)
     submit_foreign(emulator, 1)

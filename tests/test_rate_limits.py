@@ -42,6 +42,7 @@ def span(predictions: list[dict[str, Any]], first: str, last: str) -> float:
     return (max(datetime.fromisoformat(each[last][:26]) for each in predictions) - begun).total_seconds()
 
 
+@pytest.mark.e2e
 async def test_places_in_flight_are_kept_full_with_less_than_two_refusals_an_image(tmp_path: Path) -> None:
     with Emulator("--tier", "6000", "4", "--latency", "1", "1", "--prerendered") as emulator:
         await restyle_all(emulator.url, tmp_path)
