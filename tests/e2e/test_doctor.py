@@ -277,6 +277,10 @@ def test_slots_that_were_lost_when_the_server_restarted_are_found_and_freed(
     clinic: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server counts slots in its database, and keeps in memory who holds them."""
+    running = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}}
+    for run in clinic.prefect.call("POST", "/flow_runs/filter", running):  # left by tests of killed runs
+        crashed = {"state": {"type": "CRASHED"}, "force": True}
+        clinic.prefect.call("POST", f"/flow_runs/{run['id']}/set_state", crashed)
     clinic.prefect.call("POST", "/v2/concurrency_limits/", {"name": "orphaned", "limit": 100, "active": True})
     clinic.prefect.call("POST", "/v2/concurrency_limits/increment", {"names": ["orphaned"], "slots": 100})
     block = clinic.block("orphaned", concurrency_limit="orphaned")
