@@ -36,6 +36,7 @@ from prefect_wavespeed.api.urls import (
     checked_base_url,
     is_loopback,
     proxy_for,
+    trusted_authorities,
     without_query,
 )
 from prefect_wavespeed.errors import (
@@ -46,7 +47,6 @@ from prefect_wavespeed.errors import (
     UnavailableError,
     redact,
 )
-from prefect_wavespeed.trust import CA_BUNDLE, ca_bundle
 from prefect_wavespeed.version import package_version
 
 _USER_AGENT = f"restyle/{package_version()}"
@@ -87,7 +87,7 @@ class Transport:
         limits = httpx.Limits(max_connections=max_connections)
         # Calls go to one host with one key, and need no redirects, cookies or mounts. A whole client
         # would take as long for those as for the request itself.
-        trusted = _trusted(ca_bundle())
+        trusted = trusted_authorities()
         self._api = AiohttpTransport(limits=limits, proxy=proxy_for(self.base_url, host), verify=trusted)
         self._cdn = _CdnClient(
             partial(_session, host, trusted, max_connections),
@@ -233,24 +233,6 @@ class Transport:
             timeout=_timeouts(stall_seconds),
         ) as response:
             yield response
-
-
-@lru_cache(1)
-def _trusted(more: str | None) -> ssl.SSLContext:
-    """Whom to trust; reading the usual authorities takes 20 ms.
-
-    Raises:
-        ConfigurationError: what AWS_CA_BUNDLE names holds no certificates.
-    """
-    context = httpx.create_ssl_context()
-    if more:
-        try:
-            context.load_verify_locations(cadata=more)
-        except ssl.SSLError as error:
-            raise ConfigurationError(
-                f"no certificates in the file that {CA_BUNDLE} names ({error.reason})"
-            ) from None
-    return context
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:

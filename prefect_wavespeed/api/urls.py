@@ -1,14 +1,17 @@
-"""URLs that the client may talk to, and URLs as they may be shown."""
+"""Whom the client may talk to, by URL, address and certificate; and URLs as they may be shown."""
 
 from __future__ import annotations
 
 import ipaddress
+import ssl
 import urllib.request
 from contextlib import suppress
+from functools import lru_cache
 
 import httpx
 
 from prefect_wavespeed.errors import ConfigurationError, redact
+from prefect_wavespeed.trust import CA_BUNDLE, ca_bundle
 
 
 def is_loopback(host: str) -> bool:
@@ -71,6 +74,28 @@ def checked_base_url(base_url: str) -> tuple[str, str]:
     if not url.host or not (url.scheme == "https" or (url.scheme == "http" and is_loopback(url.host))):
         raise ConfigurationError(f"base_url must be https, or http on loopback: not {redact(url)}")
     return str(url).rstrip("/"), url.host
+
+
+def trusted_authorities() -> ssl.SSLContext:
+    """Whose certificates are taken: the usual authorities, and those that AWS_CA_BUNDLE names.
+
+    Raises:
+        ConfigurationError: the file that it names cannot be read, or holds no certificates.
+    """
+    return _trusting(ca_bundle())
+
+
+@lru_cache(1)  # reading the usual authorities takes 20 ms
+def _trusting(more: str | None) -> ssl.SSLContext:
+    context = httpx.create_ssl_context()
+    if more:
+        try:
+            context.load_verify_locations(cadata=more)
+        except ssl.SSLError as error:
+            raise ConfigurationError(
+                f"no certificates in the file that {CA_BUNDLE} names ({error.reason})"
+            ) from None
+    return context
 
 
 def proxy_for(base_url: str, host: str) -> httpx.Proxy | None:

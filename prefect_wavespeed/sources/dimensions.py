@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from http import HTTPStatus
 
 import httpx
 
-from prefect_wavespeed.api.urls import check_reachable, check_url
+from prefect_wavespeed.api.urls import check_reachable, check_url, trusted_authorities
 from prefect_wavespeed.errors import SourceError, redact
 from prefect_wavespeed.job import Source
 from prefect_wavespeed.quality.formats import upright_size
@@ -19,7 +18,6 @@ from prefect_wavespeed.quality.verify import MAX_SOURCE_BYTES, verify_source
 from prefect_wavespeed.sources.files import read_file
 from prefect_wavespeed.sources.objects import read_beginning
 from prefect_wavespeed.storage.store import Store
-from prefect_wavespeed.trust import ca_bundle
 
 _BEGINNING = 1 << 16  # bytes: nearly every picture says its size there
 _MAY_PASS = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
@@ -65,7 +63,7 @@ async def _fetch(source: Source, limit: int) -> bytes:
             httpx.AsyncClient(
                 follow_redirects=True,
                 timeout=30,
-                verify=_authorities(ca_bundle()),
+                verify=trusted_authorities(),
                 event_hooks={"request": [partial(_check_public, httpx.URL(source.location).host)]},
             ) as http,
             http.stream("GET", source.location, headers=headers) as response,
@@ -99,11 +97,3 @@ async def _check_public(source_host: str, request: httpx.Request) -> None:
         found = await asyncio.get_running_loop().getaddrinfo(request.url.host, None, type=socket.SOCK_STREAM)
     for *_, address in found:
         check_reachable(str(address[0]), source_host)
-
-
-@lru_cache(1)  # loading them takes as long as fetching a picture
-def _authorities(more: str | None) -> ssl.SSLContext:
-    context = httpx.create_ssl_context()
-    if more:
-        context.load_verify_locations(cadata=more)
-    return context
