@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tarfile
+import subprocess
 import tomllib
 import zipfile
 from importlib import import_module
@@ -52,8 +52,8 @@ def test_a_wheel_contains_every_file_of_the_product(wheel: list[str], tree: Path
 def test_a_wheel_made_of_the_source_distribution_is_the_same(
     wheel: list[str], tree: Path, tmp_path: Path
 ) -> None:
-    with tarfile.open(build(tree, tmp_path / "sdist", "sdist")) as archive:
-        archive.extractall(tmp_path, filter="data")
+    archive = build(tree, tmp_path / "sdist", "sdist")  # tarfile's filter is not in the Python of Debian 12
+    subprocess.run(["tar", "--extract", "--file", archive, "--directory", tmp_path], check=True)
     (source,) = tmp_path.glob("prefect_wavespeed-*")
     assert not (source / "tests").exists()
     assert _names(build(source, tmp_path / "wheel")) == wheel
