@@ -22,7 +22,7 @@ from starlette.responses import FileResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from prefect_wavespeed.batch.report.rows import ReportRow
+from prefect_wavespeed.batch.report.rows import ReportRow, decode_rows
 from prefect_wavespeed.deployments.serving import Server, listen
 from prefect_wavespeed.errors import ConfigurationError, RestyleError
 from prefect_wavespeed.sources.publish import presigned
@@ -107,8 +107,8 @@ class Gallery:
             f"{folder}/{name}" for name in (layout.REPORT_JSONL, layout.REPORT_PARQUET, layout.SUMMARY)
         }
         with report.open("rb") as lines:
-            for line in lines:
-                gallery._add(ReportRow.model_validate_json(line))
+            for row in decode_rows(lines, store.uri_of(f"{folder}/{report.name}")):
+                gallery._add(row)
         return gallery
 
     def _add(self, row: ReportRow) -> None:

@@ -18,12 +18,13 @@ import pytest
 
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.options import BatchOptions
-from prefect_wavespeed.batch.report.rows import Summary, decode_part
+from prefect_wavespeed.batch.report.rows import Summary
 from tests.support.batch_shell import Shell, one_line, without_progress
 from tests.support.batches import pictures, restyle_all
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import wait_until
+from tests.support.records import report_rows
 
 pytestmark = pytest.mark.e2e  # processes and servers by the dozen
 
@@ -221,7 +222,7 @@ def test_interrupted_it_is_one_line_and_the_same_command_finishes(shell: Shell) 
     before = shell.stored()
     assert 4 <= before < 24
     parts = [part.read_bytes() for part in (shell.folder / "out").glob("runs/*/*/parts/*.jsonl")]
-    assert sum(row.status == "stored" for part in parts for row in decode_part(part)) >= 4
+    assert sum(row.status == "stored" for part in parts for row in report_rows(part)) >= 4
 
     shell.emulator.faults([])
     again = shell.batch(manifest, "--json")

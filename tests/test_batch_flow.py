@@ -21,7 +21,7 @@ from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.manifest.read import Manifest
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.report.gallery import gallery_command
-from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary
 from prefect_wavespeed.errors import BatchFailedError, ConfigurationError, UnavailableError
 from prefect_wavespeed.flows import restyle_batch
 from prefect_wavespeed.flows.read_account import read_account
@@ -32,6 +32,7 @@ from tests.support.doc_pages import documented_events
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import wait_until
+from tests.support.records import report_rows
 from tests.support.schemas import check
 
 KEY = f"key-{secrets.token_hex(16)}"
@@ -92,7 +93,7 @@ class World:
         """The rows of a run's report, the same in both of its files."""
         folder = Path(summary.report)
         check("summary", (folder / "summary.json").read_bytes())
-        rows = decode_part((folder / "report.jsonl").read_bytes())
+        rows = report_rows((folder / "report.jsonl").read_bytes())
         table = pq.read_table(folder / "report.parquet").to_pylist()
         assert [ReportRow.model_validate(row) for row in table] == rows
         assert list(folder.glob("parts/*")) == []

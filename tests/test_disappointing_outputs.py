@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary
 from prefect_wavespeed.errors import PredictionFailedError
 from prefect_wavespeed.job import NsfwPolicy, UncheckedPolicy
 from prefect_wavespeed.ledger.records import DeadLetter, Metadata
@@ -30,6 +30,7 @@ from tests.support.in_process import restyle as run_command
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import wait_until
 from tests.support.raw_server import RawServer, answer, http
+from tests.support.records import report_rows
 from tests.support.s3_servers import S3Server
 from tests.support.schemas import check
 
@@ -130,7 +131,7 @@ def summary(world: World) -> Summary:
 @pytest.fixture(scope="module")
 def rows(world: World, summary: Summary) -> list[ReportRow]:
     """The account of the run."""
-    return decode_part(world.get(f"{summary.report}report.jsonl")[0])
+    return report_rows(world.get(f"{summary.report}report.jsonl")[0])
 
 
 def test_all_of_it_is_stored_and_counted(summary: Summary) -> None:
@@ -237,7 +238,7 @@ def test_who_wants_no_unsafe_pictures_published_is_told_once_that_none_was_check
         f"{PICTURES - 1} pictures in quarantine/: WaveSpeedAI did not say whether they are safe for work; "
         "with nsfw_unchecked=keep, later ones are stored like others"
     )
-    report = decode_part(apart.get(f"{lines[-1].removeprefix('report: ')}report.jsonl")[0])
+    report = report_rows(apart.get(f"{lines[-1].removeprefix('report: ')}report.jsonl")[0])
     assert all("/quarantine/" in uri for row in report for uri in row.outputs)
     assert (report[-1].warnings, report[-1].flagged) == ([], [1]), "the flagged one was checked"
     run_id = apart.side_car(report[0]).run.flow_run_id

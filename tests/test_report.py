@@ -23,7 +23,6 @@ from prefect_wavespeed.batch.report.rows import (
     ReportRow,
     Summary,
     Thumbnails,
-    decode_part,
     encode_part,
 )
 from prefect_wavespeed.batch.report.write import write_report
@@ -32,6 +31,7 @@ from prefect_wavespeed.quality.thumbnails import thumbnail
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
 from prefect_wavespeed.storage.store import Store
 from tests.support.engine import PHOTO
+from tests.support.records import report_rows
 from tests.support.s3_servers import S3Server
 from tests.support.schemas import check
 
@@ -148,7 +148,7 @@ async def test_the_report_has_the_same_rows_in_lines_of_json_and_in_parquet(stor
     types = {"sku": "string", "price": "number", "stock": "integer", "new": "boolean"}
     await write(store, rows, carried=types)
     lines = await read(store, "report.jsonl")
-    assert decode_part(lines) == rows
+    assert report_rows(lines) == rows
     for line in lines.splitlines():
         check("report", line)
     table = pq.read_table(io.BytesIO(await read(store, "report.parquet")))
@@ -195,7 +195,7 @@ async def test_objects_on_s3_bear_their_type(moto: S3Server) -> None:
 async def test_a_report_is_written_over_that_of_an_earlier_try(store: Store) -> None:
     await write(store, [row(1, store, "open"), row(2, store)])
     await write(store, [row(1, store)])
-    assert [row.status for row in decode_part(await read(store, "report.jsonl"))] == ["stored"]
+    assert [row.status for row in report_rows(await read(store, "report.jsonl"))] == ["stored"]
     assert json.loads(await read(store, "summary.json"))["rows"] == 1
 
 
@@ -205,7 +205,7 @@ async def test_a_big_report_goes_to_s3_in_parts_and_arrives_whole(moto: S3Server
     await write(store, rows)
     lines = await read(store, "report.jsonl")
     assert len(lines) > 10_000_000
-    assert decode_part(lines) == rows
+    assert report_rows(lines) == rows
     table = pq.read_table(io.BytesIO(await read(store, "report.parquet")), columns=["row"])
     assert table["row"].to_pylist() == list(range(1, 12_001))
 
@@ -213,7 +213,7 @@ async def test_a_big_report_goes_to_s3_in_parts_and_arrives_whole(moto: S3Server
 def test_a_part_is_lines_of_json(local: Store) -> None:
     rows = [row(1, local), row(2, local, "failed", error_message="\u2028\n")]
     assert encode_part(rows).count(b"\n") == 2
-    assert decode_part(encode_part(rows)) == rows
+    assert report_rows(encode_part(rows)) == rows
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -226,7 +226,7 @@ async def test_nothing_in_a_manifest_becomes_markup(text: str, local: Store) -> 
     assert seen.elements == plain.elements
     assert (seen.rows[0]["id"], seen.rows[0]["image"], seen.rows[0]["error_message"]) == (text, text, text)
     assert seen.data["summary"][0]["manifest"] == text
-    assert decode_part(await read(local, "report.jsonl")) == [hostile]
+    assert report_rows(await read(local, "report.jsonl")) == [hostile]
     (in_table,) = pq.read_table(io.BytesIO(await read(local, "report.parquet"))).to_pylist()
     assert in_table["id"] == text
 
@@ -320,7 +320,7 @@ async def test_of_very_many_rows_the_gallery_shows_the_failures_first(local: Sto
     assert len(shown) == 10_000
     assert shown[:12] == list(range(1000, 13_000, 1000))
     assert shown[12:14] == [1, 2]
-    assert len(decode_part(await read(local, "report.jsonl"))) == 12_000
+    assert len(report_rows(await read(local, "report.jsonl"))) == 12_000
 
 
 async def test_figures_that_are_no_numbers_do_not_break_the_gallery(local: Store) -> None:

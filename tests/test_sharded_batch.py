@@ -15,7 +15,7 @@ import pytest
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.batch.options import BatchOptions
-from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary
 from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.batch.sharded_batch import ShardedBatch
 from prefect_wavespeed.batch.shards import Shard
@@ -32,6 +32,7 @@ from prefect_wavespeed.job import RunInfo
 from prefect_wavespeed.retry import instant_retries
 from prefect_wavespeed.storage.open_store import directory_store
 from tests.support.fake_batch import FakeApi, images
+from tests.support.records import report_rows
 
 FOLDER = "runs/dt=2026-01-01/whole"
 WHOLE = RunInfo(package_version="test", flow_run_id="whole", flow_run_name="restyle m.jsonl")
@@ -54,7 +55,7 @@ class World:
     @property
     def rows(self) -> list[ReportRow]:
         """The report of the whole run."""
-        return decode_part((self.output / FOLDER / "report.jsonl").read_bytes())
+        return report_rows((self.output / FOLDER / "report.jsonl").read_bytes())
 
     def rows_in_file(self, rows: Sequence[dict[str, object]]) -> None:
         path = self.folder / "m.jsonl"

@@ -17,7 +17,7 @@ from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.job_runner import Carrier
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.progress import Progress
-from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary
 from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.batch.sharded_batch import ShardedBatch
 from prefect_wavespeed.batch.shards import Shard
@@ -29,6 +29,7 @@ from prefect_wavespeed.storage.open_store import open_store
 from tests.support.batches import pictures, write_manifest
 from tests.support.emulator_process import Emulator
 from tests.support.engine import QUICK
+from tests.support.records import report_rows
 
 FOLDER = "runs/dt=2026-01-01/whole"
 WHOLE = RunInfo(package_version="test", flow_run_id="whole", flow_run_name="restyle m.jsonl")
@@ -110,7 +111,7 @@ class Sharded:
 
     def rows(self) -> list[ReportRow]:
         """The joined report."""
-        return decode_part((self.out / FOLDER / "report.jsonl").read_bytes())
+        return report_rows((self.out / FOLDER / "report.jsonl").read_bytes())
 
 
 def _crashed(number: int) -> RestyleError:

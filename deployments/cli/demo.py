@@ -216,15 +216,12 @@ def _check(summary: Summary, again: Summary, first: dict[str, Any], second: dict
 def _table(summary: Summary) -> Table:
     from rich.table import Table
 
-    from prefect_wavespeed.batch.report.rows import decode_part
-    from prefect_wavespeed.storage import layout
-
     table = Table()
     table.add_column("row")
     table.add_column("status")
     table.add_column("cost", justify="right")
     table.add_column("picture below demo/, or what went wrong", overflow="fold")
-    for row in decode_part((Path(summary.report) / layout.REPORT_JSONL).read_bytes()):
+    for row in summary.rows():
         cost = "" if row.cost_usd is None else f"{row.cost_usd:.3f} USD"
         pictures = "\n".join(os.path.relpath(uri, summary.output) for uri in row.outputs)
         table.add_row(row.id, row.status, cost, pictures or row.error_message)

@@ -18,17 +18,24 @@ from dataclasses import fields
 from itertools import groupby, islice
 from operator import attrgetter
 
+from pydantic import RootModel
+
 from prefect_wavespeed.batch.ledger_view import JobState
 from prefect_wavespeed.batch.outcome import JobOutcome, rebuilt_error
-from prefect_wavespeed.batch.report.rows import ReportRow, decode_part
+from prefect_wavespeed.batch.report.rows import ReportRow, decode_rows
 from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.batch.shards import Shard
 from prefect_wavespeed.errors import RestyleError, StoreError
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.documents import decode
 
 _OUTCOME_FIELDS = {field.name for field in fields(JobOutcome)}
 _PAGE = 500  # jobs
+
+
+class _Caps(RootModel[list[float]]):
+    """Each shard's share of the cap."""
 
 
 class ShardedBatch:
@@ -97,8 +104,7 @@ class ShardedBatch:
             return caps
         if (earlier := await batch.store.get(path)) is None:
             raise StoreError(f"{batch.store.uri_of(path)} could not be written: run it again")
-        shares: list[float] = json.loads(earlier)
-        return shares
+        return decode(earlier, _Caps, batch.store.uri_of(path)).root
 
     async def follow(self) -> None:
         """Join the report parts that the shards have written since the last time.
@@ -111,7 +117,7 @@ class ShardedBatch:
         for path in sorted(entry.path for entry in entries):
             is_new = layout.shard_of_part(path) in folders and path not in self._joined
             if is_new and (data := await batch.store.get(path)):
-                for key, outcome in _outcomes(decode_part(data)):
+                for key, outcome in _outcomes(decode_rows(data.splitlines(), batch.store.uri_of(path))):
                     batch.table.record(key, outcome)
                 batch.recorder.recount()
                 self._joined.add(path)

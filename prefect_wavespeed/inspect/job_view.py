@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pydantic import ValidationError
-
 from prefect_wavespeed.errors import StoreError
 from prefect_wavespeed.inspect.listing import ListedJob, Status
 from prefect_wavespeed.ledger.ledger import Ledger
 from prefect_wavespeed.ledger.records import Claim, DeadLetter, Metadata, OpenJob, Record
 from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.documents import decode
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,8 @@ async def read_job(ledger: Ledger, listed: ListedJob) -> JobView | None:
         if listed.status == "done":
             return await _read_done(ledger, listed)
         return await _read_unfinished(ledger, listed)
-    except (ValidationError, StoreError) as error:
-        if isinstance(error, StoreError) and error.retryable:
+    except StoreError as error:
+        if error.retryable:
             raise
         return JobView(listed.status, listed.key, listed.at, listed.path, unreadable=True)
 
@@ -98,7 +97,7 @@ async def _read_done(ledger: Ledger, listed: ListedJob) -> JobView | None:
     data = await ledger.store.get(listed.path)
     if data is None:
         return None
-    metadata = Metadata.model_validate_json(data)
+    metadata = decode(data, Metadata, ledger.store.uri_of(listed.path))
     return JobView("done", metadata.job_key, metadata.times.stored, listed.path, metadata=metadata)
 
 

@@ -9,10 +9,11 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 
 from prefect_wavespeed.batch.outcome import Status
-from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
-from prefect_wavespeed.errors import ConfigurationError
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_rows
+from prefect_wavespeed.errors import ConfigurationError, StoreError
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.backend import Entry
+from prefect_wavespeed.storage.documents import decode
 from prefect_wavespeed.storage.store import Store
 
 LATEST = "latest"
@@ -82,8 +83,9 @@ def _note(entry: Entry, found: dict[str, BatchRun]) -> None:
 
 async def read_summary(store: Store, run: BatchRun) -> Summary | None:
     """The run in figures; None while it has no report."""
-    data = await store.get(f"{run.folder}/{layout.SUMMARY}") if run.is_complete else None
-    return Summary.model_validate_json(data) if data else None
+    path = f"{run.folder}/{layout.SUMMARY}"
+    data = await store.get(path) if run.is_complete else None
+    return None if data is None else decode(data, Summary, store.uri_of(path))
 
 
 async def rows_without_pictures(store: Store, run: BatchRun) -> AsyncIterator[ReportRow]:
@@ -99,11 +101,11 @@ async def rows_without_pictures(store: Store, run: BatchRun) -> AsyncIterator[Re
             yield row
         return
     with tempfile.TemporaryDirectory(prefix="restyle-") as name:
-        report = Path(name) / layout.REPORT_JSONL
-        await store.get_file(f"{run.folder}/{layout.REPORT_JSONL}", report)
+        report, path = Path(name) / layout.REPORT_JSONL, f"{run.folder}/{layout.REPORT_JSONL}"
+        if not await store.get_file(path, report):
+            raise StoreError(f"{store.uri_of(path)} was deleted", retryable=False)
         with report.open("rb") as lines:
-            for line in lines:
-                row = ReportRow.model_validate_json(line)
+            for row in decode_rows(lines, store.uri_of(path)):
                 if row.status not in _HAVE_PICTURES:
                     yield row
 
@@ -113,7 +115,8 @@ async def _reported_so_far(store: Store, run: BatchRun) -> AsyncIterator[ReportR
     for folder in (layout.report_parts(run.folder), layout.shards(run.folder)):
         for entry in sorted(await store.list(folder), key=lambda entry: entry.last_modified):
             is_part = layout.shard_of_part(entry.path) is not None
-            for row in decode_part((await store.get(entry.path)) or b"") if is_part else ():
+            data = (await store.get(entry.path)) if is_part else None
+            for row in decode_rows((data or b"").splitlines(), store.uri_of(entry.path)):
                 if row.status not in _HAVE_PICTURES:
                     rows[row.row] = row
                 else:

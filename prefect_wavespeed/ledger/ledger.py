@@ -9,11 +9,11 @@ is decided in ``rules.py``; this file reads and writes.
 from __future__ import annotations
 
 import asyncio
-import json
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
+from pydantic_core import from_json
 
 from prefect_wavespeed import metrics
 from prefect_wavespeed.errors import StoreError
@@ -29,8 +29,8 @@ from prefect_wavespeed.ledger.records import (
     Record,
 )
 from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.documents import decode
 from prefect_wavespeed.storage.store import Store
-from prefect_wavespeed.words import counted
 
 # Where a side-car and a dead letter name their last prediction.
 _NEWEST = (("prediction", "id"), ("error", "prediction_id"))
@@ -218,25 +218,18 @@ class Ledger:
 
     async def _read(self, path: str, model: type[_Model]) -> _Model | None:
         data = await self.store.get(path)
-        if data is None:
-            return None
-        try:
-            return model.model_validate_json(data)
-        except ValidationError as error:
-            raise StoreError(
-                f"{self.store.uri_of(path)} was not written by this version "
-                f"({counted(error.error_count(), 'field')} not as it should be): upgrade, or move it away",
-                retryable=False,
-            ) from None
+        return None if data is None else decode(data, model, self.store.uri_of(path))
 
 
 def _ids(data: bytes) -> frozenset[str]:
     """The ids in a record, a side-car or a dead letter; none where it cannot be read, which leaves doubt."""
     try:
-        held = json.loads(data)
+        held = from_json(data)
         attempts = [attempt.get("prediction_id") for attempt in held.get("attempts", [])]
         newest = [(held.get(name) or {}).get(field) for name, field in _NEWEST]
-        return frozenset(each for each in (held.get("prediction_id"), *attempts, *newest) if each)
+        return frozenset(
+            each for each in (held.get("prediction_id"), *attempts, *newest) if isinstance(each, str)
+        )
     except (ValueError, AttributeError, TypeError):
         return frozenset()
 

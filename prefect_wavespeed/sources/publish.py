@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from urllib.parse import urlsplit
@@ -12,6 +11,7 @@ from weakref import WeakValueDictionary
 
 import obstore
 from cachetools import LRUCache
+from pydantic import BaseModel, ValidationError
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.errors import RestyleError
@@ -27,6 +27,13 @@ PRESIGNED_FOR = timedelta(hours=1)
 # WaveSpeedAI keeps uploads for 7 days; an hour is left for it to fetch the picture.
 UPLOAD_KEPT_FOR = timedelta(days=7) - timedelta(hours=1)
 _VERIFIED_UPLOADS = 10_000
+
+
+class _Upload(BaseModel):
+    """Where a picture was uploaded to."""
+
+    url: str
+
 
 OnBytes = Callable[[bytes], Awaitable[None]]
 
@@ -104,7 +111,7 @@ class Publisher:
                 raise
             self._verified[url] = True
             path = layout.upload(sha256, host, self._store.now())
-            await self._store.create(path, json.dumps({"url": url}).encode())
+            await self._store.create(path, _Upload(url=url).model_dump_json().encode())
             return url
 
     async def _recorded_upload(self, sha256: str, host: str) -> str | None:
@@ -116,7 +123,10 @@ class Publisher:
         data = await self._store.get(newest.path)
         if data is None:
             return None
-        url = str(json.loads(data)["url"])
+        try:
+            url = _Upload.model_validate_json(data).url
+        except ValidationError:
+            return None
         if url not in self._verified:
             if await self._client.is_gone(url):
                 return None

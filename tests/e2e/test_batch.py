@@ -15,7 +15,7 @@ import pytest
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
-from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 from prefect_wavespeed.ledger.records import DeadLetter, Metadata
 from tests.support.batch_shell import KEY, Shell, without_progress
@@ -23,6 +23,7 @@ from tests.support.batches import pictures
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import Command, wait_until
+from tests.support.records import report_rows
 
 COUNT = 400
 PRICE = 0.025
@@ -115,7 +116,7 @@ class Ground:
         for part in sorted(self.out.glob("runs/*/*/parts/*.jsonl")):
             data = part.read_bytes()
             assert data.endswith(b"\n")
-            found[part.parent.parent] += decode_part(data)
+            found[part.parent.parent] += report_rows(data)
         return dict(found)
 
     def kill_in_the_middle(self, manifest: str, times: int, in_flight: int) -> None:

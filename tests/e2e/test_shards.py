@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary
 from prefect_wavespeed.blocks import WaveSpeed
 from tests.support.backends import behind_prefect, postgresql, redis
 from tests.support.batch_shell import KEY, TIMES
@@ -22,6 +22,7 @@ from tests.support.batches import pictures, write_manifest
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import Command, wait_until
+from tests.support.records import report_rows
 
 pytestmark = pytest.mark.e2e
 
@@ -116,7 +117,7 @@ def report(out: Path, run_id: str) -> tuple[Summary, list[ReportRow]]:
         "summary.json",
     }
     summary = Summary.model_validate_json((folder / "summary.json").read_bytes())
-    return summary, decode_part((folder / "report.jsonl").read_bytes())
+    return summary, report_rows((folder / "report.jsonl").read_bytes())
 
 
 def seconds(run: dict[str, Any]) -> float:

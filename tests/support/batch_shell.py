@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary
 from tests.support.batches import write_manifest
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import Command, Ended
+from tests.support.records import report_rows
 
 KEY = "key-that-nobody-may-see"
 # Short enough not to wait for long after a kill, long enough for a busy machine.
@@ -57,7 +58,7 @@ class Shell:
 
     def report(self, summary: Summary) -> list[ReportRow]:
         """The rows of a run's report."""
-        return decode_part((Path(summary.report) / "report.jsonl").read_bytes())
+        return report_rows((Path(summary.report) / "report.jsonl").read_bytes())
 
     def stored(self) -> int:
         """How many jobs are done."""

@@ -15,7 +15,7 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.batch.job_runner import Carrier
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.progress import OnProgress
-from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary
 from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.errors import RestyleError
 from prefect_wavespeed.job import RunInfo
@@ -25,6 +25,7 @@ from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.open_store import open_store
 from prefect_wavespeed.storage.store import Store
 from tests.support.engine import QUICK
+from tests.support.records import report_rows
 
 SITE = "https://example.com"
 
@@ -95,4 +96,4 @@ async def restyle_all(
         summary = await batch.close()
         report = await store.get(f"{folder}/report.jsonl")
         assert report is not None
-        return Finished(summary, decode_part(report), batch.verdict(summary), store, folder)
+        return Finished(summary, report_rows(report), batch.verdict(summary), store, folder)

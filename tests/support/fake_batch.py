@@ -16,7 +16,7 @@ from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.batch.job_runner import Carrier
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.progress import OnProgress
-from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_part
+from prefect_wavespeed.batch.report.rows import ReportRow, Summary
 from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.errors import AuthenticationError, PredictionFailedError, RestyleError
 from prefect_wavespeed.job import Job, Output, Restyled, RunInfo
@@ -24,6 +24,7 @@ from prefect_wavespeed.ledger.rules import MAX_ATTEMPTS
 from prefect_wavespeed.retry import instant_retries
 from prefect_wavespeed.steps.attempts import Polled, Submitted
 from prefect_wavespeed.storage.open_store import directory_store
+from tests.support.records import report_rows
 
 FOLDER = "runs/dt=2026-01-01/run"
 IMAGE = "https://example.com/{}.jpg"
@@ -200,5 +201,5 @@ async def carry_out(
             await batch.carry_out(api.carrier(batch).with_retries())
             summary = await batch.close()
             folder = output / FOLDER
-            rows = decode_part((folder / "report.jsonl").read_bytes())
+            rows = report_rows((folder / "report.jsonl").read_bytes())
             return Carried(summary, rows, batch.verdict(summary), folder)

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from prefect_wavespeed.api.models import MODEL, ReduxRequest
+from prefect_wavespeed.batch.report.rows import ReportRow, decode_rows
 from prefect_wavespeed.job import OutputWarning, RunInfo, slug
 from prefect_wavespeed.ledger.records import (
     Attempt,
@@ -145,3 +146,8 @@ def _source(uri: str) -> SourceInfo:
 
 def _json(model: BaseModel) -> bytes:
     return model.model_dump_json().encode()
+
+
+def report_rows(data: bytes) -> list[ReportRow]:
+    """The rows of a ``report.jsonl``, or of a part of one."""
+    return list(decode_rows(data.splitlines(), "report.jsonl"))

@@ -22,6 +22,7 @@ from prefect_wavespeed.process_local import ProcessLocal
 from prefect_wavespeed.quality.outputs import described
 from prefect_wavespeed.reasons import Reason
 from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.documents import decode
 from prefect_wavespeed.storage.open_store import open_store
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.words import counted, html_table
@@ -241,9 +242,17 @@ def encode_part(rows: Iterable[ReportRow]) -> bytes:
     return b"".join(row.model_dump_json().encode() + b"\n" for row in rows)
 
 
-def decode_part(data: bytes) -> list[ReportRow]:
-    """The rows of a part, or of a whole ``report.jsonl``."""
-    return [ReportRow.model_validate_json(line) for line in data.split(b"\n") if line]
+def decode_rows(lines: Iterable[bytes], uri: str) -> Iterator[ReportRow]:
+    """The rows of a report, or of a part of one.
+
+    Args:
+        lines: its lines.
+        uri: where it is, for the error.
+
+    Raises:
+        StoreError: a line is no row.
+    """
+    return (decode(line, ReportRow, uri) for line in lines if line.strip())
 
 
 def read_rows(report: str, store: Store | None = None) -> Iterator[ReportRow]:
@@ -268,4 +277,4 @@ def read_rows(report: str, store: Store | None = None) -> Iterator[ReportRow]:
                 f"report {report}: there is none: the run has not ended, or the report was deleted"
             )
         with file.open("rb") as lines:
-            yield from map(ReportRow.model_validate_json, lines)
+            yield from decode_rows(lines, f"{report}/{layout.REPORT_JSONL}")

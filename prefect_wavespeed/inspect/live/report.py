@@ -11,11 +11,12 @@ from datetime import datetime
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from prefect_wavespeed.api.traits import ApiTraits
-from prefect_wavespeed.errors import ConfigurationError, redact
+from prefect_wavespeed.errors import redact
 from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.documents import decode
 from prefect_wavespeed.storage.store import Store
 
 TrialName = Literal["plain", "unknown_field", "out_of_range", "base64", "sync"]
@@ -146,18 +147,13 @@ async def load_report(store: Store, api: str) -> LiveReport | None:
     """The report on an API in an output; None where there is none.
 
     Raises:
-        ConfigurationError: it cannot be read.
+        StoreError: it cannot be read.
     """
     path = report_path(api)
     data = await store.get(path)
     if data is None:
         return None
-    try:
-        return LiveReport.model_validate_json(data)
-    except ValidationError:
-        raise ConfigurationError(
-            f"{store.uri_of(path)} was not written by this version: move it away"
-        ) from None
+    return decode(data, LiveReport, store.uri_of(path))
 
 
 def report_path(api: str) -> str:
