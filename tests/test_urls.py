@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from prefect_wavespeed.api.urls import NotPublicError, check_reachable
 from prefect_wavespeed.urls import without_signature
+
+_EMBEDDED = "64:ff9b::{}", "::ffff:{}", "::{}"  # NAT64, mapped, compatible
 
 PICTURE = "https://example.com/pictures/a%20b.jpg"
 
@@ -62,3 +65,21 @@ def test_credentials_and_fragment_go_and_only_the_path_keeps_its_case() -> None:
 def test_what_has_no_signature_is_left_as_it_was() -> None:
     url = without_signature(f"{PICTURE}?v=2")
     assert url == without_signature(url) == f"{PICTURE}?v=2"
+
+
+@pytest.mark.parametrize(
+    "ipv4", ["10.0.0.1", "127.0.0.1", "169.254.169.254", "192.168.1.1", "100.64.0.1", "0.0.0.0"]
+)
+def test_a_private_address_is_refused_in_whatever_it_is_wrapped(ipv4: str) -> None:
+    as_hexadecimal = "{:02x}{:02x}:{:02x}{:02x}".format(*map(int, ipv4.split(".")))
+    wrapped = [each.format(ipv4) for each in _EMBEDDED] + [f"2002:{as_hexadecimal}::1"]  # the last is 6to4
+    for address in [ipv4, *wrapped, "64:ff9b:1::1", "224.0.0.1", "ff0e::1", "fd00:ec2::254"]:
+        with pytest.raises(NotPublicError):
+            check_reachable(address, "api.example.com")
+
+
+@pytest.mark.parametrize(
+    "address", ["93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c", "64:ff9b::5db8:d70e"]
+)
+def test_a_public_address_is_not_refused(address: str) -> None:
+    check_reachable(address, "api.example.com")
