@@ -13,7 +13,6 @@ import httpx
 from prefect_wavespeed.errors import ConfigurationError, redact
 from prefect_wavespeed.trust import CA_BUNDLE, ca_bundle
 
-
 # Ways from IPv6 to IPv4, which Python's is_global does not follow: RFC 6052, 8215, 4291.
 _ENDS_IN_IPV4 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("::/96"))
 _LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
@@ -46,14 +45,14 @@ def check_reachable(address: str, base_host: str) -> None:
 
 
 def _is_public(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Whether an address is anybody's on the internet; one that leads on to an IPv4 address counts as that."""
+    """Whether an address is on the internet; one that leads on to an IPv4 address counts as that one."""
     if ip.version == 6:
         if ip in _LOCAL_NAT64:
             return False
         if any(ip in network for network in _ENDS_IN_IPV4):
             ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         else:
-            ip = ip.sixtofour or ip
+            ip = ip.ipv4_mapped or ip.sixtofour or ip
     return ip.is_global and not ip.is_multicast
 
 
