@@ -372,12 +372,22 @@ async def test_bad_json_is_reported_with_its_row_and_where_in_the_row_it_is(
     ]
 
 
-@pytest.mark.parametrize("line", ['{"image": "a", "guidance_scale": NaN}', "[" * 100_000, "{", "nope"])
-async def test_invalid_json_is_only_a_bad_row(line: str, store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"image": "a", "guidance_scale": NaN}', "not JSON: NaN is not a number"),
+        ("[" * 100_000, "nested too deeply"),
+        ("9" * 5_000, "it holds a number with too many digits"),
+        ("{", "not JSON: Expecting property name enclosed in double quotes at character 2"),
+        ("nope", "not JSON: Expecting value at character 1"),
+    ],
+    ids=["NaN", "deep", "digits", "cut", "word"],
+)
+async def test_invalid_json_is_only_a_bad_row(line: str, reason: str, store: Store, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(f'{line}\n\n{{"image": "b"}}\n')
     rows = await read(tmp_path / "a.jsonl", store)
     assert isinstance(rows[0], BadRow)
-    assert rows[0].reason.startswith("not JSON: ")
+    assert rows[0].reason == reason
     assert rows[1] == Row(3, "b", DEFAULTS), "empty lines count, as they do in an editor"
 
 
@@ -390,6 +400,7 @@ async def test_invalid_json_is_only_a_bad_row(line: str, store: Store, tmp_path:
         (",x,,", "image is empty: use an https URL, s3://bucket/key, or the path of a picture"),
         ("a.jpg,x", "2 cells, but the header has 4"),
         ("a.jpg,x,1,true,5", "5 cells, but the header has 4"),
+        (f"a.jpg,{'x' * 2_000_000},,", "longer than 1 MB: put one image on each line"),
     ],
 )
 async def test_a_row_of_a_csv_file_that_cannot_be_used_is_reported(
@@ -465,6 +476,7 @@ WHOLE: list[tuple[str, bytes, str]] = [
     ("a.json", b'[{"image": "\xe9"}]', "not UTF-8: save the file as UTF-8"),
     ("a.xlsx", b"PK\x03\x04", "it is a spreadsheet: save it as CSV"),
     ("a.csv", b"PK\x03\x04\x14\0", "it is a spreadsheet or an archive: save it as CSV"),
+    ("a.csv", b"\n<!doctype HTML>", "it is a web page, such as one to sign in on: check its address"),
     ("a.csv", PARQUET, "it is Parquet: give it a name that ends in .parquet"),
     ("a.csv", b"imgae,seed\na,1\n", f"{SLIP}; {KNOWN}"),
     (

@@ -66,7 +66,7 @@ def _jsonl(path: Path, params: ReduxParams, columns: Columns) -> Iterator[Row | 
             yield BadRow(number, f"not JSON: {error.msg.removesuffix(' at')} at character {error.pos + 1}")
             continue
         except (ValueError, RecursionError) as error:
-            yield BadRow(number, f"not JSON: {redact(error)}")
+            yield BadRow(number, _json_problem(error))
             continue
         yield _json_row(number, cells, reader)
 
@@ -90,7 +90,7 @@ def _json(path: Path, params: ReduxParams, columns: Columns) -> Iterator[Row | B
         rows = json.loads(text if text.strip() else "[]", parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         hint = ": if it is lines of JSON, name it .jsonl" if "Extra data" in str(error) else ""
-        raise UnreadableError(f"not JSON: {redact(error)}{hint}") from None
+        raise UnreadableError(f"{_json_problem(error)}{hint}") from None
     if not isinstance(rows, list):
         raise UnreadableError(f'{show(rows)} is not a JSON array: give [{{"image": "…"}}, …]')
     reader = RowReader(params, columns=columns)
@@ -99,13 +99,25 @@ def _json(path: Path, params: ReduxParams, columns: Columns) -> Iterator[Row | B
 
 
 def _broken(line: str) -> str | None:
-    if line == TOO_LONG:
+    if TOO_LONG in line:
         return "longer than 1 MB: put one image on each line"
     return _NOT_TEXT if BROKEN in line else None
 
 
+def _json_problem(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, _NotANumberError | json.JSONDecodeError):
+        return f"not JSON: {redact(error)}"
+    return "it holds a number with too many digits"  # Python converts no more than 4,300
+
+
+class _NotANumberError(ValueError):
+    pass
+
+
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+    raise _NotANumberError(f"{name} is not a number")
 
 
 def _csv(path: Path, params: ReduxParams, columns: Columns) -> Iterator[Row | BadRow]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import BinaryIO, cast
 
 LINE_LIMIT = 1 << 20  # characters
 BROKEN = "\udcff"
-"""Stands for bytes that are no text, and for a line that is too long: a text has no such character."""
-TOO_LONG = f"{BROKEN}{BROKEN}\n"
+"""Stands for bytes that are no text: a text has no such character."""
+TOO_LONG = "\udc81"
 """Stands for a whole line that is longer than LINE_LIMIT."""
 
 _MARKS = (  # UTF-32 first: its mark begins like that of UTF-16
@@ -28,6 +29,7 @@ _BINARY = {
     b"\xd0\xcf\x11\xe0": "it is a spreadsheet: save it as CSV",
     b"PAR1": "it is Parquet: give it a name that ends in .parquet",
 }
+_WEB_PAGE = re.compile(rb"\s*(<!doctype html|<html)", re.IGNORECASE)
 
 
 class UnreadableError(Exception):
@@ -50,7 +52,7 @@ def lines(path: Path) -> Iterator[str]:
             continue
         while len(next(read, "")) == LINE_LIMIT:
             pass
-        yield TOO_LONG
+        yield f"{TOO_LONG}\n"
 
 
 def pieces(path: Path) -> Iterator[str]:
@@ -82,6 +84,8 @@ def _encoding(path: Path) -> str:
         start = file.read(64)
     if what := next((what for magic, what in _BINARY.items() if start.startswith(magic)), None):
         raise UnreadableError(what)
+    if _WEB_PAGE.match(start):
+        raise UnreadableError("it is a web page, such as one to sign in on: check its address")
     marked = next((name for mark, name in _MARKS if start.startswith(mark)), None)
     if marked:
         return marked
