@@ -65,6 +65,11 @@ def variable(setting: Setting) -> str:
     return f"restyle_{setting}"
 
 
+def used_output(digest: str) -> str:
+    """The Prefect variable that tells that a directory is an output, by a digest of its path."""
+    return f"restyle_used_{digest}"
+
+
 def is_block(output: str) -> bool:
     """Whether an output names a saved block, which `blocks.output` opens; otherwise `open_store` does."""
     return output.startswith((S3_BLOCK_PREFIX, LOCAL_BLOCK_PREFIX))

@@ -85,6 +85,10 @@ class ConfigurationError(RestyleError):
     """A setting, a block or a name is missing or wrong."""
 
 
+class OutputMissingError(ConfigurationError):
+    """The directory of an output that was used is not what it was: its disk may not be mounted."""
+
+
 class BucketNotFoundError(ConfigurationError):
     """The bucket of an output or of a source does not exist."""
 

@@ -13,6 +13,7 @@ from prefect.blocks.core import Block
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.blocks.output import open_output
 from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam
+from prefect_wavespeed.blocks.used_output import UsedOutput
 from prefect_wavespeed.blocks.wavespeed import load_wavespeed
 from prefect_wavespeed.job import Job, NsfwRules, Restyled
 from prefect_wavespeed.steps.attempts import Polled, Submitted
@@ -46,6 +47,7 @@ class Runtime:
         )
         self.slot = allowance.slot
         self._allowance = allowance
+        self._used_output = UsedOutput(store)
         self._listener = listener
 
     async def submit(self, job: Job, **options: Any) -> Submitted:
@@ -74,6 +76,7 @@ class Runtime:
         return restyled
 
     async def _admit(self, job: Job, attempt: int, usd: float | None) -> None:
+        await self._used_output.use()
         await self._allowance.pace()
         if batch := current_batch.get():
             await batch.admit(job, attempt)
@@ -102,6 +105,7 @@ async def open_runtime(wavespeed: WaveSpeedParam, output: OutputParam) -> AsyncI
 @asynccontextmanager
 async def _open(wavespeed: WaveSpeedParam, output: OutputParam) -> AsyncIterator[Runtime]:
     store = await open_output(output)
+    await UsedOutput(store).check()
     block = await load_wavespeed(wavespeed)
     content = _identity(block)  # not its name: two outputs share the slots of a block, unless it was changed
     async with (

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 from prefect_wavespeed.errors import (
     AuthenticationError,
     ConfigurationError,
+    OutputMissingError,
     PredictionFailedError,
     PredictionTimeoutError,
     RestyleError,
@@ -38,7 +40,7 @@ from prefect_wavespeed.errors import (
     UnavailableError,
     worth_retrying,
 )
-from prefect_wavespeed.flows import arestyle_image, restyle_image
+from prefect_wavespeed.flows import arestyle_image, restyle_batch, restyle_image
 from prefect_wavespeed.job import Job, Restyled, RunInfo
 from prefect_wavespeed.steps.run_job import make_job
 from prefect_wavespeed.steps.step_set import StepSet
@@ -184,6 +186,34 @@ def test_a_task_is_retried_after_a_transient_error(world: World, photo: Path) ->
     world.restyle(photo)
     assert world.task_runs({"submit", "download"})["submit"]["run_count"] == 2
     assert world.emulator.ledger()["billed"] == 1
+
+
+def test_an_output_that_was_used_and_is_gone_is_refused_until_its_disk_is_back(
+    world: World, photo: Path, tmp_path: Path
+) -> None:
+    """As with a disk that is not mounted: its mount point is an empty directory."""
+    first = world.restyle(photo)
+    elsewhere, calls = tmp_path / "elsewhere", world.emulator.ledger()["calls"]
+    world.output.rename(elsewhere)
+    for is_there in (False, True):
+        if is_there:
+            world.output.mkdir()
+        with pytest.raises(OutputMissingError, match="its disk may not be mounted") as refused:
+            world.restyle(photo)
+    with pytest.raises(OutputMissingError), world.prefect.used_here():
+        restyle_batch([str(photo)], output=str(world.output), dry_run=True)
+    assert world.emulator.ledger()["calls"] == calls
+    assert not world.output.exists() or not any(world.output.iterdir())
+
+    world.output.rmdir()
+    elsewhere.rename(world.output)
+    shutil.rmtree(world.output / "uploads")
+    assert world.restyle(photo.rename(photo.with_name("renamed.png"))).metadata_uri == first.metadata_uri
+    (world.output / ".restyle-output").unlink()
+    with pytest.raises(OutputMissingError):
+        world.restyle(tmp_path / "renamed.png")
+    subprocess.run(refused.value.message.partition("on purpose: ")[2], shell=True, check=True)
+    assert world.restyle(tmp_path / "renamed.png").cached
 
 
 def test_a_permanent_error_ends_the_run_at_once(world: World, photo: Path) -> None:

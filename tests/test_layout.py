@@ -32,7 +32,7 @@ RUN = "runs/dt=2026-01-02/5f3c"
         (layout.shards(RUN), f"{RUN}/shards/"),
         (layout.shard(RUN, 3, 1), f"{RUN}/shards/3.1"),
         (layout.shard_jobs(layout.shard(RUN, 3, 1)), f"{RUN}/shards/3.1/jobs.txt"),
-        (layout.source_name(KEY), f"sources/{KEY}.json"),
+        (layout.source_name(KEY), f"images/.names/{KEY}.json"),
         (layout.uploads(KEY, "127.0.0.1:8080"), f"uploads/{KEY}/127.0.0.1-8080/"),
         (
             layout.upload(KEY, "api.example.com", datetime(2026, 1, 2, 3, 4, 5, 6, UTC)),

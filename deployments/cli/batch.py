@@ -140,11 +140,13 @@ async def _check_first_rows(manifest: str, options: BatchOptions, store: Store) 
 async def _quote(asked: _Command, on_progress: OnProgress) -> BatchQuote:
     from prefect_wavespeed.batch.run import Batch
     from prefect_wavespeed.blocks.output import open_output
+    from prefect_wavespeed.blocks.used_output import UsedOutput
     from prefect_wavespeed.blocks.wavespeed import load_wavespeed
     from prefect_wavespeed.job import RunInfo
     from prefect_wavespeed.storage import layout
 
     store = await open_output(asked.out)
+    await UsedOutput(store).check()
     block = await load_wavespeed(asked.wavespeed)
     run, folder = RunInfo(package_version=""), layout.run(datetime.now(UTC), "dry-run")
     async with (

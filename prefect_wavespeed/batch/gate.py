@@ -8,6 +8,7 @@ from prefect_wavespeed.errors import (
     AuthenticationError,
     BudgetExceededError,
     InsufficientCreditsError,
+    OutputMissingError,
     RateLimitedError,
     RestyleError,
     UnansweredSubmissionError,
@@ -77,7 +78,7 @@ class Gate:
 
     async def _is_hopeless(self, job: Job, error: RestyleError) -> bool:
         """A 401, 402 or 403 may be about one image only, so the balance call or two others must agree."""
-        if isinstance(error, BudgetExceededError):
+        if isinstance(error, BudgetExceededError | OutputMissingError):
             return True
         if isinstance(error, UnansweredSubmissionError):  # one may be that image's fault, not several
             self._unanswered += 1

@@ -10,9 +10,10 @@
     open/{job key}/{attempt}.error.json     what went wrong last with the attempt
     failed/{job key}.json                   dead letter
     runs/dt=YYYY-MM-DD/{flow run id}/       a batch's report
-    sources/{sha256}.json                   the name under which a local file was first used
+    images/.names/{sha256}.json             the name under which a local file was first used
     uploads/{sha256}/{API host}/{time}.json     where a picture was uploaded to
     doctor/{API host}.json                  what `restyle doctor --live` found out
+    .restyle-output                         marks a directory, so that it cannot be taken for a new one
     .probe/                                 objects that exist for a moment
 
 A job key is 64 hexadecimal digits (``Job.key``), a job name ``{slug}-{the key's first 16 digits}``
@@ -35,10 +36,11 @@ QUARANTINE = "quarantine/"
 OPEN = "open/"
 FAILED = "failed/"
 RUNS = "runs/"
-SOURCES = "sources/"
 UPLOADS = "uploads/"
 DOCTOR = "doctor/"
 PROBE = ".probe/"
+MARKER = ".restyle-output"
+MARKER_TEXT = b"Leave this file here: without it, runs take this directory for a disk that is not mounted.\n"
 
 METADATA_SUFFIX = "/metadata.json"
 CLAIM_SUFFIX = ".claim.json"
@@ -225,8 +227,12 @@ def shard_of_part(path: str) -> str | None:
 
 
 def source_name(sha256: str) -> str:
-    """Where the name is kept under which a local file with these bytes was first used."""
-    return f"{SOURCES}{sha256}.json"
+    """Where the name is kept under which a local file with these bytes was first used.
+
+    It is below ``images/`` because the folders there have this name: without it, a renamed file would not
+    find its pictures and be billed again.
+    """
+    return f"{IMAGES}.names/{sha256}.json"
 
 
 def uploads(sha256: str, api_host: str) -> str:

@@ -45,6 +45,11 @@ class Store:
         """Whether calls are answered so quickly that making several at a time gains nothing."""
         return self._backend.is_immediate
 
+    @property
+    def is_directory(self) -> bool:
+        """Whether it is a directory, which may be on a disk that is not mounted."""
+        return self.access is None
+
     @cached_property
     def source_access(self) -> S3Access:
         """The server on which ``s3://`` sources and manifests are: this store's, else the environment's.
@@ -135,6 +140,15 @@ class Store:
         with translated("list", self.uri_of(prefix + start)):
             async for page in self._backend.pages(prefix, start):
                 yield page
+
+    async def is_marked(self) -> bool:
+        """Whether the marker of a directory that was used is there; True for a bucket, which has none."""
+        return not self.is_directory or await self.get(layout.MARKER) is not None
+
+    async def mark(self) -> None:
+        """Mark a directory as used."""
+        if self.is_directory:
+            await self.create(layout.MARKER, layout.MARKER_TEXT, "text/plain")
 
     async def discard_if_empty(self) -> None:
         """Remove a directory that was made when this was opened, if there is nothing in it."""

@@ -96,7 +96,7 @@ def _own_folders(root: str, store: Store) -> tuple[str, ...]:
 
 def _records(store: Store) -> tuple[str, ...]:
     """The uris below which an output's own records are: nobody misses them among the images."""
-    folders = (layout.OPEN, layout.FAILED, layout.RUNS, layout.SOURCES, layout.UPLOADS, layout.PROBE)
+    folders = (layout.OPEN, layout.FAILED, layout.RUNS, layout.UPLOADS, layout.PROBE)
     return tuple(map(store.uri_of, folders))
 
 
