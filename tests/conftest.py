@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import sys
 from collections.abc import Iterator
 
 import pytest
 
-from prefect_wavespeed.deployments.prefect_runtime import flush
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
 from tests.support.s3_servers import S3Server, moto_server
@@ -45,8 +42,3 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]
     settings = {"PREFECT_SERVER_UI_ENABLED": "false", "PREFECT_API_BLOCKS_REGISTER_ON_START": "false"}
     with PrefectServer(tmp_path_factory.mktemp("prefect"), settings) as server:
         yield server
-        if (
-            "prefect" in sys.modules
-        ):  # what flows in this process still have to tell; without it, a minute more
-            with server.used_here():
-                asyncio.run(flush())

@@ -41,6 +41,7 @@ class FakeApi:
         failing: by image, how many of its attempts fail.
         errors: by image, what polling raises.
         seconds: by image, how long its prediction takes.
+        ended: by image, what its prediction waits for besides.
         done: images that are stored already.
         joined: by image, the flow run whose prediction is joined.
         submissions: image and attempt of each that was accepted.
@@ -57,6 +58,7 @@ class FakeApi:
     failing: Counter[int] = field(default_factory=Counter)
     errors: dict[int, Exception] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
+    ended: dict[int, asyncio.Event] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)
     joined: dict[int, str] = field(default_factory=dict)
     look_errors: dict[int, list[Exception]] = field(default_factory=dict)
@@ -124,6 +126,8 @@ class FakeApi:
             number = number_of(job)
             try:
                 await asyncio.sleep(self.seconds.get(number, 0.002))
+                if number in self.ended:
+                    await self.ended[number].wait()
             finally:
                 self.in_flight -= 1
             if number in self.errors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -191,6 +192,13 @@ class PrefectServer:
 
     def stop(self) -> None:
         """Stop it for good."""
+        if "prefect" in sys.modules:
+            from prefect_wavespeed.deployments.prefect_runtime import flush
+
+            # Flows in this process tell it the rest now: later they would try for a minute. What is for a
+            # server that is gone stays untold.
+            with suppress(TimeoutError), self.used_here():
+                asyncio.run(flush())
         self.halt()
         self._http.close()
 
