@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mimetypes
 import secrets
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -27,6 +26,7 @@ from prefect_wavespeed.deployments.serving import Server, listen
 from prefect_wavespeed.errors import ConfigurationError, RestyleError
 from prefect_wavespeed.sources.publish import presigned
 from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.scratch import scratch_folder
 from prefect_wavespeed.storage.store import Store
 
 HOST = "127.0.0.1"
@@ -55,8 +55,8 @@ async def serve_gallery(store: Store, folder: str, stdout: IO[str]) -> None:
         ConfigurationError: the run has no gallery.
         StoreError: the store cannot be read.
     """
-    with tempfile.TemporaryDirectory(prefix="restyle-") as scratch:
-        gallery = await Gallery.read(store, folder, Path(scratch))
+    with scratch_folder() as scratch:
+        gallery = await Gallery.read(store, folder, scratch)
         said = f"{{url}}{gallery.root}/"
         server = Server(gallery.app(), shutdown_seconds=_SHUTDOWN_SECONDS, said=said, stdout=stdout)
         with listen(HOST, 0) as listener:

@@ -249,6 +249,10 @@ class StoreError(RestyleError):
     retryable = True
 
 
+class ScratchError(StoreError):
+    """A temporary file of this machine cannot be written: its disk is full, for example."""
+
+
 class UnsafeStoreError(RestyleError):
     """The store ignores create-if-absent, so nothing on it can be billed exactly once."""
 

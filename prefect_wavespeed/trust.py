@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from functools import partial
 
 from prefect_wavespeed.errors import ConfigurationError
+from prefect_wavespeed.local_files import in_time_sync, read_regular
 
 CA_BUNDLE = "AWS_CA_BUNDLE"
 """Names a file with certificates of authorities, such as that of a company's proxy."""
+
+_LIMIT = 16 << 20  # bytes; all public authorities have 250 kB
 
 NOT_TRUSTED = f"set {CA_BUNDLE} to a file with its authority's certificate"
 
@@ -23,7 +26,7 @@ def ca_bundle() -> str | None:
     if not path:
         return None
     try:
-        return Path(path).read_text("ascii", "replace")
+        return in_time_sync(partial(read_regular, path, _LIMIT)).decode("ascii", "replace")
     except OSError as error:
         raise ConfigurationError(
             f"{error.strerror}: {CA_BUNDLE} {path}: name a file with your authority's certificate"

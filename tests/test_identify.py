@@ -165,11 +165,11 @@ async def test_a_file_that_cannot_be_used_is_refused(
     assert not await store.list("")
 
 
-def test_a_file_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", denied)
+    monkeypatch.setattr("os.open", denied)
     (tmp_path / "a.jpg").write_bytes(b"x")
     with pytest.raises(SourceError, match=r"^Permission denied: image .*a\.jpg cannot be read$"):
-        read_file(str(tmp_path / "a.jpg"))
+        await read_file(str(tmp_path / "a.jpg"))

@@ -88,7 +88,7 @@ async def _check(source: str, params: ReduxParams, variant: int, out: str, waves
             await make_job(source, params, variant, store)
             await store.ensure_conditional_put()
         elif source and "://" not in source:  # only the flow can open a block, with Prefect
-            await asyncio.to_thread(read_file, source)
+            await read_file(source)
 
 
 def _summary(restyled: Restyled) -> str:

@@ -10,7 +10,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from prefect_wavespeed.batch.manifest.carried import ColumnTypes
 from prefect_wavespeed.batch.manifest.rows import BadRow, Row
@@ -20,6 +20,7 @@ from prefect_wavespeed.batch.report.rows import ReportRow
 from prefect_wavespeed.batch.shards import lot
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.steps.prices import price_key
+from prefect_wavespeed.storage.scratch import sqlite_error
 
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
@@ -41,6 +42,16 @@ CREATE TABLE thumbnails (job_key TEXT, position INTEGER, jpeg BLOB, PRIMARY KEY 
 _MAX_THUMBNAILS = 40_000
 
 
+class _Database(sqlite3.Connection):
+    """Says what to do when its temporary file does not fit on the disk."""
+
+    def execute(self, *args: Any) -> sqlite3.Cursor:
+        try:
+            return super().execute(*args)
+        except sqlite3.OperationalError as error:
+            raise sqlite_error(error) from None
+
+
 class JobTable:
     """The rows of a batch and its jobs, numbered from 1 in the order of their first rows.
 
@@ -55,7 +66,7 @@ class JobTable:
 
     def __init__(self) -> None:
         # "": private, on disk, unlinked at once; the report is written from another thread
-        self._db = sqlite3.connect("", check_same_thread=False)
+        self._db = sqlite3.connect("", check_same_thread=False, factory=_Database)
         self._db.executescript(_SCHEMA)
         self.row_count = 0
         self.job_count = 0

@@ -46,6 +46,7 @@ from prefect_wavespeed.errors import (
     InvalidRequestError,
     ManifestError,
     RestyleError,
+    ScratchError,
     SourceError,
     StoreError,
     worth_retrying,
@@ -261,6 +262,8 @@ class Batch:
                 await self.thumbnails.keep_source(job, outcome.status)
             self.recorder.record(job.key, outcome)
             await self.recorder.flush_if_due()
+        except ScratchError as error:  # no later outcome could be recorded, either
+            self.gate.stopped = self.gate.stopped or error
         except Exception as error:  # a defect ends this job's row, not the other jobs
             _log.exception("job %s could not be recorded: %s", job.key, type(error).__name__)
         finally:

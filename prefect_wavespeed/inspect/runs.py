@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from prefect_wavespeed.batch.outcome import Status
 from prefect_wavespeed.batch.report.rows import ReportRow, Summary, decode_rows
@@ -14,6 +13,7 @@ from prefect_wavespeed.errors import ConfigurationError, StoreError
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.backend import Entry
 from prefect_wavespeed.storage.documents import decode
+from prefect_wavespeed.storage.scratch import scratch_folder
 from prefect_wavespeed.storage.store import Store
 
 LATEST = "latest"
@@ -100,8 +100,8 @@ async def rows_without_pictures(store: Store, run: BatchRun) -> AsyncIterator[Re
         async for row in _reported_so_far(store, run):
             yield row
         return
-    with tempfile.TemporaryDirectory(prefix="restyle-") as name:
-        report, path = Path(name) / layout.REPORT_JSONL, f"{run.folder}/{layout.REPORT_JSONL}"
+    with scratch_folder() as scratch:
+        report, path = scratch / layout.REPORT_JSONL, f"{run.folder}/{layout.REPORT_JSONL}"
         if not await store.get_file(path, report):
             raise StoreError(f"{store.uri_of(path)} was deleted", retryable=False)
         with report.open("rb") as lines:

@@ -48,7 +48,7 @@ async def dimensions(source: Source, store: Store) -> tuple[int, int]:
 async def _read(source: Source, limit: int, store: Store) -> bytes:
     scheme, separator, _ = source.location.partition("://")
     if not separator:
-        return await asyncio.to_thread(read_file, source.location)
+        return await read_file(source.location)
     if scheme.lower() == "s3":
         return await read_beginning(source, limit, store)
     return await _fetch(source, limit)

@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
-import stat
+from functools import partial
 from pathlib import Path
 
 from prefect_wavespeed.errors import SourceError, redact
 from prefect_wavespeed.job import Source
-from prefect_wavespeed.quality.verify import check_source_size, verify_source
+from prefect_wavespeed.local_files import NotRegularError, TooLongError, in_time, read_regular
+from prefect_wavespeed.quality.verify import MAX_SOURCE_BYTES, check_source_size, verify_source
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
 
 
-def read_file(image: str) -> bytes:
+async def read_file(image: str) -> bytes:
     """The bytes of a local picture.
 
     Raises:
-        SourceError: it is missing, cannot be read, or is too big.
+        SourceError: it is missing, cannot be read in time, or is too big.
     """
     try:
-        path = Path(image).expanduser()
-        found = path.stat()
-        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-            raise SourceError(f"not a regular file: image {image}")  # a pipe or a device might never end
-        check_source_size(found.st_size, f"image {image}")
-        return path.read_bytes()
+        return await in_time(partial(read_regular, image, MAX_SOURCE_BYTES))
     except FileNotFoundError:
         raise SourceError(f"no such file: image {image}") from None
     except IsADirectoryError:
         raise SourceError(f"directory instead of a picture: image {image}: use a file in it") from None
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: ~ and a user who does not exist
-        reason = redact(getattr(error, "strerror", None) or error)
-        raise SourceError(f"{reason}: image {image} cannot be read") from None
+    except NotRegularError as error:
+        raise SourceError(f"{error.strerror}: image {image}") from None
+    except TooLongError as error:
+        check_source_size(error.size, f"image {image}")
+        raise
+    except OSError as error:
+        raise SourceError(f"{redact(error.strerror or error)}: image {image} cannot be read") from None
 
 
 async def file_source(image: str, store: Store) -> Source:
@@ -50,7 +49,7 @@ async def file_source(image: str, store: Store) -> Source:
         SourceError: it is missing, cannot be read, is no image, or is too big.
         StoreError: the store cannot be used now.
     """
-    data = await asyncio.to_thread(read_file, image)
+    data = await read_file(image)
     verify_source(data, f"image {image}")
     sha256 = hashlib.sha256(data).hexdigest()
     path = Path(os.path.abspath(os.path.expanduser(image)))  # noqa: ASYNC240, PTH100, PTH111 - no I/O

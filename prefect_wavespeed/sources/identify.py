@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import unicodedata
 
 from prefect_wavespeed.errors import SourceError, redact
@@ -72,7 +71,7 @@ async def read_source(source: Source, store: Store) -> bytes | None:
     """
     scheme, separator, _ = source.location.partition("://")
     if not separator:
-        return await asyncio.to_thread(read_file, source.location)
+        return await read_file(source.location)
     if scheme.lower() != "s3":
         return None
     return await (await find_object(source.location, store)).read()

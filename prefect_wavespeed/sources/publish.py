@@ -81,7 +81,7 @@ class Publisher:
         """
         scheme, separator, _ = source.location.partition("://")
         if not separator:
-            data = await asyncio.to_thread(read_file, source.location)
+            data = await read_file(source.location)
             return await self._uploaded(data, source, on_bytes)
         if scheme.lower() != "s3":
             return source.location

@@ -15,6 +15,8 @@ import obstore
 from obstore.exceptions import BaseError, InvalidPathError
 from obstore.store import LocalStore, S3Store
 
+from prefect_wavespeed.storage.scratch import scratch_error
+
 PutMode = Literal["create", "overwrite"]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -75,9 +77,12 @@ class Backend(ABC):
     async def get_file(self, path: str, file: Path) -> None:
         """Read an object of any size into a file."""
         result = await obstore.get_async(self.handle, path)
-        with file.open("wb") as target:
-            async for chunk in result.stream():
-                await asyncio.to_thread(target.write, chunk)
+        try:
+            with file.open("wb") as target:
+                async for chunk in result.stream():
+                    await asyncio.to_thread(target.write, chunk)
+        except OSError as error:
+            raise scratch_error(error) from None
 
     async def head(self, path: str) -> Entry:
         """Look at an object without its bytes."""

@@ -22,6 +22,7 @@ _BASE = frozenset(
     {
         "concurrency",
         "errors",
+        "local_files",
         "metrics",
         "process_local",
         "reasons",
@@ -68,7 +69,8 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "errors": frozenset({"words"}),
     "metrics": frozenset(),
     "reasons": frozenset(),
-    "trust": frozenset({"errors"}),
+    "trust": frozenset({"errors", "local_files"}),
+    "local_files": frozenset(),
     "urls": frozenset(),
     "version": frozenset(),
     "words": frozenset(),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -23,14 +23,20 @@ from prefect_wavespeed.batch.manifest.prefix import images_below
 from prefect_wavespeed.batch.manifest.rows import BadRow, Row, RowReader
 from prefect_wavespeed.batch.manifest.text import UnreadableError
 from prefect_wavespeed.errors import ManifestError, redact
+from prefect_wavespeed.local_files import in_time
 from prefect_wavespeed.storage.backend import is_plain
 from prefect_wavespeed.storage.open_store import bucket_store
 from prefect_wavespeed.storage.s3 import is_bucket_name
+from prefect_wavespeed.storage.scratch import scratch_folder
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.urls import mistyped_url, path_of_file_url, without_signature
 
 _ROWS_AT_ONCE = 500
 _S3 = "s3://"
+LONGEST_WAIT = 300.0
+"""Seconds that some hundred rows, or as many images of a folder, may take to be read."""
+
+_T = TypeVar("_T")
 
 Rows: TypeAlias = list[Row | BadRow]
 Manifest: TypeAlias = str | Sequence[str | Mapping[str, Any]]
@@ -74,7 +80,8 @@ async def read_manifest(
     empty = True
     left_out = Counter() if left_out is None else left_out
     try:
-        async with aclosing(_all_rows(manifest, params, store, columns, left_out)) as batches:
+        is_folder = isinstance(manifest, str) and await _is_folder(manifest)
+        async with aclosing(_all_rows(manifest, params, store, columns, left_out, is_folder)) as batches:
             async for rows in batches:
                 empty = False
                 yield rows if allow_local or not _is_elsewhere(manifest) else list(map(_not_local, rows))
@@ -115,25 +122,30 @@ def _all_rows(
     store: Store,
     columns: Columns,
     left_out: Counter[str],
+    is_folder: bool,
 ) -> AsyncGenerator[Rows, None]:
-    if (given := columns.given()) and (kind := _without_columns(manifest)):
+    if (given := columns.given()) and (kind := _without_columns(manifest, is_folder)):
         raise UnreadableError(f"{kind} has no columns: leave out {given}, or give a table")
     if not isinstance(manifest, str):
         return _in_batches(_listed(manifest, params, columns))
     if _is_prefix(manifest):
         return _in_batches_of(images_below(manifest, store, left_out), params)
-    if "://" not in manifest and is_folder_or_pattern(manifest):
+    if is_folder:
         return _in_batches(_images(enumerate(images_in(manifest, store, left_out), 1), params))
     return _of_file(manifest, params, store, columns)
 
 
-def _without_columns(manifest: Manifest) -> str | None:
+async def _is_folder(manifest: str) -> bool:
+    return "://" not in manifest and await _in_time(partial(is_folder_or_pattern, manifest))
+
+
+def _without_columns(manifest: Manifest, is_folder: bool) -> str | None:
     """What a manifest is if it is one that says nothing but images."""
     if not isinstance(manifest, str):
         return "a list of images" if all(isinstance(row, str) for row in manifest) else None
     if _is_prefix(manifest):
         return "a prefix"
-    return "a folder or a pattern" if "://" not in manifest and is_folder_or_pattern(manifest) else None
+    return "a folder or a pattern" if is_folder else None
 
 
 def _is_prefix(manifest: str) -> bool:
@@ -155,8 +167,15 @@ def _images(images: Iterable[tuple[int, str]], params: ReduxParams) -> Iterator[
 
 async def _in_batches(rows: Iterator[Row | BadRow]) -> AsyncGenerator[Rows, None]:
     """Read in a thread: files block, and validation takes CPU time."""
-    while batch := await asyncio.to_thread(lambda: list(islice(rows, _ROWS_AT_ONCE))):
+    while batch := await _in_time(lambda: list(islice(rows, _ROWS_AT_ONCE))):
         yield batch
+
+
+async def _in_time(call: Callable[[], _T]) -> _T:
+    try:
+        return await in_time(call, LONGEST_WAIT)
+    except TimeoutError as error:
+        raise UnreadableError(f"cannot be read: {error.strerror}") from None
 
 
 def _is_url(manifest: str) -> bool:
@@ -207,11 +226,11 @@ async def _local_file(manifest: str, store: Store) -> AsyncIterator[Path]:
     if meant := path_of_file_url(manifest):
         raise UnreadableError(f"a file URL: use the path {redact(meant)}")
     if "://" not in manifest:
-        yield await asyncio.to_thread(_existing, manifest)
+        yield await _in_time(partial(_existing, manifest))
         return
     _reader(manifest)  # refuses before anything is fetched
-    with tempfile.TemporaryDirectory(prefix="restyle-") as folder:
-        path = Path(folder, "manifest")
+    with scratch_folder() as folder:
+        path = folder / "manifest"
         if _is_s3(manifest):
             bucket, _, key = manifest[len(_S3) :].partition("/")
             if not (is_bucket_name(bucket) and is_plain(key)):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import gzip
 import io
+import os
 import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
+
+from prefect_wavespeed.local_files import open_regular
 
 LINE_LIMIT = 1 << 20  # characters
 BROKEN = "\udcff"
@@ -73,9 +77,34 @@ def pieces(path: Path) -> Iterator[str]:
 
 
 def _open(path: Path) -> BinaryIO:
-    with path.open("rb") as file:
-        gzipped = file.read(2) == b"\x1f\x8b"
-    return cast("BinaryIO", gzip.open(path)) if gzipped else path.open("rb")
+    file = open_regular(path)
+    gzipped = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    whole = io.BufferedReader(_AsItWas(file), 1 << 16)
+    return cast("BinaryIO", gzip.GzipFile(fileobj=whole)) if gzipped else whole
+
+
+class _AsItWas(io.RawIOBase):
+    """A file up to the size that it has when it is opened: one that grows might never end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._left = os.fstat(file.fileno()).st_size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(min(len(buffer), self._left) or 1)
+        if data and not self._left:
+            raise OSError(errno.EBUSY, "it grows while it is read: wait until it is complete")
+        self._left -= len(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _encoding(path: Path) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from shlex import quote
 from typing import Literal, TypeAlias
 
@@ -24,6 +22,7 @@ from prefect_wavespeed.reasons import Reason
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.documents import decode
 from prefect_wavespeed.storage.open_store import open_store
+from prefect_wavespeed.storage.scratch import scratch_folder
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.words import counted, html_table
 
@@ -269,8 +268,8 @@ def read_rows(report: str, store: Store | None = None) -> Iterator[ReportRow]:
     output, _, run = report.rstrip("/").rpartition(f"/{layout.RUNS}")
     if not output:
         raise ConfigurationError(f"report {report!r}: not the path or URL of a report: give summary.report")
-    with tempfile.TemporaryDirectory(prefix="restyle-") as scratch:
-        file = Path(scratch) / layout.REPORT_JSONL
+    with scratch_folder() as scratch:
+        file = scratch / layout.REPORT_JSONL
         path = f"{layout.RUNS}{run}/{layout.REPORT_JSONL}"
         if not run_to_end((store or open_store(output)).get_file(path, file)):
             raise ConfigurationError(

@@ -7,7 +7,6 @@ Its files are ``report.jsonl`` and ``report.parquet`` (the outcome of every row)
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -17,6 +16,7 @@ from prefect_wavespeed.batch.manifest.carried import ColumnType
 from prefect_wavespeed.batch.report.gallery import write_gallery
 from prefect_wavespeed.batch.report.rows import ReportRow, Rows, Summary, encode_part
 from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.scratch import scratch_folder
 from prefect_wavespeed.storage.store import Store
 
 JSONL = "application/x-ndjson"
@@ -36,8 +36,7 @@ async def write_report(store: Store, folder: str, rows: Rows, summary: Summary) 
     Raises:
         StoreError: the store cannot be written now.
     """
-    with tempfile.TemporaryDirectory(prefix="restyle-") as name:
-        scratch = Path(name)
+    with scratch_folder() as scratch:
         await asyncio.to_thread(_write_files, scratch, store.uri, folder, rows, summary)
         for file, content_type in (
             (layout.REPORT_JSONL, JSONL),
