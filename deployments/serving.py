@@ -11,6 +11,7 @@ from typing import IO
 import uvicorn
 from starlette.types import ASGIApp
 
+from prefect_wavespeed.deployments.connections import ACCEPTED_AT_ONCE, BACKLOG, BoundedConnection
 from prefect_wavespeed.errors import ConfigurationError
 
 
@@ -37,6 +38,9 @@ class Server(uvicorn.Server):
     ) -> None:
         super().__init__(uvicorn.Config(
             app,
+            http=BoundedConnection,
+            ws="none",  # no route is one, and an upgrade would leave the bounds
+            backlog=ACCEPTED_AT_ONCE,
             lifespan="off",
             log_config=None,
             access_log=False,  # a query may contain the token
@@ -59,6 +63,7 @@ class Server(uvicorn.Server):
         """Begin to answer, and say where."""
         await super().startup(sockets)
         for each in sockets or []:
+            each.listen(BACKLOG)  # asyncio's value is also how many it accepts at once
             host, port = each.getsockname()[:2]
             url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             print(self._said.format(url=url), file=self._stdout, flush=True)
@@ -80,7 +85,8 @@ def listen(host: str, port: int) -> socket.socket:
         ConfigurationError: the address cannot be used.
     """
     try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(

@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from prefect_wavespeed.words import printable
+
 _BEARER = re.compile(r"(?i)\bbearer\s+\S+")
 _QUERY = re.compile(r"(?i)(https?://[^\s\"'<>?]+)\?[^\s\"'<>]*")
 
@@ -28,7 +30,7 @@ def redact(text: object, *secrets: str) -> str:
         if secret:
             shown = shown.replace(secret, "***")
     shown = _QUERY.sub(r"\1?…", _BEARER.sub("Bearer ***", shown))
-    shown = " ".join(shown.split())
+    shown = printable(" ".join(shown.split()))
     return shown if len(shown) <= 500 else shown[:499] + "…"
 
 
@@ -55,8 +57,8 @@ class RestyleError(Exception):
     def __init__(
         self, message: str, *, job_key: str | None = None, prediction_id: str | None = None, **attributes: Any
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = printable(message)
+        super().__init__(self.message)
         self.job_key = job_key
         self.prediction_id = prediction_id
         for name, value in attributes.items():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,27 @@ _KINDS = {
 def counted(count: int, noun: str) -> str:
     """Return a count with its noun: ``1 row``, ``2,000 rows``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+# Characters that act on a terminal or hide in a text: controls (C0 and C1, with ANSI sequences), directions,
+# separators of lines, invisible ones, and halves of surrogate pairs. What joins letters and emoji is kept.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""Return a text from outside as it may be shown on a terminal, on a page and in a log.
+
+    Args:
+        text: what is to be shown.
+        keep: characters that are shown as they are.
+
+    Returns:
+        The text, its control characters as JSON escapes them (``\u001b``), so that JSON means the same.
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0] if found[0] in keep else json.dumps(found[0])[1:-1], text)
 
 
 def html_table(rows: Mapping[str, object]) -> str:

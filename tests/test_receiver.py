@@ -373,6 +373,7 @@ def test_what_is_missing_is_reported_in_one_line(prefect: PrefectServer, moto: S
         return ended.stderr
 
     assert "RESTYLE_RECEIVER_TOKEN" in error(RESTYLE_RECEIVER_TOKEN="")
+    assert "shorter than 16 bytes" in error(RESTYLE_RECEIVER_TOKEN="fifteen-bytes-.")
     down = f"http://127.0.0.1:{free_port()}/api"
     assert "Prefect cannot be asked" in error(RESTYLE_RECEIVER_TOKEN="", api_url=down)
     with socket.create_server(("127.0.0.1", 0)) as taken:

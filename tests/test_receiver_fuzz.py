@@ -105,6 +105,29 @@ def test_a_subscription_is_confirmed_only_if_it_is_authentic(gate: Gate) -> None
     assert gate.asked[-1] == SUBSCRIBE_URL
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "sns.s3.amazonaws.com",  # a bucket named "sns"
+        "sns.s3-us-west-2.amazonaws.com",
+        "sns.s3-accelerate.amazonaws.com",
+        "sns.eu-central-1.amazonaws.com.example",
+        "sns.eu-central-1.amazonaws.com@example.org",
+        "sns.eu-central-1.s3.amazonaws.com",
+        "sqs.eu-central-1.amazonaws.com",
+        "sns.execute-api.amazonaws.com",
+    ],
+)
+def test_certificates_and_confirmations_come_from_no_other_host_than_snss(gate: Gate, host: str) -> None:
+    url, confirm = (
+        f"https://{host}/SimpleNotificationService-1.pem",
+        f"https://{host}/?Action=ConfirmSubscription&a=b",
+    )
+    assert gate.notify(sns(aws(), SigningCertURL=url)).status_code == 401
+    assert gate.notify(sns("…", kind="SubscriptionConfirmation", SubscribeURL=confirm)).status_code == 401
+    assert not any(host in asked for asked in gate.asked)
+
+
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

@@ -22,6 +22,7 @@ from prefect_wavespeed.deployments.cli.shared.help import (
     describe_usage_error,
     print_error,
 )
+from prefect_wavespeed.deployments.cli.shared.terminal import printable_streams
 from prefect_wavespeed.deployments.prefect_runtime import interrupt_status
 from prefect_wavespeed.errors import InvalidRequestError, RestyleError
 from prefect_wavespeed.version import package_version
@@ -107,7 +108,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 after an error, which is printed in one line on stderr; 130 or 143 when
         interrupted.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with printable_streams():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(arguments: list[str]) -> int:
     command = next((name for name in arguments[:1] if name in app and not name.startswith("-")), None)
     try:
         return app(arguments, exit_on_error=False, print_error=False) or 0

@@ -10,10 +10,10 @@ from json import dumps
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.blocks.names import WAVESPEED_BLOCK
+from prefect_wavespeed.deployments.cli.shared.console import Console
 from prefect_wavespeed.deployments.cli.shared.flags import (
     INLINE,
     NO_FLAG,

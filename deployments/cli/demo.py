@@ -77,9 +77,9 @@ def demo() -> int:
 
 
 def _run() -> int:
-    from rich.console import Console
+    from prefect_wavespeed.deployments.cli.shared.console import Console
 
-    console = Console(highlight=False)
+    console = Console()
     signal.signal(signal.SIGTERM, _raise_interrupt)
     started, since = time.monotonic(), datetime.now(UTC)
     console.print("starting a Prefect server and an emulator of WaveSpeedAI …")

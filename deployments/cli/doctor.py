@@ -102,8 +102,7 @@ def _run_checks(out: str | None, wavespeed: str, fix: bool) -> list[Check]:
     import asyncio
     from contextlib import nullcontext
 
-    from rich.console import Console
-
+    from prefect_wavespeed.deployments.cli.shared.console import Console
     from prefect_wavespeed.deployments.doctor.examine import examine
 
     stderr = Console(stderr=True)

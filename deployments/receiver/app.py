@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.api.webhooks import BadSignatureError, WebhookError, verify_webhook
 from prefect_wavespeed.deployments.receiver import metrics
+from prefect_wavespeed.deployments.receiver.bodies import Bodies
 from prefect_wavespeed.deployments.receiver.events import object_created, prediction_ended
 from prefect_wavespeed.deployments.receiver.notifications import (
     InvalidNotificationError,
@@ -29,9 +29,6 @@ from prefect_wavespeed.deployments.receiver.token import has_token
 from prefect_wavespeed.deployments.receiver.webhook_secret import WebhookSecret
 from prefect_wavespeed.errors import RestyleError
 
-MAX_BODY_BYTES = 1 << 20
-
-_BODY_SECONDS = 10.0
 _RETRY_AFTER = {"Retry-After": "5"}
 
 
@@ -52,6 +49,7 @@ class Receiver:
     sns: SnsVerifier
     token: str | None
     health_checks: list[Callable[[], str | None]] = field(default_factory=list)
+    _bodies: Bodies = field(default_factory=Bodies)
 
     def app(self) -> ASGIApp:
         """Build the application."""
@@ -78,7 +76,7 @@ class Receiver:
             # SNS and others send a URL's user and password only after this challenge
             challenge = {"WWW-Authenticate": 'Basic realm="restyle", charset="UTF-8"'}
             raise HTTPException(401, "the token is missing or wrong", headers=challenge)
-        message = parse_json(await _read_body(request))
+        message = parse_json(await self._bodies.read(request))
         if is_envelope(message):
             await self.sns.verify(message)
             if message["Type"] == "SubscriptionConfirmation":
@@ -92,8 +90,8 @@ class Receiver:
 
     async def wavespeed(self, request: Request) -> Response:
         """``POST /wavespeed``: a webhook of WaveSpeedAI; ``job=`` is its job, ``wait=no``: no run waits."""
-        body = await _read_body(request)
-        prediction, secret = await self._verify(request, body)
+        secret = await self.secret.get()  # first: whoever waits for it has no body in memory
+        prediction, secret = await self._verify(request, await self._bodies.read(request), secret)
         if not prediction.terminal:
             return _accepted(0, ignored=1)
         waited = request.query_params.get("wait") != "no"
@@ -103,7 +101,7 @@ class Receiver:
 
     async def health(self, request: Request) -> Response:
         """``GET /health``: 200 if events would be accepted, else 503 with the reason."""
-        results = [await self.prefect.check(), *(check() for check in self.health_checks)]
+        results = [await self.prefect.known_problem(), *(check() for check in self.health_checks)]
         if problems := [problem for problem in results if problem]:
             return JSONResponse({"status": "unavailable", "error": "; ".join(problems)}, 503)
         return JSONResponse({"status": "ok"})
@@ -112,9 +110,8 @@ class Receiver:
         """``GET /metrics``, for Prometheus."""
         return Response(metrics.latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def _verify(self, request: Request, body: bytes) -> tuple[Prediction, str]:
+    async def _verify(self, request: Request, body: bytes, secret: str) -> tuple[Prediction, str]:
         """Return the webhook's prediction and the secret that signed it."""
-        secret = await self.secret.get()
         try:
             return verify_webhook(request.headers, body, secret), secret
         except BadSignatureError:  # forged, or the secret has changed
@@ -122,19 +119,6 @@ class Receiver:
             if new_secret is None:
                 raise
             return verify_webhook(request.headers, body, new_secret), new_secret
-
-
-async def _read_body(request: Request) -> bytes:
-    body = bytearray()
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes")
-    except TimeoutError:
-        raise HTTPException(408, f"the body did not arrive within {_BODY_SECONDS:g} s") from None
-    return bytes(body)
 
 
 def _accepted(events: int, ignored: int = 0) -> Response:

@@ -24,6 +24,7 @@ from prefect_wavespeed.batch.created_object import ObjectCreated
 from prefect_wavespeed.errors import RestyleError, redact
 
 _KEY_BYTES = 1024  # S3's limit
+_MAX_RECORDS = 1000  # senders put one into a notification, or a few
 
 _Identifier = Annotated[str, StringConstraints(max_length=_KEY_BYTES)] | None
 
@@ -130,6 +131,8 @@ def parse_notification(message: dict[str, Any]) -> Notification:
 def _from_records(records: Any) -> Notification:
     if not isinstance(records, list):
         raise InvalidNotificationError("not an S3 event notification: Records is not a list")
+    if len(records) > _MAX_RECORDS:
+        raise InvalidNotificationError(f"not an S3 event notification: more than {_MAX_RECORDS:,} records")
     parsed = [_Record.model_validate(record) for record in records]
     created = [
         _created_by(one) for one in parsed if one.name.removeprefix("s3:").startswith("ObjectCreated:")

@@ -18,7 +18,9 @@ from prefect_wavespeed.errors import RestyleError
 
 _BATCH = 100  # events in a POST
 _POST_SECONDS = 10.0  # senders give up after 10 to 15 s
+_MAX_WAITING = 100  # events, beside those under way: as many requests, and fewer than connections
 _CHECK_SECONDS = 1.0  # how long the result of a check counts
+_ANSWER_SECONDS = 0.5  # in which `/health` answers, whatever Prefect does
 _EVENT_REJECTED = (400, 413, 422)  # statuses that a single event may have caused
 
 _log = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ class PrefectApi:
         self._url = str(client.api_url).rstrip("/")
         self._waiting: list[tuple[Event, Future[None]]] = []
         self._sending: Task[None] | None = None
+        self._checking: Task[str | None] | None = None
         self._check_lock = asyncio.Lock()
         self._checked_at = 0.0
         self.problem: str | None = None
@@ -55,8 +58,11 @@ class PrefectApi:
         """Return once Prefect has accepted all of the events.
 
         Raises:
-            EventsNotAcceptedError: it has not; some of them may have been accepted nevertheless.
+            EventsNotAcceptedError: it has not; some of them may have been accepted nevertheless. Or too many
+                others wait.
         """
+        if self._waiting and len(self._waiting) + len(events) > _MAX_WAITING:
+            raise EventsNotAcceptedError("too many events wait for Prefect's API: send it again later")
         loop = asyncio.get_running_loop()
         waiting = [(event, loop.create_future()) for event in events]
         self._waiting += waiting
@@ -73,6 +79,13 @@ class PrefectApi:
                 except EventsNotAcceptedError as error:
                     self._note(None if error.rejected else error.message)
                 self._checked_at = time.monotonic()
+        return self.problem
+
+    async def known_problem(self) -> str | None:
+        """What `check` returns, or within half a second what is known by then."""
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self.check())
+        await asyncio.wait([self._checking], timeout=_ANSWER_SECONDS)
         return self.problem
 
     async def _send_waiting(self) -> None:

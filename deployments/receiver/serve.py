@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -12,6 +10,7 @@ from prefect.settings import get_current_settings
 
 from prefect_wavespeed.blocks.names import RECEIVER_TOKEN_SECRET, RECEIVER_TOKEN_VARIABLE
 from prefect_wavespeed.deployments.receiver.app import Receiver
+from prefect_wavespeed.deployments.receiver.log import log_to_stderr
 from prefect_wavespeed.deployments.receiver.prefect_api import PrefectApi
 from prefect_wavespeed.deployments.receiver.sns import Fetch, SnsVerifier
 from prefect_wavespeed.deployments.receiver.sqs import SqsQueue
@@ -36,7 +35,7 @@ async def serve(host: str, port: int, sqs: str | None, wavespeed: str) -> None:
     Raises:
         ConfigurationError: a setting is missing, or the address or the queue cannot be used.
     """
-    _log_to_stderr()
+    log_to_stderr()
     if not get_current_settings().api.url:  # a temporary server's events would be lost
         raise ConfigurationError(
             "there is no Prefect API to send events to: set PREFECT_API_URL, such as http://127.0.0.1:4200/api"
@@ -78,12 +77,3 @@ def _fetch_with(http: httpx.AsyncClient) -> Fetch:
         return answer.content
 
     return fetch
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log = logging.getLogger("prefect_wavespeed.deployments.receiver")
-    log.handlers[:] = [handler]
-    log.setLevel(logging.INFO)
-    log.propagate = False

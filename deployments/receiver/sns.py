@@ -20,7 +20,8 @@ from prefect_wavespeed.errors import RestyleError
 Fetch = Callable[[str], Awaitable[bytes]]
 """Fetches an https URL; raises `UnavailableError` where that fails."""
 
-_HOST = r"https://sns\.[a-z0-9-]{3,32}\.amazonaws\.com(\.cn)?"
+# only regions: sns.s3.amazonaws.com is somebody's bucket
+_HOST = r"https://sns\.[a-z]{2,5}(-[a-z]{2,12}){1,3}-[0-9]{1,2}\.amazonaws\.com(\.cn)?"
 # only the certificates' path: an API on the same host might be made to return another certificate
 _CERTIFICATE = re.compile(_HOST + r"/SimpleNotificationService-[0-9A-Za-z]+\.pem")
 _CONFIRMATION = re.compile(_HOST + r"/\?Action=ConfirmSubscription&[!-~]+")

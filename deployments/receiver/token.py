@@ -16,15 +16,17 @@ from prefect_wavespeed.blocks.names import RECEIVER_TOKEN_SECRET, RECEIVER_TOKEN
 from prefect_wavespeed.deployments.saved_blocks import load_if_saved
 from prefect_wavespeed.errors import ConfigurationError, redact
 
+_MIN_BYTES = 16
+
 
 async def load_token() -> str | None:
     """Return the token in RESTYLE_RECEIVER_TOKEN, or else in its Secret block; None where neither exists.
 
     Raises:
-        ConfigurationError: the block cannot be read.
+        ConfigurationError: the block cannot be read, or the token is too short.
     """
     if token := os.environ.get(RECEIVER_TOKEN_VARIABLE, "").strip():
-        return token
+        return long_enough(token, RECEIVER_TOKEN_VARIABLE)
     try:
         block = await load_if_saved(Secret, RECEIVER_TOKEN_SECRET)
     except httpx.HTTPError as error:
@@ -34,7 +36,26 @@ async def load_token() -> str | None:
             f"{RECEIVER_TOKEN_VARIABLE}"
         ) from None
     # not Secret.get(): it turns a secret that looks like JSON into a number
-    return (str(block.value.get_secret_value()).strip() if block else "") or None
+    token = str(block.value.get_secret_value()).strip() if block else ""
+    return long_enough(token, f"the block secret/{RECEIVER_TOKEN_SECRET}") if token else None
+
+
+def long_enough(token: str, where: str) -> str:
+    """Return a token that cannot be guessed.
+
+    Args:
+        token: the token.
+        where: where it comes from.
+
+    Raises:
+        ConfigurationError: it is too short.
+    """
+    if len(token.encode()) < _MIN_BYTES:
+        raise ConfigurationError(
+            f"the token in {where} is shorter than {_MIN_BYTES} bytes, and may be guessed: unset it and run "
+            "`restyle setup`, which generates one, or take what `openssl rand -hex 32` prints"
+        )
+    return token
 
 
 def has_token(request: Request, token: str) -> bool:

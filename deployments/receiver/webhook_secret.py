@@ -15,6 +15,7 @@ from prefect_wavespeed.deployments.saved_blocks import load_if_saved
 from prefect_wavespeed.errors import RestyleError, UnavailableError, redact
 
 _MIN_FETCH_SECONDS = 60.0  # between two fetches
+_FAILED_SECONDS = 1.0  # in which a failure to read or fetch it is not repeated
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ class WebhookSecret:
     def __init__(self, wavespeed: str) -> None:
         self._wavespeed = wavespeed
         self._secret: str | None = None
+        self._failure: UnavailableError | None = None
+        self._failed_at = 0.0
         self._fetched_at: float | None = None
         self._lock = asyncio.Lock()
 
@@ -41,17 +44,25 @@ class WebhookSecret:
         if self._secret is not None:  # without the lock, which a refresh may hold for a while
             return self._secret
         async with self._lock:
+            if self._failure and time.monotonic() - self._failed_at < _FAILED_SECONDS:
+                raise self._failure  # Prefect is not asked once for each webhook of a flood
             if self._secret is None:
                 try:
                     self._secret = await _read() or await self._fetch()
-                except UnavailableError:
-                    raise
                 except Exception as error:
-                    raise _unavailable(error) from None
+                    self._failure = error if isinstance(error, UnavailableError) else _unavailable(error)
+                    self._failed_at = time.monotonic()
+                    raise self._failure from None
             return self._secret
 
     async def refresh(self, old: str) -> str | None:
-        """Return a secret other than the old one; None if there is none. Asks at most once a minute."""
+        """Return a secret other than the old one; None if there is none. Asks at most once a minute.
+
+        Raises:
+            UnavailableError: it is being asked for by another webhook: a flood of forged ones does not wait.
+        """
+        if self._lock.locked():
+            raise UnavailableError("WaveSpeedAI is being asked for the webhook secret")
         async with self._lock:
             if self._secret == old and not self._fetched_recently:
                 try:

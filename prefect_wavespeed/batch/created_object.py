@@ -127,8 +127,9 @@ async def find(
         current = await find_object(created.uri, store)
     except SourceDeniedError:  # the set-up's fault, not the object's: its next event would be refused as well
         raise
-    except SourceError as error:  # the event is all that is left of it
-        source = object_source(created.uri, created.version, created.etag)
+    except SourceError as error:
+        # The event is all that is left of it, and may name any ETag: one dead letter for each key.
+        source = object_source(created.uri, None, None)
         return _refused(source, params, error.message)
     if current.is_output:
         return Found(ignored=f"{created.uri} is an output of this project (prediction-id in its metadata)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import socket
 import sys
 import threading
@@ -85,6 +86,7 @@ def serve(*options: str) -> int:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))  # as on most machines
     from prefect_wavespeed.deployments.cli.app import main
 
     return main(["receiver", *options])

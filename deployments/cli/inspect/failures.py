@@ -60,12 +60,11 @@ async def _failures(out: str, wanted: str, buffer: IO[str], stdout: IO[str], *, 
 async def _print(
     found: Failures, run: BatchRun, summary: Summary | None, out: str, buffer: IO[str], stdout: IO[str]
 ) -> None:
-    from rich.console import Console
-
+    from prefect_wavespeed.deployments.cli.shared.console import Console
     from prefect_wavespeed.deployments.cli.views.failures import FailureGroups, tabbed
     from prefect_wavespeed.inspect.advice import next_step_of_run
 
-    console, count = Console(file=stdout, highlight=False), 0
+    console, count = Console(file=stdout), 0
     with FailureGroups() as groups:
         async for row, step in found.rows():
             count += 1

@@ -40,11 +40,10 @@ def ambiguous(wanted: str, found: list[JobView], *, as_json: bool) -> Configurat
     """Print the jobs that match, and return the error that asks for a key."""
     more = len(found) > _MAX_MATCHES
     if not as_json:
-        from rich.console import Console
-
+        from prefect_wavespeed.deployments.cli.shared.console import Console
         from prefect_wavespeed.deployments.cli.views.jobs import print_job
 
-        console = Console(highlight=False)
+        console = Console()
         for job in found[:_MAX_MATCHES]:
             print_job(job, console)
     keys = ", ".join(job.key[:16] for job in found[:_MAX_MATCHES])

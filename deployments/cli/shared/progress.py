@@ -9,8 +9,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich import progress as bars
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.status import Status
+
+from prefect_wavespeed.deployments.cli.shared.console import Console
 
 if TYPE_CHECKING:
     from prefect_wavespeed.batch.progress import Progress
@@ -59,7 +61,7 @@ class BatchProgress:
         console: where the bar is shown.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: RichConsole) -> None:
         self._console = console
         self._bar = bars.Progress(
             bars.TextColumn("{task.fields[doing]}"),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from prefect_wavespeed.deployments.cli.shared.console import Console
 from prefect_wavespeed.inspect.checks import Check, Status
 
 _COLOURS: dict[Status, str] = {"ok": "green", "warning": "yellow", "error": "red", "skipped": "dim"}
@@ -15,7 +15,7 @@ _COLOURS: dict[Status, str] = {"ok": "green", "warning": "yellow", "error": "red
 
 def print_checks(checks: Sequence[Check]) -> None:
     """Print a table that fits the terminal; where there is none, a plain line for each check."""
-    console = Console(highlight=False)
+    console = Console()
     if not console.is_terminal:
         for check in checks:
             remedy = f" → {check.remedy}" if check.remedy else ""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from prefect_wavespeed.deployments.cli.shared.console import Console
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.inspect.cost_report import CostReport, Difference, Differences, Owner, Sum, Undelivered
 from prefect_wavespeed.words import counted
@@ -34,7 +34,7 @@ class _Section:
 
 def print_costs(costs: CostReport) -> None:
     """Print tables that fit the terminal; where there is none, plain lines."""
-    console = Console(highlight=False)
+    console = Console()
     for number, section in enumerate(_sections(costs)):
         if console.is_terminal:
             console.print(Text(f"\n{section.title}" if number else section.title, "bold"))

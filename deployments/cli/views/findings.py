@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from prefect_wavespeed.deployments.cli.shared.console import Console
 from prefect_wavespeed.inspect.live.report import LiveReport
 
 
 def print_findings(report: LiveReport) -> None:
     """Print a table that fits the terminal; where there is none, a plain line for each finding."""
-    console = Console(highlight=False)
+    console = Console()
     if console.is_terminal:
         table = Table(box=None, pad_edge=False, padding=(0, 2))
         table.add_column("asked", no_wrap=True)

@@ -13,6 +13,7 @@ from prefect_wavespeed.inspect.advice import reason
 from prefect_wavespeed.inspect.job_view import JobView
 from prefect_wavespeed.inspect.listing import Status
 from prefect_wavespeed.urls import readable
+from prefect_wavespeed.words import printable
 
 _INDENT = 18  # to the status, below the line's time
 COLOURS: dict[Status, str] = {"done": "green", "failed": "red", "open": "yellow"}
@@ -24,7 +25,7 @@ def print_job(job: JobView, console: Console) -> None:
     A reason that is too long for the line stands below it, whole.
     """
     if not console.is_terminal:
-        print(_tabbed(job), file=console.file)
+        print(printable(_tabbed(job), keep="\t"), file=console.file)  # not through Rich, which takes long
         return
     line, below = _line(job, console.width)
     console.print(line, soft_wrap=True)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from prefect_wavespeed.deployments.cli.shared.console import Console
 from prefect_wavespeed.deployments.cli.views.jobs import COLOURS
 from prefect_wavespeed.job import OutputWarning
 from prefect_wavespeed.urls import readable
@@ -18,7 +18,7 @@ from prefect_wavespeed.words import counted
 
 def print_story(story: dict[str, Any]) -> None:
     """Print two columns: on a terminal in its width and colours, otherwise as plain lines."""
-    console = Console(highlight=False)
+    console = Console()
     rows = [(name, value) for name, value in _rows(story) if value]
     if not console.is_terminal:
         last = ""

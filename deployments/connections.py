@@ -1,0 +1,81 @@
+"""Connections to a server that strangers can reach."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+MAX_CONNECTIONS = 256
+"""Of which each may hold some 300 kB, and all may be ready in one turn of the event loop."""
+ACCEPTED_AT_ONCE = 64
+"""Small, so that a new connection is read from before as many as `MAX_CONNECTIONS` have come after it."""
+BACKLOG = 2048
+"""Connections that wait in the kernel to be accepted; one that finds no room comes again after a second."""
+
+_HEAD_SECONDS = 10.0
+_MAX_REST = 1 << 20  # bytes of a body that come after the answer; closing at once would lose the answer
+
+
+class BoundedConnection(H11Protocol):
+    """A connection on which a request has to arrive in time.
+
+    Beyond ``MAX_CONNECTIONS`` the oldest one is closed whose request has not arrived completely, so that a
+    new one is served however many are held open. uvicorn bounds neither: its ``limit_concurrency`` counts
+    silent connections, too, and refuses everybody.
+    """
+
+    _deadline: asyncio.TimerHandle
+    _opened_at: float
+    _rest: int
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for a request, at the cost of another connection where there are too many."""
+        super().connection_made(transport)
+        self._opened_at = self.loop.time()
+        self._expect_request()
+        if len(self.connections) > MAX_CONNECTIONS:
+            others: list[Any] = [each for each in self.connections if each._is_incomplete]  # type: ignore[union-attr]
+            min(others, key=lambda each: each._opened_at, default=self)._abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Read what has come; of a body whose request has been answered only a part."""
+        if self._is_idle:
+            self._rest += len(data)
+            if self._rest > _MAX_REST:
+                self._abort()
+                return
+        super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing any more."""
+        self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        self._deadline.cancel()
+        self._expect_request()
+        super().on_response_complete()
+
+    def _expect_request(self) -> None:
+        self._rest = 0
+        self._deadline = self.loop.call_later(_HEAD_SECONDS, self._end_unless_busy)
+
+    def _end_unless_busy(self) -> None:
+        if self._is_idle:
+            self._abort()
+
+    @property
+    def _is_idle(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is None or cycle.response_complete
+
+    @property
+    def _is_incomplete(self) -> bool:
+        return self._is_idle or self.cycle.more_body
+
+    def _abort(self) -> None:
+        self.connections.discard(self)
+        self.transport.abort()
