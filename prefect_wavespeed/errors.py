@@ -15,6 +15,7 @@ from typing import Any
 from prefect_wavespeed.words import printable
 
 _BEARER = re.compile(r"(?i)\bbearer\s+\S+")
+_USER = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s\"'<>@]*@")
 _QUERY = re.compile(r"(?i)(https?://[^\s\"'<>?]+)\?[^\s\"'<>]*")
 
 
@@ -23,13 +24,14 @@ def redact(text: object, *secrets: str) -> str:
 
     Args:
         text: anything; shown as ``str`` shows it.
-        secrets: replaced by ``***``, like bearer tokens. Queries of URLs, which may hold signatures, are cut.
+        secrets: replaced by ``***``, like bearer tokens. Users and passwords of URLs, and queries, which may
+            hold signatures, are cut.
     """
     shown = str(text).encode("utf-8", "replace").decode()  # lone surrogates cannot be printed
     for secret in secrets:
         if secret:
             shown = shown.replace(secret, "***")
-    shown = _QUERY.sub(r"\1?…", _BEARER.sub("Bearer ***", shown))
+    shown = _QUERY.sub(r"\1?…", _USER.sub(r"\1", _BEARER.sub("Bearer ***", shown)))
     shown = printable(" ".join(shown.split()))
     return shown if len(shown) <= 500 else shown[:499] + "…"
 

@@ -102,6 +102,26 @@ CASES: list[tuple[Exception, type[RestyleError], str]] = [
         ConfigurationError,
         "the bucket is in another region: cannot write X: " + OTHER_REGION,
     ),
+    (
+        GenericError(f"{REQUEST}error sending request\n\nDebug source:\nkind: Timeout,\n source: TimedOut,"),
+        StoreError,
+        "no answer in time from http://s3.example.com:9000: cannot write X",
+    ),
+    (
+        GenericError(f"{REQUEST}error sending request\n\nDebug source:\nhyper::Error(IncompleteMessage)"),
+        StoreError,
+        "connection broken off by http://s3.example.com:9000: cannot write X",
+    ),
+    (
+        GenericError(f"Generic S3 error: Invalid content length '-5': invalid digit found in string{DEBUG}"),
+        ConfigurationError,
+        "the server does not answer as S3 does: cannot write X: check the endpoint",
+    ),
+    (
+        GenericError(f"Generic S3 error: {REQUEST}something new{DEBUG}"),
+        StoreError,
+        "cannot write X: Error performing PUT http://s3.example.com:9000/bucket/a.json - something new",
+    ),
     (GenericError(f"503 Service Unavailable{DEBUG}"), StoreError, "cannot write X: 503 Service Unavailable"),
 ]
 

@@ -77,7 +77,32 @@ _REASONS = (
     _Reason("dns error", "unknown host {server}", "", StoreError),
     _Reason("Connection refused", "connection refused by {server}", "", StoreError),
     _Reason("No space left", "no space left", "", StoreError),
+    _Reason(
+        r"kind: Timeout|source: TimedOut|timed out|(Read|Connect) timeout",
+        "no answer in time from {server}",
+        "",
+        StoreError,
+    ),
+    _Reason(
+        "IncompleteMessage|ConnectionReset|Connection reset|Broken pipe|connection was closed",
+        "connection broken off by {server}",
+        "",
+        StoreError,
+    ),
+    _Reason(
+        r"\bParse\(|following redirect",
+        "{server} does not answer as S3 does",
+        "check the endpoint",
+        StoreError,
+    ),
+    _Reason(
+        "Invalid (content length|last modified)|Header missing",
+        "{server} does not answer as S3 does",
+        "check the endpoint",
+        ConfigurationError,
+    ),
 )
+_WRAPPING = re.compile(r"^Generic \w+ error: | in [\d.]+[mµn]?s(, after .*?)?(?= +- )")
 
 
 @contextmanager
@@ -114,7 +139,7 @@ def translate(error: Exception, action: str) -> StoreError | ConfigurationError:
         kind = StoreDeniedError if status == HTTPStatus.FORBIDDEN else StoreError
         return kind(f"HTTP {status}{f' {code}' if code else ''} from {_server(text)}: {action}")
     if reason is None:
-        return StoreError(f"{action}: {redact(text.split('Debug source:')[0])}")
+        return StoreError(f"{action}: {redact(_WRAPPING.sub('', text.split('Debug source:')[0]).strip())}")
     advice = f": {reason.advice}" if reason.advice else ""
     return reason.kind(f"{reason.reason.format(server=_server(text))}: {action}{advice}")
 
