@@ -28,7 +28,9 @@ from prefect_wavespeed.words import html_table
 
 NsfwPolicy = Literal["keep", "quarantine", "drop"]
 UncheckedPolicy = Literal["quarantine", "keep"]
-WarningCode = Literal["missing_outputs", "size_differs", "format_differs", "not_checked", "blank"]
+WarningCode = Literal[
+    "missing_outputs", "extra_outputs", "size_differs", "format_differs", "not_checked", "blank"
+]
 
 _NOT_SLUG = re.compile(r"[^a-z0-9]+")
 
@@ -175,7 +177,8 @@ class OutputWarning(BaseModel):
     """What is wrong with outputs that are paid for and stored all the same."""
 
     code: WarningCode = Field(
-        description="missing_outputs: fewer than asked; size_differs, format_differs: not as asked; "
+        description="missing_outputs, extra_outputs: fewer or more than asked; "
+        "size_differs, format_differs: not as asked; "
         "not_checked: in quarantine, as WaveSpeedAI did not say whether it is safe for work; "
         "blank: one colour all over."
     )

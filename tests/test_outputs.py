@@ -13,7 +13,7 @@ from prefect_wavespeed import metrics
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.job import NsfwPolicy, NsfwRules, UncheckedPolicy, WarningCode
 from prefect_wavespeed.quality.formats import CONTENT_TYPES, ImageInfo
-from prefect_wavespeed.quality.outputs import differences, missing_outputs
+from prefect_wavespeed.quality.outputs import count_differs, differences
 from prefect_wavespeed.quality.verify import examine_output
 from tests.support.engine import PHOTO
 
@@ -111,10 +111,17 @@ def test_everything_that_differs_is_told_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "came", "message"),
-    [(3, 1, "1 of 3 pictures came"), (2, 1, "1 of 2 pictures came"), (2, 2, None), (1, 2, None)],
+    [
+        (3, 1, "1 of 3 pictures came"),
+        (2, 1, "1 of 2 pictures came"),
+        (2, 2, None),
+        (1, 2, "2 pictures came instead of 1: the others are not stored"),
+    ],
 )
-def test_missing_outputs_are_told_once_for_the_job(asked: int, came: int, message: str | None) -> None:
-    warnings = missing_outputs(ReduxParams(num_images=asked), came)
+def test_another_number_of_outputs_is_told_once_for_the_job(
+    asked: int, came: int, message: str | None
+) -> None:
+    warnings = count_differs(ReduxParams(num_images=asked), came)
     assert [(warning.message, warning.output) for warning in warnings] == [(message, None)] * bool(message)
 
 

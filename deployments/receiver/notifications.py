@@ -13,13 +13,13 @@ Ceph            ``{"Records": […]}``, ``eventSource`` `ceph:s3`    plain
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import unquote_plus
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from prefect_wavespeed.api.base64_stream import NotJsonError, decode_json
 from prefect_wavespeed.batch.created_object import ObjectCreated
 from prefect_wavespeed.errors import RestyleError, redact
 
@@ -99,8 +99,8 @@ def parse_json(body: bytes | str) -> dict[str, Any]:
         InvalidNotificationError: the body is something else.
     """
     try:
-        message = json.loads(body)
-    except (ValueError, RecursionError):
+        message = decode_json(body)
+    except NotJsonError:
         raise InvalidNotificationError("not JSON") from None
     if not isinstance(message, dict):
         raise InvalidNotificationError("not a JSON object")

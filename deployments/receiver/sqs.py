@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ _CONCURRENCY = 4  # polls at once
 _BATCH = 10  # messages in a poll: SQS's maximum
 _POLL_SECONDS = 20  # SQS's maximum
 _MAX_PAUSE_SECONDS = 30.0
+_EMPTY_SECONDS = 1.0  # at least, between polls that bring nothing of use
 _MAX_REPORTED = 10_000  # ids of invalid messages, to report each once
 
 _REGION = re.compile(r"(?:^|\.)sqs\.([a-z0-9-]+)\.|^([a-z0-9-]+)\.queue\.")
@@ -90,8 +92,13 @@ class SqsQueue:
             # each receipt counts towards the dead-letter queue, so none is spent while Prefect is down
             if self._prefect.problem is None or await self._prefect.check() is None:
                 try:
-                    await self._poll()
-                    pause = 0.0
+                    asked = time.monotonic()
+                    if await self._poll():
+                        pause = 0.0
+                        continue
+                    # The queue waits for messages, unless it is no real one or delivers what is left again.
+                    pause = max(0.0, _EMPTY_SECONDS - (time.monotonic() - asked))
+                    await _wait_for(stop, pause)
                     continue
                 except EventsNotAcceptedError:
                     pass  # logged by PrefectApi; SQS delivers the messages again
@@ -100,7 +107,8 @@ class SqsQueue:
             pause = min(2 * pause + 1, _MAX_PAUSE_SECONDS)
             await _wait_for(stop, pause)
 
-    async def _poll(self) -> None:
+    async def _poll(self) -> bool:
+        """Receive messages once; whether any is done."""
         received = await self._call(
             self._sqs.receive_message,
             QueueUrl=self._url,
@@ -117,6 +125,7 @@ class SqsQueue:
         for error in results:
             if error is not None:
                 raise error
+        return bool(done)
 
     def _parse(self, message: MessageTypeDef) -> Notification | None:
         """Return the message's content; None, and a line in the log, where it is not valid."""

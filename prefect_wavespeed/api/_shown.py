@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from prefect_wavespeed.api.base64_stream import decode
+from prefect_wavespeed.api.base64_stream import NotJsonError, decode
 from prefect_wavespeed.api.urls import NotPublicError
 from prefect_wavespeed.trust import NOT_TRUSTED
 
@@ -39,8 +38,7 @@ _WORDS: tuple[tuple[type[BaseException], str], ...] = (
     (aiohttp.ClientPayloadError, "the answer ended early"),
     (ConnectionResetError, "the connection was closed"),
     (BrokenPipeError, "the connection was closed"),
-    (json.JSONDecodeError, "the answer is not JSON"),
-    (UnicodeDecodeError, "the answer is not JSON"),
+    (NotJsonError, "the answer is not JSON"),
 )
 
 

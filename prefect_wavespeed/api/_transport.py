@@ -7,7 +7,6 @@ carry no key. No error of httpx leaves this file: it would hold the request, and
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
 import ssl
@@ -29,7 +28,7 @@ from pydantic import SecretStr
 from prefect_wavespeed import metrics
 from prefect_wavespeed.api._shown import described
 from prefect_wavespeed.api.answers import Reply
-from prefect_wavespeed.api.base64_stream import LONG, Sieve
+from prefect_wavespeed.api.base64_stream import LONG, Sieve, decode_json
 from prefect_wavespeed.api.urls import (
     check_reachable,
     check_url,
@@ -259,7 +258,7 @@ async def _document(response: httpx.Response) -> tuple[Any, Mapping[str, bytes]]
     length = response.headers.get("Content-Length", "")
     if length.isdecimal() and int(length) <= LONG and "Content-Encoding" not in response.headers:
         body = await response.aread()  # too short to hold a picture that must be kept out of the text
-        return json.loads(body.decode("utf-8-sig", "replace")), {}
+        return decode_json(body.decode("utf-8-sig", "replace")), {}
     sieve = Sieve()
     async for chunk in response.aiter_bytes():
         sieve.feed(chunk)

@@ -1,14 +1,15 @@
-"""Base64 pictures in a JSON answer, decoded while the answer is still being received."""
+"""JSON that others wrote, and base64 pictures in it, decoded while an answer is still being received."""
 
 from __future__ import annotations
 
 import binascii
-import json
 import re
 import secrets
 from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
+
+from pydantic_core import from_json
 
 LONG = 64 * 1024
 """Bytes of the longest JSON string that is read as text; a longer one is taken for a picture."""
@@ -21,6 +22,26 @@ _ESCAPE = re.compile(rb"\\u00([0-7][0-9a-fA-F])")
 _DATA_URI = re.compile(rb"data:[^,]{0,200},")
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _LONGEST_ESCAPE = 6
+
+
+class NotJsonError(ValueError):
+    """A text is not JSON, or none that can be handled."""
+
+
+def decode_json(text: str | bytes) -> Any:
+    """Decode a JSON document.
+
+    Args:
+        text: the document; as bytes it must be UTF-8.
+
+    Raises:
+        NotJsonError: it is not JSON (NaN and Infinity are not), is nested deeper than 200, holds a number of
+            more than 4,300 digits, or half a surrogate pair, which no text can hold.
+    """
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise NotJsonError(f"not JSON: {error}") from None
 
 
 class _Picture:
@@ -118,7 +139,7 @@ class Sieve:
         """
         if self._inside:
             raise ValueError("the answer is not JSON: it ends within a string")
-        return json.loads(self._text.decode("utf-8-sig", "replace")), self._pictures
+        return decode_json(self._text.decode("utf-8-sig", "replace")), self._pictures
 
     def _take(self, run: bytes) -> None:
         if self._picture is not None:

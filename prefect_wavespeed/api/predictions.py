@@ -11,6 +11,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    FiniteFloat,
     ModelWrapValidatorHandler,
     PrivateAttr,
     ValidationError,
@@ -28,6 +29,8 @@ from prefect_wavespeed.errors import redact
 Status = Literal["created", "processing", "completed", "failed", "cancelled", "timeout", "deleted"]
 ENDED_BADLY: frozenset[str] = frozenset({"failed", "cancelled", "timeout", "deleted"})
 TERMINAL: frozenset[str] = ENDED_BADLY | {"completed"}
+ID = r"^[A-Za-z0-9][A-Za-z0-9._:~=@+-]{0,127}$"
+"""What an id may be: it becomes part of URLs, object keys and headers. An answer with another is not read."""
 STATUSES: frozenset[str] = TERMINAL | {"created", "processing"}
 
 
@@ -42,7 +45,7 @@ class Timings(BaseModel):
     """How long a prediction took."""
 
     model_config = ConfigDict(extra="ignore")
-    inference: float | None = None
+    inference: FiniteFloat | None = None
 
 
 class Prediction(BaseModel):
@@ -54,7 +57,7 @@ class Prediction(BaseModel):
 
     model_config = ConfigDict(extra="ignore", populate_by_name=True, coerce_numbers_to_str=True)
 
-    id: str = Field(min_length=1)
+    id: str = Field(pattern=ID, description="Safe in a URL, in a key and in a header.")
     model: str = ""
     outputs: list[str] = Field(default_factory=list, repr=False, description='"" for what is no output.')
     urls: PredictionUrls = Field(default_factory=PredictionUrls)
@@ -62,9 +65,9 @@ class Prediction(BaseModel):
     status: Status | str = "created"
     created_at: Moment = None
     error: str = ""
-    code: int = 0
+    code: int = Field(default=0, ge=-(2**63), lt=2**63)
     timings: Timings = Field(default_factory=Timings)
-    execution_time: float | None = Field(
+    execution_time: FiniteFloat | None = Field(
         default=None, validation_alias=AliasChoices("executionTime", "execution_time")
     )
     input: dict[str, Any] | None = Field(default=None, validation_alias=AliasChoices("input", "inputs"))

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic import SecretStr
 
+from prefect_wavespeed.api.base64_stream import decode_json
 from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.errors import ConfigurationError, RestyleError
 
@@ -94,7 +95,7 @@ def verify_webhook(
     if abs((time.time() if now is None else now) - int(sent)) > tolerance:
         raise StaleWebhookError(f"the webhook is more than {tolerance:g} s old or early")
     try:
-        return Prediction.model_validate(json.loads(body), context={})
+        return Prediction.model_validate(decode_json(body), context={})
     except ValueError:
         pass
     raise BadPayloadError("the webhook's body is not a prediction")

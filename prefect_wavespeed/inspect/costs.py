@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from prefect_wavespeed.api.billing import Billing
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.concurrency import map_stream
+from prefect_wavespeed.errors import UnavailableError
 from prefect_wavespeed.inspect.cost_report import MAX_ITEMS, CostReport, Owner, RunSum, Sum, rounded
 from prefect_wavespeed.inspect.listing import CLOCK_MARGIN, recent_entries
 from prefect_wavespeed.ledger.records import DeadLetter, Metadata, Record
@@ -27,6 +28,7 @@ from prefect_wavespeed.storage.store import Store
 
 _CONCURRENCY = 64  # objects that are read at once
 _PAGE = 100  # billing records in a call
+_PAGES = 10_000  # until they count as endless
 
 
 async def costs(client: WaveSpeedClient, store: Store, since: datetime | None = None) -> CostReport:
@@ -161,7 +163,7 @@ async def _billings(client: WaveSpeedClient, start: datetime) -> AsyncIterator[B
     """Yield all billing records from a moment on; one that is on two successive pages only once."""
     previous: list[Billing] = []
     number, read = 1, 0
-    while True:
+    while number <= _PAGES:
         call = partial(client.billings, page=number, page_size=_PAGE, start_time=start)
         page = await retry(call, tries=5)
         if page.items == previous:  # it knows no pages
@@ -174,6 +176,7 @@ async def _billings(client: WaveSpeedClient, start: datetime) -> AsyncIterator[B
         if page.is_last(read, _PAGE):
             return
         previous, number = page.items, number + 1
+    raise UnavailableError(f"WaveSpeed's billing records have more than {_PAGES:,} pages")
 
 
 def _submitter(metadata: Metadata) -> tuple[str | None, str | None]:

@@ -33,6 +33,7 @@ PAGE_SIZE = 100
 _LOOKS = (0.0, 0.1, 0.25, 0.5, 1.0)
 _REMEMBERED = 20_000  # results that said what they were asked for
 _CONCURRENCY = 8  # result calls at once
+_PAGES = 10_000  # of a hundred predictions, until the history counts as endless
 _REPEATED = 5  # pages in a row with nothing new, until the history counts as endless
 _SHOWN = 5  # candidates in a message
 
@@ -206,6 +207,8 @@ class History:
         page, repeated, filtered = 0, 0, True
         while any(not query.answer.done() for query in queries):
             page += 1
+            if page > _PAGES:
+                raise UnavailableError(f"WaveSpeed's history has more than {_PAGES:,} pages of that time")
             answer = await self._page(page, since if filtered else None)
             if page == 1 and not answer.items:  # is there nothing, or was the question not understood?
                 filtered = False

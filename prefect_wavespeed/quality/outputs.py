@@ -28,15 +28,18 @@ def is_blank(reduced: Image.Image) -> bool:
     return is_transparent or all(most - least <= _ONE_COLOUR for least, most in extremes)
 
 
-def missing_outputs(params: ReduxParams, came: int) -> list[OutputWarning]:
-    """The warning for fewer outputs than were asked for and are paid.
+def count_differs(params: ReduxParams, came: int) -> list[OutputWarning]:
+    """The warning for fewer or more outputs than were asked for and are paid.
 
     Args:
         params: what was asked for.
         came: how many outputs there are.
     """
-    if came >= params.num_images:
+    if came == params.num_images:
         return []
+    if came > params.num_images:
+        message = f"{came:,} pictures came instead of {params.num_images}: the others are not stored"
+        return [OutputWarning(code="extra_outputs", message=message)]
     message = f"{came:,} of {counted(params.num_images, 'picture')} came"
     return [OutputWarning(code="missing_outputs", message=message)]
 

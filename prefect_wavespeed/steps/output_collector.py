@@ -16,7 +16,7 @@ from prefect_wavespeed.errors import NotFoundError, OutputError, RestyleError
 from prefect_wavespeed.job import Job, NsfwRules, OutputWarning, RunInfo
 from prefect_wavespeed.ledger.records import OutputInfo
 from prefect_wavespeed.quality.formats import sniff
-from prefect_wavespeed.quality.outputs import differences, missing_outputs, not_checked
+from prefect_wavespeed.quality.outputs import count_differs, differences, not_checked
 from prefect_wavespeed.quality.verify import Examined, examine_output
 from prefect_wavespeed.retry import backoff, retry
 from prefect_wavespeed.steps.context import OnThumbnail
@@ -65,7 +65,7 @@ class OutputCollector:
         }
 
     async def collect(self) -> Collected:
-        """Store all outputs. What is wrong with one is told, and it is stored all the same.
+        """Store as many outputs as were asked for. What is wrong with one is told; it is stored.
 
         Raises:
             OutputError: one cannot be downloaded whole, after several tries; or none is named.
@@ -80,8 +80,8 @@ class OutputCollector:
                 job_key=self.job.key,
                 prediction_id=self.prediction.id,
             )
-        collected = Collected(warnings=missing_outputs(self.job.params, len(named)))
-        for number, index in enumerate(named, 1):
+        collected = Collected(warnings=count_differs(self.job.params, len(named)))
+        for number, index in enumerate(named[: self.job.params.num_images], 1):
             await self._collect(number, index, collected)
         return collected
 

@@ -181,6 +181,9 @@ class Flight:
         # Nothing is polled in a pause, and after it all begin at different times.
         while not self._notice.is_unread and (pause := min(self._slowdown.left(_now()), latest - _now())) > 0:
             await self._notice.wait(min(pause + self._step() * random.uniform(0, 1), latest - _now()))
+        # Nor at each of many notices.
+        if self._polled and (rest := min(self._polled_at + self._least - self.age, latest - _now())) > 0:
+            await asyncio.sleep(rest)
         self._polled, self._polled_at = True, self.age
 
     def answered(self) -> None:

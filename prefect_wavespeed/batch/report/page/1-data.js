@@ -14,7 +14,7 @@ const MEANINGS = {
   open: "left open in the ledger when the run ended", unsubmitted: "never sent", invalid: "a bad row that was skipped",
 };
 const WARNINGS = {
-  missing_outputs: ["pictures missing", "fewer pictures than asked for"], size_differs: ["other size", "not the size that was asked for"],
+  missing_outputs: ["pictures missing", "fewer pictures than asked for"], extra_outputs: ["more pictures came", "more pictures than asked for, of which so many are stored"], size_differs: ["other size", "not the size that was asked for"],
   format_differs: ["other format", "not the format that was asked for"], blank: ["blank", "one colour all over"],
   not_checked: ["not checked", "WaveSpeedAI did not say whether it is safe for work"],
   flagged: ["flagged", "WaveSpeedAI flags it as unsafe for work"],
@@ -27,7 +27,7 @@ const duration = time => time < 100 ? seconds(time) : time < 5400 ? `${Math.roun
 const nameOf = row => row.id ?? (decoded(row.image.split(/[?#]/)[0]).split("/").filter(Boolean).pop() || row.image || `row ${row.row}`);
 const nameOfOutput = output => `Variation ${output.number}${output.quarantined ? ", in quarantine" : ""}`;
 const statusOf = row => summary.words[row.status];
-const missing = row => row.warnings.filter(code => code === "missing_outputs");
+const missing = row => row.warnings.filter(code => code === "missing_outputs" || code === "extra_outputs");
 const marksOf = output => [...(output.flagged ? ["flagged"] : []), ...output.warnings];
 const warningsOf = row => [
   ...missing(row).map(code => WARNINGS[code][1]),
