@@ -118,9 +118,7 @@ def test_everything_that_differs_is_told_at_once() -> None:
         (1, 2, "2 pictures came instead of 1: the others are not stored"),
     ],
 )
-def test_another_number_of_outputs_is_told_once_for_the_job(
-    asked: int, came: int, message: str | None
-) -> None:
+def test_another_number_of_outputs_is_told_once(asked: int, came: int, message: str | None) -> None:
     warnings = count_differs(ReduxParams(num_images=asked), came)
     assert [(warning.message, warning.output) for warning in warnings] == [(message, None)] * bool(message)
 
