@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
+from prefect_wavespeed.deployments.stopping import stop
+
 _FLUSH_SECONDS = 10.0
 
 
@@ -45,16 +47,12 @@ def quiet_run(if_interrupted: str = "") -> Iterator[None]:
     """Run Prefect code quietly: whatever it prints goes to stderr, so that stdout holds the result alone.
 
     Args:
-        if_interrupted: a note to attach to the exception when the user interrupts the command.
+        if_interrupted: what is said to a person who interrupts the command.
     """
     quieten()
+    stop.note = if_interrupted
     with redirect_stdout(sys.stderr):
-        try:
-            yield
-        except BaseException as error:
-            if if_interrupted and interrupt_status(error) is not None:
-                error.add_note(if_interrupted)
-            raise
+        yield
 
 
 async def flush() -> None:

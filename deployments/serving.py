@@ -14,6 +14,9 @@ from starlette.types import ASGIApp
 from prefect_wavespeed.deployments.connections import ACCEPTED_AT_ONCE, BACKLOG, BoundedConnection
 from prefect_wavespeed.errors import ConfigurationError
 
+SHUTDOWN_SECONDS = 4
+"""For requests in progress: a command ends within ten seconds of a signal."""
+
 
 class Server(uvicorn.Server):
     """Serves an application until SIGTERM or SIGINT, after which the process goes on.

@@ -1,7 +1,17 @@
-"""``python -m prefect_wavespeed``: the command ``restyle``."""
+"""The command ``restyle`` as a process, also ``python -m prefect_wavespeed``."""
 
-import sys
+from typing import NoReturn
 
-from prefect_wavespeed.deployments.cli.app import main
+from prefect_wavespeed.deployments.stopping import stop
 
-sys.exit(main())
+
+def run() -> NoReturn:
+    """Run the command line until it ends, or SIGTERM or SIGINT ends it."""
+    stop.watch()  # before the imports, which take a while
+    from prefect_wavespeed.deployments.cli.app import main
+
+    stop.end(main())
+
+
+if __name__ == "__main__":
+    run()

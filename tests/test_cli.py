@@ -213,7 +213,7 @@ class TestDemo:
 
     def start(self, prefect: PrefectServer, folder: Path) -> Command:
         env = {k: v for k, v in prefect.env.items() if not k.startswith("PREFECT_")}
-        return Command(["-c", _IN_FOLDER, str(folder)], env)
+        return Command(["-m", "prefect_wavespeed", "demo"], env, cwd=folder)
 
     def test_ctrl_c_leaves_no_process_behind(self, prefect: PrefectServer, tmp_path: Path) -> None:
         demo = self.start(prefect, tmp_path)
@@ -229,9 +229,3 @@ class TestDemo:
         assert ended.status == 1
         assert ended.stderr.count("\n") == 1
         assert (tmp_path / "demo" / "mine.txt").read_text() == "mine"
-
-
-_IN_FOLDER = (
-    "import os, sys; os.chdir(sys.argv[1]); from prefect_wavespeed.deployments.cli.app import main;"
-    "sys.exit(main(['demo']))"
-)

@@ -24,6 +24,7 @@ from prefect_wavespeed.deployments.cli.shared.help import (
 )
 from prefect_wavespeed.deployments.cli.shared.terminal import printable_streams
 from prefect_wavespeed.deployments.prefect_runtime import interrupt_status
+from prefect_wavespeed.deployments.stopping import stop
 from prefect_wavespeed.errors import InvalidRequestError, RestyleError
 from prefect_wavespeed.version import package_version
 
@@ -120,19 +121,15 @@ def _main(arguments: list[str]) -> int:
         usage = describe_usage_error(error, app[command] if command else app)
         help_of = f"restyle {command}" if command else "restyle"
         failure: RestyleError = InvalidRequestError(f"{usage} See `{help_of} --help`.")
-    except Exception as error:
+    except BaseException as error:
+        # libraries turn an interruption into errors of their own
+        if status := stop.status or interrupt_status(error):
+            stop.say()
+            return status
+        if not isinstance(error, Exception):
+            raise
         from prefect_wavespeed.deployments.cli.shared.errors import as_restyle_error
 
         failure = as_restyle_error(error)
-    except BaseException as error:
-        status = interrupt_status(error)
-        if status is None:
-            raise
-        print(": ".join(["interrupted", *getattr(error, "__notes__", [])]), file=sys.stderr)
-        return status
     print_error(failure, as_json="--json" in arguments)
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,14 +11,12 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import sys
 import time
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from prefect_wavespeed.deployments.cli.shared.processes import (
@@ -27,7 +25,7 @@ from prefect_wavespeed.deployments.cli.shared.processes import (
     python_process,
     wait_until_healthy,
 )
-from prefect_wavespeed.deployments.prefect_runtime import flush, interrupt_status, quieten
+from prefect_wavespeed.deployments.prefect_runtime import flush, quieten
 from prefect_wavespeed.errors import ConfigurationError, RestyleError
 
 if TYPE_CHECKING:
@@ -59,28 +57,12 @@ _FAULTS = [
 def demo() -> int:
     """Run the demo, print a table of its rows, and say where its gallery is.
 
-    An interrupted demo ends its child processes and exits at once: a flow that Prefect could not finish would
-    start threads while the interpreter shuts down, and hang.
-
     Raises:
         RestyleError: ./demo belongs to something else, or a server did not start.
     """
-    try:
-        return _run()
-    except BaseException as error:
-        status = interrupt_status(error)
-        if status is None:
-            raise
-        print("interrupted", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(status)
-
-
-def _run() -> int:
     from prefect_wavespeed.deployments.cli.shared.console import Console
 
     console = Console()
-    signal.signal(signal.SIGTERM, _raise_interrupt)
     started, since = time.monotonic(), datetime.now(UTC)
     console.print("starting a Prefect server and an emulator of WaveSpeedAI …")
     folder = _prepare_folder(Path.cwd() / "demo")
@@ -163,10 +145,6 @@ def _emulator_url(emulator: Popen[str], log: Path) -> str:
     if not line.startswith("listening on "):
         raise RestyleError(f"the emulator did not start: see {log}")
     return line.removeprefix("listening on ").strip()
-
-
-def _raise_interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 # --- the runs ---

@@ -16,11 +16,10 @@ from prefect_wavespeed.deployments.receiver.sns import Fetch, SnsVerifier
 from prefect_wavespeed.deployments.receiver.sqs import SqsQueue
 from prefect_wavespeed.deployments.receiver.token import load_token
 from prefect_wavespeed.deployments.receiver.webhook_secret import WebhookSecret
-from prefect_wavespeed.deployments.serving import Server, listen
+from prefect_wavespeed.deployments.serving import SHUTDOWN_SECONDS, Server, listen
 from prefect_wavespeed.errors import ConfigurationError, UnavailableError
 
 _FETCH_SECONDS = 5.0
-_SHUTDOWN_SECONDS = 20  # for requests in progress
 
 
 async def serve(host: str, port: int, sqs: str | None, wavespeed: str) -> None:
@@ -52,7 +51,7 @@ async def serve(host: str, port: int, sqs: str | None, wavespeed: str) -> None:
     ):
         prefect = PrefectApi(client)
         receiver = Receiver(prefect, WebhookSecret(wavespeed), SnsVerifier(_fetch_with(http)), token)
-        server = Server(receiver.app(), shutdown_seconds=_SHUTDOWN_SECONDS)
+        server = Server(receiver.app(), shutdown_seconds=SHUTDOWN_SECONDS)
         with listen(host, port) as listener:
             await prefect.check()  # logs it if Prefect is down or refuses access
             if sqs is None:

@@ -26,6 +26,7 @@ from prefect_wavespeed.deployments.receiver.notifications import (
 )
 from prefect_wavespeed.deployments.receiver.prefect_api import EventsNotAcceptedError, PrefectApi
 from prefect_wavespeed.deployments.receiver.sns import is_envelope, text_field
+from prefect_wavespeed.deployments.serving import SHUTDOWN_SECONDS
 from prefect_wavespeed.errors import ConfigurationError, redact
 
 if TYPE_CHECKING:
@@ -80,10 +81,14 @@ class SqsQueue:
             _log.warning("the queue has no redrive policy: invalid messages are delivered until they expire")
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Read until ``stop`` is set; messages received by then are finished first."""
+        """Read until ``stop`` is set; messages received by then are finished first, as far as time allows."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(_CONCURRENCY):
-                group.create_task(self._poll_until(stop))
+            polls = [group.create_task(self._poll_until(stop)) for _ in range(_CONCURRENCY)]
+            stopping = group.create_task(stop.wait())
+            await asyncio.wait([stopping, *polls], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(polls, timeout=SHUTDOWN_SECONDS)
+            for poll in polls:
+                poll.cancel()  # what it has not deleted is delivered again
         self._threads.shutdown(wait=False)
 
     async def _poll_until(self, stop: asyncio.Event) -> None:
