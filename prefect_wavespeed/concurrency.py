@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+)
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
@@ -97,6 +106,41 @@ async def _numbered(items: Iterable[_Item] | AsyncIterable[_Item]) -> AsyncGener
     async for item in _stream(items):
         yield number, item
         number += 1
+
+
+class Room:
+    """Room for so many bytes, or whatever is counted, in one event loop; who comes first is served first.
+
+    Args:
+        size: how much there is. What needs more gets all of it.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = self._free = size
+        self._waiting: deque[tuple[int, asyncio.Event]] = deque()
+
+    @asynccontextmanager
+    async def hold(self, amount: int) -> AsyncIterator[None]:
+        """Wait for an amount, and give it back afterwards."""
+        amount = min(amount, self._size)
+        turn = amount, asyncio.Event()
+        self._waiting.append(turn)
+        self._admit()
+        try:
+            await turn[1].wait()
+            yield
+        finally:
+            if turn[1].is_set():
+                self._free += amount
+            else:
+                self._waiting.remove(turn)
+            self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and self._waiting[0][0] <= self._free:
+            amount, admitted = self._waiting.popleft()
+            self._free -= amount
+            admitted.set()
 
 
 def run_to_end(work: Coroutine[Any, Any, _T]) -> _T:

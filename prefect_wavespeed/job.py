@@ -29,7 +29,7 @@ from prefect_wavespeed.words import html_table
 NsfwPolicy = Literal["keep", "quarantine", "drop"]
 UncheckedPolicy = Literal["quarantine", "keep"]
 WarningCode = Literal[
-    "missing_outputs", "extra_outputs", "size_differs", "format_differs", "not_checked", "blank"
+    "missing_outputs", "extra_outputs", "size_differs", "format_differs", "not_checked", "blank", "unusual"
 ]
 
 _NOT_SLUG = re.compile(r"[^a-z0-9]+")
@@ -180,7 +180,7 @@ class OutputWarning(BaseModel):
         description="missing_outputs, extra_outputs: fewer or more than asked; "
         "size_differs, format_differs: not as asked; "
         "not_checked: in quarantine, as WaveSpeedAI did not say whether it is safe for work; "
-        "blank: one colour all over."
+        "blank: one colour all over; unusual: it could not be looked at in full, and is stored as it came."
     )
     message: str
     output: int | None = Field(

@@ -39,7 +39,10 @@ ANSWERS = Counter(
 STORED, FOUND, FAILED = map(JOBS.labels, ("stored", "found", "failed"))
 for _outcome in ("accepted", "refused", "rate_limited", "unsent", "unanswered"):
     SUBMISSIONS.labels(_outcome)
-for _code in ("missing_outputs", "extra_outputs", "size_differs", "format_differs", "not_checked", "blank"):
+for _code in (
+    *("missing_outputs", "extra_outputs", "size_differs", "format_differs"),
+    *("not_checked", "blank", "unusual"),
+):
     WARNINGS.labels(_code)
 for _status in (200, 400, 429, 500, 503, "none"):
     ANSWERS.labels(_status)

@@ -39,6 +39,11 @@ class Settings(BaseSettings):
     )
     submit_timeout_seconds: float = Field(default=60, gt=0, description="How long the submit POST may take.")
 
+    look_at_sources: bool = Field(
+        default=True,
+        description="Read the first bytes of sources on AWS, instead of a HEAD: what is "
+        "archived, empty or no image is then refused before anything is spent.",
+    )
     accept_avif: bool = Field(
         default=False,
         description="Take AVIF pictures, which are not among the formats that WaveSpeedAI lists.",

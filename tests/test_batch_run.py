@@ -114,6 +114,8 @@ async def test_errors_of_some_images_leave_the_others_alone(api: FakeApi, tmp_pa
         7: ("open", "UnsureSubmissionError"),
     }
     assert carried.rows[4].prediction_id == "5-1"
+    assert carried.rows[4].cost_usd == 0.025, "it is billed, and its pictures are still to come"
+    assert carried.summary.spent_usd == pytest.approx(6 * 0.025)
     assert "unexpected ValueError" in (carried.rows[5].error_message or "")
     assert isinstance(carried.error, BatchFailedError)
     assert "5 of 10 rows failed (" in carried.error.message

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 
-from prefect_wavespeed.concurrency import for_each, map_all, map_stream
+from prefect_wavespeed.concurrency import Room, for_each, map_all, map_stream
 
 
 class _Work:
@@ -154,3 +156,29 @@ async def test_a_cancellation_from_outside_ends_all_of_it() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert work.running == 0
+
+
+async def test_a_room_holds_no_more_than_its_size_and_serves_in_order_whatever_is_cancelled() -> None:
+    room, chance = Room(10), random.Random(1)
+    inside, began, most = Counter[int](), list[int](), list[int]()
+
+    async def hold(number: int, amount: int) -> None:
+        async with room.hold(amount):
+            began.append(number)
+            inside[number] = min(amount, 10)
+            most.append(inside.total())
+            try:
+                await asyncio.sleep(chance.random() / 200)
+            finally:
+                del inside[number]
+
+    tasks = [asyncio.create_task(hold(number, chance.randrange(15))) for number in range(60)]
+    await asyncio.sleep(0.01)
+    for task in chance.sample(tasks, 20):
+        task.cancel()
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert max(most) == 10
+    assert began == sorted(began)
+    async with room.hold(10):
+        pass

@@ -102,6 +102,34 @@ async def test_outputs_are_not_lost_where_a_later_answer_names_fewer_of_them(tmp
     assert [head.split("/")[-1] for head in server.heads] == ["1.jpeg", "result", "1.jpeg", "2.jpeg"]
 
 
+@pytest.mark.parametrize(("cut", "is_stored"), [(0, True), (2, False)], ids=["whole", "cut short"])
+async def test_a_whole_output_that_does_not_decode_here_is_stored_when_it_came_twice(
+    tmp_path: Path, cut: int, is_stored: bool
+) -> None:
+    data = (EXAMPLES / "astronaut.jpg").read_bytes()
+    deep = data.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c")  # 12 bits a sample
+    assert deep != data
+    picture = http(200, deep[: len(deep) - cut])
+    async with RawServer(picture) as server, client_of(server) as client:
+        completed = {**CREATED, "status": "completed", "outputs": [f"{server.url}/1.jpeg"]}
+        for _ in range(5):
+            server.answers += (answer(completed), picture)
+        job = Job(source=Source(uri="u", identity="u", name="cat.jpg", location="u"))
+        store = directory_store(tmp_path)
+        run = RunInfo(package_version="test")
+        collector = OutputCollector(
+            client, store, job, Prediction.model_validate(completed), run, NsfwRules(), lambda *_: None
+        )
+        with instant_retries():
+            if not is_stored:
+                with pytest.raises(errors.OutputError, match="cut short"):
+                    await collector.collect()
+                return
+            collected = await collector.collect()
+    assert [warning.code for warning in collected.warnings] == ["unusual"]
+    assert await store.get(str(collected.outputs[0].key)) == deep
+
+
 async def endless(writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
     while True:

@@ -17,6 +17,7 @@ from prefect_wavespeed.quality.verify import (
     MAX_SOURCE_BYTES,
     THUMBNAIL_EDGE,
     examine_output,
+    examine_source,
     verify_source,
 )
 
@@ -103,10 +104,85 @@ def test_a_flipped_byte_in_a_png_is_found() -> None:
         verified(bytes(whole))
 
 
-@pytest.mark.parametrize("size", [(5000, 5000), (30_000, 30_000), (2**31 - 1, 2**31 - 1), (0, 0)])
-def test_a_decompression_bomb_is_not_decoded(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(5000, 5000), (30_000, 30_000), (2**31 - 1, 2**31 - 1)])
+def test_an_output_with_too_many_pixels_is_kept_and_not_decoded(size: tuple[int, int]) -> None:
+    examined = examine_output(bomb(*size), with_thumbnail=True)
+    assert examined.thumbnail is None
+    assert "pixels are too many to be decoded here" in str(examined.odd)
+
+
+def test_an_output_without_pixels_is_none() -> None:
     with pytest.raises(OutputError):
-        verified(bomb(*size))
+        verified(bomb(0, 0))
+
+
+def after_header(png: bytes, *chunks: bytes) -> bytes:
+    return png[:33] + b"".join(chunks) + png[33:]
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    return bytes([0xFF, marker]) + (len(data) + 2).to_bytes(2, "big") + data
+
+
+TEXT_BOMB = b"key\0\0" + zlib.compress(bytes(3 << 20))
+BAD_CHECKSUM = chunk(b"tEXt", b"key\0value")[:-1] + b"?"
+BESIDE_THE_PICTURE = {
+    "a text that unpacks to megabytes": after_header(picture("png"), chunk(b"zTXt", TEXT_BOMB)),
+    "80 such texts": after_header(
+        picture("png"), *[chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(1 << 20)))] * 80
+    ),
+    "such a text at the end": picture("png")[:-12] + chunk(b"zTXt", TEXT_BOMB) + picture("png")[-12:],
+    "a text with a wrong checksum": after_header(picture("png"), BAD_CHECKSUM),
+    "a cut colour profile": picture("jpeg")[:2] + segment(0xE2, b"ICC_PROFILE\0") + picture("jpeg")[2:],
+    "a profile that unpacks to megabytes": after_header(picture("png"), chunk(b"iCCP", TEXT_BOMB)),
+    "an empty gamma": after_header(picture("png"), chunk(b"gAMA", b"")),
+    "EXIF that is none, in a PNG": after_header(picture("png"), chunk(b"eXIf", b"none")),
+    "EXIF that is none, in a WebP": picture("webp", exif=b"Exif\0\0none"),
+    "a piece of an animation": after_header(picture("png"), chunk(b"fdAT", b"")),
+}
+
+
+@pytest.mark.parametrize("data", BESIDE_THE_PICTURE.values(), ids=BESIDE_THE_PICTURE)
+def test_what_is_broken_beside_the_picture_costs_neither_output_nor_thumbnail_nor_source(data: bytes) -> None:
+    examined = examine_output(data, with_thumbnail=True)
+    assert (examined.info.width, examined.info.height) == (96, 64)
+    assert examined.thumbnail
+    assert "broken" in str(examined.odd)
+    assert examine_source(data, "image x", with_thumbnail=True).thumbnail
+
+
+@pytest.mark.parametrize(
+    ("start", "ending"), [(b"\xff\x0a", "jxl"), (b"\0\0\0\x18ftypheic" + bytes(12), "heic"), (b"8BPS", "psd")]
+)
+def test_an_output_of_a_format_that_is_not_decoded_here_is_kept(start: bytes, ending: str) -> None:
+    examined = examine_output(start + bytes(100), with_thumbnail=True)
+    assert (examined.info.format, examined.thumbnail, examined.info.width) == (ending, None, None)
+    assert examined.odd == f"{ending.upper()} cannot be decoded here"
+
+
+def with_thumbnail_inside(whole: bytes) -> bytes:
+    """A JPEG whose EXIF block holds a JPEG with an end of its own."""
+    return whole[:2] + segment(0xE1, b"Exif\0\0" + picture("jpeg", 16, 16)) + whole[2:]
+
+
+@pytest.mark.parametrize("kind", OUTPUT_FORMATS)
+def test_a_source_that_is_cut_short_is_refused_without_decoding(kind: str) -> None:
+    whole = picture(kind)
+    if kind == "jpeg":
+        whole = with_thumbnail_inside(whole)
+    assert verify_source(whole, "image x").width == 96
+    assert verify_source(whole + b"what a phone adds \xff\xda", "image x").width == 96
+    for end in range(len(whole) // 3, len(whole), len(whole) // 15):
+        with pytest.raises(SourceError, match=r"^damaged \w+ image: image x: "):
+            verify_source(whole[:end], "image x")
+
+
+def test_a_source_whose_pixels_are_broken_is_refused() -> None:
+    whole = picture("png")
+    start = whole.index(b"IDAT")
+    broken = whole[: start - 4] + chunk(b"IDAT", b"no pixels") + whole[-12:]
+    with pytest.raises(SourceError, match=r"^damaged png image: image x: "):
+        examine_source(broken, "image x", with_thumbnail=False)
 
 
 @pytest.mark.parametrize("kind", OUTPUT_FORMATS)

@@ -6,6 +6,7 @@ import asyncio
 import re
 import uuid
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
@@ -14,9 +15,11 @@ import pytest
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.errors import PredictionFailedError, SourceError
 from prefect_wavespeed.job import Source
+from prefect_wavespeed.settings import get_settings
 from prefect_wavespeed.sources.identify import identify
 from prefect_wavespeed.sources.publish import Publisher
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
+from prefect_wavespeed.storage.s3 import S3Access
 from prefect_wavespeed.storage.store import Store
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO, SMALL, restyle
@@ -186,6 +189,46 @@ async def test_a_source_on_aws_is_presigned_late_and_not_uploaded() -> None:
     assert query["X-Amz-Credential"][0].startswith("AKIAEXAMPLE/")
     assert query["X-Amz-Signature"]
     assert "example" not in url.query.replace("AKIAEXAMPLE", "")
+
+
+@pytest.mark.parametrize(
+    ("key", "data", "storage_class", "says"),
+    [
+        ("a.jpg", PHOTO.read_bytes(), "GLACIER", r"^archived \(GLACIER\): image s3://\S+: restore it first"),
+        ("a.jpg", PHOTO.read_bytes(), "DEEP_ARCHIVE", r"^archived \(DEEP_ARCHIVE\): image "),
+        ("a.jpg", b"", "STANDARD", "^not an image but an empty file: image s3://"),
+        ("a.jpg", b"<html>" * 5000, "STANDARD", "^not an image but a web page: image s3://"),
+        ("a.jpg", b"\0\0\0\x18ftypheic" + bytes(30_000), "STANDARD", "^HEIC is not supported: image s3://"),
+        ("a.jpg", PHOTO.read_bytes()[:9_000], "STANDARD", "^damaged jpeg image: image s3://"),
+        ("a", PHOTO.read_bytes(), "STANDARD", None),
+        ("a.jpg", PHOTO.read_bytes(), "GLACIER_IR", None),
+    ],
+)
+@pytest.mark.parametrize("looks", [True, False])
+async def test_a_source_on_aws_is_looked_at_by_its_first_bytes_in_one_request_unless_switched_off(
+    key: str,
+    data: bytes,
+    storage_class: Any,
+    says: str | None,
+    looks: bool,
+    moto: S3Server,
+    on_s3: Store,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(S3Access, "is_aws", True)
+    monkeypatch.setenv("RESTYLE_LOOK_AT_SOURCES", str(looks))
+    get_settings.cache_clear()
+    key = f"sources/{uuid.uuid4().hex}/{key}"
+    image = f"s3://{moto.bucket}/{key}"
+    stored = moto.client().put_object(Bucket=moto.bucket, Key=key, Body=data, StorageClass=storage_class)
+    try:
+        if says and (looks or not data):
+            with pytest.raises(SourceError, match=says):
+                await identify(image, on_s3)
+        else:
+            assert (await identify(image, on_s3)).identity == f"{image}#etag=" + stored["ETag"].strip('"')
+    finally:
+        get_settings.cache_clear()
 
 
 BIG = PHOTO.read_bytes() + bytes(20 * 2**20)

@@ -6,6 +6,7 @@ leads to the same job as ``restyle image s3://bucket/key``, and nothing is bille
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -18,7 +19,7 @@ from prefect_wavespeed.job import Job, Restyled, RunInfo, Source
 from prefect_wavespeed.ledger.ledger import Ledger, now
 from prefect_wavespeed.ledger.records import DeadLetter, Failure
 from prefect_wavespeed.ledger.sidecar import source_info
-from prefect_wavespeed.quality.verify import verify_source
+from prefect_wavespeed.quality.verify import examine_source
 from prefect_wavespeed.sources.objects import find_object, object_source
 from prefect_wavespeed.sources.sizes import with_size
 from prefect_wavespeed.storage.store import Store
@@ -141,7 +142,8 @@ async def find(
     if metadata or dead_letter or open_job.latest:
         return Found(job=job)
     try:
-        verify_source(await current.read(), f"image {created.uri}")
+        data = await current.read()
+        await asyncio.to_thread(examine_source, data, f"image {created.uri}", with_thumbnail=False)
     except SourceError as error:
         return Found(job=job, refused=error.message)
     return Found(job=job)

@@ -218,7 +218,10 @@ class JobRunner:
             is_earlier = not flight.submitted and not self._ledger.is_own(error.flow_run_id)
             return _unfinished(flight, error, "given_up" if is_earlier else "failed")
         is_open = flight.submitted or error.may_be_billed
-        return _unfinished(flight, error, "open" if is_open else "failed")
+        outcome = _unfinished(flight, error, "open" if is_open else "failed")
+        if flight.submitted and flight.paid:  # whatever kept its pictures from being stored
+            return replace(outcome, cost_usd=self._prices.cached(job.params))
+        return outcome
 
 
 def _stored(restyled: Restyled, flight: _Flight) -> JobOutcome:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import PurePosixPath
+from typing import TypeVar
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.quality.other_formats import PICTURE_ENDINGS, file_brands
+from prefect_wavespeed.quality.structure import without_metadata
 from prefect_wavespeed.settings import get_settings
+
+_T = TypeVar("_T")
 
 MAX_SOURCE_PIXELS = 100_000_000
 
@@ -48,12 +53,25 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """A picture's format (a key of ``CONTENT_TYPES``), content type, and size in pixels."""
+    """A picture's format, which is a file's ending, too; its content type; its pixels, None if not known."""
 
     format: str
     content_type: str
-    width: int
-    height: int
+    width: int | None = None
+    height: int | None = None
+
+
+class TooManyPixelsError(ValueError):
+    """A picture has more pixels than are decoded.
+
+    Attributes:
+        width, height: in pixels; None where only their product is known.
+    """
+
+    def __init__(self, width: int | None, height: int | None, product: int = 0) -> None:
+        shown = f"{width}×{height}" if width else f"{product:,}"
+        super().__init__(f"{shown} pixels are too many")
+        self.width, self.height = width, height
 
 
 def sniff(data: bytes) -> str | None:
@@ -114,12 +132,58 @@ def open_image(data: bytes, kind: str, max_pixels: int = MAX_SOURCE_PIXELS) -> I
     """Read the header, with one format's decoder and no other.
 
     Raises:
-        Exception: whatever Pillow's decoders raise; ValueError when the picture has more than ``max_pixels``.
+        Exception: whatever Pillow's decoders raise; TooManyPixelsError when there are more than
+            ``max_pixels``, or some 180 million.
     """
-    image = Image.open(BytesIO(data), formats=[kind])
-    if image.width * image.height > max_pixels:
-        raise ValueError(f"{image.width}x{image.height} pixels are too many")
+    if kind == "webp":
+        _check_pixels(*_webp_size(data), max_pixels)  # opening one takes memory for two pictures
+    try:
+        image = Image.open(BytesIO(data), formats=[kind])
+    except Image.DecompressionBombError as error:
+        pixels = re.search(r"\d+", str(error))
+        raise TooManyPixelsError(None, None, int(pixels[0]) if pixels else 0) from None
+    _check_pixels(*image.size, max_pixels)
     return image
+
+
+def _check_pixels(width: int, height: int, most: int) -> None:
+    if width * height > most:
+        raise TooManyPixelsError(width, height)
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a WebP by its first chunk; none if it is broken."""
+    match data[12:16]:
+        case b"VP8X":
+            return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+        case b"VP8L":
+            bits = int.from_bytes(data[21:25], "little")
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+
+
+def tried_plain(work: Callable[[bytes], _T], data: bytes, kind: str) -> tuple[_T, str | None]:
+    """Do something with a picture; where that fails because of its metadata, with the picture without them.
+
+    Most of what decoders stumble over is beside the picture: a text, a profile, a checksum of either.
+
+    Returns:
+        What the work returns, and what is wrong with the metadata.
+
+    Raises:
+        Exception: what the work raises.
+    """
+    try:
+        return work(data), None
+    except TooManyPixelsError:
+        raise
+    except Exception as error:  # Pillow's decoders raise all kinds
+        if (plain := without_metadata(data, kind)) is None:
+            raise
+        try:
+            return work(plain), f"its metadata are broken: {decoding_problem(error)}"
+        except Exception:
+            raise error from None
 
 
 def upright_size(data: bytes) -> tuple[int, int] | None:
@@ -131,8 +195,9 @@ def upright_size(data: bytes) -> tuple[int, int] | None:
     Returns:
         None if that cannot be told from the data.
     """
+    kind = sniff(data) or ""
     try:
-        image = open_image(data, sniff(data) or "")
+        image, _ = tried_plain(lambda data: open_image(data, kind), data, kind)
         lies = image.getexif().get(ExifTags.Base.Orientation, 1) in _LYING
     except Exception:  # Pillow's decoders raise all kinds
         return None

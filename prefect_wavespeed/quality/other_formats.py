@@ -82,6 +82,19 @@ _BY_BRAND = {
     ),
     **dict.fromkeys((b"jp2 ", b"jpx "), Other("JPEG 2000", _CONVERT)),
 }
+_KEPT = {
+    "HEIC": ("heic", "image/heic"),
+    "JPEG XL": ("jxl", "image/jxl"),
+    "JPEG 2000": ("jp2", "image/jp2"),
+    "JPEG XR": ("jxr", "image/jxr"),
+    "BigTIFF": ("tif", "image/tiff"),
+    "OpenEXR": ("exr", "image/x-exr"),
+    "Radiance HDR": ("hdr", "image/vnd.radiance"),
+    "a DirectDraw texture": ("dds", "image/vnd-ms.dds"),
+    "a Photoshop document": ("psd", "image/vnd.adobe.photoshop"),
+    "an icon": ("ico", "image/vnd.microsoft.icon"),
+}
+"""Pictures, by name, that are stored where they come as outputs: their ending and content type."""
 _VIDEO = Other("a video", "export a picture of it as JPEG", is_picture=False)
 _SVG = re.compile(rb"\s*(<\?xml.*?)?(<!--.*?-->\s*|<!DOCTYPE.*?>\s*)*<svg[\s>]", re.DOTALL | re.IGNORECASE)
 _PAGE = re.compile(rb"\s*(<!doctype html|<html)", re.IGNORECASE)
@@ -101,6 +114,12 @@ def other_format(data: bytes) -> Other | None:
     if _PAGE.match(start):
         return Other("a web page", "give the picture itself", is_picture=False)
     return None
+
+
+def kept_as(data: bytes) -> tuple[str, str] | None:
+    """Ending and content type of an output that cannot be decoded here; None if it is no picture."""
+    other = other_format(data)
+    return _KEPT.get(other.name) if other else None
 
 
 def by_ending(name: str) -> Other | None:

@@ -44,7 +44,9 @@ def count_differs(params: ReduxParams, came: int) -> list[OutputWarning]:
     return [OutputWarning(code="missing_outputs", message=message)]
 
 
-def differences(number: int, params: ReduxParams, found: ImageInfo, *, blank: bool) -> list[OutputWarning]:
+def differences(
+    number: int, params: ReduxParams, found: ImageInfo, *, blank: bool, odd: str | None = None
+) -> list[OutputWarning]:
     """The warnings about one output.
 
     Args:
@@ -52,9 +54,10 @@ def differences(number: int, params: ReduxParams, found: ImageInfo, *, blank: bo
         params: what was asked for.
         found: what came.
         blank: whether it is of one colour.
+        odd: what is unusual about it.
     """
     warnings = []
-    if (found.width, found.height) != (params.width, params.height):
+    if found.width and (found.width, found.height) != (params.width, params.height):
         message = f"it has {found.width}×{found.height} pixels, not {params.width}×{params.height}"
         warnings.append(OutputWarning(code="size_differs", message=message, output=number))
     if found.format != params.output_format:
@@ -62,6 +65,8 @@ def differences(number: int, params: ReduxParams, found: ImageInfo, *, blank: bo
         warnings.append(OutputWarning(code="format_differs", message=message, output=number))
     if blank:
         warnings.append(OutputWarning(code="blank", message="it is of one colour all over", output=number))
+    if odd:
+        warnings.append(OutputWarning(code="unusual", message=odd, output=number))
     return warnings
 
 

@@ -1,6 +1,6 @@
-"""Whether a picture is whole and what it claims to be: sources by their header, outputs to their last byte.
+"""Whether a picture is whole and what it claims to be.
 
-Decoding is CPU work: call ``examine_output`` in a thread (``asyncio.to_thread``).
+Decoding is CPU work: call what examines in a thread (``asyncio.to_thread``).
 """
 
 from __future__ import annotations
@@ -9,85 +9,149 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from prefect_wavespeed.errors import OutputError, SourceError
+from prefect_wavespeed.quality.decoding import decode, small_jpeg
 from prefect_wavespeed.quality.formats import (
     CONTENT_TYPES,
+    MAX_SOURCE_PIXELS,
     ImageInfo,
+    TooManyPixelsError,
     decoding_problem,
     image_info,
     is_source_format,
     open_image,
     sniff,
+    tried_plain,
 )
 from prefect_wavespeed.quality.other_formats import (
     RAW,
     RAW_ENDINGS,
     by_ending,
     is_raw_tiff,
+    kept_as,
     other_format,
     unsupported,
 )
 from prefect_wavespeed.quality.outputs import is_blank
-from prefect_wavespeed.quality.thumbnails import reduced, small_jpeg
+from prefect_wavespeed.quality.structure import CHECKED, damage
 
 MAX_SOURCE_BYTES = 20 * 1024 * 1024  # that WaveSpeedAI takes as an upload
 OUTPUT_PIXELS = 4096 * 4096  # the model's biggest is 1536 * 1536; far more is a decompression bomb
 THUMBNAIL_EDGE = 128  # pixels
 
-# Decoders do without them when all pixels are there; a file without its end is not whole all the same.
-_ENDS = {"jpeg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
-
 
 @dataclass(frozen=True)
 class Examined:
-    """What decoding an output showed.
+    """What decoding a picture showed.
 
     Attributes:
         info: its format and size.
         blank: it is of one colour all over.
-        thumbnail: a small JPEG of it (2 to 3 KB), where that was wanted.
+        thumbnail: a small JPEG of it (2 to 3 KB), where that was wanted and can be made.
+        odd: what is unusual about it, though it is whole; None if nothing is.
     """
 
     info: ImageInfo
-    blank: bool
-    thumbnail: bytes | None
+    blank: bool = False
+    thumbnail: bytes | None = None
+    odd: str | None = None
 
 
 def examine_output(data: bytes, *, with_thumbnail: bool) -> Examined:
-    """Decode an output to its last byte.
+    """Decode an output to its last byte, if it is of a format and a size that can be decoded here.
 
     Raises:
-        OutputError: it is no image, too big to decode, or cut short.
+        OutputError: it is no image, or cut short.
     """
     found = sniff(data)
     if found is None:
+        if kept := kept_as(data):
+            return Examined(ImageInfo(*kept), odd=f"{kept[0].upper()} cannot be decoded here")
         raise OutputError("the output is not an image")
     try:
-        if found == "png":  # its checksums and its end, which load() does not need
-            open_image(data, found, OUTPUT_PIXELS).verify()
-        image = open_image(data, found, OUTPUT_PIXELS)
-        info = image_info(image, found)
-        # A JPEG decoded small has its compressed data read in full all the same, at half the cost.
-        image.draft("RGB", (THUMBNAIL_EDGE, THUMBNAIL_EDGE))
-        image.load()
-        if _ENDS.get(found, b"") not in data:
-            raise ValueError("its end is missing")
-        small = reduced(image, THUMBNAIL_EDGE)
-        return Examined(info, is_blank(small), small_jpeg(small, quality=60) if with_thumbnail else None)
+        return _examined(data, found, with_thumbnail=with_thumbnail, max_pixels=OUTPUT_PIXELS)
     except Exception as error:  # Pillow's decoders raise all kinds
         raise OutputError(f"the output does not decode: {decoding_problem(error)}") from None
 
 
+def undecoded(data: bytes) -> ImageInfo | None:
+    """What an output is that does not decode; None unless it is whole, as far as its structure says."""
+    kind = sniff(data)
+    if kind not in CHECKED or damage(data, kind):
+        return None
+    try:
+        return image_info(open_image(data, kind), kind)
+    except TooManyPixelsError as error:
+        return ImageInfo(kind, CONTENT_TYPES[kind], error.width, error.height)
+    except Exception:  # Pillow's decoders raise all kinds
+        return ImageInfo(kind, CONTENT_TYPES[kind])
+
+
+def examine_source(data: bytes, name: str, *, with_thumbnail: bool) -> Examined:
+    """Decode a source to its last byte, unless it is too big for that.
+
+    Args:
+        data: the picture.
+        name: of the source, for the error.
+        with_thumbnail: whether a thumbnail is wanted.
+
+    Raises:
+        SourceError: it cannot be sent, as ``verify_source`` says, or does not decode.
+    """
+    found = verify_source(data, name).format
+    try:
+        return _examined(data, found, with_thumbnail=with_thumbnail)
+    except Exception as error:  # Pillow's decoders raise all kinds
+        raise _damaged(found, name, decoding_problem(error)) from None
+
+
+def _examined(
+    data: bytes, kind: str, *, with_thumbnail: bool, max_pixels: int = MAX_SOURCE_PIXELS
+) -> Examined:
+    decoded = decode(data, kind, THUMBNAIL_EDGE, max_pixels)
+    if decoded.small is None:
+        return Examined(decoded.info, odd=decoded.odd)
+    thumbnail = small_jpeg(decoded.small, quality=60) if with_thumbnail else None
+    return Examined(decoded.info, is_blank(decoded.small), thumbnail, decoded.odd)
+
+
 def verify_source(data: bytes, name: str) -> ImageInfo:
-    """Check cheaply, from the header alone, that a source can be sent.
+    """Check cheaply, without decoding it, that a source can be sent.
 
     Args:
         data: the picture.
         name: of the source, for the error.
 
     Raises:
-        SourceError: it is no image, or over 20 MB.
+        SourceError: it is no image, cut short, or over 20 MB.
     """
     check_source_size(len(data), name)
+    found = check_format(data, name)
+    try:
+        image, _ = tried_plain(lambda data: open_image(data, found), data, found)
+    except TooManyPixelsError as error:
+        most = f"{MAX_SOURCE_PIXELS // 10**6} million"
+        raise SourceError(f"too big: {error}: {name}: scale it down to {most} pixels at most") from None
+    except Exception as error:  # Pillow's decoders raise all kinds
+        raise _damaged(found, name, decoding_problem(error)) from None
+    if problem := damage(data, found):
+        raise _damaged(found, name, problem)
+    return image_info(image, found)
+
+
+def _damaged(kind: str, name: str, problem: str) -> SourceError:
+    return SourceError(f"damaged {kind} image: {name}: {problem}")
+
+
+def check_format(data: bytes, name: str) -> str:
+    """The format of a source, by its first bytes.
+
+    Args:
+        data: the picture, or its beginning.
+        name: of the source, for the error.
+
+    Raises:
+        SourceError: it is no image that WaveSpeedAI takes.
+    """
     found = sniff(data)
     if found is None:
         raise SourceError(_refusal(data, name))
@@ -99,11 +163,7 @@ def verify_source(data: bytes, name: str) -> ImageInfo:
         )
     if found == "tiff" and (is_raw_tiff(data) or PurePosixPath(name).suffix.lower() in RAW_ENDINGS):
         raise SourceError(unsupported(RAW, name))
-    try:
-        image = open_image(data, found)
-    except Exception as error:  # Pillow's decoders raise all kinds
-        raise SourceError(f"damaged {found} image: {name}: {decoding_problem(error)}") from None
-    return image_info(image, found)
+    return found
 
 
 def _refusal(data: bytes, name: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
 from functools import partial
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from prefect_wavespeed.errors import SourceError, redact
 from prefect_wavespeed.job import Source
@@ -37,6 +39,26 @@ async def read_file(image: str) -> bytes:
         raise SourceError(f"{redact(error.strerror or error)}: image {image} cannot be read") from None
 
 
+async def size_of_file(image: str) -> int:
+    """The bytes of a local file; 0 where ``read_file`` says what is wrong with it."""
+    try:
+        return await in_time(lambda: Path(image).stat().st_size)
+    except OSError:
+        return 0
+
+
+_READ_AT_ONCE = 16  # files of 20 MB at most
+_readers: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
+
+async def _checked_digest(image: str) -> str:
+    """The SHA-256 of a local picture, in hexadecimal; of its bytes nothing is left in memory."""
+    async with _readers.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_READ_AT_ONCE)):
+        data = await read_file(image)
+        verify_source(data, f"image {image}")
+        return hashlib.sha256(data).hexdigest()
+
+
 async def file_source(image: str, store: Store) -> Source:
     """The picture in a file, identified by the SHA-256 of its bytes.
 
@@ -46,12 +68,10 @@ async def file_source(image: str, store: Store) -> Source:
             for good.
 
     Raises:
-        SourceError: it is missing, cannot be read, is no image, or is too big.
+        SourceError: it is missing, cannot be read, is no image, cut short, or too big.
         StoreError: the store cannot be used now.
     """
-    data = await read_file(image)
-    verify_source(data, f"image {image}")
-    sha256 = hashlib.sha256(data).hexdigest()
+    sha256 = await _checked_digest(image)
     path = Path(os.path.abspath(os.path.expanduser(image)))  # noqa: ASYNC240, PTH100, PTH111 - no I/O
     name = await _first_name(sha256, path.name, store)
     return Source(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from http import HTTPStatus
 
@@ -12,14 +13,18 @@ from obstore.store import S3Store
 
 from prefect_wavespeed.errors import ConfigurationError, SourceDeniedError, SourceError, StoreError
 from prefect_wavespeed.job import Source
-from prefect_wavespeed.quality.verify import check_source_size
+from prefect_wavespeed.quality.verify import check_format, check_source_size, verify_source
+from prefect_wavespeed.settings import get_settings
 from prefect_wavespeed.storage.backend import Entry, is_plain
 from prefect_wavespeed.storage.errors import answered_with, bucket_is_missing, translate, translated
 from prefect_wavespeed.storage.s3 import is_bucket_name, split_s3_uri
 from prefect_wavespeed.storage.store import Store
 
 # Every picture that this project stores has these metadata (steps.output_collector).
+_BEGINNING = 16 * 1024  # bytes: they tell a picture, and a camera's raw file, from anything else
 _OUTPUT_METADATA = frozenset({"job-key", "prediction-id"})
+
+_STORAGE_CLASS = re.compile(r"<(?:StorageClass|AccessTier)>(\w+)</")
 
 
 def check_s3_uri(image: str) -> None:
@@ -56,15 +61,25 @@ async def identify_object(uri: str, store: Store) -> Source:
         store: whose credentials are used, if it is on S3.
 
     Raises:
-        SourceError: it does not exist or is too big; SourceDeniedError where the credentials may not read it.
+        SourceError: it does not exist, is empty, too big, archived or no image; SourceDeniedError where the
+            credentials may not read it.
         StoreError: the server cannot be reached now.
     """
     bucket, key = handle_and_key(uri, store)
     try:
-        meta = await obstore.head_async(bucket, key)
+        if store.source_access.is_aws and get_settings().look_at_sources:
+            # Nobody here reads it later, and this is one request as a HEAD would be.
+            result = await obstore.get_async(bucket, key, options={"range": (0, _BEGINNING)})
+            meta, beginning = result.meta, bytes(await result.bytes_async())
+        else:
+            meta, beginning = await obstore.head_async(bucket, key), None
     except (BaseError, OSError) as error:
         raise await _source_error(uri, error, store) from None
     check_source_size(meta["size"], f"image {uri}")
+    if beginning is not None and meta["size"] <= len(beginning):
+        verify_source(beginning, f"image {uri}")
+    elif beginning is not None or not meta["size"]:
+        check_format(beginning or b"", f"image {uri}")
     return object_source(uri, meta["version"], meta["e_tag"])
 
 
@@ -74,13 +89,14 @@ class SourceObject:
     Attributes:
         source: the picture that it would be.
         metadata: its user metadata, names in lower case.
+        size: in bytes.
     """
 
     def __init__(self, uri: str, result: obstore.GetResult, store: Store) -> None:
         meta = result.meta
         self.source = object_source(uri, meta["version"], meta["e_tag"])
         self.metadata = {str(name).lower(): value for name, value in result.attributes.items()}
-        self._size = meta["size"]
+        self.size = meta["size"]
         self._result = result
         self._store = store
 
@@ -96,7 +112,7 @@ class SourceObject:
             SourceError: it is too big; nothing of it is read.
             StoreError: it cannot be read now.
         """
-        check_source_size(self._size, f"image {self.source.uri}")
+        check_source_size(self.size, f"image {self.source.uri}")
         try:
             return bytes(await self._result.bytes_async())
         except (BaseError, OSError) as error:
@@ -190,7 +206,11 @@ async def _source_error(uri: str, error: Exception, store: Store) -> SourceError
         return SourceError(f"metadata is not ASCII: image {uri}: upload it again with ASCII metadata")
     status, code = answered_with(error)
     if code == "InvalidObjectState":
-        return SourceError(f"archived: image {uri}: restore it first")
+        storage_class = _STORAGE_CLASS.search(str(error))
+        shown = f" ({storage_class[1]})" if storage_class else ""
+        return SourceError(f"archived{shown}: image {uri}: restore it first")
+    if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # there is no first byte
+        return SourceError(f"not an image but an empty file: image {uri}")
     if status and (status < HTTPStatus.BAD_REQUEST or code == "AuthorizationHeaderMalformed"):
         return await _refusal(uri, status, code, store)
     problem = translate(error, f"cannot read image {uri}")

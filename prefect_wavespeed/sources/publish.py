@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import timedelta
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
@@ -14,11 +14,12 @@ from cachetools import LRUCache
 from pydantic import BaseModel, ValidationError
 
 from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.concurrency import Room
 from prefect_wavespeed.errors import RestyleError
 from prefect_wavespeed.job import Source
 from prefect_wavespeed.quality.formats import true_name
-from prefect_wavespeed.quality.verify import verify_source
-from prefect_wavespeed.sources.files import read_file
+from prefect_wavespeed.quality.verify import examine_source
+from prefect_wavespeed.sources.files import read_file, size_of_file
 from prefect_wavespeed.sources.objects import changed, find_object, handle_and_key
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
@@ -28,14 +29,16 @@ PRESIGNED_FOR = timedelta(hours=1)
 UPLOAD_KEPT_FOR = timedelta(days=7) - timedelta(hours=1)
 _VERIFIED_UPLOADS = 10_000
 
+# Of sources at a time: sending one takes its size once more.
+_IN_HAND = 64 * 2**20
+
+OnThumbnail = Callable[[bytes], object]
+
 
 class _Upload(BaseModel):
     """Where a picture was uploaded to."""
 
     url: str
-
-
-OnBytes = Callable[[bytes], Awaitable[None]]
 
 
 async def presigned(uri: str, store: Store) -> str:
@@ -67,22 +70,25 @@ class Publisher:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         # Uploads that were seen to exist: many jobs of one source ask once.
         self._verified: LRUCache[str, bool] = LRUCache(_VERIFIED_UPLOADS)
+        self._room = Room(_IN_HAND)
 
-    async def url(self, source: Source, on_bytes: OnBytes | None = None) -> str:
+    async def url(self, source: Source, on_thumbnail: OnThumbnail | None = None) -> str:
         """The URL to submit. It may be signed: a secret.
 
         Args:
             source: the picture.
-            on_bytes: awaited with the picture where it is read, which is not so for URLs and on AWS.
+            on_thumbnail: called with a small JPEG where the picture is read, which is not so for URLs and on
+                AWS, and can be decoded.
 
         Raises:
-            SourceError: the source changed since it was identified, or is no image.
+            SourceError: the source changed since it was identified, or is no image, or does not decode.
             RestyleError: the upload failed, as WaveSpeedClient.upload says.
         """
         scheme, separator, _ = source.location.partition("://")
         if not separator:
-            data = await read_file(source.location)
-            return await self._uploaded(data, source, on_bytes)
+            async with self._room.hold(await size_of_file(source.location)):
+                data = await read_file(source.location)
+                return await self._uploaded(data, source, on_thumbnail)
         if scheme.lower() != "s3":
             return source.location
         if self._store.source_access.is_aws:
@@ -90,15 +96,19 @@ class Publisher:
         found = await find_object(source.location, self._store)
         if found.source.identity != source.identity:
             raise changed(source)
-        return await self._uploaded(await found.read(), source, on_bytes)
+        async with self._room.hold(found.size):
+            return await self._uploaded(await found.read(), source, on_thumbnail)
 
-    async def _uploaded(self, data: bytes, source: Source, on_bytes: OnBytes | None) -> str:
-        info = verify_source(data, f"image {source.uri}")
+    async def _uploaded(self, data: bytes, source: Source, on_thumbnail: OnThumbnail | None) -> str:
+        examined = await asyncio.to_thread(
+            examine_source, data, f"image {source.uri}", with_thumbnail=on_thumbnail is not None
+        )
+        info = examined.info
         sha256 = hashlib.sha256(data).hexdigest()
         if source.sha256 not in (None, sha256):
             raise changed(source)
-        if on_bytes:
-            await on_bytes(data)
+        if on_thumbnail and examined.thumbnail:
+            on_thumbnail(examined.thumbnail)
         host = urlsplit(self._client.base_url).netloc
         lock = self._locks.setdefault(sha256, asyncio.Lock())  # gone with the last one that waits for it
         async with lock:

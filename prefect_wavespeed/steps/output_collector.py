@@ -17,7 +17,7 @@ from prefect_wavespeed.job import Job, NsfwRules, OutputWarning, RunInfo
 from prefect_wavespeed.ledger.records import OutputInfo
 from prefect_wavespeed.quality.formats import sniff
 from prefect_wavespeed.quality.outputs import count_differs, differences, not_checked
-from prefect_wavespeed.quality.verify import Examined, examine_output
+from prefect_wavespeed.quality.verify import Examined, examine_output, undecoded
 from prefect_wavespeed.retry import backoff, retry
 from prefect_wavespeed.steps.context import OnThumbnail
 from prefect_wavespeed.storage import layout
@@ -120,7 +120,9 @@ class OutputCollector:
                 nsfw=flag,
             )
         )
-        collected.warnings += differences(number, self.job.params, found, blank=examined.blank)
+        collected.warnings += differences(
+            number, self.job.params, found, blank=examined.blank, odd=examined.odd
+        )
         if quarantined and flag is None:
             collected.warnings.append(not_checked(number))
         if self.on_thumbnail and examined.thumbnail and not quarantined:
@@ -130,10 +132,10 @@ class OutputCollector:
     async def _fetch(self, index: int) -> tuple[bytes, Examined]:
         """One output, whole and verified; the API is asked for a fresh URL when the old one has expired."""
         return await retry(
-            partial(self._try_fetch, index, count()), tries=TRIES, when=_may_be_whole_next_time
+            partial(self._try_fetch, index, count(), []), tries=TRIES, when=_may_be_whole_next_time
         )
 
-    async def _try_fetch(self, index: int, tries: Iterator[int]) -> tuple[bytes, Examined]:
+    async def _try_fetch(self, index: int, tries: Iterator[int], seen: list[bytes]) -> tuple[bytes, Examined]:
         if next(tries):
             fresh = await self.client.result(self.prediction.id)
             if _names_all_of(self.prediction, fresh):  # or an output that comes later would be gone
@@ -141,7 +143,7 @@ class OutputCollector:
         try:
             output = self.prediction.outputs[index]
             data = self.prediction.inline(output) or await self.client.download(output)
-            return data, await self._examined(data)
+            return data, await self._examined(data, seen)
         except NotFoundError as error:
             problem = OutputError(error.message)
         except OutputError as error:
@@ -149,11 +151,19 @@ class OutputCollector:
         problem.job_key, problem.prediction_id = self.job.key, self.prediction.id
         raise problem
 
-    async def _examined(self, data: bytes) -> Examined:
+    async def _examined(self, data: bytes, seen: list[bytes]) -> Examined:
+        """What decoding it shows; of one that does not decode and came before, what its structure shows."""
         with_thumbnail = self.on_thumbnail is not None
-        if len(data) <= _QUICK and sniff(data) == "jpeg":
-            return examine_output(data, with_thumbnail=with_thumbnail)
-        return await asyncio.to_thread(examine_output, data, with_thumbnail=with_thumbnail)
+        try:
+            if len(data) <= _QUICK and sniff(data) == "jpeg":
+                return examine_output(data, with_thumbnail=with_thumbnail)
+            return await asyncio.to_thread(examine_output, data, with_thumbnail=with_thumbnail)
+        except OutputError as error:
+            digest = hashlib.sha256(data).digest()
+            if digest in seen and (found := undecoded(data)):
+                return Examined(found, odd=error.message)
+            seen.append(digest)
+            raise
 
     async def _keep(self, path: str, data: bytes, content_type: str) -> None:
         if await self.store.create(path, data, content_type, self.object_metadata):

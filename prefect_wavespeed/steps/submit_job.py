@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from prefect_wavespeed import metrics
 from prefect_wavespeed.api.models import ReduxRequest
@@ -30,8 +32,6 @@ from prefect_wavespeed.job import Job, NsfwRules, RunInfo
 from prefect_wavespeed.ledger import moves, rules
 from prefect_wavespeed.ledger.ledger import Look, now
 from prefect_wavespeed.ledger.records import Claim, Failure, OpenJob, Record
-from prefect_wavespeed.quality.thumbnails import thumbnail
-from prefect_wavespeed.quality.verify import THUMBNAIL_EDGE
 from prefect_wavespeed.retry import backoff
 from prefect_wavespeed.steps.attempts import Admit, Submitted
 from prefect_wavespeed.steps.context import StepContext
@@ -231,11 +231,11 @@ class Submission:
                 )
         return job.request(await self._context.publisher.url(job.source, self._show))
 
-    async def _show(self, source: bytes) -> None:
-        """Make the source's thumbnail while its bytes are at hand."""
-        if on_thumbnail := self._context.on_thumbnail:
-            with suppress(Exception):  # it is only shown
-                on_thumbnail(self._job.key, 0, await asyncio.to_thread(thumbnail, source, THUMBNAIL_EDGE))
+    @property
+    def _show(self) -> Callable[[bytes], None] | None:
+        """Takes the source's thumbnail, which is made while its bytes are at hand, if anybody wants it."""
+        on_thumbnail, key = self._context.on_thumbnail, self._job.key
+        return partial(on_thumbnail, key, 0) if on_thumbnail else None
 
     async def _post(self) -> None:
         if self._request is None:

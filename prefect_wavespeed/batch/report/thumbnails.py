@@ -22,6 +22,7 @@ _MAX_READ = 2_000_000_000
 _TRIED: tuple[Status, ...] = ("stored", "done", "failed", "given_up", "open")
 _MAX_JOBS = 500  # of other runs
 _CONCURRENCY = 32
+_READERS = 4  # of sources, which may have 20 MB each
 
 
 class GalleryThumbnails:
@@ -35,6 +36,7 @@ class GalleryThumbnails:
     def __init__(self, table: JobTable, store: Store) -> None:
         self._table = table
         self._store = store
+        self._readers = asyncio.Semaphore(_READERS)
         self._read: Counter[bool] = Counter()  # bytes, by whether the job has its pictures
 
     async def keep_source(self, job: Job, status: Status) -> None:
@@ -47,6 +49,10 @@ class GalleryThumbnails:
         is_done = status in ("stored", "done")
         if status not in _TRIED or self._read[is_done] >= _MAX_READ or self._table.has_source(job.key):
             return
+        async with self._readers:
+            await self._keep_source(job, is_done=is_done)
+
+    async def _keep_source(self, job: Job, *, is_done: bool) -> None:
         with suppress(Exception):
             if data := await read_source(job.source, self._store):
                 self._read[is_done] += len(data)

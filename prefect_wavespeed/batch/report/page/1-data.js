@@ -17,6 +17,7 @@ const WARNINGS = {
   missing_outputs: ["pictures missing", "fewer pictures than asked for"], extra_outputs: ["more pictures came", "more pictures than asked for, of which so many are stored"], size_differs: ["other size", "not the size that was asked for"],
   format_differs: ["other format", "not the format that was asked for"], blank: ["blank", "one colour all over"],
   not_checked: ["not checked", "WaveSpeedAI did not say whether it is safe for work"],
+  unusual: ["unusual", "it could not be looked at in full: another format, too many pixels, broken metadata"],
   flagged: ["flagged", "WaveSpeedAI flags it as unsafe for work"],
 };
 
