@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # Real servers, processes and leases of seconds on a busy machine: what fails there is run once more, by itself.
-AGAIN := $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+AGAIN = $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
+TEST = $(BIN)/python -m pytest -m "not e2e" --numprocesses 4 --dist loadfile || { [ $$? -eq 1 ] && $(AGAIN) -m "not e2e"; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test e2e lint types docs bench clean
+.PHONY: help setup demo test lowest newest tests-in-range e2e lint types docs bench sbom audit clean
 
 # Without bytecode every start of Prefect takes three times as long.
 unexport PYTHONDONTWRITEBYTECODE
@@ -35,11 +36,31 @@ demo: setup ## Restyle the photographs in examples/ into ./demo, with an emulato
 	$(BIN)/restyle demo
 
 test: setup ## Run the tests, but those of `make e2e`
-	$(BIN)/python -m pytest -m "not e2e" --numprocesses 4 --dist loadfile || { [ $$? -eq 1 ] && $(AGAIN) -m "not e2e"; }
+	$(TEST)
+
+# What the tests need beside is not held down: uv keeps what is installed where it fits.
+lowest newest: RANGE = $(BIN)/uv pip install --quiet --python .venv-$@/bin/python --compile-bytecode --link-mode copy
+lowest: RESOLUTION := lowest-direct
+newest: RESOLUTION := highest
+lowest: setup ## Run the tests with the oldest versions that pyproject.toml allows, in .venv-lowest
+	$(IN_RANGE)
+newest: setup ## Run them with today's newest, in .venv-newest
+	$(IN_RANGE)
+
+define IN_RANGE
+	rm -rf .venv-$@
+	$(BIN)/python -m venv .venv-$@
+	$(RANGE) --resolution $(RESOLUTION) --requirements pyproject.toml --extra aws --extra parquet
+	$(RANGE) --editable '.[dev]'
+	$(MAKE) --no-print-directory BIN=.venv-$@/bin tests-in-range
+endef
+
+tests-in-range:
+	$(TEST)
 
 e2e: setup ## Run the tests that need programs of Debian's packages (Ceph, PostgreSQL …); root installs what is missing
 	@tests/packages.sh
-	$(BIN)/python -m pytest -m e2e --numprocesses 3 --dist loadfile --no-loadscope-reorder || { [ $$? -eq 1 ] && $(AGAIN) -m e2e; }
+	$(BIN)/python -m pytest -m e2e --numprocesses 4 --dist loadfile --no-loadscope-reorder || { [ $$? -eq 1 ] && $(AGAIN) -m e2e; }
 
 lint: setup ## Check style and formatting
 	$(BIN)/ruff check .
@@ -56,4 +77,4 @@ bench: setup ## Measure
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove .venv, ./demo and caches
-	rm -rf $(VENV) demo build site .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-lowest .venv-newest demo build site .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

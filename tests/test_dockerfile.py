@@ -62,7 +62,7 @@ def test_copied_paths_suffice_to_install_the_flows_and_the_command(tmp_path: Pat
             shutil.copy(_ROOT / name, source)
     (install,) = [line for line in LINES if "pip install" in line]
     options = install.partition("pip install ")[2].split()
-    assert options[-1] == "'.[aws]'"
+    assert options[-1] == "'.[aws,parquet]'"
     command = [sys.executable, "-m", "pip", "install", *options[:-1], "--no-deps", "--target", str(target)]
     constraints = {"PIP_CONSTRAINT": str(source / "constraints.txt")}
     subprocess.run([*command, "."], cwd=source, env={**os.environ, **constraints}, check=True)

@@ -5,11 +5,18 @@ from __future__ import annotations
 import sys
 import tomllib
 from importlib.metadata import distributions, packages_distributions
+from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.manifest.read import read_manifest
+from prefect_wavespeed.errors import ManifestError
+from prefect_wavespeed.storage.open_store import directory_store
+from tests.support.fake_batch import FakeApi, carry_out, images
 from tests.support.imports import PACKAGE, ROOT, imported_names, modules
 
 
@@ -33,7 +40,8 @@ _CEILINGS = {"fastapi", "sqlalchemy"}
 def test_the_product_depends_on_what_it_imports() -> None:
     """Other dependencies may bring it along today and stop tomorrow."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = [*project["dependencies"], *project["optional-dependencies"]["aws"]]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *extras["aws"], *extras["parquet"]]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     distributions_of = packages_distributions()
     imported = {
@@ -42,3 +50,17 @@ def test_the_product_depends_on_what_it_imports() -> None:
     others = {name for name in imported - sys.stdlib_module_names - {PACKAGE} if "mypy" not in name}
     needed = {canonicalize_name(distribution) for name in others for distribution in distributions_of[name]}
     assert needed - set(_BROUGHT.values()) == declared - _CEILINGS
+
+
+async def test_without_the_extra_parquet_reports_have_one_file_less_and_a_manifest_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    carried = await carry_out(FakeApi(), tmp_path, images(3))
+    assert carried.statuses == ["stored"] * 3
+    files = {path.name for path in carried.folder.rglob("*") if path.is_file()}
+    assert files == {"gallery.html", "report.jsonl", "summary.json"}
+    manifest = tmp_path / "catalogue.parquet"
+    manifest.write_bytes(b"PAR1")
+    with pytest.raises(ManifestError, match=r"pip install 'prefect-wavespeed\[parquet\]'"):
+        [page async for page in read_manifest(str(manifest), ReduxParams(), directory_store(tmp_path))]

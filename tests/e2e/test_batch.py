@@ -308,7 +308,7 @@ def test_a_cap_that_is_reached_in_the_middle_is_kept_to_the_cent_and_a_rerun_fin
 def test_ten_times_the_images_need_no_more_memory_and_a_few_hundred_task_runs(
     prefect: PrefectServer, folder: Path
 ) -> None:
-    few, many = 400, 4_000
+    few, many = 300, 3_000
     memory = {}
     with emulator_of(0.2, 0.5) as emulator:
         for count in (few, many):

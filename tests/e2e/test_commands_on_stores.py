@@ -21,6 +21,7 @@ from prefect_wavespeed.api.client import WaveSpeedClient
 from tests.support.ceph import CephGateway
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO
+from tests.support.in_process import restyle
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import Ended
 
@@ -63,7 +64,7 @@ class Shell:
         """Run ``restyle image … --json``."""
         given = ["image", source, "--out", out, "--size", "256*256", "--seed", str(self.seed)]
         usual = {"WAVESPEED_API_KEY": "some-key", "WAVESPEED_BASE_URL": self.emulator.url}
-        return self.prefect.restyle(*given, *options, "--json", env={**usual, **env})
+        return restyle(*given, *options, "--json", prefect=self.prefect, env={**usual, **env})
 
     def calls(self) -> dict[str, int]:
         """How often each call reached WaveSpeedAI."""
@@ -217,7 +218,7 @@ def test_a_picture_in_a_bucket_is_restyled_once_and_again_when_its_bytes_change(
 
 
 def test_a_wrong_secret_is_one_clear_line(shell: Shell, ceph: CephGateway) -> None:
-    ended = shell.prefect.restyle(
+    ended = shell.prefect.restyle(  # in a process of its own, with nothing but this on its terminal
         "image",
         str(PHOTO),
         "--out",

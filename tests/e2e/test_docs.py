@@ -24,7 +24,7 @@ import pytest
 
 from tests.support.doc_pages import DEPLOYED, PAGES, ROOT, blocks, script, shown
 from tests.support.emulator_process import Emulator
-from tests.support.prefect_server import PrefectServer
+from tests.support.prefect_server import OFTEN, PrefectServer
 from tests.support.processes import wait_until
 from tests.support.receivers import free_port
 from tests.support.s3_servers import S3Server, moto_server
@@ -199,6 +199,7 @@ def world(moto: S3Server, emulator_process: Emulator, tmp_path_factory: pytest.T
         "LANG": "C.UTF-8",
         "TERM": "xterm-256color",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # a test is nobody's use of Prefect
+        **OFTEN,
     }
     return World(env, emulator_process, moto)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import re
@@ -18,7 +19,7 @@ from PIL import Image
 
 from prefect_wavespeed.errors import StoreError
 from prefect_wavespeed.storage.open_store import s3_store
-from tests.support import notifications
+from tests.support import in_process, notifications
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import wait_until
@@ -90,14 +91,14 @@ def between(moto: S3Server) -> Iterator[tuple[Proxy, S3Server]]:
         yield seen
 
 
-async def test_every_call_of_real_runs_is_allowed_and_every_allowed_action_is_used(
+def test_every_call_of_real_runs_is_allowed_and_every_allowed_action_is_used(
     between: tuple[Proxy, S3Server], prefect: PrefectServer, emulator: Emulator, tmp_path: Path
 ) -> None:
     calls, server = between
     env = {"WAVESPEED_API_KEY": "some-key", "WAVESPEED_BASE_URL": emulator.url, **server.env}
 
     def restyle(*arguments: str, fails: bool | None = False) -> Any:
-        ended = prefect.restyle(*arguments, env=env)
+        ended = in_process.restyle(*arguments, prefect=prefect, env=env)
         assert fails is None or (ended.status != 0) == fails, ended
         return json.loads(ended.stdout) if ended.stdout.startswith("{") else ended.stdout
 
@@ -123,7 +124,7 @@ async def test_every_call_of_real_runs_is_allowed_and_every_allowed_action_is_us
     restyle("setup", "--watch", "s3://my-photos/later/")
     run_deployed(prefect, env)
 
-    await in_parts(calls, server, tmp_path / "report.jsonl")
+    asyncio.run(in_parts(calls, server, tmp_path / "report.jsonl"))
     assert_minimal(calls)
 
 

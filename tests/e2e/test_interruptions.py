@@ -175,7 +175,7 @@ def test_ctrl_c_ends_the_command_with_one_line(interrupted: dict[signal.Signals,
 def served(work: Work) -> Iterator[tuple[str, Command]]:
     """A deployment of the flow, and the process that serves it."""
     script = f"from prefect_wavespeed import restyle_image; restyle_image.serve('served-{work.seed}')"
-    runner = work.prefect.python("-c", script, env={**work.env, "PREFECT_RUNNER_POLL_FREQUENCY": "1"})
+    runner = work.prefect.python("-c", script, env=work.env)
     path = f"/deployments/name/restyle-image/served-{work.seed}"
 
     def deployed() -> bool:

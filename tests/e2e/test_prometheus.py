@@ -182,18 +182,3 @@ def test_an_alert_fires_when_it_should_and_not_just_before(alert: str, tmp_path:
     for command in (["check", "rules", "alerts.yml"], ["test", "rules", "tests.yml"]):
         ended = subprocess.run(["promtool", *command], cwd=tmp_path, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stdout + ended.stderr
-
-
-def test_the_figures_that_a_run_serves_itself_agree_with_its_report(
-    prefect: PrefectServer, emulator: Emulator, tmp_path: Path
-) -> None:
-    emulator.reset()
-    manifest = write_manifest(tmp_path / "m.jsonl", pictures(3))
-    with (
-        Metered(prefect, emulator, manifest, tmp_path / "out") as batch,
-        prometheus(tmp_path, batch.address) as server,
-    ):
-        stored = batch.summary().counts["stored"]
-        wait_until(lambda: server.ask('restyle_jobs_total{outcome="stored"} == ' + str(stored)))
-        ((_, spent),) = server.ask("sum(restyle_spent_usd_total)")
-        assert spent == pytest.approx(3 * PRICE)

@@ -42,7 +42,7 @@ class World:
     @property
     def env(self) -> dict[str, str]:
         """What workers find in their environment, on top of the server's."""
-        return {**TIMES, "PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_WORKER_HEARTBEAT_SECONDS": "5"}
+        return {**TIMES, "PREFECT_WORKER_HEARTBEAT_SECONDS": "5"}
 
     def deploy(self) -> None:
         """Set it all up as a user would."""

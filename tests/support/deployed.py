@@ -66,7 +66,6 @@ class Deployed:
             "RESTYLE_LEASE_SECONDS": "30",
             "RESTYLE_SUBMIT_TIMEOUT_SECONDS": "10",
             "RESTYLE_RECONCILE_SECONDS": "5",
-            "PREFECT_WORKER_QUERY_SECONDS": "2",
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         }
 

@@ -32,6 +32,8 @@ _LONG_TIMEOUTS = {
     "PREFECT_CLIENT_MAX_RETRIES": "20",
     "PREFECT_API_REQUEST_TIMEOUT": "180",
 }
+# Workers and served flows look for runs every ten to fifteen seconds by default.
+OFTEN = {"PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_RUNNER_POLL_FREQUENCY": "2"}
 
 
 class PrefectServer:
@@ -100,6 +102,7 @@ class PrefectServer:
             "PYTHONPATH": path,
             **({"PREFECT_API_AUTH_STRING": self._auth} if self._auth else {}),
             **_LONG_TIMEOUTS,
+            **OFTEN,
         }
 
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> Command:

@@ -1,13 +1,15 @@
 """Write the report of a batch into the run's folder.
 
 Its files are ``report.jsonl`` and ``report.parquet`` (the outcome of every row), ``gallery.html`` and
-``summary.json``.
+``summary.json``. Without the extra ``parquet`` there is no ``report.parquet``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.scratch import scratch_folder
 from prefect_wavespeed.storage.store import Store
 
+_log = logging.getLogger(__name__)
 JSONL = "application/x-ndjson"
 _ROW_GROUP = 5_000  # rows in memory at once while the Parquet file is written
 
@@ -43,18 +46,20 @@ async def write_report(store: Store, folder: str, rows: Rows, summary: Summary) 
             (layout.REPORT_PARQUET, "application/vnd.apache.parquet"),
             (layout.GALLERY, "text/html; charset=utf-8"),
         ):
-            await store.put_file(f"{folder}/{file}", scratch / file, content_type)
+            if (scratch / file).exists():
+                await store.put_file(f"{folder}/{file}", scratch / file, content_type)
     data = summary.model_dump_json(indent=2).encode() + b"\n"
     await store.put(f"{folder}/{layout.SUMMARY}", data, "application/json")
 
 
 def _write_files(scratch: Path, output: str, folder: str, rows: Rows, summary: Summary) -> None:
-    _write_tables(
-        scratch / layout.REPORT_JSONL,
-        scratch / layout.REPORT_PARQUET,
-        (row for row, _ in rows()),
-        summary.carried,
-    )
+    jsonl, table = scratch / layout.REPORT_JSONL, (row for row, _ in rows())
+    if find_spec("pyarrow"):
+        _write_tables(jsonl, scratch / layout.REPORT_PARQUET, table, summary.carried)
+    else:
+        _log.info("no %s: pip install 'prefect-wavespeed[parquet]'", layout.REPORT_PARQUET)
+        with jsonl.open("wb") as lines:
+            lines.writelines(encode_part([row]) for row in table)
     write_gallery(scratch / layout.GALLERY, output, folder, rows, summary)
 
 
