@@ -12,8 +12,15 @@ import boto3
 import pytest
 
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.errors import ConfigurationError, RestyleError, StoreError, UnavailableError
+from prefect_wavespeed.errors import (
+    ConfigurationError,
+    RestyleError,
+    SourceDeniedError,
+    StoreError,
+    UnavailableError,
+)
 from prefect_wavespeed.retry import instant_retries
+from prefect_wavespeed.sources.identify import identify
 from prefect_wavespeed.storage.store import Store
 from tests.support.certificates import write_certificates
 from tests.support.plain_s3 import PlainS3, plain_s3
@@ -155,3 +162,11 @@ async def test_a_private_authority_is_trusted_everywhere_once_it_is_named(
         monkeypatch.setenv("AWS_CA_BUNDLE", str(authority.with_name("gone.pem")))
         with pytest.raises(ConfigurationError, match="AWS_CA_BUNDLE"):
             WaveSpeedClient("key", s3.url)
+
+
+async def test_an_object_that_cannot_be_told_from_another_under_its_key_is_refused(
+    s3: PlainS3, store: Store
+) -> None:
+    s3.keys, s3.etag = ["a.jpg"], ""
+    with pytest.raises(SourceDeniedError, match="the server gives no ETag"):
+        await identify("s3://photos/a.jpg", store)

@@ -20,8 +20,9 @@ from prefect_wavespeed.storage.errors import answered_with, bucket_is_missing, t
 from prefect_wavespeed.storage.s3 import is_bucket_name, split_s3_uri
 from prefect_wavespeed.storage.store import Store
 
-# Every picture that this project stores has these metadata (steps.output_collector).
 _BEGINNING = 16 * 1024  # bytes: they tell a picture, and a camera's raw file, from anything else
+_LOOK_SECONDS = 30.0
+# Every picture that this project stores has these metadata (steps.output_collector).
 _OUTPUT_METADATA = frozenset({"job-key", "prediction-id"})
 
 _STORAGE_CLASS = re.compile(r"<(?:StorageClass|AccessTier)>(\w+)</")
@@ -49,8 +50,12 @@ def check_s3_uri(image: str) -> None:
 def object_source(uri: str, version: str | None, etag: str | None) -> Source:
     """The picture that one version of an S3 object is; nothing is fetched."""
     is_versioned = version and version != "null"
-    mark = f"version={version}" if is_versioned else f"etag={(etag or '').strip(chr(34))}"
+    mark = f"version={version}" if is_versioned else f"etag={_bare(etag)}"
     return Source(uri=uri, identity=f"{uri}#{mark}", name=uri.rpartition("/")[2], location=uri)
+
+
+def _bare(etag: str | None) -> str:
+    return (etag or "").strip('"')
 
 
 async def identify_object(uri: str, store: Store) -> Source:
@@ -67,14 +72,19 @@ async def identify_object(uri: str, store: Store) -> Source:
     """
     bucket, key = handle_and_key(uri, store)
     try:
-        if store.source_access.is_aws and get_settings().look_at_sources:
-            # Nobody here reads it later, and this is one request as a HEAD would be.
-            result = await obstore.get_async(bucket, key, options={"range": (0, _BEGINNING)})
-            meta, beginning = result.meta, bytes(await result.bytes_async())
-        else:
-            meta, beginning = await obstore.head_async(bucket, key), None
+        async with asyncio.timeout(_LOOK_SECONDS):
+            if store.source_access.is_aws and get_settings().look_at_sources:
+                # Nobody here reads it later, and this is one request as a HEAD would be.
+                result = await obstore.get_async(bucket, key, options={"range": (0, _BEGINNING)})
+                meta, beginning = result.meta, bytes(await result.bytes_async())
+            else:
+                meta, beginning = await obstore.head_async(bucket, key), None
+    except TimeoutError:
+        raise StoreError(f"no answer within {_LOOK_SECONDS:g} s: image {uri}") from None
     except (BaseError, OSError) as error:
         raise await _source_error(uri, error, store) from None
+    if not (_bare(meta["e_tag"]) or meta["version"]):  # another picture under this key would be the same job
+        raise SourceDeniedError(f"the server gives no ETag: image {uri}: copy it to another S3 server")
     check_source_size(meta["size"], f"image {uri}")
     if beginning is not None and meta["size"] <= len(beginning):
         verify_source(beginning, f"image {uri}")

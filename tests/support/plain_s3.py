@@ -31,6 +31,7 @@ class PlainS3:
     Attributes:
         keys: its objects; a HEAD of any is answered.
         status: by key, what a HEAD gets instead of 200.
+        etag: of every object.
         region: where the bucket is said to be.
         bucket_status: what a HEAD of the bucket gets.
         page: objects on a page of a listing.
@@ -43,6 +44,7 @@ class PlainS3:
     url: str = ""
     keys: list[str] = field(default_factory=list)
     status: dict[str, int] = field(default_factory=dict)
+    etag: str = '"0f"'
     region: str = "us-east-1"
     bucket_status: int = 200
     page: int = 1000
@@ -167,7 +169,7 @@ def plain_s3(context: ssl.SSLContext | None = None) -> Iterator[PlainS3]:
                 "Content-Length", str(len(body) if status == 200 or self.command != "HEAD" else 0)
             )
             self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
-            self.send_header("ETag", '"0f"')
+            self.send_header("ETag", s3.etag)
             self.send_header("x-amz-bucket-region", s3.region)
             self.end_headers()
             if self.command != "HEAD":
