@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
@@ -72,6 +73,13 @@ NAMED = [
     (b"FUJIFILMCCD-RAW 0201", "a camera's raw file is not supported: image x: "),
     (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL is not supported: image x: convert it to JPEG"),
     (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000 is not supported: image x: convert it to JPEG"),
+    (ftyp("mif2", "hevm"), "HEIC is not supported: image x: "),
+    (ftyp("avci"), "HEIF is not supported: image x: "),
+    (b"\xff\xd8\xff\xf7", "JPEG-LS is not supported: image x: convert it to JPEG"),
+    (b"\x1aE\xdf\xa3\x01", "not an image but a video: image x: export a picture of it as JPEG"),
+    (b"RIFF\0\0\0\0AVI LIST", "not an image but a video: image x: "),
+    (b"<svg:svg xmlns:svg='x'>", "SVG is not supported: image x: "),
+    (b"<?xml version='1.0'?><Error><Code>AccessDenied", "not an image but an XML document: image x: "),
     (b"PK\x03\x04", "not an image but a ZIP archive: image x: unpack it"),
     (b"<!DOCTYPE html><p>Log in", "not an image but a web page: image x: give the picture itself"),
     (b"version https://git-lfs.github.com/spec/v1\n", "not an image but a Git LFS pointer: image x: fetch"),
@@ -85,6 +93,14 @@ def test_a_file_that_is_not_taken_is_named_for_what_it_is_with_what_to_do(data: 
     with pytest.raises(SourceError) as caught:
         verify_source(data, "image x")
     assert caught.value.message.startswith(says)
+
+
+@pytest.mark.parametrize("piece", [b"<!---->", b"<!DOCTYPE>", b"<?xml>", b" ", b"<!--", b"\n<"])
+def test_no_file_keeps_its_examination_busy(piece: bytes) -> None:
+    began = time.process_time()
+    with pytest.raises(SourceError):
+        verify_source(piece * 4096, "image x")
+    assert time.process_time() - began < 1
 
 
 def test_a_picture_whose_bytes_tell_nothing_is_named_by_its_ending() -> None:

@@ -70,6 +70,8 @@ def _decode(data: bytes, kind: str, edge: int, max_pixels: int) -> Decoded:
     except TooManyPixelsError as error:
         info = ImageInfo(kind, CONTENT_TYPES[kind], error.width, error.height)
         return Decoded(info, None, f"{error} to be decoded here")
+    if image.info.get("compression") == "webp":  # in TIFF: its library would write to the terminal
+        raise ValueError("its compression (webp) is not supported")
     info, (width, height) = image_info(image, kind), image.size
     # A JPEG decoded small has its compressed data read in full all the same, at half the cost.
     image.draft("RGB", (edge, edge))

@@ -77,7 +77,7 @@ class TooManyPixelsError(ValueError):
 def sniff(data: bytes) -> str | None:
     """A picture's format; None when it is not one of ``CONTENT_TYPES``."""
     match data[:2]:
-        case b"\xff\xd8" if data[2:3] == b"\xff":
+        case b"\xff\xd8" if data[2:3] == b"\xff" and data[3:4] != b"\xf7":  # that would be JPEG-LS
             return "jpeg"
         case b"\x89P" if data.startswith(b"\x89PNG\r\n\x1a\n"):
             return "png"

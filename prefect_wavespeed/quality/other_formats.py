@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 _CONVERT = "convert it to JPEG"
 _EXPORT = "export it as JPEG"
+_FRAME = "export a picture of it as JPEG"
 
 
 def _endings(names: str) -> frozenset[str]:
@@ -17,10 +18,12 @@ def _endings(names: str) -> frozenset[str]:
 
 
 RAW_ENDINGS = _endings(
-    "3fr arw cr2 cr3 crw dcr dng erf iiq kdc mef mos mrw nef nrw orf pef raf raw rw2 rwl sr2 srf srw x3f"
+    "3fr arw bay cap cr2 cr3 crw dcr dng eip erf fff gpr iiq k25 kdc mdc mef mos mrw nef nrw orf pef ptx qtk "
+    "raf raw rw2 rwl rwz sr2 srf srw x3f"
 )
 _UNMARKED_ENDINGS = _endings(
-    "tga pcx ppm pgm pbm pnm pfm icns cur qoi sgi ras rgb bw xpm xbm wmf emf fits pcd indd cdr"
+    "tga pcx ppm pgm pbm pnm pfm icns cur qoi sgi ras rgb bw xpm xbm wmf emf fits pcd indd cdr "
+    "blp bpg dcx djvu fli flc flif fpx jls jng mng msp"
 )
 PICTURE_ENDINGS = (
     RAW_ENDINGS
@@ -67,6 +70,20 @@ _MAGIC: tuple[tuple[int, bytes, Other], ...] = (
     (0, b"FOVb", RAW),  # Sigma
     (0, b"\0MRM", RAW),  # Minolta
     (6, b"HEAPCCDR", RAW),  # Canon
+    (0, b"\x8aMNG\r\n", Other("MNG", _CONVERT)),
+    (0, b"\x8bJNG\r\n", Other("JNG", _CONVERT)),
+    (0, b"FLIF", Other("FLIF", _CONVERT)),
+    (0, b"BPG\xfb", Other("BPG", _CONVERT)),
+    (0, b"AT&TFORM", Other("DjVu", "export its pages as JPEG")),
+    (0, b"\xff\xd8\xff\xf7", Other("JPEG-LS", _CONVERT)),
+    (0, b"\x06\x06\xed\xf5", Other("an InDesign document", _EXPORT)),
+    (8, b"CDR", Other("a CorelDRAW document", _EXPORT)),
+    (8, b"AVI ", Other("a video", _FRAME, is_picture=False)),
+    (0, b"\x1aE\xdf\xa3", Other("a video", _FRAME, is_picture=False)),
+    (0, b"\xd0\xcf\x11\xe0", Other("an Office document", "give the picture itself", is_picture=False)),
+    (0, b"Rar!", Other("an archive", "unpack it", is_picture=False)),
+    (0, b"7z\xbc\xaf", Other("an archive", "unpack it", is_picture=False)),
+    (257, b"ustar", Other("an archive", "unpack it", is_picture=False)),
     (0, b"PK\x03\x04", Other("a ZIP archive", "unpack it", is_picture=False)),
     (0, b"\x1f\x8b", Other("a gzipped file", "unpack it", is_picture=False)),
     (
@@ -78,8 +95,10 @@ _MAGIC: tuple[tuple[int, bytes, Other], ...] = (
 _BY_BRAND = {
     b"crx ": RAW,  # Canon's CR3
     **dict.fromkeys(
-        (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), Other("HEIC", _CONVERT)
+        (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1"),
+        Other("HEIC", _CONVERT),
     ),
+    **dict.fromkeys((b"avci", b"avcs", b"vvic", b"j2ki"), Other("HEIF", _CONVERT)),
     **dict.fromkeys((b"jp2 ", b"jpx "), Other("JPEG 2000", _CONVERT)),
 }
 _KEPT = {
@@ -95,9 +114,13 @@ _KEPT = {
     "an icon": ("ico", "image/vnd.microsoft.icon"),
 }
 """Pictures, by name, that are stored where they come as outputs: their ending and content type."""
-_VIDEO = Other("a video", "export a picture of it as JPEG", is_picture=False)
-_SVG = re.compile(rb"\s*(<\?xml.*?)?(<!--.*?-->\s*|<!DOCTYPE.*?>\s*)*<svg[\s>]", re.DOTALL | re.IGNORECASE)
+_VIDEO = Other("a video", _FRAME, is_picture=False)
+_SVG = re.compile(  # atomic: a file of comments must not be tried in every combination
+    rb"\s*+(?:<\?xml(?>.*?>))?+(?>\s*+(?><!--.*?-->|<!DOCTYPE.*?>))*+[\s\]>]*+<(?:\w+:)?svg[\s/>]",
+    re.DOTALL | re.IGNORECASE,
+)
 _PAGE = re.compile(rb"\s*(<!doctype html|<html)", re.IGNORECASE)
+_XML = re.compile(rb"\s*<\?xml", re.IGNORECASE)
 _BOMS = b"\xef\xbb\xbf"
 
 
@@ -113,6 +136,8 @@ def other_format(data: bytes) -> Other | None:
         return Other("SVG", "render it as PNG")
     if _PAGE.match(start):
         return Other("a web page", "give the picture itself", is_picture=False)
+    if _XML.match(start):
+        return Other("an XML document", "give the picture itself", is_picture=False)
     return None
 
 
