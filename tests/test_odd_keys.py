@@ -209,7 +209,7 @@ ANSWERS = [
     (405, "deleted (HTTP 405): image s3://photos/odd.png"),
     (410, "deleted (HTTP 410): image s3://photos/odd.png"),
     (412, "bucket is in region eu-west-1"),
-    (416, "bucket is in region eu-west-1"),
+    (416, "not an image but an empty file: image s3://photos/odd.png"),
 ]
 
 
