@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -191,6 +192,40 @@ def test_prefect_is_not_imported_where_it_is_not_needed(arguments: list[str]) ->
         "assert 'prefect' not in sys.modules and 'boto3' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True, cwd=_ROOT)
+
+
+@pytest.mark.parametrize(("command", "status"), [("--version", 0), ("show x --json --out .", 1)])
+def test_the_status_does_not_depend_on_who_reads(command: str, status: int, tmp_path: Path) -> None:
+    script = f"""
+        restyle() {{ {sys.executable} -m prefect_wavespeed {command} "$@"; }}
+        restyle | true; said=${{PIPESTATUS[0]}}
+        restyle 2>&1 | true; said="$said ${{PIPESTATUS[0]}}"
+        restyle >&-; said="$said $?"
+        restyle >&- 2>&- <&-; echo "$said $?"
+    """
+    env = {**os.environ, "PYTHONPATH": str(_ROOT)}
+    ended = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.split()[-4:] == [str(status)] * 4
+    assert set(ended.stderr.splitlines()) == {
+        *ended.stderr.splitlines()[:1]
+    }  # its one error, where there is one
+
+
+def test_output_that_does_not_fit_on_the_disk_is_an_error(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "prefect_wavespeed", "--version"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(_ROOT)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    says = "error: No space left on device: what the command prints is lost\n"
+    assert (ended.returncode, ended.stderr) == (1, says)
 
 
 def test_the_emulator_is_a_command(prefect: PrefectServer) -> None:

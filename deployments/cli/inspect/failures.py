@@ -9,7 +9,6 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, TYPE_CHECKING
 
 from prefect_wavespeed.deployments.cli.shared.options import AsJson, Out, Run
-from prefect_wavespeed.deployments.cli.shared.pipes import until_closed
 from prefect_wavespeed.deployments.prefect_runtime import quiet_run
 
 if TYPE_CHECKING:
@@ -29,11 +28,7 @@ def failures(*, out: Out, run: Run = "latest", as_json: AsJson = False) -> int:
     import asyncio
 
     stdout = sys.stdout
-    with (
-        quiet_run(),
-        SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8") as buffer,
-        until_closed(stdout),
-    ):
+    with quiet_run(), SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8") as buffer:
         asyncio.run(_failures(out, run, buffer, stdout, as_json=as_json))
         buffer.seek(0)
         shutil.copyfileobj(buffer, stdout)

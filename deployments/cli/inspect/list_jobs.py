@@ -12,7 +12,7 @@ from typing import IO, Annotated, Literal, TextIO
 from cyclopts import Parameter
 
 from prefect_wavespeed.deployments.cli.shared.options import AsJson, Out, Since
-from prefect_wavespeed.deployments.cli.shared.pipes import until_closed
+from prefect_wavespeed.deployments.cli.shared.pipes import is_read
 from prefect_wavespeed.deployments.cli.shared.since import parse_since
 from prefect_wavespeed.deployments.prefect_runtime import quiet_run
 
@@ -37,9 +37,8 @@ def list_jobs(*, out: Out, status: Status | None = None, since: Since = None, as
                 buffer.seek(0)
                 shutil.copyfileobj(buffer, stdout)
         else:
-            with until_closed(stdout):
-                if not asyncio.run(_print_lines(out, status, start, stdout)):
-                    print("no jobs match", file=sys.stderr)
+            if not asyncio.run(_print_lines(out, status, start, stdout)):
+                print("no jobs match", file=sys.stderr)
     return 0
 
 
@@ -77,4 +76,6 @@ async def _print_lines(out: str, status: Status | None, since: datetime | None, 
                 progress.stop()
             print_job(job, console)
             count += 1
+            if not is_read(stdout):
+                break
     return count
