@@ -2,11 +2,13 @@
 
 from typing import NoReturn
 
+from prefect_wavespeed.deployments.cli.shared.pipes import secure_streams
 from prefect_wavespeed.deployments.stopping import stop
 
 
 def run() -> NoReturn:
     """Run the command line until it ends, or SIGTERM or SIGINT ends it."""
+    secure_streams()  # before a file or a pipe gets the number of one that is closed
     stop.watch()  # before the imports, which take a while
     from prefect_wavespeed.deployments.cli.app import main
 

@@ -22,7 +22,7 @@ from prefect_wavespeed.deployments.cli.shared.help import (
     describe_usage_error,
     print_error,
 )
-from prefect_wavespeed.deployments.cli.shared.pipes import flush_streams, secure_streams
+from prefect_wavespeed.deployments.cli.shared.pipes import flush_streams
 from prefect_wavespeed.deployments.cli.shared.terminal import printable_streams
 from prefect_wavespeed.deployments.prefect_runtime import interrupt_status
 from prefect_wavespeed.deployments.stopping import stop
@@ -110,7 +110,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 after an error, which is printed in one line on stderr; 130 or 143 when
         interrupted.
     """
-    secure_streams()
     with printable_streams():
         status = _main(list(sys.argv[1:] if argv is None else argv))
         try:
