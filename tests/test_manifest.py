@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import gzip
 import io
 import json
+import ssl
 import tracemalloc
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -17,11 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from prefect_wavespeed.api.models import NO_PROMPT, ReduxParams
+from prefect_wavespeed.batch.manifest import read as reading
 from prefect_wavespeed.batch.manifest.read import read_manifest, safe_name
 from prefect_wavespeed.batch.manifest.rows import BadRow, Row
 from prefect_wavespeed.errors import ConfigurationError, ManifestError, RestyleError
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
 from prefect_wavespeed.storage.store import Store
+from tests.support.certificates import write_certificates
 from tests.support.raw_server import RawServer, cut, http
 from tests.support.s3_proxy import proxy
 from tests.support.s3_servers import S3Server
@@ -586,9 +590,53 @@ async def test_a_list_is_not_fetched_in_the_clear(store: Store) -> None:
         manifest = f"{scheme}://example.com/a.csv"
         assert await refused(manifest, store) == f"manifest {manifest}: {scheme}:// {says}"
     async with RawServer(http(302, location="http://203.0.113.1/a.csv")) as server:
-        with pytest.raises(RestyleError, match="http:// is not supported"):
+        with pytest.raises(RestyleError, match="cannot be fetched: it is not https"):
             await read(f"{server.url}/a.csv", store)
         assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (http(302, location="https://10.0.0.1/a.csv"), "10.0.0.1 is not a public address"),
+        (http(302, location="https://169.254.169.254/a.csv"), "169.254.169.254 is not a public address"),
+        (http(302, location="https://metadata.invalid/a.csv"), "cannot be fetched"),
+        (http(200, bytes(2_000)), "over 0 MB: divide it, or put it on S3"),
+        (http(200, b"x" * 100)[:-50], "not fetched within 0.3 s: put it on S3"),
+        (b"nonsense\r\n\r\n", "cannot be fetched"),
+    ],
+)
+async def test_a_list_on_the_web_is_public_and_comes_within_limits(
+    answer: bytes, says: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MOST_BYTES", 1_000)
+    monkeypatch.setattr(reading, "LONGEST_DOWNLOAD", 0.3 if "within" in says else 30)
+    async with RawServer(answer) as server:
+        message = await refused(f"{server.url}/a.csv", store)
+    assert message.startswith(f"manifest {server.url}/a.csv: ")
+    assert says in message
+    assert "10.0.0.1 is not a public address" in await refused("https://10.0.0.1/a.csv", store)
+
+
+async def test_a_list_on_the_web_is_read_with_the_authorities_of_aws_ca_bundle(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, certificate = write_certificates("127.0.0.1", tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(http(200, jsonl({"image": IMAGES[1]})))
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/a.jsonl"
+    async with server:
+        assert "certificate" in (await refused(url, store)).lower()
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(authority))
+        assert [row.image for row in await read(url, store)] == [IMAGES[1]]
 
 
 def test_a_manifest_is_shown_without_its_signature() -> None:

@@ -9,31 +9,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from functools import lru_cache, partial
+from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
 import aiohttp
 import httpx
-from aiohttp.abc import ResolveResult
-from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
+from httpx_aiohttp import AiohttpTransport
 from pydantic import SecretStr
 
 from prefect_wavespeed import metrics
 from prefect_wavespeed.api._shown import described
 from prefect_wavespeed.api.answers import Reply
 from prefect_wavespeed.api.base64_stream import LONG, Sieve, decode_json
+from prefect_wavespeed.api.public_http import FAILURES, client_beside
 from prefect_wavespeed.api.urls import (
-    check_reachable,
-    check_url,
     checked_base_url,
-    is_loopback,
     proxy_for,
     trusted_authorities,
     without_query,
@@ -53,8 +49,6 @@ _HEADERS = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip
 
 _ABOUT_LIMITS = re.compile(r"(?i)rate-?limit|^retry-after$")
 
-# httpx-aiohttp lets some of aiohttp's own errors through, and the sieve raises ValueError for garbage.
-_FAILURES = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
 # Raised before a connection is established. httpx's classes cannot be used for this: httpx-aiohttp raises
 # ConnectTimeout also for a connection that was dropped after the request.
 _NEVER_CONNECTED = (
@@ -88,17 +82,7 @@ class Transport:
         # would take as long for those as for the request itself.
         trusted = trusted_authorities()
         self._api = AiohttpTransport(limits=limits, proxy=proxy_for(self.base_url, host), verify=trusted)
-        self._cdn = _CdnClient(
-            partial(_session, host, trusted, max_connections),
-            verify=trusted,
-            headers={"User-Agent": _USER_AGENT},
-            limits=limits,
-            event_hooks={"request": [_without_body, partial(_check_url, host)]},
-            # A proxy from the environment must not get what is meant for loopback, in the clear.
-            mounts={f"all://[{host}]" if ":" in host else f"all://{host}": None}
-            if is_loopback(host)
-            else None,
-        )
+        self._cdn = client_beside(host, max_connections, headers={"User-Agent": _USER_AGENT}, limits=limits)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -148,7 +132,7 @@ class Transport:
                     reply.body, reply.pictures = await _document(response)
                 finally:
                     await response.aclose()
-        except _FAILURES as error:
+        except FAILURES as error:
             reply.failure = self.redact(described(error))
             reply.sent = not isinstance(error.__cause__ or error, _NEVER_CONNECTED)
         metrics.ANSWERS.labels(reply.status or "none").inc()
@@ -174,7 +158,7 @@ class Transport:
                 if response.is_success:
                     return await _bounded(response, limit)
                 problem = f"HTTP {status}"
-        except _FAILURES as error:
+        except FAILURES as error:
             problem = described(error)
         if status in (403, 404, 410):
             raise NotFoundError(
@@ -206,7 +190,7 @@ class Transport:
             status, problem = response.status_code, f"HTTP {response.status_code}"
             if response.is_success:
                 return
-        except _FAILURES as error:
+        except FAILURES as error:
             problem = described(error)
         problem = self.redact(f"upload failed: {problem}: {without_query(url)}")
         if status is not None and 400 <= status < 500:
@@ -218,7 +202,7 @@ class Transport:
         try:
             async with asyncio.timeout(seconds):
                 response = await self._cdn.head(url, follow_redirects=True, timeout=_timeouts(seconds))
-        except _FAILURES:
+        except FAILURES:
             return None
         return response.status_code
 
@@ -282,61 +266,6 @@ async def _bounded(response: httpx.Response, limit: int) -> bytes:
 @lru_cache(16)
 def _timeouts(seconds: float) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=min(10, seconds / 2), pool=seconds / 2)
-
-
-class _CdnClient(HttpxAiohttpClient):
-    """A client whose direct connections are checked; a proxy of the environment is used like any client's.
-
-    Args:
-        session: makes the session for connections without a proxy.
-        options: those of httpx.
-    """
-
-    def __init__(self, session: Callable[[], aiohttp.ClientSession], **options: Any) -> None:
-        self._session = session
-        super().__init__(**options)
-
-    def _init_transport(self, *_: Any, **__: Any) -> httpx.AsyncBaseTransport:
-        return AiohttpTransport(client=self._session)
-
-
-class _Resolver(aiohttp.ThreadedResolver):
-    """Names of hosts as addresses, without those that an answer of the API must not name.
-
-    Args:
-        base_host: the API's host.
-    """
-
-    def __init__(self, base_host: str) -> None:
-        super().__init__()
-        self._base_host = base_host
-
-    async def resolve(self, host: str, *args: Any, **options: Any) -> list[ResolveResult]:
-        """The addresses of a host.
-
-        Raises:
-            NotPublicError: one of them must not be connected to.
-        """
-        found = await super().resolve(host, *args, **options)
-        if host != self._base_host:
-            for each in found:
-                check_reachable(each["host"], self._base_host)
-        return found
-
-
-def _session(base_host: str, trusted: ssl.SSLContext, max_connections: int) -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(resolver=_Resolver(base_host), ssl=trusted, limit=max_connections)
-    return aiohttp.ClientSession(connector=connector)
-
-
-async def _check_url(base_host: str, request: httpx.Request) -> None:
-    """Of every request, also after a redirect."""
-    check_url(request.url, base_host)
-
-
-async def _without_body(request: httpx.Request) -> None:
-    """Keep httpx-aiohttp from sending an empty body after a redirect: some servers refuse that."""
-    await request.aread()
 
 
 class _NoQueries(logging.Filter):

@@ -14,7 +14,7 @@ from pydantic import (
     field_validator,
 )
 
-from prefect_wavespeed.api._lenient import Items, Moment, Text
+from prefect_wavespeed.api.predictions import Items, Moment, Text
 
 
 class Quote(BaseModel):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     FiniteFloat,
@@ -21,7 +25,6 @@ from pydantic import (
     model_validator,
 )
 
-from prefect_wavespeed.api._lenient import Items, Moment
 from prefect_wavespeed.api._shown import showable
 from prefect_wavespeed.api.base64_stream import decode
 from prefect_wavespeed.errors import redact
@@ -32,6 +35,32 @@ TERMINAL: frozenset[str] = ENDED_BADLY | {"completed"}
 ID = r"^[A-Za-z0-9][A-Za-z0-9._:~=@+-]{0,127}$"
 """What an id may be: it becomes part of URLs, object keys and headers. An answer with another is not read."""
 STATUSES: frozenset[str] = TERMINAL | {"created", "processing"}
+
+
+_T = TypeVar("_T")
+
+_LONG_FRACTION = re.compile(r"(\.\d{6})\d+")
+
+
+def _microseconds(value: Any) -> Any:
+    """Nanoseconds are cut off: datetime has none."""
+    if not value:
+        return None
+    return _LONG_FRACTION.sub(r"\1", value) if isinstance(value, str) else value
+
+
+def _aware(value: datetime | None) -> datetime | None:
+    return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+Moment = Annotated[datetime | None, BeforeValidator(_microseconds), AfterValidator(_aware)]
+"""A time with a time zone, UTC where it has none; None for null and for an empty text."""
+
+Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+"""A text; empty for null."""
+
+Items = Annotated[list[_T], BeforeValidator(lambda value: [] if value is None else value)]
+"""A list; empty for null."""
 
 
 class PredictionUrls(BaseModel):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from contextlib import suppress
-from functools import partial
 from http import HTTPStatus
 
 import httpx
 
-from prefect_wavespeed.api.urls import check_reachable, check_url, trusted_authorities
+from prefect_wavespeed.api.public_http import FAILURES, MAY_PASS, public_client
 from prefect_wavespeed.errors import SourceError, redact
 from prefect_wavespeed.job import Source
 from prefect_wavespeed.quality.formats import upright_size
@@ -60,12 +57,7 @@ async def _fetch(source: Source, limit: int) -> bytes:
     data = bytearray()
     try:
         async with (
-            httpx.AsyncClient(
-                follow_redirects=True,
-                timeout=30,
-                verify=trusted_authorities(),
-                event_hooks={"request": [partial(_check_public, httpx.URL(source.location).host)]},
-            ) as http,
+            public_client(httpx.URL(source.location).host, follow_redirects=True, timeout=30) as http,
             http.stream("GET", source.location, headers=headers) as response,
         ):
             status = response.status_code
@@ -76,24 +68,10 @@ async def _fetch(source: Source, limit: int) -> bytes:
                 data += chunk
                 if len(data) >= limit:
                     break
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+    except FAILURES as error:
         reason = redact(error) or type(error).__name__
         raise SourceError(
             f"cannot be fetched ({reason}): image {source.uri}: {_GIVE_IT}",
-            retryable=isinstance(error, httpx.TimeoutException | httpx.ReadError | httpx.RemoteProtocolError),
+            retryable=isinstance(error, MAY_PASS),
         ) from None
     return bytes(data[:limit])
-
-
-async def _check_public(source_host: str, request: httpx.Request) -> None:
-    """Of every request, also after a redirect: a source must not make us fetch from our own network.
-
-    Raises:
-        NotPublicError: it would.
-    """
-    check_url(request.url, source_host)
-    found = []
-    with suppress(socket.gaierror):  # a proxy may know what we do not
-        found = await asyncio.get_running_loop().getaddrinfo(request.url.host, None, type=socket.SOCK_STREAM)
-    for *_, address in found:
-        check_reachable(str(address[0]), source_host)

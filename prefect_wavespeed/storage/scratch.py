@@ -29,9 +29,14 @@ def scratch_folder() -> Iterator[Path]:
         with made as name:
             yield Path(name)
     except OSError as error:
-        if error.errno not in _FULL:
+        if not is_full(error):
             raise
         raise scratch_error(error) from None
+
+
+def is_full(error: Exception) -> bool:
+    """Whether there is no space left on a disk of this machine."""
+    return isinstance(error, OSError) and error.errno in _FULL
 
 
 def scratch_error(error: Exception, folder: str | None = None) -> ScratchError:

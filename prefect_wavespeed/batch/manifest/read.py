@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.api.public_http import FAILURES, public_client
 from prefect_wavespeed.api.urls import is_loopback
 from prefect_wavespeed.batch.manifest.columns import KNOWN_COLUMNS, Columns
 from prefect_wavespeed.batch.manifest.files import FileReader, reader_for
@@ -27,7 +28,7 @@ from prefect_wavespeed.local_files import in_time
 from prefect_wavespeed.storage.backend import is_plain
 from prefect_wavespeed.storage.open_store import bucket_store
 from prefect_wavespeed.storage.s3 import is_bucket_name
-from prefect_wavespeed.storage.scratch import scratch_folder
+from prefect_wavespeed.storage.scratch import is_full, scratch_folder
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.urls import mistyped_url, path_of_file_url, without_signature
 
@@ -35,6 +36,11 @@ _ROWS_AT_ONCE = 500
 _S3 = "s3://"
 LONGEST_WAIT = 300.0
 """Seconds that some hundred rows, or as many images of a folder, may take to be read."""
+
+LONGEST_DOWNLOAD = 900.0
+"""Seconds that a manifest on the web may take to be fetched."""
+MOST_BYTES = 1 << 30
+"""Bytes that it may have."""
 
 _T = TypeVar("_T")
 
@@ -259,22 +265,34 @@ def _existing(manifest: str) -> Path:
 
 
 async def _download(url: str, path: Path) -> None:
-    """Fetch a file of any size, without the API key."""
+    """Fetch a file, without the API key, from a public host as sources are."""
     _refuse_plain_http(urlsplit(url).scheme, urlsplit(url).hostname)
-    headers = {"Accept-Encoding": "identity"}
+    headers, size = {"Accept-Encoding": "identity"}, 0
     try:
+        host = httpx.URL(url).host
         async with (
-            httpx.AsyncClient(follow_redirects=True, timeout=30) as http,
+            asyncio.timeout(LONGEST_DOWNLOAD),
+            public_client(host, follow_redirects=True, timeout=30) as http,
             http.stream("GET", url, headers=headers) as response,
         ):
-            _refuse_plain_http(response.url.scheme, response.url.host)
             if response.status_code != 200:
                 raise UnreadableError(f"HTTP {response.status_code}{_HINTS.get(response.status_code, '')}")
             with path.open("wb") as file:
                 async for chunk in response.aiter_bytes():
-                    await asyncio.to_thread(file.write, chunk)
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        raise UnreadableError(f"cannot be fetched: {str(error) or type(error).__name__}") from None
+                    size += await asyncio.to_thread(file.write, chunk)
+                    if size > MOST_BYTES:
+                        raise UnreadableError(
+                            f"over {MOST_BYTES / 2**20:,.0f} MB: divide it, or put it on S3"
+                        )
+    except TimeoutError:
+        raise UnreadableError(f"not fetched within {LONGEST_DOWNLOAD:g} s: put it on S3") from None
+    except FAILURES as error:
+        if is_full(error):
+            raise
+        reason = redact(error) or type(error).__name__
+        raise UnreadableError(
+            f"cannot be fetched: {reason}: give https:// on a public host, s3:// or a path"
+        ) from None
 
 
 _HINTS = {
