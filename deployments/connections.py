@@ -15,7 +15,9 @@ BACKLOG = 2048
 """Connections that wait in the kernel to be accepted; one that finds no room comes again after a second."""
 
 _HEAD_SECONDS = 10.0
-_MAX_REST = 1 << 20  # bytes of a body that come after the answer; closing at once would lose the answer
+# Of a body that is still coming after its request has been answered: closing at once would lose the answer.
+_MAX_READ = 1 << 20  # bytes, after which another request may follow
+_MAX_REST = 32 << 20  # bytes in all
 
 
 class BoundedConnection(H11Protocol):
@@ -40,11 +42,14 @@ class BoundedConnection(H11Protocol):
             min(others, key=lambda each: each._opened_at, default=self)._abort()
 
     def data_received(self, data: bytes) -> None:
-        """Read what has come; of a body whose request has been answered only a part."""
+        """Read what has come, unless it is the rest of a large body whose request has been answered."""
         if self._is_idle:
             self._rest += len(data)
-            if self._rest > _MAX_REST:
-                self._abort()
+            if self._rest > _MAX_READ:
+                if self._rest > _MAX_REST:
+                    self._abort()
+                elif not self.transport.is_closing():
+                    self.transport.write_eof()  # so that no other request is sent here
                 return
         super().data_received(data)
 

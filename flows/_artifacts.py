@@ -6,12 +6,12 @@ import asyncio
 import base64
 from uuid import UUID
 
-from prefect import get_run_logger
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 
 from prefect_wavespeed.errors import redact
+from prefect_wavespeed.flows._said import run_log
 from prefect_wavespeed.job import Job, Restyled
 from prefect_wavespeed.ledger.ledger import Ledger
 from prefect_wavespeed.ledger.records import Metadata, OutputInfo
@@ -19,7 +19,7 @@ from prefect_wavespeed.quality.thumbnails import thumbnail
 from prefect_wavespeed.sources.identify import read_source
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
-from prefect_wavespeed.words import counted
+from prefect_wavespeed.words import counted, markdown
 
 _PAGE_WIDTH = 560  # pixels that the UI gives to an artifact
 _MAX_EDGE = 280
@@ -37,10 +37,10 @@ async def publish_restyled(job: Job, restyled: Restyled, store: Store) -> None:
         await acreate_markdown_artifact(
             await _page(job, restyled, metadata, store),
             key=artifact_key(job),
-            description=f"{job.source.name}: {_headline(restyled, metadata)}",
+            description=f"{markdown(job.source.name)}: {_headline(restyled, metadata)}",
         )
     except Exception as error:
-        get_run_logger().warning("the artifact of job %s cannot be created: %s", job.label, redact(error))
+        run_log().warning("the artifact of job %s cannot be created: %s", job.label, redact(error))
 
 
 async def publish_job_status(job: Job, text: str, flow_run_id: UUID) -> None:
@@ -68,9 +68,9 @@ async def _page(job: Job, restyled: Restyled, metadata: Metadata, store: Store) 
         pictures["source"] = source
     for number, output in enumerate(metadata.outputs, 1):
         pictures[f"output {number}"] = await _output_picture(output, store, edge)
-    rows = "\n".join(f"| {name} | {cell(value)} |" for name, value in _rows(restyled, metadata, store))
+    rows = "\n".join(f"| {name} | {markdown(value)} |" for name, value in _rows(restyled, metadata, store))
     return (
-        f"# {cell(job.source.name)}\n\n{_headline(restyled, metadata)}.\n\n"
+        f"# {markdown(job.source.name)}\n\n{_headline(restyled, metadata)}.\n\n"
         f"| {' | '.join(pictures)} |\n|{' --- |' * len(pictures)}\n| {' | '.join(pictures.values())} |\n\n"
         f"| | |\n| --- | --- |\n{rows}\n"
     )
@@ -149,8 +149,3 @@ async def _thumbnail(data: bytes | None, edge: int) -> str | None:
 def picture(jpeg: bytes) -> str:
     """A picture as Markdown, embedded in the text."""
     return f"![](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})"
-
-
-def cell(value: object) -> str:
-    """A value as a table's cell, with all markup escaped."""
-    return "".join(f"\\{c}" if c in "\\`*_[]<>|!#" else c for c in " ".join(str(value).split()))

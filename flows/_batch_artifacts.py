@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prefect import get_run_logger
 from prefect.artifacts import acreate_link_artifact, acreate_markdown_artifact, acreate_table_artifact
 
 from prefect_wavespeed.batch.manifest.left_out import left_out_line
@@ -12,12 +11,13 @@ from prefect_wavespeed.batch.report.gallery import gallery_command
 from prefect_wavespeed.batch.report.query import JobReport
 from prefect_wavespeed.batch.report.rows import ReportRow, Summary, Thumbnails
 from prefect_wavespeed.errors import redact
-from prefect_wavespeed.flows._artifacts import cell, picture
+from prefect_wavespeed.flows._artifacts import picture
+from prefect_wavespeed.flows._said import run_log
 from prefect_wavespeed.reasons import in_words
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.s3 import split_s3_uri
 from prefect_wavespeed.storage.store import Store
-from prefect_wavespeed.words import counted
+from prefect_wavespeed.words import counted, markdown
 
 _FAILURES = 100
 _PICTURED = 12
@@ -50,7 +50,7 @@ async def show_report(report: JobReport, summary: Summary, store: Store, output:
             await acreate_markdown_artifact(gallery, key="restyle-gallery", description="The first pictures")
         await _show_gallery(summary, store, output)
     except Exception as error:
-        get_run_logger().warning("the report could not be shown: %s", redact(error))
+        run_log().warning("the report could not be shown: %s", redact(error))
 
 
 async def show_quote(lines: Sequence[str]) -> None:
@@ -58,11 +58,11 @@ async def show_quote(lines: Sequence[str]) -> None:
 
     Errors are logged and otherwise ignored: the state says it as well.
     """
-    page = "# Dry run\n\n" + "".join(f"- {cell(line)}\n" for line in lines)
+    page = "# Dry run\n\n" + "".join(f"- {markdown(line)}\n" for line in lines)
     try:
         await acreate_markdown_artifact(page, key="restyle-quote", description="What the batch would cost")
     except Exception as error:
-        get_run_logger().warning("the quote could not be shown: %s", redact(error))
+        run_log().warning("the quote could not be shown: %s", redact(error))
 
 
 async def _show_gallery(summary: Summary, store: Store, output: str) -> None:
@@ -76,7 +76,7 @@ async def _show_gallery(summary: Summary, store: Store, output: str) -> None:
         await acreate_link_artifact(link, link_text=title, key=key, description=description)
         return
     where = "" if store.access else " on the machine that has the pictures"
-    page = f"Type this{where}:\n\n```bash\n{command}\n```\n\nThe page itself is {cell(uri)}\n"
+    page = f"Type this{where}:\n\n```bash\n{command}\n```\n\nThe page itself is {markdown(uri)}\n"
     await acreate_markdown_artifact(page, key=key, description=title)
 
 
@@ -100,9 +100,9 @@ def _summary(summary: Summary) -> str:
         ("Manifest", summary.manifest),
         ("Report", summary.report),
     ]
-    lines = "\n".join(f"| {cell(name)} | {cell(value)} |" for name, value in figures if value)
+    lines = "\n".join(f"| {markdown(name)} | {markdown(value)} |" for name, value in figures if value)
     # text, which the UI wraps; it cuts off a table that is wider than the page
-    reasons = "".join(f"- {cell(line)}\n" for line in summary.failure_lines)
+    reasons = "".join(f"- {markdown(line)}\n" for line in summary.failure_lines)
     return f"# {summary.outcome}\n\n{reasons}\n| | |\n| --- | --- |\n{lines}\n"
 
 
@@ -113,28 +113,38 @@ def _latency(summary: Summary) -> str:
 
 
 def _ignored(row: ReportRow) -> dict[str, object]:
-    return {"row": row.row, "id": row.id or "", "reason": row.reason, "image": row.image}
+    return _cells({"row": row.row, "id": row.id, "reason": row.reason, "image": row.image})
+
+
+def _cells(row: dict[str, object]) -> dict[str, object]:
+    """A row of a table, whose texts Prefect's page renders as Markdown."""
+    return {
+        name: value if isinstance(value, int) else markdown("" if value is None else value)
+        for name, value in row.items()
+    }
 
 
 def _failure(row: ReportRow) -> dict[str, object]:
-    return {
-        "row": row.row,
-        "id": row.id or "",
-        "reason": row.reason,
-        "status": in_words(row.status),
-        "image": row.image,
-        "error": row.error_type or "",
-        "prediction": row.prediction_id or "",
-        "job": row.job_key or "",
-    }
+    return _cells(
+        {
+            "row": row.row,
+            "id": row.id,
+            "reason": row.reason,
+            "status": in_words(row.status),
+            "image": row.image,
+            "error": row.error_type,
+            "prediction": row.prediction_id,
+            "job": row.job_key,
+        }
+    )
 
 
 def _gallery(report: JobReport) -> str:
     lines = []
     for row, thumbnails in report.pictured(_PICTURED):
-        source = picture(thumbnails.source) if thumbnails.source else cell(row.image)
+        source = picture(thumbnails.source) if thumbnails.source else markdown(row.image)
         outputs = " ".join([*(_picture(*each, row, thumbnails) for each in row.numbered), *_dropped(row)])
-        lines.append(f"| {cell(row.id or row.row)} | {source} | {outputs or cell(row.reason)} |")
+        lines.append(f"| {markdown(row.id or row.row)} | {source} | {outputs or markdown(row.reason)} |")
     if not lines:
         return ""
     return "| | source | restyled |\n| --- | --- | --- |\n" + "\n".join(lines) + "\n"

@@ -16,11 +16,13 @@ from prefect_wavespeed.batch.created_object import ObjectCreated, find
 from prefect_wavespeed.blocks.output import open_output
 from prefect_wavespeed.errors import RestyleError, redact
 from prefect_wavespeed.flows._artifacts import publish_job_status
+from prefect_wavespeed.flows._said import PrintableLog
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.ledger.ledger import Ledger
 from prefect_wavespeed.steps.run_job import make_job
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.words import markdown
 
 _TIMEOUT_SECONDS = 20.0
 _RUN_AGAIN = (
@@ -34,7 +36,7 @@ async def report_interrupted_job(flow: Flow[..., Any], flow_run: FlowRun, state:
     It reads the ledger only. So it needs no API key, and may run in another process: a worker calls the
     cancellation hook after it has killed the flow's process. Errors are logged, never raised.
     """
-    logger = flow_run_logger(flow_run, flow)
+    logger = PrintableLog(flow_run_logger(flow_run, flow), {})
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             arguments = _arguments(flow, flow_run.parameters)
@@ -43,7 +45,7 @@ async def report_interrupted_job(flow: Flow[..., Any], flow_run: FlowRun, state:
             ending = (state.name or "interrupted").lower()
             status = await _status(job, store)
             logger.warning("%s: %s", ending, status)
-            await publish_job_status(job, f"# {job.label}: {ending}\n\n{status}\n", flow_run.id)
+            await publish_job_status(job, f"# {job.label}: {ending}\n\n{markdown(status)}\n", flow_run.id)
     except Exception as error:
         logger.warning(
             "interrupted, and the status of its job cannot be read: %s. %s", redact(error), _RUN_AGAIN

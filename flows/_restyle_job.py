@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from prefect import get_run_logger
-
 from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam
 from prefect_wavespeed.flows._artifacts import publish_restyled
+from prefect_wavespeed.flows._said import run_log
 from prefect_wavespeed.flows._task_steps import TaskSteps
 from prefect_wavespeed.job import Job, NsfwRules, Restyled
 from prefect_wavespeed.steps.run_job import run_job
@@ -34,6 +33,6 @@ async def restyle_job(
     with collecting_task_runs():
         restyled = await run_job(job, steps.submit, steps.poll, steps.download, runtime.slot)
         for warning in restyled.warnings:
-            get_run_logger().warning("%s", warning.line)
+            run_log().warning("%s", warning.line)
         await publish_restyled(job, restyled, runtime.store)
     return restyled

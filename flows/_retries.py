@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 
 from prefect_wavespeed.errors import RestyleError, redact, worth_retrying
+from prefect_wavespeed.flows._said import run_log
 
 
 @asynccontextmanager
@@ -41,4 +41,4 @@ async def _drop_retries() -> None:
             policy = run.empirical_policy.model_copy(update={"retries": 0})
             await client.update_flow_run(run.id, empirical_policy=policy)
     except Exception as error:  # then it is retried in vain, and the ledger still bills nothing twice
-        get_run_logger().warning("retrying this run may not help: %s", redact(error))
+        run_log().warning("retrying this run may not help: %s", redact(error))

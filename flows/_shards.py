@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-from prefect import Flow, State, get_run_logger, runtime
+from prefect import Flow, State, runtime
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -29,6 +29,7 @@ from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.batch.sharded_batch import ShardedBatch
 from prefect_wavespeed.batch.shards import Shard
 from prefect_wavespeed.errors import ConfigurationError, RestyleError, ShardFailedError, StoreError, redact
+from prefect_wavespeed.flows._said import PrintableLog, run_log
 
 _POLL_SECONDS = 3.0
 _POLLS_BEFORE_WARNING = 40  # that no shard has started
@@ -112,7 +113,7 @@ async def _wait_for_all(
             children = await _current(client, children)
             await sharded.follow()
         if next(polls) == _POLLS_BEFORE_WARNING and not any(run.start_time for run in children.values()):
-            get_run_logger().warning(
+            run_log().warning(
                 "no shard has started yet: is a worker with free capacity running? This run occupies one of "
                 "its slots"
             )
@@ -136,13 +137,13 @@ def _reason(run: FlowRun) -> RestyleError:
             f"{who} did not find it: its source or the manifest has changed: run it again"
         )
     ended = f"{who} ended as {state.name}: {redact(state.message or 'no reason was given')}"
-    get_run_logger().error("%s", ended)
+    run_log().error("%s", ended)
     return ShardFailedError(f"{ended}: run it again to continue", retryable=state.is_crashed())
 
 
 async def cancel_shards(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Cancel the child runs of a run that was cancelled. Errors are logged and otherwise ignored."""
-    logger = flow_run_logger(flow_run, flow)
+    logger = PrintableLog(flow_run_logger(flow_run, flow), {})
     try:
         async with get_client() as client:
             for run in await _running(client, flow_run.id):

@@ -9,11 +9,11 @@ from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
-from prefect import get_run_logger
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 
 from prefect_wavespeed.batch.progress import OnProgress, Progress
 from prefect_wavespeed.errors import redact
+from prefect_wavespeed.flows._said import run_log
 from prefect_wavespeed.words import counted
 
 _SECONDS = 3.0
@@ -54,7 +54,7 @@ class ProgressArtifact:
             )
             self._artifact = created
         except Exception as error:
-            get_run_logger().warning("the progress could not be shown: %s", redact(error))
+            run_log().warning("the progress could not be shown: %s", redact(error))
 
 
 @asynccontextmanager

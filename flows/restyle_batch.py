@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from prefect import flow, get_run_logger, runtime
+from prefect import flow, runtime
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
@@ -28,8 +28,8 @@ from prefect_wavespeed.errors import redact
 from prefect_wavespeed.flows._batch_artifacts import show_quote, show_report
 from prefect_wavespeed.flows._dispatch import dispatched_flow
 from prefect_wavespeed.flows._retries import retry_only
+from prefect_wavespeed.flows._said import completed, run_log
 from prefect_wavespeed.flows._shards import cancel_shards, carry_out_in_shards, check_room_for_shards
-from prefect_wavespeed.flows._states import completed
 from prefect_wavespeed.flows._task_steps import TaskSteps
 from prefect_wavespeed.flows.progress import ProgressArtifact, observer, updating
 from prefect_wavespeed.job import Job
@@ -45,7 +45,7 @@ from prefect_wavespeed.tasks import (
     restyle_chunk,
     run_info,
 )
-from prefect_wavespeed.words import counted
+from prefect_wavespeed.words import counted, printable
 
 WATCHABLE = 50
 """Up to this many images, every step is a task run of its own, so that a person can watch it."""
@@ -63,7 +63,7 @@ def _run_name() -> str:
     if not isinstance(manifest, str):
         return f"restyle {counted(len(manifest), 'image')}{part}"
     path = urlsplit(manifest).path if "://" in manifest else manifest
-    return f"restyle {PurePosixPath(path).name or manifest}{part}"
+    return f"restyle {printable(PurePosixPath(path).name or manifest)}{part}"
 
 
 @dispatched_flow
@@ -137,7 +137,7 @@ async def _quote(
         quote = await batch.quote()
         lines = quote.lines(options)
         for line in lines:
-            get_run_logger().info("%s", line)
+            run_log().info("%s", line)
         await show_quote(lines)
         message = f"dry run: {quote.billed:,} would be billed, {quote.usd:g} USD; nothing was spent"
         return completed(batch.quoted(), message)
@@ -174,7 +174,7 @@ async def _restyle_all(
         ) as batch:
             await batch.read(manifest)
             if batch.table.left_out and not shard:
-                get_run_logger().warning(left_out_line(batch.table.left_out))
+                run_log().warning(left_out_line(batch.table.left_out))
             await batch.afford()
             if shards > 1:
                 await carry_out_in_shards(batch, shards)
@@ -184,7 +184,7 @@ async def _restyle_all(
             for line in described(
                 {**summary.warnings, "not_checked": 0}, summary.flagged
             ):  # that has been logged
-                get_run_logger().warning("%s", line)
+                run_log().warning("%s", line)
             if not shard:
                 await show_report(batch.table.report, summary, batch.store, shown(output))
                 emit_rows_failed(summary)
@@ -196,16 +196,14 @@ async def _restyle_all(
 
 def _log_outcome(summary: Summary) -> None:
     """End the log with what failed, and why."""
-    get_run_logger().info(
-        "%s; %s USD spent; report: %s", summary.outcome, f"{summary.spent_usd:g}", summary.report
-    )
+    run_log().info("%s; %s USD spent; report: %s", summary.outcome, f"{summary.spent_usd:g}", summary.report)
     for line in summary.failure_lines:
-        get_run_logger().warning("%s", line)
+        run_log().warning("%s", line)
 
 
 def _unchecked_notice() -> OnProgress:
     """Log once that pictures are not checked for NSFW: it may be every picture of the batch."""
-    logger, noticed = get_run_logger(), False
+    logger, noticed = run_log(), False
 
     def tell(progress: Progress) -> None:
         nonlocal noticed
@@ -265,6 +263,6 @@ async def _carry_out_chunk(
     try:
         await restyle_chunk(first, last, all_started, wavespeed, output)
     except Exception as error:  # its images are reported as unsubmitted; the other chunks go on
-        get_run_logger().error("images %s to %s: %s", first, last, redact(error))
+        run_log().error("images %s to %s: %s", first, last, redact(error))
     finally:
         all_started.set()  # also if the task could not even start

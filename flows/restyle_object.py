@@ -4,7 +4,7 @@
 
 from typing import Annotated
 
-from prefect import flow, get_run_logger
+from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
@@ -23,8 +23,10 @@ from prefect_wavespeed.flows._dispatch import dispatched_flow
 from prefect_wavespeed.flows._interrupted import report_interrupted_job
 from prefect_wavespeed.flows._restyle_job import restyle_job
 from prefect_wavespeed.flows._retries import retry_only
+from prefect_wavespeed.flows._said import run_log
 from prefect_wavespeed.job import NsfwPolicy, NsfwRules, UncheckedPolicy
 from prefect_wavespeed.tasks import find, open_runtime
+from prefect_wavespeed.words import printable
 
 MAX_RUNS = 5
 """How often a run whose process died is started in all: its object may be what kills the process."""
@@ -35,7 +37,7 @@ _DEFAULT = ReduxParams()
 def _run_name() -> str:
     created = flow_run.parameters.get("created")
     key = created.get("key") if isinstance(created, dict) else getattr(created, "key", None)
-    return f"restyle {key or 'object'}"
+    return f"restyle {printable(key or 'object')}"
 
 
 def _worth_retrying(error: RestyleError) -> bool:
@@ -100,7 +102,7 @@ async def restyle_object(
             )
         found = await find(created, watched, params, metadata_params, wavespeed, output)
         if found.job is None:
-            get_run_logger().info("ignored: %s", found.ignored)
+            run_log().info("ignored: %s", found.ignored)
             return Handled(ignored=found.ignored)
         rules = NsfwRules(flagged=nsfw, unchecked=nsfw_unchecked)
         restyled = await restyle_job(

@@ -4,20 +4,20 @@
 
 import re
 
-from prefect import flow, get_run_logger
+from prefect import flow
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.runtime import flow_run
 
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam, shown
 from prefect_wavespeed.errors import redact
-from prefect_wavespeed.flows._artifacts import cell
 from prefect_wavespeed.flows._dispatch import dispatched_flow
 from prefect_wavespeed.flows._retries import retry_only
-from prefect_wavespeed.flows._states import completed
+from prefect_wavespeed.flows._said import completed, run_log
 from prefect_wavespeed.quality.outputs import described
 from prefect_wavespeed.settling.summary import Problem, Settled
 from prefect_wavespeed.tasks import collecting_task_runs, settle_open
+from prefect_wavespeed.words import markdown
 
 _MAX_ROWS = 100  # of the artifact
 
@@ -55,7 +55,7 @@ async def settle(
             settled = await settle_open(wavespeed, output)
     await _publish(settled, shown(output))
     for reason in settled.reasons:
-        get_run_logger().warning("%s", reason.line)
+        run_log().warning("%s", reason.line)
     return completed(settled, settled.outcome)
 
 
@@ -63,10 +63,12 @@ async def _publish(settled: Settled, output: str) -> None:
     """Publish the outcome. Errors are only logged."""
     try:
         await acreate_markdown_artifact(
-            _page(settled, output), key=_artifact_key(output), description=f"Open jobs of {output}, settled"
+            _page(settled, output),
+            key=_artifact_key(output),
+            description=f"Open jobs of {markdown(output)}, settled",
         )
     except Exception as error:
-        get_run_logger().warning("the artifact cannot be created: %s", redact(error))
+        run_log().warning("the artifact cannot be created: %s", redact(error))
 
 
 def _artifact_key(output: str) -> str:
@@ -77,17 +79,17 @@ def _artifact_key(output: str) -> str:
 def _page(settled: Settled, output: str) -> str:
     counts = "\n".join(f"| {count} | {what} |" for what, count in settled.groups() if count)
     problems = settled.problems[: _MAX_ROWS - len(settled.groups())]
-    page = f"# {cell(output)}\n\n"
+    page = f"# {markdown(output)}\n\n"
     if problems:
         rows = "\n".join(_row(problem) for problem in problems)
         page += f"| reason | status | source | prediction | job |\n|{' --- |' * 5}\n{rows}\n\n"
     if more := len(settled.problems) + settled.problems_left_out - len(problems):
         page += f"… and {more} more.\n\n"
     for line in described(settled.warnings):
-        page += f"{cell(line)}.\n\n"
+        page += f"{markdown(line)}.\n\n"
     return page + (f"| jobs | |\n| ---: | --- |\n{counts}\n" if counts else "Nothing was open.\n")
 
 
 def _row(problem: Problem) -> str:
     cells = (problem.message, problem.status, problem.source, problem.prediction_id, problem.job_key[:16])
-    return f"| {' | '.join(cell(part or '') for part in cells)} |"
+    return f"| {' | '.join(markdown(part or '') for part in cells)} |"

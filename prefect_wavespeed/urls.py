@@ -7,6 +7,8 @@ import re
 from pathlib import PurePosixPath
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
+from prefect_wavespeed.words import printable
+
 # Query parameters by which stores sign a URL or let its bearer in: they change, the object stays the same.
 _SIGNATURE_PARAMETERS = re.compile(
     r"(?i)x-(amz|goog)-.*|awsaccesskeyid|googleaccessid|ossaccesskeyid|signature|key-pair-id|policy"
@@ -86,7 +88,7 @@ def _is_harmless(name: str, value: str) -> bool:
 def image_name(image: str) -> str:
     """An image's file name, for the names of runs. Of a URL, only the path: a query may be a signature."""
     path = unquote(urlsplit(image).path) if "://" in image else image
-    return PurePosixPath(path).name or "image"
+    return printable(PurePosixPath(path).name) or "image"
 
 
 # "s3:/bucket/a", "s3:bucket", "s3//bucket", "https;//host", "gs:/bucket": no URL, and hardly a path

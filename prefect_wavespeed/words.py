@@ -51,6 +51,15 @@ def printable(text: str, *, keep: str = "") -> str:
     return _UNPRINTABLE.sub(lambda found: found[0] if found[0] in keep else json.dumps(found[0])[1:-1], text)
 
 
+# All that Markdown or a renderer that finds links by itself takes for markup.
+_MARKUP = re.compile(r"(?i)[\\`*_\[\]<>|!#~&@$]|^[-+=]|(?:(?<=http)|(?<=https)|(?<=ftp)):(?=//)|(?<=\bwww)\.")
+
+
+def markdown(value: object) -> str:
+    """A value as text in a Markdown page or table: nothing in it is a link, an image or any other markup."""
+    return _MARKUP.sub(r"\\\g<0>", printable(" ".join(str(value).split())))
+
+
 def html_table(rows: Mapping[str, object]) -> str:
     """Names and values as an HTML table, escaped."""
     cells = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(rows[name]))}</td></tr>" for name in rows)

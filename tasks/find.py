@@ -15,7 +15,7 @@ from prefect_wavespeed.tasks.events import emit_failed
 from prefect_wavespeed.tasks.runtime import open_runtime
 
 
-@task(task_run_name="find {created.key}", **TASK_OPTIONS)
+@task(task_run_name="find {created.label}", **TASK_OPTIONS)
 async def find(
     created: ObjectCreated,
     watched: str,

@@ -243,7 +243,7 @@ class TestFewImages:
         )
         (ignored,) = json.loads(eight.world.artifact("restyle-ignored")["data"])
         assert (ignored["row"], ignored["id"]) == (9, "n9")
-        assert ignored["reason"].startswith("unsupported scheme ftp://")
+        assert ignored["reason"].startswith("unsupported scheme ftp\\://"), "no link in Prefect's page"
 
     def test_the_log_ends_with_what_failed_and_why(self, eight: Eight) -> None:
         failed, ignored, every_row = eight.summary.failure_lines

@@ -30,6 +30,7 @@ from prefect_wavespeed.inspect.schemas import schema
 from prefect_wavespeed.quality.thumbnails import thumbnail
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
 from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.words import printable
 from tests.support.engine import PHOTO
 from tests.support.records import report_rows
 from tests.support.s3_servers import S3Server
@@ -45,6 +46,7 @@ HOSTILE = [
     "=cmd|'/C calc'!A0",
     "\u2028\u2029\u202e\ufeff é 🦊\\u003c",
     "line\nbreak\ttab\x00",
+    "\x1b]8;;https://evil.example\x07a\x9b2J \\u001b \\",
 ]
 
 
@@ -224,8 +226,9 @@ async def test_nothing_in_a_manifest_becomes_markup(text: str, local: Store) -> 
     await write(local, [hostile], flow_run_name=text, manifest=text)
     seen = await page(local)
     assert seen.elements == plain.elements
-    assert (seen.rows[0]["id"], seen.rows[0]["image"], seen.rows[0]["error_message"]) == (text, text, text)
-    assert seen.data["summary"][0]["manifest"] == text
+    shown = printable(text, keep="\n\t")
+    assert (seen.rows[0]["id"], seen.rows[0]["image"], seen.rows[0]["error_message"]) == (shown, shown, shown)
+    assert seen.data["summary"][0]["manifest"] == shown
     assert report_rows(await read(local, "report.jsonl")) == [hostile]
     (in_table,) = pq.read_table(io.BytesIO(await read(local, "report.parquet"))).to_pylist()
     assert in_table["id"] == text

@@ -20,7 +20,7 @@ _BATCH = 100  # events in a POST
 _POST_SECONDS = 10.0  # senders give up after 10 to 15 s
 _MAX_WAITING = 100  # events, beside those under way: as many requests, and fewer than connections
 _CHECK_SECONDS = 1.0  # how long the result of a check counts
-_ANSWER_SECONDS = 0.5  # in which `/health` answers, whatever Prefect does
+_ANSWER_SECONDS = 0.2  # in which `/health` answers, whatever Prefect does
 _EVENT_REJECTED = (400, 413, 422)  # statuses that a single event may have caused
 
 _log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class PrefectApi:
         return self.problem
 
     async def known_problem(self) -> str | None:
-        """What `check` returns, or within half a second what is known by then."""
+        """What `check` returns, or what is known after a moment."""
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self.check())
         await asyncio.wait([self._checking], timeout=_ANSWER_SECONDS)
@@ -131,6 +131,7 @@ class PrefectApi:
             raise EventsNotAcceptedError(
                 f"Prefect's API at {problem}: {remedy}", rejected=status in _EVENT_REJECTED
             ) from None
+        self._checked_at = time.monotonic()
         self._note(None)
 
     def _note(self, problem: str | None) -> None:

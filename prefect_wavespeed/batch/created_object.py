@@ -23,6 +23,7 @@ from prefect_wavespeed.quality.verify import examine_source
 from prefect_wavespeed.sources.objects import find_object, object_source
 from prefect_wavespeed.sources.sizes import with_size
 from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.words import printable
 
 MetadataParam = Literal[
     "size", "num_inference_steps", "guidance_scale", "num_images", "seed", "output_format"
@@ -52,6 +53,11 @@ class ObjectCreated(BaseModel):
     def uri(self) -> str:
         """``s3://bucket/key``."""
         return f"{_SCHEME}{self.bucket}/{self.key}"
+
+    @property
+    def label(self) -> str:
+        """The key as it may be shown."""
+        return printable(self.key)
 
     @property
     def name(self) -> str:

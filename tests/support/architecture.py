@@ -71,7 +71,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
     "reasons": frozenset(),
     "trust": frozenset({"errors", "local_files"}),
     "local_files": frozenset(),
-    "urls": frozenset(),
+    "urls": frozenset({"words"}),
     "version": frozenset(),
     "words": frozenset(),
     "process_local": frozenset(),

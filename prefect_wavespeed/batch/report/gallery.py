@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import islice
@@ -26,9 +27,11 @@ from prefect_wavespeed.batch.report.rows import ReportRow, Rows, Summary, Thumbn
 from prefect_wavespeed.reasons import in_words
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
+from prefect_wavespeed.words import printable
 
 PICTURE_BYTES = 80_000_000  # of thumbnails in a page; beyond that it shows the outputs themselves
 _MAX_ROWS = 10_000
+_ESCAPE = re.compile(r"(\\\\)|\\u")  # of a backslash, or of another character
 _BLOCK_ROWS = 100
 
 _FAILURES = ("failed", "given_up", "open", "invalid")
@@ -45,7 +48,7 @@ def write_gallery(path: Path, output: str, folder: str, rows: Rows, summary: Sum
         summary: the run in figures. Of more than 10,000 rows the page shows so many, failures first.
     """
     head, tail = _template().split("<!-- rows -->")
-    title = html.escape(f"{summary.flow_run_name or 'Batch'}: {summary.row_count:,} rows")
+    title = html.escape(printable(f"{summary.flow_run_name or 'Batch'}: {summary.row_count:,} rows"))
     selected, budget = iter(_selected(rows, summary.row_count)), PICTURE_BYTES
     with path.open("wb") as page:
         page.write(head.replace("{{title}}", title).encode())
@@ -139,9 +142,10 @@ def _link(uri: str, output: str, folder: str) -> str | None:
 
 
 def _json_block(kind: str, value: Any) -> bytes:
-    """A block of JSON that no text inside can end."""
-    text = to_json(value, inf_nan_mode="null").replace(b"<", b"\\u003c")
-    return b'<script type="application/json" data-is="%s">%s</script>\n' % (kind.encode(), text)
+    """A block of JSON that no text inside can end, with control characters as the escapes that it shows."""
+    text = printable(to_json(value, inf_nan_mode="null").decode())
+    text = _ESCAPE.sub(lambda found: found[0] if found[1] else f"\\{found[0]}", text).replace("<", "\\u003c")
+    return f'<script type="application/json" data-is="{kind}">{text}</script>\n'.encode()
 
 
 @cache

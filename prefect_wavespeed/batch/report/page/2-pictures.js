@@ -21,7 +21,7 @@ const webLink = uri => /^https?:\/\//i.test(uri) && !/[?&]query-sha256=[0-9a-f]{
 
 /* Where the source itself is: shown large, and for a source without a thumbnail. */
 function sourceLink(row) {
-  if (webLink(row.image)) return loadsSources ? row.image : null;
+  if (webLink(row.image)) return loadsSources && row.job_key ? row.image : null; // never of a refused row
   if (served) return row.job_key && /^s3:/i.test(row.image) ? `../../../source/${row.row}` : null;
   return location.protocol === "file:" && row.job_key && /^file:\/\/\/[^/\\]/.test(row.image) ? row.image : null;
 }
