@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from prefect_wavespeed.api.models import MODEL
 from prefect_wavespeed.job import Job, Output, Restyled, picture_params
+from prefect_wavespeed.words import printable
 
 _NAMESPACE = UUID("aa2f4c4d-1f2a-4d57-8f5e-0a3d8f2f0d5c")
 _MATERIALIZED_BY = AssetContext.related_materialized_by("prefect-wavespeed")
@@ -70,7 +71,7 @@ def asset_key(uri: str) -> str | None:
 def _asset(uri: str, name: str) -> Asset | None:
     try:
         key = asset_key(uri)
-        return Asset(key=key, properties=AssetProperties(name=name)) if key else None
+        return Asset(key=key, properties=AssetProperties(name=printable(name))) if key else None
     except ValidationError:  # no reason to fail a job
         return None
 

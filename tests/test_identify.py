@@ -93,7 +93,7 @@ async def test_a_source_is_read_where_it_is_a_file_and_not_where_it_is_a_url(sto
     [
         ("", "image is empty: use an https URL"),
         ("  ", "image is empty: use an https URL"),
-        ("a\x00.jpg", "control character: image 'a\\x00.jpg'"),
+        ("a\x00.jpg", "control character: image a\\u0000.jpg"),
         ("a\udce9.jpg", "control character: image "),
         ("s3://", "no bucket: image s3://: use s3://bucket/key"),
         ("s3:///bucket/key", "mistyped URL: image s3:///bucket/key: did you mean s3://bucket/key?"),

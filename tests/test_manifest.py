@@ -303,7 +303,7 @@ REASONS = [
     ),
     ({"image": "s3:/b/a.jpg"}, "mistyped URL: image s3:/b/a.jpg: did you mean s3://b/a.jpg?"),
     ({"image": "s3://bucket/"}, "no key: image s3://bucket/: use s3://bucket/key"),
-    ({"image": "a\x00.jpg"}, "control character: image 'a\\x00.jpg': rename it, or correct the manifest"),
+    ({"image": "a\x00.jpg"}, "control character: image a\\u0000.jpg: rename it, or correct the manifest"),
     ({"imgae": "a.jpg"}, SLIP),
     (
         {"image": "a", "prompt": "x"},

@@ -29,7 +29,7 @@ def object_created(created: ObjectCreated) -> Event:
         created.name if created.is_named else f"{created.name}{uuid4()}",
         {
             "prefect.resource.id": created.uri,
-            "prefect.resource.name": created.key.rstrip("/").rpartition("/")[2] or created.key,
+            "prefect.resource.name": created.label.rstrip("/").rpartition("/")[2] or created.label,
         },
         created.model_dump(mode="json"),
     )

@@ -121,4 +121,5 @@ def described(error: BaseException) -> str:
     for kind, words in _WORDS:
         if isinstance(error, kind) or isinstance(inner, kind):
             return words
-    return f"{type(error).__name__} {error}".strip()
+    name = "" if type(error) is ValueError else type(error).__name__  # ours, in our own words
+    return f"{name} {error}".strip()

@@ -14,7 +14,8 @@ from pydantic_core import from_json
 LONG = 64 * 1024
 """Bytes of the longest JSON string that is read as text; a longer one is taken for a picture."""
 MAX_TEXT = 16 * 1024 * 1024
-MAX_PICTURES = 256 * 1024 * 1024
+MAX_PICTURES = 64 * 1024 * 1024
+"""Bytes of all pictures in one answer: four of the largest are smaller. More is a bomb."""
 
 # Inside a JSON string: plain bytes and whole escapes, never half an escape.
 _RUN = re.compile(rb'(?:[^"\\]++|\\u[0-9a-fA-F]{4}|\\[^u])*+')

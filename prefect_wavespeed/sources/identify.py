@@ -40,7 +40,7 @@ def check_image(image: str) -> None:
         SourceError: it is empty, or no https URL, ``s3://bucket/key`` or path.
     """
     if not image.isprintable() and any(unicodedata.category(char) in ("Cc", "Cs") for char in image):
-        raise SourceError(f"control character: image {redact(image)!r}: rename it, or correct the manifest")
+        raise SourceError(f"control character: image {redact(image)}: rename it, or correct the manifest")
     if not image.strip():
         raise SourceError("image is empty: use an https URL, s3://bucket/key, or the path of a picture")
     if image[:5].lower() == "data:":
