@@ -292,10 +292,11 @@ async def test_an_output_that_nobody_has_checked_goes_where_the_options_say(
         ([["/a", "/b"]], ["1.jpeg", "2.jpeg"], []),
         ([["/a"], ["/a", None], ["/a", "/b"]], ["1.jpeg", "2.jpeg"], []),
         ([[None, "/b"]] * 4, ["1.jpeg"], ["missing_outputs"]),
+        ([[None, "/a", "/b", "/c"] + ["/d"] * 500], ["1.jpeg", "2.jpeg"], ["extra_outputs"]),
     ],
-    ids=["all at once", "one of them later", "one of them never"],
+    ids=["all at once", "one of them later", "one of them never", "more than asked for"],
 )
-async def test_outputs_that_are_missing_are_asked_for_again_before_the_rest_is_stored(
+async def test_as_many_outputs_as_were_asked_for_are_stored_and_missing_ones_asked_for_again(
     answers: list[list[str | None]], files: list[str], codes: list[str], tmp_path: Path
 ) -> None:
     store = directory_store(tmp_path)

@@ -11,7 +11,9 @@ from statistics import mean, median
 
 import pytest
 
+from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.steps.poll_schedule import MAX_INTERVAL, MIN_INTERVAL, PollSchedule
+from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
 from tests.support.quick_loop import PATIENCE, evenly, run
 
 
@@ -189,6 +191,24 @@ def test_neither_bound_of_a_wait_is_passed() -> None:
             assert loop.time() >= 7
             await flight.wait(0, 0.001)
             assert loop.time() < 7.1
+
+    run(main())
+
+
+def test_a_flood_of_notices_does_not_make_polls_follow_each_other() -> None:
+    async def main() -> None:
+        loop, inbox, polls = asyncio.get_running_loop(), WebhookInbox(), 0
+        inbox.start()
+        with (
+            inbox.watch("p") as notice,
+            PollSchedule().flight(fresh=False, notice=notice, least=0.5) as flight,
+        ):
+            while loop.time() < 10 and polls < 1000:
+                inbox.deliver(Prediction(id="p", status="failed"))
+                await flight.wait(0, PATIENCE)
+                notice.read()
+                polls += 1
+        assert polls <= 21
 
     run(main())
 
