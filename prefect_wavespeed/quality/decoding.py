@@ -19,6 +19,7 @@ from prefect_wavespeed.quality.formats import (
     image_info,
     open_image,
     tried_plain,
+    webp_size,
 )
 from prefect_wavespeed.quality.structure import damage, keeps_whole_picture
 
@@ -60,7 +61,9 @@ def decode(data: bytes, kind: str, edge: int, max_pixels: int = MAX_SOURCE_PIXEL
     """
     if problem := damage(data, kind):
         raise ValueError(problem)
-    decoded, odd = tried_plain(lambda data: _decode(data, kind, edge, max_pixels), data, kind)
+    width, height = webp_size(data) if kind == "webp" else (0, 0)  # which takes memory when it is opened
+    with room(_BYTES["webp"] * width * height):
+        decoded, odd = tried_plain(lambda data: _decode(data, kind, edge, max_pixels), data, kind)
     return replace(decoded, odd=odd) if odd else decoded
 
 
@@ -79,7 +82,7 @@ def _decode(data: bytes, kind: str, edge: int, max_pixels: int) -> Decoded:
     if cost > ROOM:
         problem = TooManyPixelsError(width, height)
         return Decoded(info, None, f"{problem} to be decoded here")
-    with room(cost):
+    with room(0 if kind == "webp" else cost):
         image.load()
         small = _reduced(image, edge)
     try:

@@ -136,7 +136,7 @@ def open_image(data: bytes, kind: str, max_pixels: int = MAX_SOURCE_PIXELS) -> I
             ``max_pixels``, or some 180 million.
     """
     if kind == "webp":
-        _check_pixels(*_webp_size(data), max_pixels)  # opening one takes memory for two pictures
+        _check_pixels(*webp_size(data), max_pixels)  # opening one takes memory for two pictures
     try:
         image = Image.open(BytesIO(data), formats=[kind])
     except Image.DecompressionBombError as error:
@@ -151,8 +151,8 @@ def _check_pixels(width: int, height: int, most: int) -> None:
         raise TooManyPixelsError(width, height)
 
 
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height of a WebP by its first chunk; none if it is broken."""
+def webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a WebP by its first chunk; 0 if it is broken."""
     match data[12:16]:
         case b"VP8X":
             return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
@@ -202,6 +202,21 @@ def upright_size(data: bytes) -> tuple[int, int] | None:
     except Exception:  # Pillow's decoders raise all kinds
         return None
     return (image.height, image.width) if lies else image.size
+
+
+def header_info(data: bytes, kind: str) -> ImageInfo:
+    """A picture's format and size, which take little memory to find out.
+
+    Raises:
+        Exception: as ``open_image``.
+    """
+    if kind != "webp":
+        return image_info(open_image(data, kind), kind)
+    width, height = webp_size(data)
+    _check_pixels(width, height, MAX_SOURCE_PIXELS)
+    if not width * height:
+        raise ValueError("it is cut short or broken")
+    return ImageInfo(kind, CONTENT_TYPES[kind], width, height)
 
 
 def image_info(image: Image.Image, kind: str) -> ImageInfo:

@@ -16,9 +16,8 @@ from prefect_wavespeed.quality.formats import (
     ImageInfo,
     TooManyPixelsError,
     decoding_problem,
-    image_info,
+    header_info,
     is_source_format,
-    open_image,
     sniff,
     tried_plain,
 )
@@ -79,7 +78,7 @@ def undecoded(data: bytes) -> ImageInfo | None:
     if kind not in CHECKED or damage(data, kind):
         return None
     try:
-        return image_info(open_image(data, kind), kind)
+        return header_info(data, kind)
     except TooManyPixelsError as error:
         return ImageInfo(kind, CONTENT_TYPES[kind], error.width, error.height)
     except Exception:  # Pillow's decoders raise all kinds
@@ -127,7 +126,7 @@ def verify_source(data: bytes, name: str) -> ImageInfo:
     check_source_size(len(data), name)
     found = check_format(data, name)
     try:
-        image, _ = tried_plain(lambda data: open_image(data, found), data, found)
+        info, _ = tried_plain(lambda data: header_info(data, found), data, found)
     except TooManyPixelsError as error:
         most = f"{MAX_SOURCE_PIXELS // 10**6} million"
         raise SourceError(f"too big: {error}: {name}: scale it down to {most} pixels at most") from None
@@ -135,7 +134,7 @@ def verify_source(data: bytes, name: str) -> ImageInfo:
         raise _damaged(found, name, decoding_problem(error)) from None
     if problem := damage(data, found):
         raise _damaged(found, name, problem)
-    return image_info(image, found)
+    return info
 
 
 def _damaged(kind: str, name: str, problem: str) -> SourceError:
