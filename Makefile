@@ -8,7 +8,7 @@ AGAIN = $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 TEST = $(BIN)/python -m pytest -m "not e2e" --numprocesses 4 --dist loadfile || { [ $$? -eq 1 ] && $(AGAIN) -m "not e2e"; }
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lowest newest tests-in-range e2e lint types docs bench sbom audit clean
+.PHONY: help setup demo test lowest newest tests-in-range e2e lint types docs hashes sbom audit bench clean
 
 # Without bytecode every start of Prefect takes three times as long.
 unexport PYTHONDONTWRITEBYTECODE
@@ -73,8 +73,22 @@ types: setup ## Check types
 docs: setup ## Build the documentation into ./site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+hashes: setup ## Write requirements.txt anew: what the image installs, with the SHA-256 of each file
+	rm -f requirements.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--custom-compile-command 'make hashes' --no-emit-package pywin32 --constraint constraints.txt \
+		--extra aws --extra parquet --output-file requirements.txt pyproject.toml
+
+sbom: setup ## Write sbom.json: what the image installs, as CycloneDX
+	PYTHONWARNINGS=ignore $(BIN)/uv tool run --quiet --from 'cyclonedx-bom>=7.5,<8' cyclonedx-py requirements --pyproject pyproject.toml \
+		--output-reproducible --output-file sbom.json requirements.txt
+
+audit: setup ## Look what the image installs up in the advisories of the Python Packaging Authority, which must be reachable
+	$(BIN)/uv tool run --quiet --from 'pip-audit>=2.10,<3' pip-audit --strict --disable-pip --require-hashes \
+		--requirement requirements.txt
+
 bench: setup ## Measure
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove .venv, ./demo and caches
-	rm -rf $(VENV) .venv-lowest .venv-newest demo build site .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) .venv-lowest .venv-newest demo build site sbom.json .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
 from importlib.metadata import distributions, packages_distributions
@@ -50,6 +51,21 @@ def test_the_product_depends_on_what_it_imports() -> None:
     others = {name for name in imported - sys.stdlib_module_names - {PACKAGE} if "mypy" not in name}
     needed = {canonicalize_name(distribution) for name in others for distribution in distributions_of[name]}
     assert needed - set(_BROUGHT.values()) == declared - _CEILINGS
+
+
+def test_what_the_image_installs_is_what_is_pinned_with_the_hash_of_every_file() -> None:
+    pinned = dict(
+        line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
+    )
+    text = re.sub(r"#.*\n|\\\n", "", (ROOT / "requirements.txt").read_text())
+    lines = [Requirement(line.partition(" --hash=")[0]) for line in text.splitlines()]
+    installed = {canonicalize_name(line.name): str(line.specifier) for line in lines}
+    assert installed == {name: f"=={pinned[name]}" for name in installed}
+    assert all(re.search(r"( +--hash=sha256:[0-9a-f]{64})+$", line) for line in text.splitlines())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *extras["aws"], *extras["parquet"]]
+    assert installed.keys() >= {canonicalize_name(Requirement(line).name) for line in needed}
 
 
 async def test_without_the_extra_parquet_reports_have_one_file_less_and_a_manifest_says_what_to_install(
