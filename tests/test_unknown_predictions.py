@@ -9,6 +9,7 @@ import pytest
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.errors import PredictionFailedError
 from prefect_wavespeed.job import Job, Source
+from prefect_wavespeed.retry import instant_retries
 from prefect_wavespeed.settings import Settings
 from prefect_wavespeed.steps.attempts import Polled, Submitted
 from prefect_wavespeed.steps.await_prediction import DOUBTS, TEXT_FACTOR, Doubts
@@ -31,9 +32,12 @@ JOB = Job(
 )
 
 
-async def poll(tmp_path: Path, *answers: Answer) -> Polled:
+NOTHING = answer({"items": []})
+
+
+async def poll(tmp_path: Path, *answers: Answer, history: bytes = NOTHING) -> Polled:
     async with (
-        RawServer(*answers) as server,
+        RawServer(*answers, history=history) as server,
         client_of(server, submit_timeout=1) as client,
     ):
         steps = StepSet(client, directory_store(tmp_path), SETTINGS)
@@ -51,6 +55,20 @@ async def test_a_404_of_the_api_is_believed_soon_and_a_text_only_after_minutes(
     with pytest.raises(PredictionFailedError, match="no longer knows"):
         await poll(tmp_path, unknown[404])
     assert (await poll(tmp_path / "other", *[unknown[500]] * (DOUBTS + 2), COMPLETED)).completed
+
+
+@pytest.mark.parametrize(
+    "history",
+    [answer({"items": [CREATED]}), http(503), answer({"items": "none"})],
+    ids=["lists it", "is down", "says nothing"],
+)
+async def test_what_the_history_lists_or_may_list_is_not_given_up_for_a_404(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, history: bytes
+) -> None:
+    monkeypatch.setattr("prefect_wavespeed.steps.poll_schedule.MAX_INTERVAL", 0.02)
+    unknown = [answer(None, status=404, code=404, message="prediction not found")] * (3 * DOUBTS)
+    with instant_retries():
+        assert (await poll(tmp_path, *unknown, COMPLETED, history=history)).completed
 
 
 async def test_what_the_api_says_before_and_after_an_outage_is_not_taken_together(

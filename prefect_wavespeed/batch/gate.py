@@ -12,14 +12,16 @@ from prefect_wavespeed.errors import (
     RateLimitedError,
     RestyleError,
     UnansweredSubmissionError,
+    UnavailableError,
 )
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.retry import LONGEST_WAIT
 from prefect_wavespeed.steps.prices import PriceCache
 
 _DOWN = 10
-"""Jobs in a row whose submissions were not answered, until the API counts as down. At the end of a batch only
-those are left that had no luck so far, so that a few in a row say little."""
+"""Jobs in a row whose submissions were not answered, or may have been while the history does not tell, until
+the API counts as down. At the end of a batch only those are left that had no luck so far, so that a few in a
+row say little."""
 
 _REFUSED = 3
 """Jobs in a row that were refused for the key or for lack of credits, until that is no longer put down to
@@ -80,7 +82,8 @@ class Gate:
         """A 401, 402 or 403 may be about one image only, so the balance call or two others must agree."""
         if isinstance(error, BudgetExceededError | OutputMissingError):
             return True
-        if isinstance(error, UnansweredSubmissionError):  # one may be that image's fault, not several
+        is_down = isinstance(error, UnavailableError) and error.may_be_billed  # nor does the history tell
+        if is_down or isinstance(error, UnansweredSubmissionError):  # one may be that image's fault
             self._unanswered += 1
             return self._unanswered >= _DOWN
         if isinstance(error, RateLimitedError):

@@ -91,11 +91,23 @@ class LostSubmission:
         )
 
 
+@dataclass(frozen=True)
+class _Known:
+    """A prediction that is looked for by its id."""
+
+    id: str
+    since: datetime
+
+    def compare(self, prediction: Prediction) -> Match:
+        """Whether a prediction is that one."""
+        return "yes" if prediction.id == self.id else "no"
+
+
 @dataclass
 class _Query:
-    """One look for a lost submission."""
+    """One look for a lost submission, or for a prediction that is known."""
 
-    lost: LostSubmission
+    lost: LostSubmission | _Known
     answer: asyncio.Future[Prediction | None]
     candidates: dict[str, Prediction] = field(default_factory=dict)
 
@@ -160,15 +172,32 @@ class History:
             raise unsure
         return None
 
-    async def _look(self, lost: LostSubmission) -> Prediction | None:
+    async def find(self, prediction_id: str, since: datetime) -> Prediction | None:
+        """The prediction with this id, as the history tells it; None where it does not list it.
+
+        Args:
+            prediction_id: its id.
+            since: a time before which it was not created.
+
+        Raises:
+            RestyleError: the history could not be read to the end, so nothing is known.
+        """
+        found, _ = await self._ask(_Known(prediction_id, since))
+        return found
+
+    async def _ask(self, lost: LostSubmission | _Known) -> tuple[Prediction | None, dict[str, Prediction]]:
+        """What one scan says: the prediction that is looked for, and those that may be it."""
         query = _Query(lost, asyncio.get_running_loop().create_future())
         self._queries.append(query)
         # A scan in progress may be past the page: wait for the next one, which serves all that wait by then.
         if self._scanner is None or self._scanner.done():
             self._scanner = asyncio.create_task(self._serve())
-        found = await query.answer
+        return await query.answer, query.candidates
+
+    async def _look(self, lost: LostSubmission) -> Prediction | None:
+        found, candidates = await self._ask(lost)
         if found is None:
-            return await self._among(query.candidates, lost)
+            return await self._among(candidates, lost)
         if lost.seed_is_unique or await self._no_others([found], lost):
             return found
         # Another job asked for the very same, such as for an earlier version of an object.

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 
 from prefect_wavespeed import metrics
-from prefect_wavespeed.api.predictions import STATUSES, Prediction
+from prefect_wavespeed.api.predictions import ENDED_BADLY, STATUSES, Prediction
 from prefect_wavespeed.errors import (
     NotFoundError,
     PredictionTimeoutError,
     RateLimitedError,
+    RestyleError,
     UnavailableError,
     redact,
 )
@@ -69,7 +70,7 @@ class PredictionWait:
         """Ask for the result until it is final, or a webhook delivers it.
 
         Raises:
-            NotFoundError: the API has not known the prediction for long enough to be believed.
+            NotFoundError: the API has not known it for long, and its history does not list it either.
             PredictionTimeoutError: it was not ready in time.
         """
         settings, doubts = self._context.settings, Doubts()
@@ -97,7 +98,9 @@ class PredictionWait:
                 except NotFoundError as error:
                     factor = 1 if error.status == 404 else TEXT_FACTOR
                     if doubts.are_believed(factor * settings.reconcile_seconds):
-                        raise
+                        if await self._is_gone(submitted):
+                            raise
+                        doubts.clear()
                     state = error.message
                     continue
                 except RateLimitedError as error:
@@ -133,6 +136,20 @@ class PredictionWait:
             job_key=submitted.job_key,
             prediction_id=submitted.prediction_id,
         )
+
+    async def _is_gone(self, submitted: Submitted) -> bool:
+        """Whether the history confirms that a prediction which the result call does not know is lost.
+
+        What it lists exists: then the result call fails. So it may while the history cannot be read.
+        """
+        try:
+            await self._context.store.ensure_conditional_put()  # which also reads the store's clock
+            open_job = await self._context.ledger.open_job(submitted.job_key)
+            since = open_job.claimed.get(submitted.attempt, self._context.store.now())
+            listed = await self._context.history.find(submitted.prediction_id, since)
+        except RestyleError:
+            return False
+        return listed is None or listed.status in ENDED_BADLY
 
 
 class Doubts:

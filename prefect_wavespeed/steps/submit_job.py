@@ -91,7 +91,7 @@ class Submission:
                     return submitted
         except (RestyleError, asyncio.CancelledError) as error:
             if isinstance(error, RestyleError) and self._runner.held:
-                error.may_be_billed = self._runner.held.sent
+                error.may_be_billed |= self._runner.held.sent
             await self._give_back()
             raise
         finally:
@@ -131,7 +131,9 @@ class Submission:
             case moves.GiveUp(attempt):
                 raise await self._give_up(attempt)
             case moves.LeaveOpen():  # ``run`` gives the claim back where it may
-                raise self._error or await self._context.in_doubt(self._job.key, self._state.doubtful)
+                error = self._error or await self._context.in_doubt(self._job.key, self._state.doubtful)
+                error.may_be_billed = True  # by an earlier attempt: the job is open
+                raise error
         return None
 
     # -- looking ----------------------------------------------------------------------------------

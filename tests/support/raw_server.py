@@ -17,10 +17,15 @@ class RawServer:
 
     An answer is bytes to be sent as they are, or a coroutine function that gets the writer; the connection
     stays open after bytes and is closed after a coroutine.
+
+    Args:
+        answers: to all requests but those of ``history``.
+        history: to those that ask for it, where it is given.
     """
 
-    def __init__(self, *answers: Answer) -> None:
+    def __init__(self, *answers: Answer, history: bytes | None = None) -> None:
         self.answers = answers
+        self.history = history
         self.requests: list[bytes] = []
         self.connections = 0
         self._open: set[asyncio.Task[None]] = set()
@@ -55,6 +60,10 @@ class RawServer:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
                 body = await reader.readexactly(int(length[0].split(b":")[1])) if length else b""
+                if self.history is not None and head.startswith(b"POST /api/v3/predictions "):
+                    writer.write(self.history)
+                    await writer.drain()
+                    continue
                 self.requests.append(head + body)
                 answer = self.answers[min(len(self.requests), len(self.answers)) - 1]
                 if callable(answer):
