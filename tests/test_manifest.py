@@ -20,6 +20,7 @@ import pytest
 
 from prefect_wavespeed.api.models import NO_PROMPT, ReduxParams
 from prefect_wavespeed.batch.manifest import read as reading
+from prefect_wavespeed.batch.manifest.columns import Columns
 from prefect_wavespeed.batch.manifest.read import read_manifest, safe_name
 from prefect_wavespeed.batch.manifest.rows import BadRow, Row
 from prefect_wavespeed.errors import ConfigurationError, ManifestError, RestyleError
@@ -648,6 +649,27 @@ def test_a_manifest_is_shown_without_its_signature() -> None:
 
 
 # --- a stream ---
+
+
+async def test_a_long_cell_of_a_table_is_one_bad_row_and_takes_no_memory(
+    store: Store, tmp_path: Path
+) -> None:
+    path, long = tmp_path / "a.parquet", "x" * 1_100_000
+    notes = [*[long] * 60, "short", "short"]
+    lists = [[1]] * 61 + [[1] * 1_000_000]
+    images = [f"s3://bucket/{number}.jpg" for number in range(62)]
+    pq.write_table(pa.table({"image": images, "notes": notes, "list": lists}), path)
+    assert path.stat().st_size < 5_000_000
+    tracemalloc.start()
+    carried = Columns(carried=frozenset({"notes", "list"}))
+    pages = read_manifest(str(path), DEFAULTS, store, columns=carried)
+    rows = [row async for page in pages for row in page]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [row.number for row in rows if isinstance(row, Row)] == [61]
+    reasons = [f"column {name} is longer than 1 MB" for name in (*["notes"] * 60, "list")]
+    assert [row.reason for row in rows if isinstance(row, BadRow)] == reasons
+    assert peak < 10_000_000
 
 
 def write_jsonl(path: Path, rows: int) -> None:

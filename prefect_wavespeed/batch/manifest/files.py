@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch.manifest.cells import rows_of
 from prefect_wavespeed.batch.manifest.columns import KINDS, Columns
 from prefect_wavespeed.batch.manifest.rows import BadRow, Row, RowReader
 from prefect_wavespeed.batch.manifest.text import BROKEN, TOO_LONG, UnreadableError, lines, pieces
@@ -24,7 +25,6 @@ from prefect_wavespeed.batch.manifest.values import Kind, show, strip
 from prefect_wavespeed.errors import redact
 from prefect_wavespeed.words import counted
 
-_PARQUET_BATCH = 500  # rows
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 _SEPARATORS = ",;\t|"
 _MAX_ARRAY = 64 << 20  # characters
@@ -200,37 +200,28 @@ def _csv_row(
 def _parquet(path: Path, params: ReduxParams, columns: Columns) -> Iterator[Row | BadRow]:
     try:
         import pyarrow as pa
-        from pyarrow.parquet import ParquetFile
+        from pyarrow.parquet import read_metadata
     except ImportError:
         raise UnreadableError("Parquet needs pyarrow: pip install 'prefect-wavespeed[parquet]'") from None
 
-    reader, number = RowReader(params, columns=columns), 0
+    reader = RowReader(params, columns=columns)
     try:
-        with ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-            schema = file.schema_arrow
-            # pandas stores its index as a column
-            names = [name for name in schema.names if not name.startswith("__index_level_")]
-            _check_columns(names, columns)
-            exact = {}
-            for name in filter(columns.wants, names):
-                _check_type(name, schema.field(name).type, columns)
-                exact[name] = _exact(schema.field(name).type)
-            for batch in file.iter_batches(_PARQUET_BATCH, columns=list(exact)):
-                for cells in _without_halves(batch).to_pylist():
-                    number += 1
-                    yield reader.read(number, {name: exact[name](cell) for name, cell in cells.items()})
+        metadata = read_metadata(path)
+        schema = metadata.schema.to_arrow_schema()
+        # pandas stores its index as a column
+        names = [name for name in schema.names if not name.startswith("__index_level_")]
+        _check_columns(names, columns)
+        exact = {}
+        for name in filter(columns.wants, names):
+            _check_type(name, schema.field(name).type, columns)
+            exact[name] = _exact(schema.field(name).type)
+        for number, cells in enumerate(rows_of(path, metadata, list(exact)), 1):
+            if isinstance(cells, str):
+                yield BadRow(number, cells)
+            else:
+                yield reader.read(number, {name: exact[name](cell) for name, cell in cells.items()})
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UnreadableError(f"not a complete Parquet file: {error}") from None
-
-
-def _without_halves(batch: Any) -> Any:
-    """The same as float32: without numpy, pyarrow 20 ends the process when it is to show a float16."""
-    from pyarrow import float32, types
-
-    for at, field in enumerate(batch.schema):
-        if types.is_float16(field.type):
-            batch = batch.set_column(at, field.name, batch.column(at).cast(float32()))
-    return batch
 
 
 _READERS: dict[str, FileReader] = {
