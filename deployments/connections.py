@@ -7,9 +7,9 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-MAX_CONNECTIONS = 256
-"""Of which each may hold some 300 kB, and all may be ready in one turn of the event loop."""
-ACCEPTED_AT_ONCE = 64
+MAX_CONNECTIONS = 128
+"""Each may hold some 300 kB, and `/health` waits for all that are ready in a turn of the event loop."""
+ACCEPTED_AT_ONCE = 32
 """Small, so that a new connection is read from before as many as `MAX_CONNECTIONS` have come after it."""
 BACKLOG = 2048
 """Connections that wait in the kernel to be accepted; one that finds no room comes again after a second."""

@@ -16,9 +16,9 @@ from prefect_wavespeed.deployments.prefect_errors import describe_api_error, wit
 from prefect_wavespeed.deployments.receiver import metrics
 from prefect_wavespeed.errors import RestyleError
 
-_BATCH = 100  # events in a POST
+_BATCH = 50  # events in a POST
 _POST_SECONDS = 10.0  # senders give up after 10 to 15 s
-_MAX_WAITING = 100  # events, beside those under way: as many requests, and fewer than connections
+_MAX_WAITING = 50  # events, beside those under way: as many requests, and fewer than connections
 _CHECK_SECONDS = 1.0  # how long the result of a check counts
 _ANSWER_SECONDS = 0.2  # in which `/health` answers, whatever Prefect does
 _EVENT_REJECTED = (400, 413, 422)  # statuses that a single event may have caused
