@@ -12,7 +12,7 @@ import pytest
 from prefect_wavespeed.api.models import ReduxRequest
 from prefect_wavespeed.api.predictions import Prediction
 from prefect_wavespeed.api.traits import ApiTraits
-from prefect_wavespeed.errors import ConfigurationError, UnavailableError
+from prefect_wavespeed.errors import StoreError, UnavailableError
 from prefect_wavespeed.inspect.live.call_findings import about_limits, about_unknown_prediction
 from prefect_wavespeed.inspect.live.findings import about_delay, about_inputs, about_prediction
 from prefect_wavespeed.inspect.live.later import about_billing
@@ -261,7 +261,7 @@ async def test_a_report_is_read_again_and_one_of_another_version_is_refused(tmp_
     assert report_path(report.api) == "doctor/api.wavespeed.ai.json"
     assert await load_report(store, report.api) == report
     (tmp_path / "doctor" / "api.wavespeed.ai.json").write_text(json.dumps({"schema": 2}))
-    with pytest.raises(ConfigurationError, match="move it away"):
+    with pytest.raises(StoreError, match="move it away"):
         await load_report(store, report.api)
 
 

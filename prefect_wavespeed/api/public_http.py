@@ -38,19 +38,21 @@ def public_client(own_host: str, max_connections: int = 1, **options: Any) -> ht
     Raises:
         ConfigurationError: AWS_CA_BUNDLE names a file that cannot be used.
     """
-    return _client(own_host, _Resolver(own_host), max_connections, options)
+    return _client(own_host, partial(_Resolver, own_host), max_connections, options)
 
 
 def client_beside(base_host: str, max_connections: int, **options: Any) -> httpx.AsyncClient:
     """``public_client`` for what an API names, which may name its own host, whatever address that has."""
-    return _client(base_host, _Resolver(base_host, trusted=base_host), max_connections, options)
+    return _client(base_host, partial(_Resolver, base_host, trusted=base_host), max_connections, options)
 
 
-def _client(host: str, resolver: _Resolver, max_connections: int, options: dict[str, Any]) -> _Client:
+def _client(
+    host: str, resolver: Callable[[], _Resolver], max_connections: int, options: dict[str, Any]
+) -> _Client:
     trusted = trusted_authorities()
 
-    def session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(resolver=resolver, ssl=trusted, limit=max_connections)
+    def session() -> aiohttp.ClientSession:  # once a request is made: it belongs to an event loop
+        connector = aiohttp.TCPConnector(resolver=resolver(), ssl=trusted, limit=max_connections)
         return aiohttp.ClientSession(connector=connector)
 
     return _Client(
