@@ -180,6 +180,7 @@ def test_settings_come_from_the_environment_and_stay_until_it_changes_them(
 def test_an_automation_is_updated_and_stays_disabled(team: Team, tmp_path: Path) -> None:
     team.setup("--out", str(tmp_path))
     old = team.automations["restyle: lost runs"]
+    assert old["trigger"]["after"] == ["prefect.flow-run.heartbeat"], "only who was heard of falls silent"
     path = f"/automations/{old['id']}"
     team.prefect.call("PATCH", path, {"enabled": False})
     assert team.setup()["automation/restyle: lost runs"] == "found"

@@ -13,6 +13,7 @@ from prefect.client.base import ServerType
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import WorkerStatus
 from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
+from prefect.events.clients import PrefectEventsClient
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 
@@ -65,7 +66,20 @@ async def check_api() -> Check:
     if not url:
         found = f"PREFECT_API_URL is not set: every command starts a temporary server ({server}) of its own"
         return warning(API, found, f"fine to try things out; for deployments, {_SET_URL}")
-    return _check_versions(url, server)
+    checked = _check_versions(url, server)
+    if checked.status == "ok" and not await _passes_websockets(url):
+        found = f"{checked.found}; websockets do not get through, so events and heartbeats are lost"
+        return warning(API, found, "let the proxy before it pass websockets to /api/events/in")
+    return checked
+
+
+async def _passes_websockets(url: str) -> bool:
+    """Whether a websocket to Prefect's API can be opened: events come by it, heartbeats among them."""
+    try:
+        async with asyncio.timeout(_SECONDS), PrefectEventsClient(url, reconnection_attempts=0):
+            return True
+    except Exception:
+        return False
 
 
 def _check_versions(url: str, server: str) -> Check:

@@ -30,7 +30,8 @@ _ELSEWHERE = _states(
 _ENDED = _states("Completed", "Failed", "TimedOut", "Crashed", "Cancelled")
 
 AUTOMATIONS = [
-    # Heartbeats come every 30 s (prefect.yaml). A process that was killed cannot report it.
+    # Heartbeats come every 30 s (prefect.yaml), the first at once. A process that was killed cannot report
+    # it. Only a run that was heard of falls silent: without websockets no heartbeat ever arrives.
     AutomationCore(
         name="restyle: lost runs",
         description="A run whose heartbeats have stopped has crashed.",
@@ -38,7 +39,7 @@ AUTOMATIONS = [
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related=_OURS,
             for_each={"prefect.resource.id"},
-            after=_ALIVE,
+            after=_states("heartbeat"),
             expect=_states("heartbeat") | _ENDED | _ELSEWHERE,
             posture=Posture.Proactive,
             within=timedelta(seconds=90),

@@ -251,6 +251,17 @@ def test_no_prefect_server(clinic: Clinic) -> None:
     assert diagnosis.checks["create-if-absent"]["status"] == "ok", "it does not need Prefect"
 
 
+def test_a_proxy_without_websockets_before_prefect(clinic: Clinic) -> None:
+    assert isinstance(clinic.server, S3Server)
+    with proxy(replace(clinic.server, endpoint=clinic.prefect.url.removesuffix("/api"))) as (way, _):
+        away = {"PREFECT_API_URL": f"{way.endpoint}/api"}
+        ended = clinic.run("--json", "--out", clinic.out, env=away, process=True)
+    api = next(check for check in json.loads(ended.stdout)["checks"] if check["name"] == "Prefect API")
+    assert (ended.status, api["status"]) == (0, "warning")
+    assert "websockets do not get through" in api["found"]
+    assert "/api/events/in" in api["remedy"]
+
+
 def test_no_server_is_configured(clinic: Clinic, tmp_path: Path) -> None:
     bare = {"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path), "WAVESPEED_API_KEY": KEY}
     env = {**bare, "WAVESPEED_BASE_URL": clinic.emulator.url}
