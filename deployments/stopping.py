@@ -65,15 +65,17 @@ class Stop:
         self._status = status
         for signum in (signal.SIGINT, signal.SIGTERM):  # the thread sees them
             signal.signal(signum, lambda *_: None)
-        with suppress(OSError, ValueError):
-            sys.stdout.flush()
         if self.status is None:
-            sys.exit(status)
-        self._deadline = min(self._deadline, time.monotonic() + _AT_EXIT)
-        # Not as the interpreter ends: it would wait for threads, and after some interruptions it exits as if
-        # SIGINT had killed it.
+            with suppress(BaseException):
+                threading._shutdown()  # type: ignore[attr-defined] # as the interpreter does first
+        else:
+            self._deadline = min(self._deadline, time.monotonic() + _AT_EXIT)
         with suppress(BaseException):
             atexit._run_exitfuncs()
+        # Not as the interpreter ends: threads of obstore may then abort the process, and after some
+        # interruptions it exits as if SIGINT had killed it.
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
         os._exit(status)
 
     def _end_in_time(self, reader: int) -> None:
