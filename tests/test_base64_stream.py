@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_wavespeed import errors
-from prefect_wavespeed.api.base64_stream import LONG, Sieve
+from prefect_wavespeed.api.base64_stream import LONG, NotJsonError, Sieve, decode_json
 from tests.support.clients import CREATED, client_of
 from tests.support.raw_server import RawServer, answer, http
 
@@ -121,3 +121,9 @@ async def test_base64_that_breaks_off_in_garbage_is_no_answer() -> None:
     async with RawServer(said) as server, client_of(server) as client:
         with pytest.raises(errors.UnavailableError):
             await client.result("p1")
+
+
+@pytest.mark.parametrize("document", ["[" + "{}," * 60_000 + "1]", '{"outputs": [' + "[]," * 60_000 + "1]}"])
+def test_a_short_text_of_very_many_parts_is_no_answer(document: str) -> None:
+    with pytest.raises(NotJsonError, match="too many"):
+        decode_json(document)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import pickle
 from pathlib import Path
 
@@ -55,6 +56,16 @@ async def test_an_upload_is_gone_only_where_that_is_said(said: Answer, gone: boo
         assert (set(server.heads), set(other.heads)) == ({"HEAD /cat.jpg"}, {"HEAD /moved"})
         assert not any(b"authorization" in request.lower() for request in server.requests + other.requests)
         assert await client.is_gone("not a url") is False
+
+
+@pytest.mark.parametrize("coding", ["gzip, gzip", "br", "zstd", "deflate"])
+async def test_an_answer_that_is_packed_more_than_once_by_gzip_is_not_unpacked(coding: str) -> None:
+    bomb = gzip.compress(gzip.compress(bytes(1_000_000)))
+    async with RawServer(http(200, bomb, Content_Encoding=coding)) as server, client_of(server) as client:
+        with pytest.raises(errors.OutputError, match="Content-Encoding"):
+            await client.download(f"{server.url}/1.jpeg")
+        with pytest.raises(errors.UnavailableError, match="Content-Encoding"):
+            await client.balance()
 
 
 async def chunked_and_cut(writer: asyncio.StreamWriter) -> None:

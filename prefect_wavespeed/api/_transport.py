@@ -27,7 +27,7 @@ from prefect_wavespeed import metrics
 from prefect_wavespeed.api._shown import described
 from prefect_wavespeed.api.answers import Reply
 from prefect_wavespeed.api.base64_stream import LONG, Sieve, decode_json
-from prefect_wavespeed.api.public_http import FAILURES, client_beside
+from prefect_wavespeed.api.public_http import FAILURES, check_coding, client_beside
 from prefect_wavespeed.api.urls import (
     checked_base_url,
     proxy_for,
@@ -45,7 +45,7 @@ from prefect_wavespeed.errors import (
 from prefect_wavespeed.version import package_version
 
 _USER_AGENT = f"restyle/{package_version()}"
-_HEADERS = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
+_HEADERS = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip"}
 
 _ABOUT_LIMITS = re.compile(r"(?i)rate-?limit|^retry-after$")
 
@@ -239,6 +239,7 @@ async def _document(response: httpx.Response) -> tuple[Any, Mapping[str, bytes]]
     Raises:
         ValueError: it is not JSON, or absurdly long.
     """
+    await check_coding(response)
     length = response.headers.get("Content-Length", "")
     if length.isdecimal() and int(length) <= LONG and "Content-Encoding" not in response.headers:
         body = await response.aread()  # too short to hold a picture that must be kept out of the text

@@ -13,9 +13,12 @@ from pydantic_core import from_json
 
 LONG = 64 * 1024
 """Bytes of the longest JSON string that is read as text; a longer one is taken for a picture."""
-MAX_TEXT = 16 * 1024 * 1024
+MAX_TEXT = 2 * 1024 * 1024
+"""Bytes of an answer without its pictures: a page of the history has a tenth of that."""
 MAX_PICTURES = 64 * 1024 * 1024
 """Bytes of all pictures in one answer: four of the largest are smaller. More is a bomb."""
+
+_MOST_PARTS = 50_000  # lists and objects in a document; each takes far more memory than its two bytes of text
 
 # Inside a JSON string: plain bytes and whole escapes, never half an escape.
 _RUN = re.compile(rb'(?:[^"\\]++|\\u[0-9a-fA-F]{4}|\\[^u])*+')
@@ -36,9 +39,13 @@ def decode_json(text: str | bytes) -> Any:
         text: the document; as bytes it must be UTF-8.
 
     Raises:
-        NotJsonError: it is not JSON (NaN and Infinity are not), is nested deeper than 200, holds a number of
-            more than 4,300 digits, or half a surrogate pair, which no text can hold.
+        NotJsonError: it is not JSON (NaN and Infinity are not), is nested deeper than 200, has more than
+            50,000 lists and objects, holds a number of over 4,300 digits, or half a surrogate pair, which
+            no text can hold.
     """
+    brackets = ("[", "{") if isinstance(text, str) else (b"[", b"{")
+    if sum(map(text.count, brackets)) > _MOST_PARTS:  # type: ignore[arg-type]
+        raise NotJsonError("not JSON that can be read: too many lists and objects")
     try:
         return from_json(text, allow_inf_nan=False)
     except ValueError as error:

@@ -15,6 +15,7 @@ from aiohttp.abc import ResolveResult
 from httpx_aiohttp import AiohttpTransport, HttpxAiohttpClient
 
 from prefect_wavespeed.api.urls import check_reachable, check_url, is_loopback, trusted_authorities
+from prefect_wavespeed.errors import redact
 
 FAILURES = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
 """What a request raises: httpx-aiohttp lets some of aiohttp's own errors through."""
@@ -25,6 +26,17 @@ MAY_PASS = (
     *(aiohttp.ClientResponseError, aiohttp.ClientPayloadError, aiohttp.ServerConnectionError),
 )
 """Those of them that the next request may not meet."""
+
+
+async def check_coding(response: httpx.Response) -> None:
+    """Refuse an answer that is packed otherwise than once by gzip: of others, kilobytes unpack to gigabytes.
+
+    Raises:
+        ValueError: it is.
+    """
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
+    if coding not in ("", "identity", "gzip"):
+        raise ValueError(f"unexpected Content-Encoding {redact(coding)}")
 
 
 def public_client(own_host: str, max_connections: int = 1, **options: Any) -> httpx.AsyncClient:
@@ -58,7 +70,7 @@ def _client(
     return _Client(
         session,
         verify=trusted,
-        event_hooks={"request": [_without_body, partial(_check_url, host)]},
+        event_hooks={"request": [_without_body, partial(_check_url, host)], "response": [check_coding]},
         # A proxy from the environment must not get what is meant for loopback, in the clear.
         mounts={f"all://[{host}]" if ":" in host else f"all://{host}": None} if is_loopback(host) else None,
         **options,
