@@ -135,9 +135,7 @@ async def find(
     except SourceDeniedError:  # the set-up's fault, not the object's: its next event would be refused as well
         raise
     except SourceError as error:
-        # The event is all that is left of it, and may name any ETag: one dead letter for each key.
-        source = object_source(created.uri, None, None)
-        return _refused(source, params, error.message)
+        return await _vanished(created, params, error.message, store)
     if current.is_output:
         return Found(ignored=f"{created.uri} is an output of this project (prediction-id in its metadata)")
 
@@ -153,6 +151,17 @@ async def find(
     except SourceError as error:
         return Found(job=job, refused=error.message)
     return Found(job=job)
+
+
+async def _vanished(created: ObjectCreated, params: ReduxParams, reason: str, store: Store) -> Found:
+    """What to do about an object of which the event is all that is left."""
+    found = _refused(object_source(created.uri, created.version, created.etag), params, reason)
+    if found.job:
+        metadata, _, open_job = await Ledger(store).look(found.job)
+        if metadata or open_job.latest:  # restyled before it vanished, or under way
+            return found
+    # It may never have existed, and the event may name any ETag: one dead letter for each key.
+    return _refused(object_source(created.uri, None, None), params, reason)
 
 
 async def give_up(job: Job, reason: str, store: Store, run: RunInfo) -> PredictionFailedError | None:
