@@ -10,7 +10,7 @@ import time
 from tests.support.processes import running_with
 
 _COMMAND = """
-import atexit, os, subprocess, sys, threading, time
+import atexit, os, signal, subprocess, sys, threading, time
 from contextlib import suppress
 from prefect_wavespeed.deployments.stopping import stop
 
@@ -25,6 +25,7 @@ def end(status):
     print("waiting", flush=True)
     stop.end(status)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in what runs behind it
 stop.watch()
 stop.note = "the job stays open"
 """
