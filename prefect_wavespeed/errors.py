@@ -242,9 +242,14 @@ class PredictionTimeoutError(RestyleError):
 
 
 class OutputError(RestyleError):
-    """An output could not be downloaded whole, or is named in a form that cannot be read."""
+    """An output could not be downloaded whole, or is named in a form that cannot be read.
+
+    Attributes:
+        gone: the answer was a clear one: there is no picture there.
+    """
 
     retryable = True
+    gone: bool = False
 
 
 class StoreError(RestyleError):

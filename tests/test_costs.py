@@ -210,6 +210,7 @@ def test_invalid_fields_of_a_billing_record_are_ignored() -> None:
         {"uuid": 7, "created_at": "soon", "prediction": None, "billing_type": None, "order": {}}
     )
     assert (odd.uuid, odd.created_at, odd.prediction.uuid) == ("7", None, "")
+    assert Billing.model_validate({"uuid": [], "billing_type": 3.5, "prediction": {"uuid": {}}}).usd() is None
     numbers = Billing.model_validate(
         {"created_at": "2026-01-02T03:04:05.123456789", "prediction": {"uuid": 9, "status": None}}
     )

@@ -15,9 +15,10 @@ from PIL import Image
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.batch.report.rows import ReportRow, Summary
-from prefect_wavespeed.errors import PredictionFailedError
+from prefect_wavespeed.errors import OutputError, PredictionFailedError
 from prefect_wavespeed.job import NsfwPolicy, UncheckedPolicy
 from prefect_wavespeed.ledger.records import DeadLetter, Metadata
+from prefect_wavespeed.retry import instant_retries
 from prefect_wavespeed.steps.attempts import Submitted
 from prefect_wavespeed.steps.run_job import make_job
 from prefect_wavespeed.steps.step_set import StepSet
@@ -29,7 +30,7 @@ from tests.support.engine import PHOTO, QUICK, SMALL, restyle
 from tests.support.in_process import restyle as run_command
 from tests.support.prefect_server import PrefectServer
 from tests.support.processes import wait_until
-from tests.support.raw_server import RawServer, answer, http
+from tests.support.raw_server import Answer, RawServer, answer, drop, http
 from tests.support.records import report_rows
 from tests.support.s3_servers import S3Server
 from tests.support.schemas import check
@@ -292,18 +293,31 @@ async def test_an_output_that_nobody_has_checked_goes_where_the_options_say(
         ([["/a", "/b"]], ["1.jpeg", "2.jpeg"], []),
         ([["/a"], ["/a", None], ["/a", "/b"]], ["1.jpeg", "2.jpeg"], []),
         ([[None, "/b"]] * 4, ["1.jpeg"], ["missing_outputs"]),
+        ([["", "/b"]] * 4, ["1.jpeg"], ["missing_outputs"]),
+        ([[7, "/b"]] * 4, ["1.jpeg"], ["missing_outputs"]),
+        ([["/b", {"withheld": True}]] * 4, ["1.jpeg"], ["missing_outputs"]),
+        ([[["/a"], "/b"], ["/a", "/b"]], ["1.jpeg", "2.jpeg"], []),
         ([[None, "/a", "/b", "/c"] + ["/d"] * 500], ["1.jpeg", "2.jpeg"], ["extra_outputs"]),
     ],
-    ids=["all at once", "one of them later", "one of them never", "more than asked for"],
+    ids=[
+        "all at once",
+        "one of them later",
+        "one of them never",
+        "one of them empty",
+        "one of them a number",
+        "one of them withheld",
+        "one of them in another form at first",
+        "more than asked for",
+    ],
 )
 async def test_as_many_outputs_as_were_asked_for_are_stored_and_missing_ones_asked_for_again(
-    answers: list[list[str | None]], files: list[str], codes: list[str], tmp_path: Path
+    answers: list[list[Any]], files: list[str], codes: list[str], tmp_path: Path
 ) -> None:
     store = directory_store(tmp_path)
     job = await make_job(str(PHOTO), SMALL.model_copy(update={"num_images": 2}), 0, store)
     async with RawServer() as server:
         replies = [
-            answer({"id": "p", "status": "completed", "outputs": [one and server.url + one for one in named]})
+            answer({"id": "p", "status": "completed", "outputs": [_url(server, one) for one in named]})
             for named in answers
         ]
         server.answers = (*replies, *[http(200, PHOTO.read_bytes())] * len(files))
@@ -313,6 +327,50 @@ async def test_as_many_outputs_as_were_asked_for_are_stored_and_missing_ones_ask
     assert [str(output.uri).rpartition("/")[2] for output in restyled.outputs] == files
     assert [warning.code for warning in restyled.warnings if warning.code != "size_differs"] == codes
     assert len(server.requests) == len(answers) + len(files)
+
+
+def _url(server: RawServer, output: Any) -> Any:
+    return server.url + output if isinstance(output, str) and output else output
+
+
+GOOD = http(200, PHOTO.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("said", "stored"),
+    [
+        (http(404), 2),
+        (http(410), 2),
+        (http(451), 2),
+        (http(200, "<html>gone</html>"), 2),
+        (http(302, Location="http://10.0.0.1/"), 2),
+        (http(500), 0),
+        (http(429), 0),
+        (drop, 0),
+    ],
+    ids=["404", "410", "451", "no image", "not public", "500", "429", "dropped"],
+)
+async def test_an_output_that_is_gone_for_good_costs_only_itself_and_one_that_may_come_is_waited_for(
+    said: Answer, stored: int, tmp_path: Path
+) -> None:
+    store = directory_store(tmp_path)
+    job = await make_job(str(PHOTO), SMALL.model_copy(update={"num_images": 3}), 0, store)
+    async with RawServer(said) as other, RawServer() as server:
+        outputs = [f"{server.url}/a", f"{other.url}/b", f"{server.url}/c"]
+        completed = answer({"id": "p", "status": "completed", "outputs": outputs})
+        server.answers = (completed, GOOD, *[completed] * 4, GOOD, completed)
+        async with WaveSpeedClient("test-key", server.url, submit_timeout=1) as client:
+            submitted = Submitted(job_key=job.key, prediction_id="p", attempt=1)
+            download = StepSet(client, store, QUICK).download
+            with instant_retries():
+                if not stored:
+                    with pytest.raises(OutputError):
+                        await download(job, submitted, run=settler.RUN)
+                    return
+                restyled = await download(job, submitted, run=settler.RUN)
+    assert [str(output.uri).rpartition("/")[2] for output in restyled.outputs] == ["1.jpeg", "2.jpeg"]
+    (missing,) = [warning for warning in restyled.warnings if warning.code == "missing_outputs"]
+    assert missing.message.startswith("2 of 3 pictures came: ")
 
 
 async def test_a_dead_letter_holds_what_the_api_said(emulator: Emulator, tmp_path: Path) -> None:

@@ -33,7 +33,11 @@ def item(number: int, request: ReduxRequest | None = None, hours: float = 0) -> 
     }
 
 
-def page(*items: dict[str, Any], **more: Any) -> bytes:
+def silent(number: int, **more: Any) -> dict[str, Any]:
+    return {**item(number), "input": None, **more}
+
+
+def page(*items: Any, **more: Any) -> bytes:
     return answer({"page": 1, "items": list(items), **more})
 
 
@@ -42,10 +46,6 @@ async def search(server: RawServer, tmp_path: Any, **more: Any) -> Prediction | 
     async with WaveSpeedClient("test-key", server.url) as client:
         history = History(client, KnownPredictions(Ledger(directory_store(tmp_path))))
         return await history.search(lost, seconds=0.0)
-
-
-def silent(number: int, **more: Any) -> dict[str, Any]:
-    return {**item(number), "input": None, **more}
 
 
 async def test_a_short_page_is_not_the_last_one(tmp_path: Any) -> None:
@@ -70,6 +70,73 @@ async def test_it_ends_with(pages: list[bytes], calls: int, tmp_path: Any) -> No
         assert await search(server, tmp_path) is None
         looks = 5  # at once, and four times more
         assert len(server.requests) == calls * looks
+
+
+OURS = item(7, LOST)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        None,
+        7,
+        "p7",
+        [],
+        {},
+        {**OURS, "id": None},
+        {**OURS, "id": "../7", "created_at": "yesterday"},
+        {**OURS, "id": "", "input": None},
+        {**OURS, "id": None, "input": [LOST.model_dump()]},
+    ],
+)
+async def test_an_item_without_an_id_that_may_be_the_lost_one_leaves_doubt_and_hides_no_other(
+    odd: Any, tmp_path: Any
+) -> None:
+    async with RawServer(page(odd, item(1), odd, OURS)) as server:
+        found = await search(server, tmp_path)
+        assert found
+        assert found.id == "p7"
+    async with RawServer(*[page(item(1), odd, item(2)), page(odd), page()] * 5) as server:
+        with pytest.raises(UnsureSubmissionError, match="restyle resolve") as caught:
+            await search(server, tmp_path)
+        assert len(server.requests) == 3 * 5
+    (candidate,) = caught.value.candidates
+    assert candidate.startswith("an item without an id: ")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {**item(7), "id": None},
+        {**item(7), "id": {}, "created_at": None},
+        {**silent(7), "id": "", "created_at": (CLAIMED - timedelta(minutes=8)).isoformat()},
+        {**OURS, "id": None, "status": "failed"},
+        {"model": "somebody/else"},
+    ],
+    ids=["other inputs", "at an unknown time", "another time", "failed", "another model"],
+)
+async def test_an_item_without_an_id_that_cannot_be_the_lost_one_leaves_none(odd: Any, tmp_path: Any) -> None:
+    async with RawServer(*[page(odd, item(1)), page()] * 5) as server:
+        assert await search(server, tmp_path) is None
+
+
+async def test_a_prediction_that_may_be_listed_without_its_id_is_not_lost(tmp_path: Any) -> None:
+    ledger = Ledger(directory_store(tmp_path))
+    for odd, is_sure in (
+        (None, False),
+        ({**OURS, "id": None}, False),
+        (item(1, hours=-3) | {"id": 0.5}, True),
+    ):
+        async with (
+            RawServer(page(odd, item(2)), page()) as server,
+            WaveSpeedClient("test-key", server.url) as client,
+        ):
+            history = History(client, KnownPredictions(ledger))
+            if is_sure:
+                assert await history.find("p7", CLAIMED) is None
+            else:
+                with pytest.raises(UnsureSubmissionError):
+                    await history.find("p7", CLAIMED)
 
 
 async def test_what_is_created_meanwhile_moves_a_page_back_and_ends_nothing(tmp_path: Any) -> None:

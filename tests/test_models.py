@@ -244,7 +244,7 @@ def test_a_text_that_looks_like_base64_is_left_alone_outside_an_answer() -> None
 def test_an_answer_without_items_is_not_an_empty_history() -> None:
     assert HistoryPage.model_validate({"items": None}).items == []
     assert HistoryPage.model_validate({"page": 1, "items": []}).items == []
-    for garbage in ({}, {"page": 1}, {"items": [{"status": "created"}]}):
+    for garbage in ({}, {"page": 1}, {"items": {"status": "created"}}, {"items": "none"}):
         with pytest.raises(ValidationError):
             HistoryPage.model_validate(garbage)
 

@@ -73,6 +73,21 @@ def test_a_notification_may_contain_several_objects_and_other_records() -> None:
 
 
 @pytest.mark.parametrize(
+    "odd",
+    [None, 7, [], {}, {"eventName": "ObjectCreated:Put"}, record("%FF"), record("x" * 1025)],
+)
+def test_an_odd_record_costs_only_itself_and_is_logged(odd: Any, caplog: pytest.LogCaptureFixture) -> None:
+    message = aws("in/1.jpg", "in/2.jpg")
+    message["Records"].insert(1, odd)
+    notification = parse_notification(message)
+    assert ([created.key for created in notification.created], notification.ignored) == (
+        ["in/1.jpg", "in/2.jpg"],
+        1,
+    )
+    assert "this record is left out" in caplog.text
+
+
+@pytest.mark.parametrize(
     "message",
     [
         configured(),

@@ -30,7 +30,7 @@ EVENTS = Counter(
 )
 IGNORED = Counter(
     "restyle_receiver_ignored",
-    "Notifications that make no event: deletions, tests, unfinished predictions",
+    "Notifications that make no event: deletions, tests, unfinished predictions, odd records",
 )
 PREFECT_UP = Gauge(
     "restyle_receiver_prefect_up",

@@ -13,8 +13,9 @@ Ceph            ``{"Records": […]}``, ``eventSource`` `ceph:s3`    plain
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote_plus
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -26,6 +27,9 @@ from prefect_wavespeed.errors import RestyleError, redact
 _KEY_BYTES = 1024  # S3's limit
 _MAX_RECORDS = 1000  # senders put one into a notification, or a few
 
+_log = logging.getLogger(__name__)
+
+_Shape = TypeVar("_Shape", bound=BaseModel)
 _Identifier = Annotated[str, StringConstraints(max_length=_KEY_BYTES)] | None
 
 
@@ -39,7 +43,7 @@ class Notification:
 
     Attributes:
         created: objects that were created or overwritten.
-        ignored: number of other records in it: deletions, tests of the configuration.
+        ignored: number of other records in it: deletions, tests of the configuration, odd ones.
     """
 
     created: list[ObjectCreated]
@@ -108,21 +112,16 @@ def parse_json(body: bytes | str) -> dict[str, Any]:
 
 
 def parse_notification(message: dict[str, Any]) -> Notification:
-    """Extract the content of a notification.
+    """Extract the content of a notification; what cannot be read beside that is logged.
 
     Raises:
-        InvalidNotificationError: it has none of the formats; says where it differs.
+        InvalidNotificationError: it has none of the formats, or only records that have none; says where it
+            differs.
     """
-    try:
-        if "Records" in message:
-            return _from_records(message["Records"])
-        if "detail-type" in message:
-            return _from_eventbridge(message)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "a record"
-        problem = "should be an object" if first["type"] == "model_type" else first["msg"]
-        raise InvalidNotificationError(f"not an S3 event notification: {where}: {problem}") from None
+    if "Records" in message:
+        return _from_records(message["Records"])
+    if "detail-type" in message:
+        return _from_eventbridge(message)
     if message.get("Event") == "s3:TestEvent":
         return Notification([], ignored=1)
     raise InvalidNotificationError("not an S3 event notification: it has neither Records nor detail-type")
@@ -133,15 +132,34 @@ def _from_records(records: Any) -> Notification:
         raise InvalidNotificationError("not an S3 event notification: Records is not a list")
     if len(records) > _MAX_RECORDS:
         raise InvalidNotificationError(f"not an S3 event notification: more than {_MAX_RECORDS:,} records")
-    parsed = [_Record.model_validate(record) for record in records]
-    created = [
-        _created_by(one) for one in parsed if one.name.removeprefix("s3:").startswith("ObjectCreated:")
-    ]
-    return Notification(created, ignored=len(parsed) - len(created))
+    created: list[ObjectCreated] = []
+    odd: list[InvalidNotificationError] = []
+    for record in records:
+        try:
+            one = _read(_Record, record)
+            if one.name.removeprefix("s3:").startswith("ObjectCreated:"):
+                created.append(_created_by(one))
+        except InvalidNotificationError as error:
+            odd.append(error)
+    if odd and not created:
+        raise odd[0]
+    for problem in odd:
+        _log.error("%s: this record is left out, the others of its notification are taken", problem)
+    return Notification(created, ignored=len(records) - len(created))
+
+
+def _read(shape: type[_Shape], value: Any) -> _Shape:
+    try:
+        return shape.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "a record"
+        problem = "should be an object" if first["type"] == "model_type" else first["msg"]
+        raise InvalidNotificationError(f"not an S3 event notification: {where}: {problem}") from None
 
 
 def _created_by(record: _Record) -> ObjectCreated:
-    entity = _S3Record(s3=record.s3).s3
+    entity = _read(_S3Record, {"s3": record.s3}).s3
     if record.source == "ceph:s3":
         return entity.created(entity.object.key)
     try:
@@ -155,5 +173,5 @@ def _created_by(record: _Record) -> ObjectCreated:
 def _from_eventbridge(message: dict[str, Any]) -> Notification:
     if message["detail-type"] != "Object Created":
         return Notification([], ignored=1)
-    entity = _EventBridgeMessage.model_validate(message).detail
+    entity = _read(_EventBridgeMessage, message).detail
     return Notification([entity.created(entity.object.key)])

@@ -29,6 +29,7 @@ from prefect_wavespeed.api.answers import Reply
 from prefect_wavespeed.api.base64_stream import LONG, Sieve, decode_json
 from prefect_wavespeed.api.public_http import FAILURES, check_coding, client_beside
 from prefect_wavespeed.api.urls import (
+    NotPublicError,
     checked_base_url,
     proxy_for,
     trusted_authorities,
@@ -56,6 +57,7 @@ _NEVER_CONNECTED = (
     aiohttp.ConnectionTimeoutError,
     aiohttp.ClientHttpProxyError,
 )
+_NO_URL = (NotPublicError, httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects)
 
 
 class Transport:
@@ -152,19 +154,22 @@ class Transport:
             OutputError: it could not be downloaded whole; not retryable when it is over the limit.
         """
         status: int | None = None
+        gone = False
         try:
             async with asyncio.timeout(seconds), self._get(url, stall_seconds) as response:
                 status = response.status_code
                 if response.is_success:
                     return await _bounded(response, limit)
                 problem = f"HTTP {status}"
+                gone = 400 <= status < 500 and status not in (408, 425, 429)
         except FAILURES as error:
             problem = described(error)
+            gone = isinstance(error.__cause__ or error, _NO_URL)
         if status in (403, 404, 410):
             raise NotFoundError(
                 f"the output's URL has expired or does not exist (HTTP {status}): {without_query(url)}"
             )
-        raise OutputError(self.redact(f"download failed: {problem}: {without_query(url)}"))
+        raise OutputError(self.redact(f"download failed: {problem}: {without_query(url)}"), gone=gone)
 
     async def send(
         self, method: str, url: str, data: bytes, *, headers: Mapping[str, str], seconds: float
@@ -257,7 +262,9 @@ async def _bounded(response: httpx.Response, limit: int) -> bytes:
     buffer = BytesIO()
     async for chunk in response.aiter_bytes():
         if max(buffer.tell() + len(chunk), length or 0) > limit:
-            raise OutputError(f"the output is larger than {limit / 1024 / 1024:g} MB", retryable=False)
+            raise OutputError(
+                f"the output is larger than {limit / 1024 / 1024:g} MB", retryable=False, gone=True
+            )
         buffer.write(chunk)
     if length is not None and response.num_bytes_downloaded != length:
         raise ValueError(f"received {response.num_bytes_downloaded} of {length} bytes")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, FiniteFloat, SecretStr, ValidationError, model_validator
 
-from prefect_wavespeed.api.predictions import STATUSES, HistoryPage, Prediction
+from prefect_wavespeed.api.predictions import STATUSES, Prediction
 from prefect_wavespeed.api.refusals import codes_of, explanation_of, refusal, says_unknown
 from prefect_wavespeed.errors import NotFoundError, RateLimitedError, UnavailableError
 
@@ -126,8 +126,9 @@ def read_answer(
             if not isinstance(found, Prediction) or prediction_id in (None, found.id):
                 return found
             failure = f"asked for prediction {prediction_id}, it answered with {found.id}"
-        except ValidationError as mismatch:
-            failure = _mismatch(body, data, shape, mismatch)
+        except ValidationError:
+            came = "a secret" if shape is WebhookSecret else json.dumps(body)[:2000]
+            failure = f"the answer does not match the API's documentation: {came}"
 
     if status is not None and not _is_success(status):
         failure = explanation_of(body) or "no explanation"
@@ -188,19 +189,6 @@ def _has_status(body: dict[str, Any]) -> bool:
 def _is_error(status: int | None, body: Any) -> bool:
     reports = isinstance(body, dict) and bool(codes_of(body) or body.get("error") or body.get("errors"))
     return reports or not _is_success(status)
-
-
-def _mismatch(body: Any, data: Any, shape: type[BaseModel], error: ValidationError) -> str:
-    """Say what came that is not understood. An item of the history without an id may be a lost submission."""
-    match error.errors()[0]["loc"]:
-        case ("items", int(index), *_) if shape is HistoryPage:
-            return (
-                "its history lists a prediction without an id, which may be a lost submission: look it up in "
-                "your WaveSpeed account, then use `restyle resolve`: "
-                f"{json.dumps(data['items'][index])[:2000]}"
-            )
-    came = "a secret" if shape is WebhookSecret else json.dumps(body)[:2000]
-    return f"the answer does not match the API's documentation: {came}"
 
 
 def _is_success(status: int | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import (
@@ -12,6 +13,7 @@ from pydantic import (
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
+    model_validator,
 )
 
 from prefect_wavespeed.api.predictions import Items, Moment, Text
@@ -24,23 +26,38 @@ class Quote(BaseModel):
     currency: str = "USD"
 
 
-class BilledPrediction(BaseModel):
-    """The prediction that a billing record is about."""
+class _Lenient(BaseModel):
+    """What cannot be read is unknown: one odd field, or one odd item, costs only itself."""
 
     model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _odd_says_nothing(cls, value: Any) -> Any:
+        return value if isinstance(value, Mapping | BaseModel) else {}
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _odd_is_unknown(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        try:
+            return read(value)
+        except ValidationError:
+            return cls.model_fields[info.field_name or ""].get_default(call_default_factory=True)
+
+
+class BilledPrediction(_Lenient):
+    """The prediction that a billing record is about."""
 
     uuid: Text = ""
     model_uuid: Text = ""
     status: Text = ""
 
 
-class Billing(BaseModel):
+class Billing(_Lenient):
     """One record of what the account was charged or refunded.
 
     A refund is a record of its own, with a positive price.
     """
-
-    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
 
     uuid: Text = ""
     billing_type: Text = "deduct"
@@ -49,19 +66,6 @@ class Billing(BaseModel):
     )
     created_at: Moment = None
     prediction: BilledPrediction = Field(default_factory=BilledPrediction)
-
-    @field_validator("prediction", mode="before")
-    @classmethod
-    def _null_is_unknown(cls, value: Any) -> Any:
-        return {} if value is None else value
-
-    @field_validator("price", "created_at", mode="wrap")
-    @classmethod
-    def _invalid_is_unknown(cls, value: Any, read: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return read(value)
-        except ValidationError:
-            return None
 
     def usd(self, quoted: float | None = None) -> float | None:
         """Return what the account paid, in USD: negative for a refund; None where unknown.

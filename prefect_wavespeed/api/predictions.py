@@ -21,6 +21,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -39,6 +40,7 @@ STATUSES: frozenset[str] = TERMINAL | {"created", "processing"}
 
 _T = TypeVar("_T")
 
+_SHOWN = 200  # characters of an item without an id
 _LONG_FRACTION = re.compile(r"(\.\d{6})\d+")
 
 
@@ -228,13 +230,31 @@ def _holds_unreadable(outputs: Any) -> bool:
     return any(item is not None and _as_text(item) is None for item in items)
 
 
+class Unnamed(Prediction):
+    """An item of the history that has no id, or none that can be used. It may be a lost submission."""
+
+    id: str = Field(description="What the item says, for people.")
+
+
+def _or_unnamed(value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Prediction:
+    try:
+        prediction: Prediction = read(value)
+        return prediction
+    except ValidationError:
+        make_safe = (info.context or {}).get("redact", redact)
+        shown = json.dumps(showable({"item": value}, make_safe, {})["item"])
+        said = value if isinstance(value, Mapping) else {}
+        return Unnamed.model_validate({**said, "id": f"an item without an id: {shown[:_SHOWN]}"})
+
+
 class HistoryPage(BaseModel):
     """One page of the prediction history, newest first (kept for 7 days)."""
 
     model_config = ConfigDict(extra="ignore")
     page: int = 1
     has_more: bool | None = None
-    items: Items[Prediction]  # required: an answer without it must not pass for an empty history
+    # Required: an answer without it must not pass for an empty history.
+    items: Items[Annotated[Prediction, WrapValidator(_or_unnamed)]]
 
     @field_validator("has_more", mode="wrap")
     @classmethod

@@ -94,6 +94,9 @@ class CostReport(BaseModel):
     runs_left_out: int = 0
     unpriced: int = Field(default=0, description="Jobs whose price was unknown when they were submitted.")
     unreadable: int = Field(default=0, description="Side-cars of another version; they are in no sum.")
+    unreadable_billings: int = Field(
+        default=0, description="Billing records without a price that can be read; they are in no sum."
+    )
 
     undelivered: Undelivered = Field(
         default_factory=Undelivered,

@@ -148,6 +148,7 @@ class _Audit:
             prediction_id = billing.prediction.uuid
             quoted = self._recorded.get(prediction_id, self._quotes.get(prediction_id))
             usd = billing.usd(quoted)
+            self._report.unreadable_billings += usd is None
             if not prediction_id or usd is None:
                 continue
             if prediction_id in self._recorded or prediction_id in self._others:

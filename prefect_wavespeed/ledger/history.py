@@ -2,7 +2,8 @@
 
 The account's history is read to its end. Where it says what its predictions were asked for, that decides.
 Where it does not, every prediction of that time that no job of this ledger has is asked for by its id, since
-the result call may say it. What nobody tells is left to a person.
+the result call may say it. What nobody tells is left to a
+person; so is an item without an id that may be it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from cachetools import LRUCache
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import MODEL, ReduxRequest
-from prefect_wavespeed.api.predictions import ENDED_BADLY, HistoryPage, Prediction
+from prefect_wavespeed.api.predictions import ENDED_BADLY, HistoryPage, Prediction, Unnamed
 from prefect_wavespeed.concurrency import map_all
 from prefect_wavespeed.errors import NotFoundError, RestyleError, UnavailableError, UnsureSubmissionError
 from prefect_wavespeed.ledger.known_predictions import KnownPredictions
@@ -99,7 +100,9 @@ class _Known:
     since: datetime
 
     def compare(self, prediction: Prediction) -> Match:
-        """Whether a prediction is that one."""
+        """Whether a prediction is that one; one without an id may be."""
+        if isinstance(prediction, Unnamed) and not _is_older(prediction, self.since - MARGIN):
+            return "unknown"
         return "yes" if prediction.id == self.id else "no"
 
 
@@ -115,11 +118,11 @@ class _Query:
         """Take one prediction of the history into account."""
         if self.answer.done():
             return
-        match self.lost.compare(prediction):
-            case "yes":
-                self.answer.set_result(prediction)
-            case "unknown":
-                self.candidates[prediction.id] = prediction
+        match = self.lost.compare(prediction)
+        if match == "yes" and not isinstance(prediction, Unnamed):
+            self.answer.set_result(prediction)
+        elif match != "no":
+            self.candidates[prediction.id] = prediction
 
 
 class History:
@@ -180,9 +183,12 @@ class History:
             since: a time before which it was not created.
 
         Raises:
+            UnsureSubmissionError: it lists a prediction without an id, which may be this one.
             RestyleError: the history could not be read to the end, so nothing is known.
         """
-        found, _ = await self._ask(_Known(prediction_id, since))
+        found, candidates = await self._ask(_Known(prediction_id, since))
+        if found is None and candidates:
+            raise unsure(tuple(candidates))
         return found
 
     async def _ask(self, lost: LostSubmission | _Known) -> tuple[Prediction | None, dict[str, Prediction]]:
@@ -285,16 +291,17 @@ class History:
         left = await self._no_others(candidates.values(), lost)
         results = await map_all(self._result, left, _CONCURRENCY)
         answers = [(result, lost.compare(result)) for result in results]
-        if found := next((result for result, match in answers if match == "yes"), None):
-            return found
-        unknown = tuple(result.id for result, match in answers if match == "unknown")
+        for result, match in answers:
+            if match == "yes" and not isinstance(result, Unnamed):
+                return result
+        unknown = tuple(result.id for result, match in answers if match != "no")
         if not unknown:
             return None
         raise unsure(unknown)
 
     async def _result(self, prediction: Prediction) -> Prediction:
         """What the result call says, if it may say more."""
-        if self._client.traits.result_has_inputs is False:
+        if self._client.traits.result_has_inputs is False or isinstance(prediction, Unnamed):
             return prediction
         if prediction.id in self._results:
             return self._results[prediction.id]

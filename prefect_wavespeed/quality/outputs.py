@@ -28,19 +28,20 @@ def is_blank(reduced: Image.Image) -> bool:
     return is_transparent or all(most - least <= _ONE_COLOUR for least, most in extremes)
 
 
-def count_differs(params: ReduxParams, came: int) -> list[OutputWarning]:
+def count_differs(params: ReduxParams, came: int, why: str = "") -> list[OutputWarning]:
     """The warning for fewer or more outputs than were asked for and are paid.
 
     Args:
         params: what was asked for.
         came: how many outputs there are.
+        why: what came instead of those that are missing, if anything did.
     """
     if came == params.num_images:
         return []
     if came > params.num_images:
         message = f"{came:,} pictures came instead of {params.num_images}: the others are not stored"
         return [OutputWarning(code="extra_outputs", message=message)]
-    message = f"{came:,} of {counted(params.num_images, 'picture')} came"
+    message = f"{came:,} of {counted(params.num_images, 'picture')} came{why and ': '}{why}"
     return [OutputWarning(code="missing_outputs", message=message)]
 
 

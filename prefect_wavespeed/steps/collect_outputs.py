@@ -80,8 +80,8 @@ class OutputStep:
 
 
 def _check_readable(prediction: Prediction, job: Job) -> None:
-    """Leave a job open whose paid outputs came in a form that is not understood."""
-    if came := prediction.unreadable_outputs:
+    """Leave a job open whose paid outputs all came in a form that is not understood."""
+    if (came := prediction.unreadable_outputs) and not any(prediction.outputs):
         raise OutputError(
             "WaveSpeedAI sent outputs in a form that this version cannot read; the job stays open, and "
             f"running it with a newer version finishes it: {came}",

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.predictions import Prediction
@@ -67,8 +66,10 @@ class OutputCollector:
     async def collect(self) -> Collected:
         """Store as many outputs as were asked for. What is wrong with one is told; it is stored.
 
+        One that is not there costs only itself, once others came and all tries have said that it is not.
+
         Raises:
-            OutputError: one cannot be downloaded whole, after several tries; or none is named.
+            OutputError: one cannot be downloaded whole, after several tries; or none is named, or there.
             NotFoundError: WaveSpeedAI no longer knows the prediction.
             RestyleError: the API or the store cannot be used now.
         """
@@ -80,10 +81,29 @@ class OutputCollector:
                 job_key=self.job.key,
                 prediction_id=self.prediction.id,
             )
-        collected = Collected(warnings=count_differs(self.job.params, len(named)))
-        for number, index in enumerate(named[: self.job.params.num_images], 1):
-            await self._collect(number, index, collected)
+        collected = Collected()
+        missing = await self._collect_those(named, collected)
+        if collected.outputs and all(error.gone for error in missing.values()):  # it may have been late
+            missing = await self._collect_those(missing, collected)
+        why = self.prediction.unreadable_outputs or ""
+        if missing and len(collected.outputs) < self.job.params.num_images:
+            passing = [error for error in missing.values() if not error.gone]
+            if passing or not collected.outputs:
+                raise [*passing, *missing.values()][0]
+            why = next(iter(missing.values())).message
+        collected.warnings += count_differs(self.job.params, len(named) - len(missing), why)
         return collected
+
+    async def _collect_those(self, indexes: Iterable[int], collected: Collected) -> dict[int, OutputError]:
+        """Store outputs, as long as more are wanted. Returns why some did not come, by their index."""
+        missing: dict[int, OutputError] = {}
+        for index in indexes:
+            if len(collected.outputs) < self.job.params.num_images:
+                try:
+                    await self._collect(len(collected.outputs) + 1, index, collected)
+                except OutputError as error:
+                    missing[index] = error
+        return missing
 
     async def _look_for_missing(self) -> None:
         """Ask again for outputs that are missing: what comes after the side-car is written is lost."""
@@ -94,7 +114,7 @@ class OutputCollector:
             await asyncio.sleep(next(waits))
             with suppress(RestyleError):  # what there is can be stored without it
                 fresh = await self.client.result(self.prediction.id)
-                if _named(fresh) > _named(self.prediction) and not fresh.unreadable_outputs:
+                if _named(fresh) > _named(self.prediction):
                     self.prediction = fresh
 
     async def _collect(self, number: int, index: int, collected: Collected) -> None:
@@ -131,12 +151,11 @@ class OutputCollector:
 
     async def _fetch(self, index: int) -> tuple[bytes, Examined]:
         """One output, whole and verified; the API is asked for a fresh URL when the old one has expired."""
-        return await retry(
-            partial(self._try_fetch, index, count(), []), tries=TRIES, when=_may_be_whole_next_time
-        )
+        return await retry(partial(self._try_fetch, index, [], []), tries=TRIES, when=_may_be_whole_next_time)
 
-    async def _try_fetch(self, index: int, tries: Iterator[int], seen: list[bytes]) -> tuple[bytes, Examined]:
-        if next(tries):
+    async def _try_fetch(self, index: int, clear: list[bool], seen: list[bytes]) -> tuple[bytes, Examined]:
+        """One try; ``clear`` holds of each earlier one whether it said that there is no picture."""
+        if clear:
             fresh = await self.client.result(self.prediction.id)
             if _names_all_of(self.prediction, fresh):  # or an output that comes later would be gone
                 self.prediction = fresh
@@ -145,9 +164,11 @@ class OutputCollector:
             data = self.prediction.inline(output) or await self.client.download(output)
             return data, await self._examined(data, seen)
         except NotFoundError as error:
-            problem = OutputError(error.message)
+            problem = OutputError(error.message, gone=True)
         except OutputError as error:
             problem = error
+        clear.append(problem.gone)
+        problem.gone = all(clear)
         problem.job_key, problem.prediction_id = self.job.key, self.prediction.id
         raise problem
 
@@ -162,6 +183,7 @@ class OutputCollector:
             digest = hashlib.sha256(data).digest()
             if digest in seen and (found := undecoded(data)):
                 return Examined(found, odd=error.message)
+            error.gone = not seen or digest in seen
             seen.append(digest)
             raise
 

@@ -94,6 +94,8 @@ def _comparison(costs: CostReport) -> Sequence[tuple[str, ...]]:
         rows.append(("recorded without a price", str(costs.unpriced), ""))
     if costs.unreadable:
         rows.append(("side-cars of another version, left out", str(costs.unreadable), ""))
+    if costs.unreadable_billings:
+        rows.append(("billing records without a price, left out", str(costs.unreadable_billings), ""))
     return rows
 
 
