@@ -76,6 +76,8 @@ class Stop:
         # interruptions it exits as if SIGINT had killed it.
         with suppress(OSError, ValueError):
             sys.stdout.flush()
+        if self.status is not None:
+            _kill_children()
         os._exit(status)
 
     def _end_in_time(self, reader: int) -> None:
