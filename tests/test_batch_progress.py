@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import io
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from prefect_wavespeed.batch.job_table import JobTable
 from prefect_wavespeed.batch.progress import RESTYLING, Progress, Recorder
 from prefect_wavespeed.batch.report.parts import ReportParts
+from prefect_wavespeed.deployments.cli.shared.console import Console
 from prefect_wavespeed.deployments.cli.shared.progress import BatchProgress
+from prefect_wavespeed.deployments.cli.shared.terminal import printable_streams
 from prefect_wavespeed.storage.open_store import directory_store
 
 
@@ -111,3 +113,19 @@ def test_rows_that_were_finished_before_say_nothing_about_the_rate_and_the_time_
     table.close()
     assert "120/min" in screen.getvalue()
     assert "0:07:30" in screen.getvalue()
+
+
+def test_a_bar_moves_on_a_terminal_on_which_texts_of_others_are_escaped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", screen)
+    console = Console(stderr=True, force_terminal=True)
+    with printable_streams(), BatchProgress(console) as shown:
+        shown.update(_progress(1))
+        console.print("image \x1b]0;title\x07")
+        print("\x1b[2J", file=sys.stderr)
+    assert "\x1b[2K" in screen.getvalue()
+    assert r"image \u001b]0;title\u0007" in screen.getvalue()
+    assert "\x1b[2J" not in screen.getvalue()
+    assert r"\u001b[2K" not in screen.getvalue()

@@ -106,16 +106,17 @@ async def test_an_upload_that_is_noted_wrongly_is_made_again(
     assert len(emulator.ledger()["predictions"]) == 2
 
 
-async def test_nothing_is_billed_while_a_jobs_side_car_cannot_be_read(
+async def test_nothing_is_billed_while_a_jobs_side_car_or_first_name_cannot_be_read(
     emulator: Emulator, tmp_path: Path
 ) -> None:
     restyled = await restyle(emulator.url, str(tmp_path))
-    side_car = Path(restyled.metadata_uri)
-    good = side_car.read_bytes()
-    for damaged in _DAMAGED.values():
-        side_car.write_bytes(damaged)
-        with pytest.raises(RestyleError, match=r"metadata\.json was not written by this version"):
-            await restyle(emulator.url, str(tmp_path))
-    side_car.write_bytes(good)
+    (name,) = tmp_path.glob("images/.names/*.json")
+    for file in (Path(restyled.metadata_uri), name):
+        good = file.read_bytes()
+        for damaged in _DAMAGED.values():
+            file.write_bytes(damaged)
+            with pytest.raises(RestyleError, match=rf"{file.name} was not written by this version"):
+                await restyle(emulator.url, str(tmp_path))
+        file.write_bytes(good)
     assert (await restyle(emulator.url, str(tmp_path))).outputs == restyled.outputs
     assert len(emulator.ledger()["predictions"]) == 1

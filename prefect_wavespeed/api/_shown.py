@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
+import httpx
 
 from prefect_wavespeed.api.base64_stream import NotJsonError, decode
 from prefect_wavespeed.api.urls import NotPublicError
@@ -28,7 +29,7 @@ _CUT = "?…"
 _USER = re.compile(r"(?i)(https?://)[^\s/?#@]*@")
 
 _WORDS: tuple[tuple[type[BaseException], str], ...] = (
-    (NotPublicError, "not a public https URL"),
+    (httpx.InvalidURL, "not a valid URL"),
     (TimeoutError, "timed out"),
     (asyncio.CancelledError, "timed out"),  # the cause of the TimeoutError of ``asyncio.timeout``
     (aiohttp.ClientConnectorCertificateError, f"the server's certificate is not trusted: {NOT_TRUSTED}"),
@@ -118,6 +119,8 @@ def described(error: BaseException) -> str:
     """An error of the libraries below, in one line."""
     error = error.__cause__ or error  # aiohttp's own classes say more than what httpx-aiohttp makes of them
     inner = getattr(error, "os_error", None)
+    if refused := next((each for each in (error, inner) if isinstance(each, NotPublicError)), None):
+        return f"not a public https URL ({refused})"
     for kind, words in _WORDS:
         if isinstance(error, kind) or isinstance(inner, kind):
             return words

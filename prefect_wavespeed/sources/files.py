@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
+
+from pydantic import BaseModel
 
 from prefect_wavespeed.errors import SourceError, redact
 from prefect_wavespeed.job import Source
 from prefect_wavespeed.local_files import NotRegularError, TooLongError, in_time, read_regular
 from prefect_wavespeed.quality.verify import MAX_SOURCE_BYTES, check_source_size, verify_source
 from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.documents import decode
 from prefect_wavespeed.storage.store import Store
 
 
@@ -79,11 +81,17 @@ async def file_source(image: str, store: Store) -> Source:
     )
 
 
+class _FirstName(BaseModel):
+    """The name under which a file was first used."""
+
+    name: str
+
+
 async def _first_name(sha256: str, name: str, store: Store) -> str:
     path = layout.source_name(sha256)
     data = await store.get(path)
     if data is None:
-        if await store.create(path, json.dumps({"name": name}).encode()):
+        if await store.create(path, _FirstName(name=name).model_dump_json().encode()):
             return name
         data = await store.get(path)
-    return str(json.loads(data)["name"]) if data else name
+    return name if data is None else decode(data, _FirstName, store.uri_of(path)).name
