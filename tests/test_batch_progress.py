@@ -126,6 +126,6 @@ def test_a_bar_moves_on_a_terminal_on_which_texts_of_others_are_escaped(
         console.print("image \x1b]0;title\x07")
         print("\x1b[2J", file=sys.stderr)
     assert "\x1b[2K" in screen.getvalue()
-    assert r"image \u001b]0;title\u0007" in screen.getvalue()
+    assert r"image \u001b]0;title" in screen.getvalue()
     assert "\x1b[2J" not in screen.getvalue()
     assert r"\u001b[2K" not in screen.getvalue()
