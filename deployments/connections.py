@@ -18,6 +18,9 @@ _HEAD_SECONDS = 10.0
 # Of a body that is still coming after its request has been answered: closing at once would lose the answer.
 _MAX_READ = 1 << 20  # bytes, after which another request may follow
 _MAX_REST = 32 << 20  # bytes in all
+# Of a request: its headers, and two for each part of a body in parts. To read a part of one byte takes as long
+# as to read one of thousands.
+_MAX_LINES = 2_000
 
 
 class BoundedConnection(H11Protocol):
@@ -31,6 +34,7 @@ class BoundedConnection(H11Protocol):
     _deadline: asyncio.TimerHandle
     _opened_at: float
     _rest: int
+    _lines: int
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for a request, at the cost of another connection where there are too many."""
@@ -51,6 +55,10 @@ class BoundedConnection(H11Protocol):
                 elif not self.transport.is_closing():
                     self.transport.write_eof()  # so that no other request is sent here
                 return
+        self._lines += data.count(b"\r\n")
+        if self._lines > _MAX_LINES:
+            self._abort()
+            return
         super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -65,7 +73,7 @@ class BoundedConnection(H11Protocol):
         super().on_response_complete()
 
     def _expect_request(self) -> None:
-        self._rest = 0
+        self._rest = self._lines = 0
         self._deadline = self.loop.call_later(_HEAD_SECONDS, self._end_unless_busy)
 
     def _end_unless_busy(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import httpx
 import pytest
 from prefect.blocks.system import Secret
 from pydantic import SecretStr
@@ -271,6 +272,19 @@ def test_what_is_not_accepted_is_refused_with_a_reason(
     answer = receiver.http.request(method, path, content=content, headers=headers)
     assert answer.status_code == status
     assert status == 200 or answer.json()["error"]
+
+
+@pytest.mark.parametrize(("size", "is_read"), [(1, False), (1000, True)], ids=["crumbs", "pieces"])
+def test_a_body_in_crumbs_is_not_read(size: int, is_read: bool, receiver: Receiving) -> None:
+    body = json.dumps({**aws("in/chunked.jpg"), "padding": "x" * 20_000}).encode()
+    pieces = (body[at : at + size] for at in range(0, len(body), size))
+    try:
+        answer = receiver.http.post("/s3", content=pieces, headers={"Authorization": f"Bearer {TOKEN}"})
+    except httpx.HTTPError:  # the connection was closed
+        assert not is_read
+    else:
+        assert (is_read, answer.status_code) == (True, 200)
+    assert receiver.http.get("/health").is_success
 
 
 def test_health_and_metrics(receiver: Receiving) -> None:
