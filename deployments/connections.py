@@ -18,8 +18,8 @@ _HEAD_SECONDS = 10.0
 # Of a body that is still coming after its request has been answered: closing at once would lose the answer.
 _MAX_READ = 1 << 20  # bytes, after which another request may follow
 _MAX_REST = 32 << 20  # bytes in all
-# Of a request: its headers, and two for each part of a body in parts. To read a part of one byte takes as long
-# as to read one of thousands.
+# Of a request: its headers, and two for each part of a body in parts. To read a part of one byte takes as
+# long as to read one of thousands.
 _MAX_LINES = 2_000
 
 

@@ -55,11 +55,10 @@ def open_regular(path: str | Path) -> BinaryIO:
     try:
         path = Path(path).expanduser()
         _check(path.stat().st_mode)  # first: to open a device may do something
-    except (
-        RuntimeError,
-        ValueError,
-    ) as error:  # ~ and a user who does not exist; a character that no path has
-        raise OSError(errno.EINVAL, str(error)) from None
+    except RuntimeError:
+        raise OSError(errno.EINVAL, "no such user: what is after ~ is a user's name") from None
+    except ValueError:
+        raise OSError(errno.EINVAL, "a character that no path has") from None
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     try:
         _check(os.fstat(file.fileno()).st_mode)

@@ -73,9 +73,9 @@ async def test_what_is_no_regular_file_is_refused_at_once(
 
 
 async def test_the_home_of_nobody_is_one_bad_row(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"home directory.*: image ~nosuchuser/a\.jpg"):
+    with pytest.raises(SourceError, match=r"no such user.*: image ~nosuchuser/a\.jpg"):
         await read_file("~nosuchuser/a.jpg")
-    with pytest.raises(ManifestError, match="home directory"):
+    with pytest.raises(ManifestError, match="no such user"):
         await rows_of("~nosuchuser/a.csv", tmp_path / "out")
 
 

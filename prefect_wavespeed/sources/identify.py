@@ -11,6 +11,7 @@ from prefect_wavespeed.sources.objects import check_s3_uri, find_object, identif
 from prefect_wavespeed.sources.urls import url_source
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.urls import mistyped_url, path_of_file_url
+from prefect_wavespeed.words import printable
 
 
 async def identify(image: str, store: Store) -> Source:
@@ -40,7 +41,9 @@ def check_image(image: str) -> None:
         SourceError: it is empty, or no https URL, ``s3://bucket/key`` or path.
     """
     if not image.isprintable() and any(unicodedata.category(char) in ("Cc", "Cs") for char in image):
-        raise SourceError(f"control character: image {redact(image)}: rename it, or correct the manifest")
+        raise SourceError(
+            f"control character: image {redact(printable(image))}: rename it, or correct the manifest"
+        )
     if not image.strip():
         raise SourceError("image is empty: use an https URL, s3://bucket/key, or the path of a picture")
     if image[:5].lower() == "data:":
