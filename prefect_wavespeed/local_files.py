@@ -42,6 +42,18 @@ class TooLongError(OSError):
         self.size = size
 
 
+def expanded(path: str | Path) -> Path:
+    """A path whose ``~`` is the home directory.
+
+    Raises:
+        OSError: it is that of a user who does not exist.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise OSError(errno.EINVAL, "no such user: what is after ~ is a user's name") from None
+
+
 def open_regular(path: str | Path) -> BinaryIO:
     """Open a file to read it.
 
@@ -52,11 +64,9 @@ def open_regular(path: str | Path) -> BinaryIO:
         NotRegularError: it is neither a file nor a directory.
         OSError: it is missing, a directory, or cannot be opened.
     """
+    path = expanded(path)
     try:
-        path = Path(path).expanduser()
         _check(path.stat().st_mode)  # first: to open a device may do something
-    except RuntimeError:
-        raise OSError(errno.EINVAL, "no such user: what is after ~ is a user's name") from None
     except ValueError:
         raise OSError(errno.EINVAL, "a character that no path has") from None
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")

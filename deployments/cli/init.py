@@ -8,6 +8,7 @@ from json import dumps
 from pathlib import Path
 
 from prefect_wavespeed.errors import ConfigurationError
+from prefect_wavespeed.local_files import expanded
 from prefect_wavespeed.version import package_version
 
 # Each file of the project, and the file of this package that it is made from.
@@ -37,8 +38,8 @@ def init(folder: str = ".", /) -> int:
     Raises:
         ConfigurationError: the folder is not empty, or cannot be written.
     """
-    root = Path(folder).expanduser()
     try:
+        root = expanded(folder)
         _require_empty(root)
         contents = _contents(root.resolve().name)
         _write(root, contents)

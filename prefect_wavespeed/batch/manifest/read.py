@@ -24,7 +24,7 @@ from prefect_wavespeed.batch.manifest.prefix import images_below
 from prefect_wavespeed.batch.manifest.rows import BadRow, Row, RowReader
 from prefect_wavespeed.batch.manifest.text import UnreadableError
 from prefect_wavespeed.errors import ManifestError, redact
-from prefect_wavespeed.local_files import in_time
+from prefect_wavespeed.local_files import expanded, in_time
 from prefect_wavespeed.storage.backend import is_plain
 from prefect_wavespeed.storage.open_store import bucket_store
 from prefect_wavespeed.storage.s3 import is_bucket_name
@@ -254,12 +254,12 @@ def _existing(manifest: str) -> Path:
     if meant := mistyped_url(manifest):
         raise UnreadableError(f"did you mean {redact(meant)}?")
     try:
-        path = Path(manifest).expanduser()
+        path = expanded(manifest)
         if not path.exists():
             raise UnreadableError("no such file or folder")
         if not path.is_file():  # a pipe or a device might never end
             raise UnreadableError("not a regular file")
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise UnreadableError(getattr(error, "strerror", None) or str(error)) from None
     return path
 
