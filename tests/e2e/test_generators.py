@@ -1,4 +1,4 @@
-"""The generators of `make test` once more, with tens of thousands of cases."""
+"""The generators of `make test` once more: some 15,000 cases, most of them of several keys, rows or fields."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.e2e
         ("test_odd_keys.py", 15),
         ("test_manifest_forms.py", 15),
         ("test_source_formats.py", 15),
-        ("test_hostile_answers.py", 16),
+        ("test_hostile_answers.py", 10),
     ],
 )
 def test_a_generator_finds_nothing_in_many_times_as_many_cases(name: str, times: int) -> None:
