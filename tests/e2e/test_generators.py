@@ -1,4 +1,4 @@
-"""The generators of `make test` once more: some 15,000 cases, most of them of several keys, rows or fields."""
+"""The generators of `make test` once more: some 15,000 cases, most of several keys, rows or fields."""
 
 from __future__ import annotations
 
