@@ -6,6 +6,7 @@ Nothing depends on it. Where Prefect's event feed cannot be read, one warning is
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
@@ -17,12 +18,13 @@ from pydantic import SecretStr
 
 from prefect_wavespeed.api.webhooks import ENDED, WebhookError, unseal
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
-from prefect_wavespeed.errors import redact
+from prefect_wavespeed.errors import RestyleError, redact
 from prefect_wavespeed.retry import backoff
 from prefect_wavespeed.steps.webhook_inbox import WebhookInbox
 
 _SUBSCRIBE_SECONDS = 10.0  # that a submission waits for the subscription
 _CLOSE_SECONDS = 2.0
+_SECRET_SECONDS = 60.0  # between two looks at whether the secret has changed
 
 
 class WebhookListener:
@@ -67,17 +69,24 @@ class WebhookListener:
 
     async def _listen(self) -> None:
         secret: SecretStr | None = None
+        asked_at = 0.0
         delays = backoff(first=1.0, most=30.0)
         while True:
             try:
-                secret = secret or await self._fetch_secret()
+                if secret is None:
+                    secret, asked_at = await self._fetch_secret(), time.monotonic()
                 async with _subscription() as events:
                     self.inbox.start()
                     self._attempted.set()
                     self._warned.discard("feed")
                     delays = backoff(first=1.0, most=30.0)
                     async for event in events:
-                        self._deliver(event, secret)
+                        problem = self._undelivered(event, secret)
+                        if problem and time.monotonic() - asked_at >= _SECRET_SECONDS:  # it may have changed
+                            asked_at, secret = time.monotonic(), await self._newer(secret)
+                            problem = self._undelivered(event, secret)
+                        if problem:
+                            self._warn("event", f"webhooks: a Prefect event {ENDED} is ignored: {problem}")
                 problem = "the connection was closed"
             except Exception as error:
                 problem = redact(error) or type(error).__name__
@@ -90,14 +99,21 @@ class WebhookListener:
         async with self._block.get_client() as client:
             return await client.webhook_secret()
 
-    def _deliver(self, event: Event, secret: SecretStr) -> None:
+    async def _newer(self, secret: SecretStr) -> SecretStr:
+        with suppress(RestyleError, TimeoutError):
+            async with asyncio.timeout(_SUBSCRIBE_SECONDS):  # events wait meanwhile
+                return await self._fetch_secret()
+        return secret
+
+    def _undelivered(self, event: Event, secret: SecretStr) -> str | None:
+        """Deliver an event; return why that cannot be done, if so."""
         # must be quick: the server drops events for a subscriber that is 256 behind
         try:
             notice = unseal(str(event.payload.get("sealed")), secret)
         except WebhookError as error:
-            self._warn("event", f"webhooks: a Prefect event {ENDED} is ignored: {error}")
-        else:
-            self.inbox.deliver(notice.prediction, notice.job_key)
+            return str(error)
+        self.inbox.deliver(notice.prediction, notice.job_key)
+        return None
 
     def _warn(self, kind: str, message: str) -> None:
         """Log a warning, once for each kind."""

@@ -23,6 +23,7 @@ from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 from prefect_wavespeed.tasks.webhook_listener import WebhookListener
 from tests.support.emulator_process import Emulator
 from tests.support.prefect_server import PrefectServer
+from tests.support.raw_server import RawServer, answer
 
 KEY = "key-that-nobody-may-see"
 HOOK = "https://hooks.example.com/wavespeed?token=s3cret"
@@ -46,7 +47,7 @@ def warnings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]
     logger.removeHandler(handler)
 
 
-def block(emulator: Emulator, webhook_url: str | None = HOOK) -> WaveSpeed:
+def block(emulator: Emulator | RawServer, webhook_url: str | None = HOOK) -> WaveSpeed:
     return WaveSpeed(
         api_key=Secret(value=SecretStr(KEY)),
         base_url=emulator.url,
@@ -107,6 +108,21 @@ async def test_events_of_the_receiver_are_delivered_and_forged_ones_are_not(
     assert asyncio.all_tasks() == before
     (warning,) = warnings()
     assert "is ignored" in warning
+
+
+async def test_a_secret_that_changes_meanwhile_is_asked_for_again(
+    server: PrefectServer, warnings: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_wavespeed.tasks.webhook_listener._SECRET_SECONDS", 0.0)
+    secrets = [answer({"secret": secret}) for secret in ("whsec_old", "whsec_new")]
+    async with RawServer(*secrets) as api, WebhookListener.open(block(api)) as listener:
+        await listener.webhook_url(wait=True)
+        with listener.inbox.watch("n1") as sent:
+            put(server, "n1", seal(completed("n1"), "whsec_new"))
+            async with asyncio.timeout(30):
+                await sent.wait(30)
+            assert sent.read()
+    assert not warnings()
 
 
 async def test_a_block_without_a_webhook_url_subscribes_to_nothing(

@@ -246,7 +246,12 @@ def test_a_certificate_that_cannot_be_fetched_is_a_temporary_error() -> None:
         verify(sns(aws()), away)
 
 
-def test_a_certificate_is_fetched_once() -> None:
+@pytest.mark.parametrize(("seconds", "times"), [(60.0, 1), (0.0, 2)])
+def test_a_certificate_is_fetched_once_a_day(
+    seconds: float, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_wavespeed.deployments.receiver.sns._KEY_SECONDS", seconds)
+
     async def twice() -> None:
         for version in ("1", "2"):
             await gate.verify(sns(aws(), version=version))
@@ -254,7 +259,7 @@ def test_a_certificate_is_fetched_once() -> None:
     amazon = Amazon()
     gate = SnsVerifier(amazon)
     asyncio.run(twice())
-    assert amazon.asked == [CERTIFICATE_URL]
+    assert amazon.asked == [CERTIFICATE_URL] * times
 
 
 def test_a_subscription_is_confirmed_at_sns() -> None:

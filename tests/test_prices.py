@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ from prefect_wavespeed.api.billing import Quote
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxRequest
 from prefect_wavespeed.errors import BudgetExceededError, UnavailableError
-from prefect_wavespeed.steps.prices import Price, PriceCache, price_key
+from prefect_wavespeed.steps.prices import MAX_AGE, Price, PriceCache, price_key
 
 CAT = ReduxRequest(image="https://example.com/cat.jpg", seed=1)
 DOG = ReduxRequest(image="https://example.com/dog.jpg", seed=2)
@@ -90,6 +91,21 @@ async def test_a_price_that_is_not_required_is_asked_for_once_and_may_be_unknown
     assert await prices.usd(CAT, required=False) is None
     assert prices.cached(CAT) is None
     assert len(api.calls) == 1
+
+
+async def test_a_price_is_not_taken_for_ever_as_it_was_and_an_unknown_one_not_as_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("prefect_wavespeed.steps.prices._UNKNOWN_SECONDS", 0.01)
+    prices, _ = _cache(UnavailableError("away"), Quote(usd=0.025), Quote(usd=0.03), UnavailableError("away"))
+    assert await prices.usd(CAT, required=False) is None
+    await asyncio.sleep(0.02)
+    assert await prices.usd(CAT, required=False) == 0.025
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + MAX_AGE + 1)
+    monkeypatch.setattr("prefect_wavespeed.steps.prices.time", later)
+    assert await prices.usd(CAT, required=True) == 0.03
+    later.monotonic = lambda: time.monotonic() + 3 * MAX_AGE
+    assert await prices.usd(CAT, required=False) == 0.03, "the last that is known"
 
 
 async def test_a_price_that_is_required_is_asked_for_again_until_the_api_says() -> None:

@@ -13,7 +13,7 @@ import boto3
 import pytest
 
 from prefect_wavespeed.api.client import WaveSpeedClient
-from prefect_wavespeed.errors import PredictionFailedError, SourceError
+from prefect_wavespeed.errors import InvalidRequestError, PredictionFailedError, SourceError
 from prefect_wavespeed.job import Source
 from prefect_wavespeed.settings import get_settings
 from prefect_wavespeed.sources.identify import identify
@@ -156,6 +156,35 @@ async def test_an_upload_that_cannot_be_checked_is_used_and_sent_again_on_retry_
     await restyle(emulator.url, store, variant=2, retry_failed=True)
     ledger = emulator.ledger()
     assert (ledger["calls"]["upload"], ledger["billed"]) == (1, 1)
+
+
+REFUSED = {
+    "on": "submit",
+    "fault": "refused",
+    "status": 400,
+    "code": 1402,
+    "message": "image: the URL could not be fetched",
+}
+
+
+async def test_an_upload_that_a_refused_submission_says_is_gone_is_sent_again_once(
+    emulator: Emulator, store: Store
+) -> None:
+    await restyle(emulator.url, store)
+    emulator.faults([{**REFUSED, "times": 1}])
+    await restyle(emulator.url, store, variant=1)
+    ledger = emulator.ledger()
+    assert (ledger["calls"]["upload"], ledger["calls"]["submit"], ledger["billed"]) == (2, 3, 2)
+    emulator.faults([{**REFUSED, "times": None}])
+    with pytest.raises(InvalidRequestError, match="could not be fetched"):
+        await restyle(emulator.url, store, variant=2)
+    ledger = emulator.ledger()
+    assert (ledger["calls"]["upload"], ledger["calls"]["submit"], ledger["billed"]) == (3, 5, 2)
+    emulator.reset()
+    emulator.faults([{**REFUSED, "times": None}])
+    with pytest.raises(InvalidRequestError):  # one that was sent just now is not sent again
+        await restyle(emulator.url, store, str(OTHER_PHOTO))
+    assert (emulator.ledger()["calls"]["upload"], emulator.ledger()["billed"]) == (1, 0)
 
 
 async def test_an_upload_is_checked_once_a_process_and_never_after_sending_it(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from cachetools import LRUCache
+from cachetools import TTLCache
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -35,6 +35,7 @@ _SIGNED = {
 }  # fmt: skip
 _SIGNED["UnsubscribeConfirmation"] = _SIGNED["SubscriptionConfirmation"]
 _MAX_KEYS = 16  # in memory; SNS uses a certificate for some months
+_KEY_SECONDS = 86_400.0
 
 
 class ForgedError(RestyleError):
@@ -52,7 +53,7 @@ class SnsVerifier:
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
-        self._keys: LRUCache[str, RSAPublicKey] = LRUCache(_MAX_KEYS)
+        self._keys: TTLCache[str, RSAPublicKey] = TTLCache(_MAX_KEYS, ttl=_KEY_SECONDS)
 
     async def verify(self, envelope: dict[str, Any]) -> None:
         """Check that SNS signed the envelope, with signature version 1 or 2.
@@ -92,12 +93,13 @@ class SnsVerifier:
     async def _key(self, url: str) -> RSAPublicKey:
         if not _CERTIFICATE.fullmatch(url):
             raise ForgedError("the SigningCertURL is not https://sns.REGION.amazonaws.com")
-        if url not in self._keys:
+        found = self._keys.get(url)
+        if found is None:
             key = load_pem_x509_certificate(await self._fetch(url)).public_key()
             if not isinstance(key, RSAPublicKey):
                 raise ForgedError("the SNS certificate has no RSA key")
-            self._keys[url] = key
-        return self._keys[url]
+            self._keys[url] = found = key
+        return found
 
 
 def text_field(envelope: dict[str, Any], name: str) -> str:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
 import obstore
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache
 from pydantic import BaseModel, ValidationError
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.concurrency import Room
-from prefect_wavespeed.errors import RestyleError
+from prefect_wavespeed.errors import InvalidRequestError, RestyleError
 from prefect_wavespeed.job import Source
 from prefect_wavespeed.quality.formats import true_name
 from prefect_wavespeed.quality.verify import examine_source
@@ -28,6 +29,12 @@ PRESIGNED_FOR = timedelta(hours=1)
 # WaveSpeedAI keeps uploads for 7 days; an hour is left for it to fetch the picture.
 UPLOAD_KEPT_FOR = timedelta(days=7) - timedelta(hours=1)
 _VERIFIED_UPLOADS = 10_000
+_VERIFIED_SECONDS = 600  # a process may live longer than an upload
+_SENT_SECONDS = 60  # in which another upload would be no better
+
+_NOT_FETCHED = re.compile(
+    r"(?i)1402|fetch|download|\bload|retriev|access|reach|not found|expired|\b(403|404|410)\b"
+)
 
 # Of sources at a time: sending one takes its size once more.
 _IN_HAND = 64 * 2**20
@@ -69,7 +76,9 @@ class Publisher:
         self._store = store
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         # Uploads that were seen to exist: many jobs of one source ask once.
-        self._verified: LRUCache[str, bool] = LRUCache(_VERIFIED_UPLOADS)
+        self._verified: TTLCache[str, bool] = TTLCache(_VERIFIED_UPLOADS, ttl=_VERIFIED_SECONDS)
+        self._lost: LRUCache[str, bool] = LRUCache(_VERIFIED_UPLOADS)  # those that WaveSpeedAI cannot fetch
+        self._sent: TTLCache[str, bool] = TTLCache(_VERIFIED_UPLOADS, ttl=_SENT_SECONDS)
         self._room = Room(_IN_HAND)
 
     async def url(self, source: Source, on_thumbnail: OnThumbnail | None = None) -> str:
@@ -99,6 +108,24 @@ class Publisher:
         async with self._room.hold(found.size):
             return await self._uploaded(await found.read(), source, on_thumbnail)
 
+    def forget(self, url: str, source: Source, error: RestyleError) -> bool:
+        """Have ``url`` give another URL the next time, if WaveSpeedAI could not fetch this one.
+
+        Args:
+            url: that a picture was submitted by.
+            source: the picture.
+            error: why the submission was refused.
+
+        Returns:
+            Whether another one may help: an upload that was sent just now is no better the next time.
+        """
+        if url == source.location or not isinstance(error, InvalidRequestError):
+            return False
+        if not _NOT_FETCHED.search(error.message):
+            return False
+        self._lost[url] = True
+        return url not in self._sent
+
     async def _uploaded(self, data: bytes, source: Source, on_thumbnail: OnThumbnail | None) -> str:
         examined = await asyncio.to_thread(
             examine_source, data, f"image {source.uri}", with_thumbnail=on_thumbnail is not None
@@ -119,7 +146,7 @@ class Publisher:
             except RestyleError as error:
                 error.message = f"{error.message}: upload of {source.uri}"
                 raise
-            self._verified[url] = True
+            self._verified[url] = self._sent[url] = True
             path = layout.upload(sha256, host, self._store.now())
             await self._store.create(path, _Upload(url=url).model_dump_json().encode())
             return url
@@ -136,6 +163,8 @@ class Publisher:
         try:
             url = _Upload.model_validate_json(data).url
         except ValidationError:
+            return None
+        if url in self._lost:
             return None
         if url not in self._verified:
             if await self._client.is_gone(url):

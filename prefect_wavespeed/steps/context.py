@@ -183,10 +183,13 @@ class StepContext:
 
     async def make_record(self, job: Job, prediction: Prediction) -> Record:
         """The record of a job's prediction, with the price if it is known."""
+        usd = self.prices.cached(job.params)  # an id is not kept waiting
+        if usd is None:
+            usd = await self.prices.usd(job.request(job.source.location), required=False)
         return Record(
             prediction_id=prediction.id,
             submitted_at=prediction.created_at,
-            quoted_usd=await self.prices.usd(job.request(job.source.location), required=False),
+            quoted_usd=usd,
             base_url=self.client.base_url,
         )
 

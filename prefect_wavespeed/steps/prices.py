@@ -1,17 +1,24 @@
-"""What requests cost: fetched once for each set of parameters, and again where the price must be recent."""
+"""What requests cost: fetched once in a while for each set of parameters, so that a change is noticed."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass
 
+from cachetools import TTLCache
+
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.api.models import ReduxParams, ReduxRequest
 from prefect_wavespeed.errors import BudgetExceededError, RestyleError
+
+MAX_AGE = 300.0
+"""Seconds for which a price is taken as it was; a process may live for weeks."""
+
+_UNKNOWN_SECONDS = 60.0  # in which a call that failed is not repeated for a price that nobody requires
+_KINDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,10 @@ class PriceCache:
 
     def __init__(self, client: WaveSpeedClient) -> None:
         self._client = client
-        self._prices: dict[Hashable, Price | None] = {}  # None: the API would not say
+        self._prices: dict[Hashable, Price] = {}
+        self._unknown: TTLCache[Hashable, bool] = TTLCache(
+            _KINDS, ttl=_UNKNOWN_SECONDS
+        )  # the API did not say
         self._locks: defaultdict[Hashable, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def cached(self, params: ReduxParams) -> float | None:
@@ -41,24 +51,24 @@ class PriceCache:
         return price.usd if price else None
 
     async def usd(self, request: ReduxRequest, *, required: bool) -> float | None:
-        """Return the price in USD; None where it is not required and the API does not say.
+        """Return the price in USD; where it is not required and the API does not say, the last one or None.
 
         Raises:
             BudgetExceededError: it is required and not in USD.
             RestyleError: it is required and could not be fetched.
         """
         key = price_key(request)
-        if not required and key in self._prices:
+        if not required and key in self._unknown:
             return self.cached(request)
         try:
             return (await self.price(request)).usd
         except RestyleError:
             if required:
                 raise
-            self._prices.setdefault(key, None)
-            return None
+            self._unknown[key] = True
+            return self.cached(request)
 
-    async def price(self, request: ReduxRequest, *, max_age: float = math.inf) -> Price:
+    async def price(self, request: ReduxRequest, *, max_age: float = MAX_AGE) -> Price:
         """Return the price, requested at most ``max_age`` seconds ago.
 
         Raises:

@@ -38,6 +38,8 @@ from prefect_wavespeed.steps.context import StepContext
 from prefect_wavespeed.steps.memory import FirstAttempt
 from prefect_wavespeed.urls import without_signature
 
+_URL_SECONDS = 300.0  # how old a picture's URL may be when it is submitted: signatures and uploads expire
+
 
 class Submission:
     """One call of ``StepSet.submit``, whose arguments these are."""
@@ -80,6 +82,7 @@ class Submission:
         self._error: RestyleError | None = None  # why the job may have to be left open
         self._unanswered: list[str] = []  # what came instead of answers
         self._waits = backoff(first=0.2, most=2.0)
+        self._has_new_url = False  # since WaveSpeedAI could not fetch the picture
         self._turn: Turn | None = None  # to submit, held from before the claim until the POST is answered
 
     async def run(self) -> Submitted:
@@ -188,10 +191,12 @@ class Submission:
     # -- claiming and posting ---------------------------------------------------------------------
 
     async def _make_claim(self, attempt: int, takes_over: int | None) -> None:
-        request = await self._affordable_request()
+        request, made_at = await self._affordable_request(), time.monotonic()
         if self._admit:
             await self._admit(self._job, attempt, self._context.prices.cached(request))
         self._turn = await self._context.client.pace.turn(self._context.settings.poll_timeout_seconds)
+        if time.monotonic() - made_at > _URL_SECONDS:
+            request = await self._request_with_url()
         if takes_over is not None:  # then a search comes before the POST
             self._end_turn()
         claimed_at = (time.monotonic(), time.time())  # before the put is sent
@@ -231,7 +236,10 @@ class Submission:
                     "top up the WaveSpeed account",
                     job_key=job.key,
                 )
-        return job.request(await self._context.publisher.url(job.source, self._show))
+        return await self._request_with_url()
+
+    async def _request_with_url(self) -> ReduxRequest:
+        return self._job.request(await self._context.publisher.url(self._job.source, self._show))
 
     @property
     def _show(self) -> Callable[[bytes], None] | None:
@@ -256,9 +264,14 @@ class Submission:
             self._runner = before if self._is_young() else before.after_attempt()
             await self._give_back()
             return
-        except RestyleError:  # refused, or not sent
+        except RestyleError as error:  # refused, or not sent
             self._runner = before
-            raise
+            url, source = self._request.image, self._job.source
+            if self._has_new_url or not self._context.publisher.forget(url, source, error):
+                raise
+            self._has_new_url = True
+            await self._give_back()
+            return
         self._answered_at = time.monotonic()
         self._runner = self._runner.with_prediction()
         metrics.SPENT.inc(self._context.prices.cached(self._request) or 0)
