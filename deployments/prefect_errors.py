@@ -11,9 +11,12 @@ _SERVER_ERRORS = ("Failed to reach API", "Timed out while attempting to connect 
 
 def as_restyle_error(error: Exception) -> RestyleError:
     """Convert an exception, Prefect's among them, to an error that can be shown in one line."""
+    cause: BaseException | None = error
+    while cause:  # Prefect's server was gone when Prefect was about to record an error
+        if isinstance(cause, RestyleError):
+            return cause
+        cause = cause.__context__
     match error:
-        case RestyleError():
-            return error
         # from Prefect's client: our own client raises errors of its own
         case httpx.ConnectError():
             return _unavailable(error)

@@ -19,6 +19,11 @@ def quieten() -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     # a temporary server takes longer than Prefect's default (20 s) to create its first database
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    # what it cannot send is no news to a person: the command says itself that the server is away
+    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
+    logging.raiseExceptions = False
+    # for half a minute instead of one, while a person waits
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "4")
     # warns of events that are pending at exit, though they are sent then
     logging.getLogger("EventsWorker").setLevel(logging.ERROR)
     if sys.stderr.isatty():  # a temporary server takes ten seconds to start, and a person is waiting

@@ -30,10 +30,12 @@ class Stop:
 
     Attributes:
         note: what a person should know when the work is interrupted.
+        in_haste: whether what others do at exit is in vain, as a server is gone.
     """
 
     def __init__(self) -> None:
         self.note = ""
+        self.in_haste = False
         self._signum = 0
         self._deadline = 0.0
         self._came = threading.Event()
@@ -65,18 +67,24 @@ class Stop:
         self._status = status
         for signum in (signal.SIGINT, signal.SIGTERM):  # the thread sees them
             signal.signal(signum, lambda *_: None)
-        if self.status is None:
+        if self.status is not None:
+            self._deadline = min(self._deadline, time.monotonic() + _AT_EXIT)
+        elif self.in_haste:
+            with suppress(OSError, ValueError):
+                sys.stdout.flush()
+            timer = threading.Timer(_AT_EXIT, _exit_now, [status])
+            timer.daemon = True
+            timer.start()
+        else:
             with suppress(BaseException):
                 threading._shutdown()  # type: ignore[attr-defined] # as the interpreter does first
-        else:
-            self._deadline = min(self._deadline, time.monotonic() + _AT_EXIT)
         with suppress(BaseException):
             atexit._run_exitfuncs()
         # Not as the interpreter ends: threads of obstore may then abort the process, and after some
         # interruptions it exits as if SIGINT had killed it.
         with suppress(OSError, ValueError):
             sys.stdout.flush()
-        if self.status is not None:
+        if self.status is not None or self.in_haste:
             _kill_children()
         os._exit(status)
 
@@ -94,6 +102,11 @@ class Stop:
             self.say()
         _kill_children()
         os._exit(128 + self._signum if self._status is None else self._status)
+
+
+def _exit_now(status: int) -> NoReturn:
+    _kill_children()
+    os._exit(status)
 
 
 def _interrupt(_: int, frame: FrameType | None) -> None:

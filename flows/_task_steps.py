@@ -1,4 +1,4 @@
-"""The steps of a job, each a task run of its own."""
+"""The steps of a job, each a task run of its own; and one job from start to end."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import TypeVar, cast
 from prefect.utilities.annotations import opaque
 
 from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam
+from prefect_wavespeed.flows._artifacts import publish_restyled
+from prefect_wavespeed.flows._said import run_log
 from prefect_wavespeed.job import Job, NsfwRules, Restyled
 from prefect_wavespeed.steps.attempts import Polled, Submitted
-from prefect_wavespeed.tasks import download, poll, submit
+from prefect_wavespeed.steps.run_job import run_job
+from prefect_wavespeed.tasks import Runtime, collecting_task_runs, download, poll, submit
 
 _T = TypeVar("_T")
 
@@ -61,6 +64,33 @@ class TaskSteps:
             nsfw=self._nsfw.flagged,
             nsfw_unchecked=self._nsfw.unchecked,
         )
+
+
+async def restyle_job(
+    job: Job,
+    runtime: Runtime,
+    wavespeed: WaveSpeedParam,
+    output: OutputParam,
+    *,
+    max_cost_usd: float | None,
+    nsfw: NsfwRules,
+    retry_failed: bool = False,
+) -> Restyled:
+    """Run a job's tasks and publish its artifact.
+
+    Args:
+        job: what to do.
+        runtime: open, for the block and the output that ``wavespeed`` and ``output`` name.
+        wavespeed, output, max_cost_usd, retry_failed: as for the flow `restyle_image`.
+        nsfw: what to do with flagged and unchecked outputs.
+    """
+    steps = TaskSteps(wavespeed, output, nsfw, max_cost_usd=max_cost_usd, retry_failed=retry_failed)
+    with collecting_task_runs():
+        restyled = await run_job(job, steps.submit, steps.poll, steps.download, runtime.slot)
+        for warning in restyled.warnings:
+            run_log().warning("%s", warning.line)
+        await publish_restyled(job, restyled, runtime.store)
+    return restyled
 
 
 def _whole(value: _T) -> _T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -17,6 +17,9 @@ from prefect_wavespeed.flows._said import run_log
 from prefect_wavespeed.words import counted
 
 _SECONDS = 3.0
+
+announce: ContextVar[Callable[[str], None]] = ContextVar("announce", default=lambda _: None)
+"""Called with a line that a person should see at once."""
 
 observer: ContextVar[OnProgress] = ContextVar("observer", default=lambda _: None)
 """Called with the progress of any batch that this context runs."""

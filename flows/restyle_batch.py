@@ -29,6 +29,7 @@ from prefect_wavespeed.flows._batch_artifacts import show_quote, show_report
 from prefect_wavespeed.flows._dispatch import dispatched_flow
 from prefect_wavespeed.flows._retries import retry_only
 from prefect_wavespeed.flows._said import completed, run_log
+from prefect_wavespeed.flows._server import watching
 from prefect_wavespeed.flows._shards import cancel_shards, carry_out_in_shards, check_room_for_shards
 from prefect_wavespeed.flows._task_steps import TaskSteps
 from prefect_wavespeed.flows.progress import ProgressArtifact, observer, updating
@@ -176,10 +177,11 @@ async def _restyle_all(
             if batch.table.left_out and not shard:
                 run_log().warning(left_out_line(batch.table.left_out))
             await batch.afford()
-            if shards > 1:
-                await carry_out_in_shards(batch, shards)
-            else:
-                await _carry_out(batch, wavespeed, output, used)
+            async with watching(batch.gate):
+                if shards > 1:
+                    await carry_out_in_shards(batch, shards)
+                else:
+                    await _carry_out(batch, wavespeed, output, used)
             summary = await batch.close()
             for line in described(
                 {**summary.warnings, "not_checked": 0}, summary.flagged

@@ -14,8 +14,8 @@ from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam
 from prefect_wavespeed.flows._dispatch import dispatched_flow
 from prefect_wavespeed.flows._interrupted import report_interrupted_job
-from prefect_wavespeed.flows._restyle_job import restyle_job
 from prefect_wavespeed.flows._retries import retry_only
+from prefect_wavespeed.flows._task_steps import restyle_job
 from prefect_wavespeed.job import NsfwPolicy, NsfwRules, Restyled, UncheckedPolicy
 from prefect_wavespeed.steps.run_job import make_job
 from prefect_wavespeed.tasks import open_runtime

@@ -21,9 +21,9 @@ from prefect_wavespeed.errors import (
 )
 from prefect_wavespeed.flows._dispatch import dispatched_flow
 from prefect_wavespeed.flows._interrupted import report_interrupted_job
-from prefect_wavespeed.flows._restyle_job import restyle_job
 from prefect_wavespeed.flows._retries import retry_only
 from prefect_wavespeed.flows._said import run_log
+from prefect_wavespeed.flows._task_steps import restyle_job
 from prefect_wavespeed.job import NsfwPolicy, NsfwRules, UncheckedPolicy
 from prefect_wavespeed.tasks import find, open_runtime
 from prefect_wavespeed.words import printable

@@ -235,6 +235,12 @@ class RunLimitError(RestyleError):
     """A flow run was restarted too often and is given up. Its job is left as it is."""
 
 
+class PrefectUnavailableError(RestyleError):
+    """Prefect's server has not answered for long. Nothing more was submitted, and a later run continues."""
+
+    retryable = True
+
+
 class PredictionTimeoutError(RestyleError):
     """The prediction was not ready within the local timeout. It continues; run the job again to resume it."""
 

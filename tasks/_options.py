@@ -19,7 +19,8 @@ def _worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) 
 
 
 # Nothing is cached: Prefect's result cache loses entries and misses while its storage is down. The ledger
-# is what keeps a job from being billed again.
+# is what keeps a job from being billed again. And no tags: at a task's start Prefect asks the server whether
+# one of them is limited, which is slow under load, and fails while the server is away.
 TASK_OPTIONS: dict[str, Any] = {
     "retries": 3,
     "retry_delay_seconds": exponential_backoff(2),
@@ -27,7 +28,6 @@ TASK_OPTIONS: dict[str, Any] = {
     "retry_condition_fn": _worth_retrying,
     "cache_policy": NO_CACHE,
     "persist_result": False,
-    "tags": ["wavespeed"],
 }
 
 

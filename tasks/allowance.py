@@ -24,6 +24,7 @@ from prefect.logging import get_logger
 
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
 from prefect_wavespeed.errors import ConfigurationError, NoSlotError, redact
+from prefect_wavespeed.tasks.context import current_batch
 
 _LEASES = 8  # that all slots are divided into
 _LEASE_SECONDS = 120.0
@@ -32,6 +33,7 @@ _CHECK_SECONDS = 1.0
 _RETRY_SECONDS = 5.0
 _QUIET_SECONDS = 10.0  # without any slot, before that is said, and between looks at it
 _LONGEST_WAIT = 900.0  # without any slot, until the wait is given up
+_CLOSE_SECONDS = 5.0  # for giving leases back, which expire anyway
 _FREE_THEM = "if no run is running, `restyle doctor --fix` frees them"
 
 
@@ -81,9 +83,12 @@ class Allowance:
 
     async def _close(self) -> None:
         self._closed = True
-        for lease in self._leases:
-            lease.cancel()
-        await asyncio.gather(*self._leases, return_exceptions=True)
+        leases = list(self._leases)
+        for _ in range(2):  # the second time for those that cannot be given back, as the server is away
+            for lease in leases:
+                lease.cancel()
+            if leases:
+                await asyncio.wait(leases, timeout=_CLOSE_SECONDS)
 
     async def pace(self) -> None:
         """Wait until the next submission may go out; they are spaced evenly."""
@@ -113,12 +118,15 @@ class Allowance:
 
         Raises:
             NoSlotError: there was none for a quarter of an hour, since this began or in all.
+        StoppedError: the batch submits nothing more.
         """
         while True:
             with move_on_after(_QUIET_SECONDS if self._limit else None) as waiting:
                 await self._slots.acquire_on_behalf_of(holder)
             if not waiting.cancelled_caught:
                 return
+            if batch := current_batch.get():
+                batch.gate.check_open()  # nothing may free a slot any more
             empty = time.monotonic() - self._empty_since
             if empty >= _LONGEST_WAIT:
                 raise NoSlotError(

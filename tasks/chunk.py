@@ -15,7 +15,6 @@ from prefect_wavespeed.tasks.context import collect_task_runs, current_batch
 from prefect_wavespeed.tasks.runtime import open_runtime
 
 
-# No tags: at a task's start Prefect asks the server whether one of them is limited, which is slow under load.
 @task(task_run_name="restyle {first}-{last}", cache_policy=NO_CACHE, persist_result=False)
 async def restyle_chunk(
     first: int, last: int, all_started: asyncio.Event, wavespeed: WaveSpeedParam, output: OutputParam

@@ -26,7 +26,7 @@ from prefect_wavespeed.deployments.cli.shared.pipes import flush_streams
 from prefect_wavespeed.deployments.cli.shared.terminal import printable_streams
 from prefect_wavespeed.deployments.prefect_runtime import interrupt_status
 from prefect_wavespeed.deployments.stopping import stop
-from prefect_wavespeed.errors import InvalidRequestError, RestyleError
+from prefect_wavespeed.errors import InvalidRequestError, PrefectUnavailableError, RestyleError
 from prefect_wavespeed.version import package_version
 
 _COMMANDS: dict[Group, dict[str, str]] = {
@@ -138,5 +138,6 @@ def _main(arguments: list[str]) -> int:
         from prefect_wavespeed.deployments.cli.shared.errors import as_restyle_error
 
         failure = as_restyle_error(error)
+        stop.in_haste = isinstance(failure, PrefectUnavailableError)
     print_error(failure, as_json="--json" in arguments)
     return 1

@@ -159,10 +159,10 @@ async def _quote(asked: _Command, on_progress: OnProgress) -> BatchQuote:
 
 def _restyle(asked: _Command, console: Console) -> Summary:
     from prefect_wavespeed.flows import arestyle_batch
-    from prefect_wavespeed.flows.progress import observer
+    from prefect_wavespeed.flows.progress import announce, observer
 
     with BatchProgress(console) as bar:
-        token = observer.set(bar.update)
+        token, announcing = observer.set(bar.update), announce.set(bar.say)
         try:
             # no retries: the user decides whether to run it again
             return asyncio.run(
@@ -172,6 +172,7 @@ def _restyle(asked: _Command, console: Console) -> Summary:
             )
         finally:
             observer.reset(token)
+            announce.reset(announcing)
 
 
 def _flag(field: str) -> str:

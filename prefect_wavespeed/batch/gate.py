@@ -59,9 +59,13 @@ class Gate:
             BudgetExceededError: the cap does not cover it.
             StoppedError: nothing more is submitted.
         """
+        self.check_open()
+        await self._budget.take(job, attempt)
+
+    def check_open(self) -> None:
+        """Raise ``StoppedError`` if nothing more is submitted."""
         if self.stopped:
             raise StoppedError(self.stopped.message)
-        await self._budget.take(job, attempt)
 
     def answered(self, *, fresh: bool) -> None:
         """Note that a job has its prediction.

@@ -211,7 +211,9 @@ class JobRunner:
         stopped = self._gate.stopped
         if isinstance(error, _IN_DOUBT):
             return _unfinished(flight, error, "open")
-        if isinstance(error, StoppedError) or (stopped and type(error) is type(stopped)):
+        if not flight.submitted and (
+            isinstance(error, StoppedError) or (stopped and type(error) is type(stopped))
+        ):
             # an earlier attempt may have been submitted and have failed
             return _unfinished(flight, stopped or error, "failed" if flight.ever_paid else "unsubmitted")
         if isinstance(error, PredictionFailedError):

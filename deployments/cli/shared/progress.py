@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -86,6 +87,11 @@ class BatchProgress:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    def say(self, line: str) -> None:
+        """Show a line that stays."""
+        with suppress(OSError, ValueError):  # the terminal is gone
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def update(self, progress: Progress) -> None:
         """Show how far the batch is."""
