@@ -482,6 +482,7 @@ WHOLE: list[tuple[str, bytes, str]] = [
     ("a.xlsx", b"PK\x03\x04", "it is a spreadsheet: save it as CSV"),
     ("a.csv", b"PK\x03\x04\x14\0", "it is a spreadsheet or an archive: save it as CSV"),
     ("a.csv", b"\n<!doctype HTML>", "it is a web page, such as one to sign in on: check its address"),
+    ("a.csv", b"image\n" + b",\n" * 1_048_577, "over 1,048,576 lines in a row are empty: leave them out"),
     ("a.csv", PARQUET, "it is Parquet: give it a name that ends in .parquet"),
     ("a.csv", b"imgae,seed\na,1\n", f"{SLIP}; {KNOWN}"),
     (

@@ -16,6 +16,8 @@ from typing import Any, BinaryIO, cast
 from prefect_wavespeed.local_files import open_regular
 
 LINE_LIMIT = 1 << 20  # characters
+_MOST_EMPTY = 1 << 20  # lines in a row, as many as a sheet has: some bytes may unpack to any number
+_SEPARATORS = " \t\r\n,;|"
 BROKEN = "\udcff"
 """Stands for bytes that are no text: a text has no such character."""
 TOO_LONG = "\udc81"
@@ -49,8 +51,11 @@ def lines(path: Path) -> Iterator[str]:
     Raises:
         UnreadableError: it cannot be read to its end.
     """
-    read = pieces(path)
+    read, empty = pieces(path), 0
     for line in read:
+        empty = 0 if line.strip(_SEPARATORS) else empty + 1
+        if empty > _MOST_EMPTY:
+            raise UnreadableError(f"over {_MOST_EMPTY:,} lines in a row are empty: leave them out")
         if len(line) < LINE_LIMIT:
             yield line
             continue
