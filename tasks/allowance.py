@@ -62,6 +62,7 @@ class Allowance:
         self._closed = False
         self._empty_since = time.monotonic()  # when the last slot was lost; inf while there are some
         self._said_at = -inf
+        self._is_gone = False  # the limit, when it was last looked for
 
     @classmethod
     @asynccontextmanager
@@ -118,7 +119,8 @@ class Allowance:
 
         Raises:
             NoSlotError: there was none for a quarter of an hour, since this began or in all.
-        StoppedError: the batch submits nothing more.
+            StoppedError: the batch submits nothing more.
+            ConfigurationError: the limit has been deleted.
         """
         while True:
             with move_on_after(_QUIET_SECONDS if self._limit else None) as waiting:
@@ -134,18 +136,22 @@ class Allowance:
                     f"{_LONGEST_WAIT / 60:g} minutes: nothing was submitted: {_FREE_THEM}",
                     retry_after=_LONGEST_WAIT,
                 )
-            if empty >= _QUIET_SECONDS:
-                self._say_waiting()
+            if empty >= _QUIET_SECONDS and self._limit:
+                await self._say_waiting(self._limit)
 
-    def _say_waiting(self) -> None:
+    async def _say_waiting(self, limit: str) -> None:
+        """Once a minute, for all that wait: look whether the limit is still there, and say what for."""
         now = time.monotonic()
         if now - self._said_at >= _SHARE_SECONDS:
             self._said_at = now
-            get_logger("restyle").warning(
-                "waiting for the concurrency limit %s: other runs use all its slots; %s",
-                self._limit,
-                _FREE_THEM,
-            )
+            self._is_gone = await _is_gone(limit)
+        elif not self._is_gone:
+            return
+        if self._is_gone:
+            raise _missing(limit)
+        get_logger("restyle").warning(
+            "waiting for the concurrency limit %s: other runs use all its slots; %s", limit, _FREE_THEM
+        )
 
     def _request_leases(self) -> None:
         """Request leases until those granted and requested cover what is needed."""
@@ -224,16 +230,32 @@ async def _read_limit(name: str) -> int:
         async with get_client() as client:
             limit = (await client.read_global_concurrency_limit_by_name(name)).limit
     except ObjectNotFound:
-        raise ConfigurationError(
-            f"WaveSpeed block: concurrency_limit {name} does not exist: create it with "
-            f"`restyle setup --tier …` or `prefect gcl create {name} --limit N`"
-        ) from None
+        raise _missing(name) from None
     if limit < 1:
         raise ConfigurationError(
             f"WaveSpeed block: concurrency_limit {name} is {limit}, so nothing may be in flight: raise it "
             f"with `prefect gcl update {name} --limit N`"
         )
     return limit
+
+
+def _missing(name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"WaveSpeed block: concurrency_limit {name} does not exist: create it with "
+        f"`restyle setup --tier …` or `prefect gcl create {name} --limit N`"
+    )
+
+
+async def _is_gone(limit: str) -> bool:
+    """Whether a limit has been deleted; not where Prefect does not say."""
+    try:
+        async with asyncio.timeout(_RETRY_SECONDS), get_client() as client:
+            await client.read_global_concurrency_limit_by_name(limit)
+    except ObjectNotFound:
+        return True
+    except Exception:  # Prefect is away
+        return False
+    return False
 
 
 async def _is_used_up(limit: str) -> bool:

@@ -10,10 +10,11 @@ from contextlib import asynccontextmanager
 import pytest
 from prefect._internal.concurrency.cancellation import AsyncCancelScope
 from prefect.blocks.system import Secret
+from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
 from prefect_wavespeed.blocks.wavespeed import WaveSpeed
-from prefect_wavespeed.errors import NoSlotError
+from prefect_wavespeed.errors import ConfigurationError, NoSlotError
 from prefect_wavespeed.tasks import allowance as module
 from prefect_wavespeed.tasks.allowance import Allowance
 
@@ -32,6 +33,7 @@ class Limit:
     def __init__(self) -> None:
         self.leased = self.leases = 0
         self.error: Exception | None = None
+        self.deleted = False
         self.scopes: list[AsyncCancelScope] = []
         self._changed = asyncio.Condition()
 
@@ -64,6 +66,9 @@ class Limit:
     async def is_used_up(self, name: str) -> bool:
         return self.leased >= SLOTS
 
+    async def is_gone(self, name: str) -> bool:
+        return self.deleted
+
 
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> Limit:
@@ -71,6 +76,7 @@ def limit(monkeypatch: pytest.MonkeyPatch) -> Limit:
     monkeypatch.setattr(module, "concurrency", made.concurrency)
     monkeypatch.setattr(module, "_read_limit", made.read)
     monkeypatch.setattr(module, "_is_used_up", made.is_used_up)
+    monkeypatch.setattr(module, "_is_gone", made.is_gone)
     monkeypatch.setattr(module, "_CHECK_SECONDS", 0.01)
     monkeypatch.setattr(module, "_RETRY_SECONDS", 0.01)
     return made
@@ -225,6 +231,20 @@ async def test_a_run_without_any_slot_says_what_it_waits_for_and_gives_up(
                     pass
         assert caplog.text.count("waiting for the concurrency limit in-flight") == 1
         await limit.give_back(SLOTS)
+        async with asyncio.timeout(10), allowance.slot():
+            pass
+
+
+async def test_a_limit_that_is_deleted_meanwhile_ends_the_wait_with_what_to_do(
+    limit: Limit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_QUIET_SECONDS", 0.02)
+    async with Allowance.open(block()) as allowance:
+        limit.deleted, limit.error = True, ObjectNotFound(Exception("gone"))
+        with pytest.raises(ConfigurationError, match=r"in-flight does not exist: create it with"):
+            async with asyncio.timeout(10), allowance.slot():
+                pass
+        limit.deleted, limit.error = False, None  # made anew
         async with asyncio.timeout(10), allowance.slot():
             pass
 

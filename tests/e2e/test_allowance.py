@@ -138,6 +138,17 @@ async def test_the_error_for_a_missing_limit_says_how_to_create_it(prefect: Pref
     assert "`restyle setup --tier" in caught.value.message
 
 
+async def test_a_limit_that_is_deleted_meanwhile_is_missed_by_name(
+    limit: Limit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_wavespeed.tasks.allowance._QUIET_SECONDS", 0.5)
+    async with Allowance.open(limit.block()) as allowance:
+        limit.prefect.call("DELETE", f"/v2/concurrency_limits/{limit.name}")
+        with pytest.raises(ConfigurationError, match=f"{limit.name} does not exist"):
+            async with asyncio.timeout(60), allowance.slot():
+                pass
+
+
 # --- `restyle setup --tier …` ---
 
 
