@@ -68,6 +68,7 @@ def ends(fault: str, **more: Any) -> list[dict[str, Any]]:
     return [{"on": "prediction", "fault": fault, **more}]
 
 
+UNKNOWN = [*result("status", status=404, times=None), *ends("unlisted", seconds=60)]
 SYNC = SMALL.model_copy(update={"enable_sync_mode": True})
 INLINE = SMALL.model_copy(update={"enable_base64_output": True})
 INLINE_SYNC = SYNC.model_copy(update={"enable_base64_output": True, "num_images": 2})
@@ -132,10 +133,15 @@ CASES = [
     Case("result hangs", result("hang", times=1)),
     Case("result unknown for a moment", result("status", status=404)),
     Case(
-        "result unknown for good",
-        result("status", status=404, times=None),
+        "result unknown for good, and not in the history",
+        UNKNOWN,
         PredictionFailedError,
         buried=True,
+    ),
+    Case(
+        "result unknown, though the history lists it",
+        result("status", status=404, times=None),
+        PredictionTimeoutError,
     ),
     Case("result refused with 401", result("status", status=401), AuthenticationError),
     # the outputs
@@ -181,8 +187,8 @@ async def test_whatever_goes_wrong_the_job_ends_as_it_should_and_is_billed_once_
     case: Case, emulator: Emulator, tmp_path: Path
 ) -> None:
     emulator.faults(case.rules)
-    stuck = case.error is PredictionTimeoutError
-    settings = QUICK.model_copy(update={"poll_timeout_seconds": 1}) if stuck else QUICK
+    waits = case.error is PredictionTimeoutError
+    settings = QUICK.model_copy(update={"poll_timeout_seconds": 1}) if waits else QUICK
     if case.error is STORED:
         restyled = await restyle(emulator.url, str(tmp_path), params=case.params, settings=settings)
         assert not restyled.cached
@@ -203,7 +209,7 @@ async def test_whatever_goes_wrong_the_job_ends_as_it_should_and_is_billed_once_
     # Nothing that goes wrong today keeps the job from being finished tomorrow, at no further cost.
     if case.error is STORED or case.error in (OutputError, PredictionTimeoutError, UnansweredSubmissionError):
         emulator.faults([])
-        if stuck:
+        if case.name == "is stuck":
             return  # it never ends there; see the test below
         again = await restyle(emulator.url, str(tmp_path), params=case.params)
         assert again.cached is (case.error is STORED)
@@ -259,7 +265,7 @@ async def test_a_run_with_retry_failed_that_is_retried_pays_once(emulator: Emula
 async def test_a_prediction_that_comes_to_something_after_all_is_taken_up_and_not_paid_again(
     emulator: Emulator, tmp_path: Path
 ) -> None:
-    emulator.faults(result("status", status=404, times=None))
+    emulator.faults(UNKNOWN)
     with pytest.raises(PredictionFailedError, match="no longer knows"):
         await restyle(emulator.url, str(tmp_path))
     emulator.faults([])
