@@ -108,6 +108,7 @@ async def test_a_source_is_read_where_it_is_a_file_and_not_where_it_is_a_url(sto
         ("file:///a/b%20c.jpg", "file URL: image file:///a/b%20c.jpg: use the path /a/b c.jpg"),
         ("file:/a/b.jpg", "file URL: image file:/a/b.jpg: use the path /a/b.jpg"),
         ("https://example.com:0/a.jpg", "no host in the URL: image "),
+        ("https://exa mple.com/a.jpg", "exa mple.com is no host: image https://exa mple.com/a.jpg"),
         ("https://example.com:99999/a.jpg", "invalid URL: image https://example.com:99999/a.jpg"),
         ("https://[::1/a.jpg?token=secret", "invalid URL: image https://[::1/a.jpg"),
         ("https://user:secret@example.com/a.jpg", "password in the URL: image https://example.com/a.jpg"),

@@ -8,6 +8,7 @@ import httpx
 from prefect.client.orchestration import get_client
 from prefect.settings import get_current_settings
 
+from prefect_wavespeed.api.public_http import FAILURES, public_client
 from prefect_wavespeed.blocks.names import RECEIVER_TOKEN_SECRET, RECEIVER_TOKEN_VARIABLE
 from prefect_wavespeed.deployments.receiver.app import Receiver
 from prefect_wavespeed.deployments.receiver.log import log_to_stderr
@@ -20,6 +21,8 @@ from prefect_wavespeed.deployments.serving import SHUTDOWN_SECONDS, Server, list
 from prefect_wavespeed.errors import ConfigurationError, UnavailableError
 
 _FETCH_SECONDS = 5.0
+_MAX_FETCHED = 64 * 1024  # bytes; a certificate has a few thousand
+_SNS = "sns.us-east-1.amazonaws.com"  # no loopback: only public addresses are connected to
 
 
 async def serve(host: str, port: int, sqs: str | None, wavespeed: str) -> None:
@@ -47,7 +50,7 @@ async def serve(host: str, port: int, sqs: str | None, wavespeed: str) -> None:
         )
     async with (
         get_client() as client,
-        httpx.AsyncClient(timeout=_FETCH_SECONDS) as http,
+        public_client(_SNS, timeout=_FETCH_SECONDS) as http,
     ):
         prefect = PrefectApi(client)
         receiver = Receiver(prefect, WebhookSecret(wavespeed), SnsVerifier(_fetch_with(http)), token)
@@ -67,12 +70,17 @@ async def serve(host: str, port: int, sqs: str | None, wavespeed: str) -> None:
 
 def _fetch_with(http: httpx.AsyncClient) -> Fetch:
     async def fetch(url: str) -> bytes:
+        body = bytearray()
         try:
-            answer = await http.get(url)
-        except httpx.HTTPError as error:
+            async with asyncio.timeout(_FETCH_SECONDS), http.stream("GET", url) as answer:
+                if not answer.is_success:
+                    raise UnavailableError(f"Amazon SNS answered HTTP {answer.status_code}")
+                async for chunk in answer.aiter_bytes():
+                    body += chunk
+                    if len(body) > _MAX_FETCHED:
+                        raise UnavailableError(f"Amazon SNS answered with over {_MAX_FETCHED:,} bytes")
+        except FAILURES as error:
             raise UnavailableError(f"Amazon SNS cannot be reached: {type(error).__name__}") from None
-        if not answer.is_success:
-            raise UnavailableError(f"Amazon SNS answered HTTP {answer.status_code}")
-        return answer.content
+        return bytes(body)
 
     return fetch

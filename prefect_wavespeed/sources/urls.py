@@ -9,6 +9,8 @@ from prefect_wavespeed.errors import SourceError, redact
 from prefect_wavespeed.job import Source
 from prefect_wavespeed.urls import is_shortened, without_signature
 
+_NEVER_IN_A_HOST = '<>"{}|^`\\%'
+
 
 def url_source(image: str) -> Source:
     """The picture that a URL means, identified by the URL without its signature; nothing is fetched.
@@ -27,6 +29,8 @@ def url_source(image: str) -> Source:
         )
     if not parts.hostname or port == 0:
         raise SourceError(f"no host in the URL: image {shown}")
+    if any(char.isspace() or char in _NEVER_IN_A_HOST for char in parts.hostname):
+        raise SourceError(f"{redact(parts.hostname)} is no host: image {redact(shown)}")
     if parts.username or parts.password:
         raise SourceError(
             f"password in the URL: image {shown}: WaveSpeedAI would see it: use a signed URL instead"
