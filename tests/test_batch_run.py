@@ -19,6 +19,7 @@ from prefect_wavespeed.errors import (
     InsufficientCreditsError,
     InvalidRequestError,
     ManifestError,
+    NotFoundError,
     OutputError,
     PredictionFailedError,
     PredictionTimeoutError,
@@ -303,7 +304,7 @@ async def test_an_empty_account_stops_submitting_and_what_is_in_flight_is_stored
     assert f"(of 20 rows {stored} stored, {20 - stored} not submitted; the" in carried.error.message
 
 
-@pytest.mark.parametrize("kind", [AuthenticationError, InsufficientCreditsError])
+@pytest.mark.parametrize("kind", [AuthenticationError, InsufficientCreditsError, NotFoundError])
 async def test_an_image_that_is_refused_like_a_key_or_an_empty_account_stops_nothing(
     kind: type[RestyleError], api: FakeApi, tmp_path: Path
 ) -> None:
@@ -313,7 +314,7 @@ async def test_an_image_that_is_refused_like_a_key_or_an_empty_account_stops_not
     assert carried.statuses.count("stored") == 11
 
 
-@pytest.mark.parametrize("kind", [AuthenticationError, InsufficientCreditsError])
+@pytest.mark.parametrize("kind", [AuthenticationError, InsufficientCreditsError, NotFoundError])
 @pytest.mark.parametrize("readable", [True, False])
 async def test_a_refusal_that_all_meet_stops_submitting_whatever_the_balance_call_says(
     kind: type[RestyleError], readable: bool, api: FakeApi, tmp_path: Path

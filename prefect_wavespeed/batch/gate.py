@@ -8,6 +8,7 @@ from prefect_wavespeed.errors import (
     AuthenticationError,
     BudgetExceededError,
     InsufficientCreditsError,
+    NotFoundError,
     OutputMissingError,
     RateLimitedError,
     RestyleError,
@@ -24,8 +25,8 @@ the API counts as down. At the end of a batch only those are left that had no lu
 row say little."""
 
 _REFUSED = 3
-"""Jobs in a row that were refused for the key or for lack of credits, until that is no longer put down to
-their images: the balance call may know less than the submission does."""
+"""Jobs in a row that were refused for the key, for lack of credits or as unknown, until that is no longer put
+down to their images: the balance call may know less than the submission does."""
 
 
 class StoppedError(RestyleError):
@@ -83,7 +84,7 @@ class Gate:
             self.stopped = error
 
     async def _is_hopeless(self, job: Job, error: RestyleError) -> bool:
-        """A 401, 402 or 403 may be about one image only, so the balance call or two others must agree."""
+        """A 401, 402, 403 or 404 may be about one image only: the balance call or two others must agree."""
         if isinstance(error, BudgetExceededError | OutputMissingError):
             return True
         is_down = isinstance(error, UnavailableError) and error.may_be_billed  # nor does the history tell
@@ -92,11 +93,12 @@ class Gate:
             return self._unanswered >= _DOWN
         if isinstance(error, RateLimitedError):
             return (error.retry_after or 0.0) > LONGEST_WAIT
-        if not isinstance(error, AuthenticationError | InsufficientCreditsError):
+        is_unknown = isinstance(error, NotFoundError) and not error.prediction_id  # the model, or the address
+        if not is_unknown and not isinstance(error, AuthenticationError | InsufficientCreditsError):
             return False
         self._refused += 1
-        if self._refused >= _REFUSED:
-            return True
+        if self._refused >= _REFUSED or is_unknown:
+            return self._refused >= _REFUSED
         try:
             balance = await self._client.balance()
             price = await self._prices.price(job.request("-"), max_age=0.0)
