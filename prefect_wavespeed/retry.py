@@ -22,6 +22,8 @@ _instant: ContextVar[bool] = ContextVar("retry_instantly", default=False)
 LONGEST_WAIT = 120.0
 """Seconds that an error may ask to wait (``retry_after``) for another try to be worth it."""
 
+_longest_wait: ContextVar[float] = ContextVar("longest_wait", default=LONGEST_WAIT)
+
 
 async def retry(
     call: Callable[[], Awaitable[_T]],
@@ -34,7 +36,8 @@ async def retry(
     """Call until it succeeds, fails in a way that a further try cannot change, or all tries are used up.
 
     Between two tries it waits as ``backoff`` says, or longer where the error asks for that (``retry_after``).
-    An error that asks for more than ``LONGEST_WAIT`` is raised at once, and its message says for how much.
+    An error that asks for more than ``LONGEST_WAIT``, or less in a context of ``short_waits``, is raised at
+    once, and its message says for how much.
 
     Args:
         call: what to try. Never a submission: only the ledger may decide to send one again.
@@ -53,7 +56,7 @@ async def retry(
         return max(next(waits), _asked(error))
 
     def is_worth_it(error: BaseException) -> bool:
-        return _asked(error) <= LONGEST_WAIT and when(error)
+        return _asked(error) <= _longest_wait.get() and when(error)
 
     async def attempt() -> _T:
         return await call()
@@ -93,6 +96,16 @@ def backoff(first: float = 0.5, most: float = 10.0) -> Iterator[float]:
     while True:
         yield interval * random.uniform(0.5, 1.0)
         interval = min(interval * 2, most)
+
+
+@contextmanager
+def short_waits(seconds: float) -> Iterator[None]:
+    """Let ``retry`` wait for no longer than this where an error asks for that, in this context."""
+    token = _longest_wait.set(seconds)
+    try:
+        yield
+    finally:
+        _longest_wait.reset(token)
 
 
 @contextmanager

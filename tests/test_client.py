@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import pickle
 import time
 from collections.abc import Awaitable, Callable
@@ -249,6 +250,8 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
         ({"Retry_After": "soon"}, None),
         ({"Retry_After": "1e9"}, None),
         ({"Retry_After": "Fri, 31 Dec 99999 23:59:59 GMT"}, None),
+        ({"Retry_After": "Fri, 31 Dec 2027 23:59:59 +99999999999999999999"}, None),
+        ({"Retry_After": "9" * 400}, math.inf),
         ({"Retry_After": "-5"}, None),
         ({"Retry_After": "inf"}, None),
         ({}, None),

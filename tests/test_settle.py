@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -394,6 +395,21 @@ async def test_a_history_that_cannot_be_read_leaves_the_jobs_as_they_are(world: 
     before = await world.paths("open/")
     assert _counts(await world.settle()) == {"error": 2}
     assert await world.paths("open/") == before
+    world.emulator.faults([])
+    assert _counts(await world.settle()) == {"stored": 2}
+
+
+async def test_what_asks_to_wait_is_left_to_the_next_turn_and_nothing_is_lost(world: World) -> None:
+    world.submit(2, "--unrecorded")
+    world.age(_OLD)
+    wait: dict[str, Any] = {"fault": "status", "status": 503, "times": None, "retry_after": 100}
+    for call in ("history", "cdn", "balance"):
+        world.emulator.faults([{"on": call, **wait}])
+        before, since = await world.paths("open/"), time.monotonic()
+        with suppress(UnavailableError):
+            assert set(_counts(await world.settle())) == {"error"}
+        assert time.monotonic() - since < 60
+        assert set(before) <= set(await world.paths("open/"))
     world.emulator.faults([])
     assert _counts(await world.settle()) == {"stored": 2}
 

@@ -234,7 +234,7 @@ def _retry_after(headers: httpx.Headers) -> float | None:
         then = parsedate_to_datetime(value)
         now = parsedate_to_datetime(headers["Date"]) if "Date" in headers else datetime.now(UTC)
         return max(0.0, (then - now).total_seconds())
-    except (ValueError, TypeError):  # TypeError: one of the dates has no time zone
+    except (ValueError, TypeError, OverflowError):  # TypeError: one of the dates has no time zone
         return None
 
 

@@ -39,7 +39,7 @@ from prefect_wavespeed.ledger.ledger import Look
 from prefect_wavespeed.ledger.open_jobs import open_keys
 from prefect_wavespeed.ledger.records import Claim, DeadLetter, Failure, OpenJob
 from prefect_wavespeed.ledger.sidecar import restyled_from
-from prefect_wavespeed.retry import retry
+from prefect_wavespeed.retry import retry, short_waits
 from prefect_wavespeed.settings import Settings, get_settings
 from prefect_wavespeed.settling.summary import Settled, SettleOutcome, SettleStatus
 from prefect_wavespeed.steps.attempts import Submitted
@@ -55,6 +55,8 @@ SEARCHES = 1_000
 
 _FIRST_POLL = 1.0  # seconds that a prediction is polled, before the jobs behind it have their turn
 _LONGEST_POLL = 60.0
+_TURN = 200.0  # seconds, after which it begins nothing new: its next turn comes five minutes after this one
+_LONGEST_WAIT = 15.0  # seconds that an answer may ask to wait
 _HISTORY_DAYS = timedelta(seconds=rules.HISTORY_SECONDS).days
 
 
@@ -68,7 +70,8 @@ async def settle(
     """Finish every open job of an output as far as possible; nothing is submitted, so nothing is billed.
 
     Predictions that are not ready are polled again and again until ``poll_timeout_seconds`` have passed since
-    all jobs were looked at once.
+    all jobs were looked at once, and for 200 s at most: an answer that asks to wait must not keep it from its
+    next turn.
 
     Args:
         client: the API that the jobs were submitted to.
@@ -113,10 +116,15 @@ class _Settlement:
         self._deadline = float("inf")
 
     async def run(self) -> Settled:
+        with short_waits(_LONGEST_WAIT):
+            return await self._settle()
+
+    async def _settle(self) -> Settled:
+        ends = time.monotonic() + _TURN
         await self._store.ensure_conditional_put()
         await self._each(self._keys(), CONCURRENCY, partial(self._visit, self._steps(_FIRST_POLL)))
         # One stuck prediction must not keep the others waiting: so round after round, each longer.
-        self._deadline = time.monotonic() + self._settings.poll_timeout_seconds
+        self._deadline = min(time.monotonic() + self._settings.poll_timeout_seconds, ends)
         patience = _FIRST_POLL
         while self._to_search or self._to_revisit:
             await self._each(_emptied(self._to_search), SEARCHES, self._search)
