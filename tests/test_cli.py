@@ -194,6 +194,7 @@ def test_prefect_is_not_imported_where_it_is_not_needed(arguments: list[str]) ->
     subprocess.run([sys.executable, "-c", script, *arguments], check=True, capture_output=True, cwd=_ROOT)
 
 
+@pytest.mark.e2e  # a dozen processes
 @pytest.mark.parametrize(("command", "status"), [("--version", 0), ("show x --json --out .", 1)])
 def test_the_status_does_not_depend_on_who_reads(command: str, status: int, tmp_path: Path) -> None:
     script = f"""

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.batch.report.rows import Summary
 from prefect_wavespeed.errors import RestyleError
+from prefect_wavespeed.inspect.costs import costs
+from prefect_wavespeed.job import RunInfo
+from prefect_wavespeed.settling.settle import settle
 from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.open_store import open_store
 from tests.support.emulator_process import Emulator
-from tests.support.engine import restyle
+from tests.support.engine import QUICK, restyle
 from tests.support.in_process import restyle as run_command
 
 _NOW = datetime.now(UTC)
@@ -68,7 +73,7 @@ def output(emulator_process: Emulator, tmp_path_factory: pytest.TempPathFactory)
     return root
 
 
-@pytest.mark.parametrize("command", ["list", "list --json", "costs", "show 0100", "settle", "doctor"])
+@pytest.mark.parametrize("command", ["list", "list --json", "show 0100"])
 def test_a_command_names_what_it_cannot_read_and_goes_on(
     command: str, output: Path, emulator: Emulator
 ) -> None:
@@ -78,6 +83,19 @@ def test_a_command_names_what_it_cannot_read_and_goes_on(
     assert "unexpected" not in ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
     assert {path: path.read_bytes() for path in output.rglob("*.json")} == before
+    assert not emulator.ledger()["billed"]
+
+
+async def test_costs_and_settling_leave_out_what_they_cannot_read(output: Path, emulator: Emulator) -> None:
+    before = {path: path.read_bytes() for path in output.rglob("*.json")}
+    store = open_store(str(output))
+    async with WaveSpeedClient("test-key", emulator.url, submit_timeout=1, timeout=2) as client:
+        report = await costs(client, store)
+        settled = await settle(client, store, RunInfo(package_version="test"), QUICK)
+    assert (report.unreadable, report.total.pictures) == (len(_DAMAGED), 0)
+    assert not settled.stored
+    kept = {path: path.read_bytes() for path in output.rglob("*.json")}
+    assert {path for path in before if path.name != "1.error.json"} <= kept.keys()
     assert not emulator.ledger()["billed"]
 
 
