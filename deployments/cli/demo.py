@@ -152,12 +152,14 @@ def _emulator_url(emulator: Popen[str], log: Path) -> str:
 
 def _prepare_folder(folder: Path) -> Path:
     """Create ./demo, or empty it but for Prefect's database if an earlier demo made it."""
+    from prefect_wavespeed.storage import layout
+
     if folder.exists() and any(folder.iterdir()) and not (folder / _MARKER).exists():
         raise ConfigurationError(f"{folder} exists and was not made by a demo: move it away")
     folder.mkdir(exist_ok=True)
     (folder / _MARKER).touch()
     for old in folder.iterdir():
-        if old.name in (_MARKER, _PREFECT):
+        if old.name in (_MARKER, _PREFECT, layout.MARKER):  # runs of the database have used this output
             continue
         shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
     return folder

@@ -321,7 +321,7 @@ def test_ten_times_the_images_need_no_more_memory_and_a_few_hundred_task_runs(
             ended = running.ended(1800)
             assert ended.status == 0, ended
             peak = re.fullmatch(r"peak (\d+) MB\n", without_progress(ended))
-            assert peak
+            assert peak, ended.stderr
             memory[count] = int(peak[1])
 
             summary = Summary.model_validate_json(ended.stdout)

@@ -114,7 +114,7 @@ def test_objects_that_come_while_prefect_is_away_are_all_restyled(team: Deployed
     away = time.monotonic()
     team.prefect.halt()
     uris = {team.put(f"in/away/{number:02}.jpg", PICTURE) for number in range(10)}
-    assert team.receiver.http.get("/health").status_code == 503
+    wait_until(lambda: team.receiver.http.get("/health").status_code == 503, 30)
     time.sleep(max(0.0, 15 - (time.monotonic() - away)))
     team.prefect.start_again()
     took = seconds_until(lambda: team.stored("in/away/").keys() >= uris, 500)
