@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Literal
 
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
@@ -24,6 +25,7 @@ from prefect_wavespeed.flows.progress import announce
 
 _EVERY = 2.0  # seconds between two looks
 _LONGEST = 60.0  # seconds that a run goes on without a server
+_BUSY = 600.0  # seconds that it goes on with one that takes connections, and does not answer: it may be busy
 _TIMEOUT = 5.0  # seconds for an answer
 
 
@@ -59,6 +61,7 @@ class _Watch:
         url = get_current_settings().api.url
         self._server = f"Prefect's server at {redact(url)}" if url else "Prefect's temporary server"
         self._vain_looks = 0  # in a row
+        self._is_said = False
         self._answered_at = time.monotonic()
 
     async def look_again_and_again(self) -> None:
@@ -74,14 +77,18 @@ class _Watch:
 
     async def look(self) -> bool:
         """Look whether the server answers; False if it has to be looked at again."""
-        if await self._answers():
-            if self._vain_looks > 1:
+        state = await self._state()
+        silent = time.monotonic() - self._answered_at
+        if state == "answers":
+            if self._is_said:
                 _say(f"{self._server} answers again")
-            self._vain_looks, self._answered_at = 0, time.monotonic()
+            self._vain_looks, self._answered_at, self._is_said = 0, time.monotonic(), False
             return True
         self._vain_looks += 1
-        left = self._patience - (time.monotonic() - self._answered_at)
-        if self._vain_looks == 2:  # one may be due to this machine
+        left = (self._patience if state == "gone" else _BUSY) - silent
+        # one look may be in vain because of this machine, and a busy server need not be talked about soon
+        if not self._is_said and (self._vain_looks > 1 if state == "gone" else silent > _LONGEST):
+            self._is_said = True
             until = f"; unless it does in {left:.0f} s, nothing more is submitted" if left > 0 else ""
             _say(f"{self._server} does not answer: what is in flight goes on{until}")
         if self._vain_looks < 2 or left > 0:
@@ -91,15 +98,18 @@ class _Watch:
         )
         return True
 
-    async def _answers(self) -> bool:
+    async def _state(self) -> Literal["answers", "busy", "gone"]:
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
             try:
                 async with asyncio.timeout(_TIMEOUT):
                     error = await self._client.api_healthcheck()
             except TimeoutError:
-                return False
+                return "busy"
         is_refusal = isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500
-        return error is None or is_refusal
+        if error is None or is_refusal:
+            return "answers"
+        is_connected = not isinstance(error, httpx.ConnectTimeout)
+        return "busy" if isinstance(error, httpx.TimeoutException) and is_connected else "gone"
 
 
 def _say(line: str) -> None:
