@@ -172,7 +172,7 @@ def test_after_an_outage_of_prefect_the_same_command_finishes_all_and_bills_each
 
     with proxy(S3Server(prefect.url.removesuffix("/api"))) as (between, _):
         once = {"PREFECT_API_URL": f"{between.endpoint}/api", "PREFECT_CLIENT_MAX_RETRIES": "0"}
-        slow = {"RESTYLE_MIN_POLL_SECONDS": "1"}
+        slow = {"RESTYLE_MIN_POLL_SECONDS": "2"}
         running = prefect.start(*command, env=key | once | slow)
         wait_until(lambda: len(list(out.glob("images/*/metadata.json"))) >= _BEFORE or not running.running)
         between.down()
