@@ -58,7 +58,9 @@ class Team:
 
     @property
     def variables(self) -> dict[str, Any]:
-        return {v["name"].removeprefix("restyle_"): v["value"] for v in self.prefect.all("variables")}
+        """The settings; not which outputs runs have used."""
+        found = {v["name"].removeprefix("restyle_"): v["value"] for v in self.prefect.all("variables")}
+        return {name: value for name, value in found.items() if not name.startswith("used_")}
 
     @property
     def automations(self) -> dict[str, dict[str, Any]]:
@@ -138,7 +140,7 @@ def test_settings_come_from_the_environment_and_stay_until_it_changes_them(
         "RESTYLE_SCHEDULE": "30 1 * * *",
         "RESTYLE_RUNS": "9",
         "RESTYLE_MAX_COST_USD": "20",
-        "RESTYLE_RECEIVER_TOKEN": "our-token",
+        "RESTYLE_RECEIVER_TOKEN": "a-token-of-our-own",
     }
     template = {
         "job_configuration": {"image": "{{ image }}", "env": "{{ env }}"},
