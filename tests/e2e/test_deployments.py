@@ -170,14 +170,14 @@ def test_the_nightly_batch_restyles_what_events_missed_and_bills_nothing_twice(t
     missed = team.put("in/missed.jpg", PICTURE)
     team.set_up(RESTYLE_SCHEDULE="* * * * * */20")
     wait_until(lambda: missed in team.stored("in/missed"), 240)
-    by_hand = [team.start("restyle-batch") for _ in range(2)]
+    by_hand = [team.start("restyle-batch") for _ in range(4)]
     ended = [team.ended(run) for run in by_hand]
     nightly = [run for run in team.runs("restyle-batch") if run["auto_scheduled"] and run["start_time"]]
     team.set_up(RESTYLE_SCHEDULE="0 2 * * *")
-    assert [run["state_type"] for run in ended] == ["COMPLETED"] * 2
+    assert [run["state_type"] for run in ended] == ["COMPLETED"] * 4
     spans = sorted((run["start_time"], team.ended(run["id"])["end_time"]) for run in [*ended, *nightly])
     overlapping = [first for first, then in pairwise(spans) if then[0] < first[1]]
-    print(f"\n{len(nightly)} runs by schedule and 2 by hand, {len(overlapping)} overlapping with the next")
+    print(f"\n{len(nightly)} runs by schedule and 4 by hand, {len(overlapping)} overlapping with the next")
     assert nightly
     assert overlapping
     assert datetime.fromisoformat(nightly[0]["expected_start_time"]).second % 20 == 0
