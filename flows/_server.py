@@ -26,6 +26,7 @@ from prefect_wavespeed.flows.progress import announce
 _EVERY = 2.0  # seconds between two looks
 _LONGEST = 60.0  # seconds that a run goes on without a server
 _BUSY = 600.0  # seconds that it goes on with one that takes connections, and does not answer: it may be busy
+_SURE = 3  # looks in vain in a row, until that is believed
 _TIMEOUT = 5.0  # seconds for an answer
 
 
@@ -86,12 +87,12 @@ class _Watch:
             return True
         self._vain_looks += 1
         left = (self._patience if state == "gone" else _BUSY) - silent
-        # one look may be in vain because of this machine, and a busy server need not be talked about soon
-        if not self._is_said and (self._vain_looks > 1 if state == "gone" else silent > _LONGEST):
+        # a look or two may be in vain because of this machine, and a busy server need not be talked about soon
+        if not self._is_said and (self._vain_looks >= _SURE if state == "gone" else silent > 2 * _LONGEST):
             self._is_said = True
             until = f"; unless it does in {left:.0f} s, nothing more is submitted" if left > 0 else ""
             _say(f"{self._server} does not answer: what is in flight goes on{until}")
-        if self._vain_looks < 2 or left > 0:
+        if self._vain_looks < _SURE or left > 0:
             return False
         self._gate.stopped = self._gate.stopped or PrefectUnavailableError(
             f"{self._server} does not answer: once it does, run the same again; nothing is billed twice"
@@ -108,8 +109,7 @@ class _Watch:
         is_refusal = isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500
         if error is None or is_refusal:
             return "answers"
-        is_connected = not isinstance(error, httpx.ConnectTimeout)
-        return "busy" if isinstance(error, httpx.TimeoutException) and is_connected else "gone"
+        return "gone" if isinstance(error, httpx.ConnectError) else "busy"
 
 
 def _say(line: str) -> None:
