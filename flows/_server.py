@@ -87,7 +87,7 @@ class _Watch:
             return True
         self._vain_looks += 1
         left = (self._patience if state == "gone" else _BUSY) - silent
-        # a look or two may be in vain because of this machine, and a busy server need not be talked about soon
+        # a look or two may be in vain because of this machine, and a busy server is no news for a while
         if not self._is_said and (self._vain_looks >= _SURE if state == "gone" else silent > 2 * _LONGEST):
             self._is_said = True
             until = f"; unless it does in {left:.0f} s, nothing more is submitted" if left > 0 else ""
