@@ -67,7 +67,8 @@ class Stop:
         self._status = status
         for signum in (signal.SIGINT, signal.SIGTERM):  # the thread sees them
             signal.signal(signum, lambda *_: None)
-        if self.status is not None:
+        is_stopped = self.status is not None
+        if is_stopped:
             self._deadline = min(self._deadline, time.monotonic() + _AT_EXIT)
         elif self.in_haste:
             with suppress(OSError, ValueError):
@@ -84,7 +85,7 @@ class Stop:
         # interruptions it exits as if SIGINT had killed it.
         with suppress(OSError, ValueError):
             sys.stdout.flush()
-        if self.status is not None or self.in_haste:
+        if is_stopped or self.in_haste:
             _kill_children()
         os._exit(status)
 

@@ -15,7 +15,7 @@ from typing import Any
 from prefect_wavespeed.words import printable
 
 _BEARER = re.compile(r"(?i)\bbearer\s+\S+")
-_USER = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s\"'<>@]*@")
+_USER = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/?#\s\"'<>@]*@")
 _QUERY = re.compile(r"(?i)(https?://[^\s\"'<>?]+)\?[^\s\"'<>]*")
 
 

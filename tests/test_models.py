@@ -327,6 +327,8 @@ def test_an_error_with_a_message_alone_has_every_attribute(kind: type[errors.Res
         ("Authorization: Bearer abc.def", "Authorization: Bearer ***"),
         ("key=topsecret", "key=***"),
         ("https://example.com/1.jpeg?X-Amz-Signature=abc failed", "https://example.com/1.jpeg?… failed"),
+        ("https://user:password@example.com/1.jpeg failed", "https://example.com/1.jpeg failed"),
+        ("https://example.com?to=me@example.org failed", "https://example.com?… failed"),
         ("two\n  lines\t", "two lines"),
         ("\ud800", "?"),
         (None, "None"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -26,7 +25,6 @@ _MARK = "…"
 _BASE64 = 200
 _LONGEST_NAME = 24  # of a field, to be taken as it is
 _CUT = "?…"
-_USER = re.compile(r"(?i)(https?://)[^\s/?#@]*@")
 
 _WORDS: tuple[tuple[type[BaseException], str], ...] = (
     (httpx.InvalidURL, "not a valid URL"),
@@ -101,7 +99,7 @@ class _Copy:
             picture = decode(text)
         if picture is not None:
             return self._counted(f"(picture, {len(picture)} bytes)")
-        shown = self._redact(_USER.sub(r"\1", text) if "@" in text else text)
+        shown = self._redact(text)
         return self._counted(_plain(shown) if shown.endswith(_CUT) else shown)
 
     def _counted(self, value: _Value) -> _Value:

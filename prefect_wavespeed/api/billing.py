@@ -9,14 +9,13 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
 
-from prefect_wavespeed.api.predictions import Items, Moment, Text
+from prefect_wavespeed.api.predictions import Items, Moment, Text, read_or_default
 
 
 class Quote(BaseModel):
@@ -39,10 +38,7 @@ class _Lenient(BaseModel):
     @field_validator("*", mode="wrap")
     @classmethod
     def _odd_is_unknown(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        try:
-            return read(value)
-        except ValidationError:
-            return cls.model_fields[info.field_name or ""].get_default(call_default_factory=True)
+        return read_or_default(cls, value, read, info)
 
 
 class BilledPrediction(_Lenient):
@@ -96,10 +92,7 @@ class BillingsPage(BaseModel):
     @field_validator("page", "has_more", "total", mode="wrap")
     @classmethod
     def _odd_is_unknown(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
-        try:
-            return read(value)
-        except ValidationError:
-            return cls.model_fields[info.field_name or ""].default
+        return read_or_default(cls, value, read, info)
 
     def is_last(self, read: int, page_size: int) -> bool:
         """Whether no page follows.

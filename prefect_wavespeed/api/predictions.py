@@ -65,6 +65,16 @@ Items = Annotated[list[_T], BeforeValidator(lambda value: [] if value is None el
 """A list; empty for null."""
 
 
+def read_or_default(
+    model: type[BaseModel], value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo
+) -> Any:
+    """A field's value, or the field's default where it cannot be read: for wrap validators of fields."""
+    try:
+        return read(value)
+    except ValidationError:
+        return model.model_fields[info.field_name or ""].get_default(call_default_factory=True)
+
+
 class PredictionUrls(BaseModel):
     """Where a prediction's result can be fetched."""
 
@@ -154,10 +164,7 @@ class Prediction(BaseModel):
     @classmethod
     def _odd_is_missing(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
         """A malformed optional field must not cost us the id of a prediction that is billed."""
-        try:
-            return read(value)
-        except ValidationError:
-            return cls.model_fields[info.field_name or ""].get_default(call_default_factory=True)
+        return read_or_default(cls, value, read, info)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -258,11 +265,8 @@ class HistoryPage(BaseModel):
 
     @field_validator("has_more", mode="wrap")
     @classmethod
-    def _odd_is_unknown(cls, value: Any, read: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return read(value)
-        except ValidationError:
-            return None
+    def _odd_is_unknown(cls, value: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        return read_or_default(cls, value, read, info)
 
     @property
     def is_last(self) -> bool:

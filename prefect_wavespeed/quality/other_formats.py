@@ -134,11 +134,16 @@ def other_format(data: bytes) -> Other | None:
     start = data[:4096].removeprefix(_BOMS)
     if _SVG.match(start):
         return Other("SVG", "render it as PNG")
-    if _PAGE.match(start):
+    if is_web_page(start):
         return Other("a web page", "give the picture itself", is_picture=False)
     if _XML.match(start):
         return Other("an XML document", "give the picture itself", is_picture=False)
     return None
+
+
+def is_web_page(data: bytes) -> bool:
+    """Whether a file is HTML, such as a page to sign in on, by its first bytes."""
+    return _PAGE.match(data) is not None
 
 
 def kept_as(data: bytes) -> tuple[str, str] | None:

@@ -60,14 +60,13 @@ async def _write_json(out: str, status: Status | None, since: datetime | None, b
 
 async def _print_lines(out: str, status: Status | None, since: datetime | None, stdout: TextIO) -> int:
     """Print a line for each job, and return how many there are."""
+    from prefect_wavespeed.deployments.cli.shared.console import Console
     from prefect_wavespeed.deployments.cli.shared.outputs import open_existing_output
     from prefect_wavespeed.deployments.cli.shared.progress import ListingProgress
     from prefect_wavespeed.deployments.cli.views.jobs import print_job
     from prefect_wavespeed.inspect.jobs import jobs
 
     store = await open_existing_output(out)
-    from prefect_wavespeed.deployments.cli.shared.console import Console
-
     console = Console(file=stdout)
     count = 0
     with ListingProgress() as progress:

@@ -7,13 +7,13 @@ import errno
 import gzip
 import io
 import os
-import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from prefect_wavespeed.local_files import open_regular
+from prefect_wavespeed.quality.other_formats import is_web_page
 
 LINE_LIMIT = 1 << 20  # characters
 _MOST_EMPTY = 1 << 20  # lines in a row, as many as a sheet has: some bytes may unpack to any number
@@ -35,7 +35,6 @@ _BINARY = {
     b"\xd0\xcf\x11\xe0": "it is a spreadsheet: save it as CSV",
     b"PAR1": "it is Parquet: give it a name that ends in .parquet",
 }
-_WEB_PAGE = re.compile(rb"\s*(<!doctype html|<html)", re.IGNORECASE)
 
 
 class UnreadableError(Exception):
@@ -118,7 +117,7 @@ def _encoding(path: Path) -> str:
         start = file.read(64)
     if what := next((what for magic, what in _BINARY.items() if start.startswith(magic)), None):
         raise UnreadableError(what)
-    if _WEB_PAGE.match(start):
+    if is_web_page(start):
         raise UnreadableError("it is a web page, such as one to sign in on: check its address")
     marked = next((name for mark, name in _MARKS if start.startswith(mark)), None)
     if marked:
