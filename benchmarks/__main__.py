@@ -1,59 +1,103 @@
-"""``make bench``: this project beside the vendor's SDK in a thread pool, on one emulator and one store."""
+"""``make bench``: what this project costs, and how it does beside the vendor's SDK."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
+from rich.table import Table
 
-from benchmarks.command import command
-from benchmarks.contest import contest
-from benchmarks.corpus import corpus
-from benchmarks.growth import growth
-from benchmarks.profile import profile
 from benchmarks.servers import emulator, place
 
-PARTS = ("contest", "batch", "growth", "profile")
-_ASKED_FOR = ("corpus",)  # pip downloads what it needs
+# Each part imports what it measures when it is run: its docstring is its line in --help.
+
+
+def _contest(asked: argparse.Namespace) -> Iterator[Table]:
+    """the engine beside the vendor's SDK in a thread pool, on one store"""
+    from benchmarks.contest import contest
+
+    with emulator() as server:
+        for kind in [asked.store] if asked.store else ["directory", "ceph"]:
+            with place(kind) as there:
+                if there:
+                    yield contest(server, there, _images(asked, 600)[0], asked.in_flight)
+
+
+def _batch(asked: argparse.Namespace) -> Iterator[Table]:
+    """the command `restyle batch` beside the same, whole processes"""
+    from benchmarks.command import command
+
+    with emulator() as server:
+        yield command(server, _images(asked, 600)[0], asked.in_flight, asked.rounds)
+
+
+def _growth(asked: argparse.Namespace) -> Iterator[Table]:
+    """the flow restyle_batch on 100, 1,000 and 10,000 images, or as many as --images says"""
+    from benchmarks.growth import growth
+
+    low, high = asked.latency
+    yield from growth(_images(asked, 100, 1_000, 10_000), asked.in_flight, (low, high))
+
+
+def _profile(_: argparse.Namespace) -> Iterator[Table]:
+    """what bounds one process, on 3,000 images, 1,000 in flight"""
+    from benchmarks.profile import profile
+
+    with emulator() as server:
+        yield from profile(server)
+
+
+def _corpus(_: argparse.Namespace) -> Iterator[Table]:
+    """Pillow's own test images in one batch; pip downloads them"""
+    from benchmarks.corpus import corpus
+
+    with emulator() as server:
+        yield corpus(server)
+
+
+Part = Callable[[argparse.Namespace], Iterator[Table]]
+PARTS: dict[str, Part] = {"contest": _contest, "batch": _batch, "growth": _growth, "profile": _profile}
+ASKED_FOR: dict[str, Part] = {"corpus": _corpus}
+"""Run only if they are named."""
+
+
+def _images(asked: argparse.Namespace, *default: int) -> list[int]:
+    return asked.images or list(default)
 
 
 def main() -> None:
     """Measure what the command line says, and print it."""
-    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "parts",
-        nargs="*",
-        metavar="contest | batch | growth | profile | corpus",
-        help="all but corpus by default. contest: both contenders side by side; batch: the command "
-        "`restyle batch` beside the rival, whole processes; growth: the flow "
-        "restyle_batch on 100, 1,000 and 10,000 images; profile: what bounds one process, on 3,000 images, "
-        "1,000 in flight; corpus: Pillow's own test images in one batch",
+    every = PARTS | ASKED_FOR
+    width = max(map(len, every))
+    epilog = "\n".join(f"  {name:{width}}  {part.__doc__}" for name, part in every.items())
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks",
+        description=__doc__,
+        epilog=f"parts, by default all but {', '.join(ASKED_FOR)}:\n{epilog}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--images", type=int, default=600, help="of contest and batch")
-    parser.add_argument("--in-flight", type=int, default=200, help="of contest and batch")
+    parser.add_argument("parts", nargs="*", metavar="PART")
+    parser.add_argument("--images", type=int, nargs="+", help="of contest and batch (600), and of growth")
+    parser.add_argument("--in-flight", type=int, default=200, help="of contest, batch and growth")
+    parser.add_argument(
+        "--latency",
+        type=float,
+        nargs=2,
+        default=(2, 4),
+        metavar=("LOW", "HIGH"),
+        help="of growth, in seconds",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of batch")
-    parser.add_argument("--store", choices=["directory", "ceph"], help="of the contest; both by default")
+    parser.add_argument("--store", choices=["directory", "ceph"], help="of contest; both by default")
     asked = parser.parse_args()
-    parts = asked.parts or PARTS
-    if unknown := set(parts) - {*PARTS, *_ASKED_FOR}:
-        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    if unknown := set(asked.parts) - set(every):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     console = Console(width=None if sys.stdout.isatty() else 130)
-    with emulator() as server:
-        if "contest" in parts:
-            for kind in [asked.store] if asked.store else ["directory", "ceph"]:
-                with place(kind) as there:
-                    if there:
-                        console.print(contest(server, there, asked.images, asked.in_flight))
-        if "batch" in parts:
-            console.print(command(server, asked.images, asked.in_flight, asked.rounds))
-        if "growth" in parts:
-            console.print(growth(server))
-        if "corpus" in parts:
-            console.print(corpus(server))
-        if "profile" in parts:
-            for table in profile(server):
-                console.print(table)
+    for name in asked.parts or PARTS:
+        for table in every[name](asked):
+            console.print(table)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ from tests.support.ceph import PROGRAMS, ceph_gateway
 from tests.support.emulator_process import Emulator
 
 
-def emulator() -> Emulator:
-    """An emulator that serves pictures made beforehand."""
-    low, high = LATENCY
+def emulator(latency: tuple[float, float] = LATENCY) -> Emulator:
+    """An emulator that serves pictures made beforehand; predictions take so many seconds, evenly spread."""
+    low, high = latency
     return Emulator("--prerendered", "--balance", "1000000", "--latency", str(low), str(high))
 
 
