@@ -34,7 +34,9 @@ async def _restyle_all(work: Work, manifest: str) -> float:
         await batch.read(manifest)
         await batch.afford()
         submit, download = partial(steps.submit, run=run), partial(steps.download, run=run)
-        await batch.carry_out(Carrier(submit, steps.poll, download, look=steps.look).with_retries())
+        await batch.carry_out(
+            Carrier(submit, steps.poll, download, expect_new=steps.expect_new).with_retries()
+        )
         stored_at = now()
         await batch.close()
     return stored_at

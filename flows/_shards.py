@@ -76,7 +76,8 @@ async def carry_out_in_shards(batch: Batch, shards: int) -> None:
 
     A retry of this run takes over those of its child runs that have not ended, and starts the rest anew.
     """
-    sharded = ShardedBatch(batch, shards, runtime.flow_run.run_count or 1)
+    began = runtime.flow_run.scheduled_start_time
+    sharded = ShardedBatch(batch, shards, runtime.flow_run.run_count or 1, began)
     batch.recorder.doing(RESTYLING)
     async with get_client() as client:
         children = {_shard(run).number: run for run in await _running(client, runtime.flow_run.id)}

@@ -3,7 +3,7 @@
 # No `from __future__ import annotations` here: see flows/restyle_image.py.
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from math import ceil
 from pathlib import PurePosixPath
 from typing import Annotated, Any
@@ -53,6 +53,7 @@ WATCHABLE = 50
 CHUNKS = 200
 """Beyond that, about this many task runs: Prefect's server on SQLite records some 30 a second."""
 _MIN_CHUNK = 25  # images
+_CLOCK_DIFFERENCE = timedelta(hours=1)  # at most, between Prefect's server and the store
 
 _DEFAULT = BatchOptions()
 
@@ -169,7 +170,7 @@ async def _restyle_all(
             shard.path if shard else _report_folder(),
             options,
             prices=used.steps.prices,
-            is_retry=max(runtime.flow_run.run_count or 1, shard.attempt if shard else 1) > 1,
+            since=_began_earlier(shard),
             share=await shard.share(used.store) if shard else None,
             on_progress=on_progress,
         ) as batch:
@@ -194,6 +195,13 @@ async def _restyle_all(
             if error := batch.verdict(summary):
                 raise error
             return summary
+
+
+def _began_earlier(shard: Shard | None) -> datetime | None:
+    """When the first try of this run began, if this is a later one; no later by the store's clock."""
+    tries = max(runtime.flow_run.run_count or 1, shard.attempt if shard else 1)
+    began = shard.began if shard else runtime.flow_run.scheduled_start_time
+    return began - _CLOCK_DIFFERENCE if tries > 1 else None
 
 
 def _log_outcome(summary: Summary) -> None:
@@ -244,7 +252,7 @@ def _tasks(wavespeed: WaveSpeedParam, output: OutputParam, options: BatchOptions
             collect_task_runs()
         return await steps.submit(job, after=after)
 
-    return Carrier(submit_step, steps.poll, steps.download, used.slot, used.steps.look)
+    return Carrier(submit_step, steps.poll, steps.download, used.slot, used.steps.expect_new)
 
 
 async def _carry_out_in_chunks(batch: Batch, wavespeed: WaveSpeedParam, output: OutputParam) -> None:

@@ -41,6 +41,6 @@ async def restyle_chunk(
             runtime.poll,
             partial(runtime.download, nsfw=batch.options.nsfw_rules),
             runtime.slot,
-            runtime.steps.look,
+            runtime.steps.expect_new,
         )
         await batch.carry_out(carrier.with_retries(), first, last, all_started=all_started)

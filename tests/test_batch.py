@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -341,7 +342,9 @@ async def test_an_earlier_try_of_the_same_run_counts_against_its_cap(api: Emulat
     api.faults([{"on": "prediction", "fault": "failed", "code": 5000, "times": 4}])
     manifest = write_manifest(tmp_path / "m.jsonl", pictures(8))
     options = BatchOptions(params=SMALL, max_cost_usd=0.2, concurrency=2)
-    again = await restyle_all(api.url, out, manifest, options, run_id="the-run", is_retry=True)
+    again = await restyle_all(
+        api.url, out, manifest, options, run_id="the-run", since=datetime.now(UTC) - timedelta(hours=1)
+    )
     assert again.statuses[:4] == ["stored"] * 4
     assert isinstance(again.error, BudgetExceededError)
     assert _mills(api) <= 200

@@ -59,7 +59,7 @@ async def test_every_row_is_stored_paid_and_reported_in_order(api: FakeApi, tmp_
     assert progress == [
         ("reading the manifest", 0, 0),
         ("checking 70 images", 0, 0),
-        ("asking for price and balance", 0, 70),
+        *[("looking up what is stored", 0, 70)] * 2,
         *(("restyling", count, 70) for count in range(71)),
         ("writing the report", 70, 70),
         ("done", 70, 70),
@@ -72,7 +72,9 @@ async def test_every_row_is_stored_paid_and_reported_in_order(api: FakeApi, tmp_
     ]
 
 
-async def test_what_is_stored_already_is_done_and_takes_no_slot(api: FakeApi, tmp_path: Path) -> None:
+async def test_what_another_run_has_stored_meanwhile_is_done_and_costs_nothing(
+    api: FakeApi, tmp_path: Path
+) -> None:
     api.done = {1, 2, 3}
     carried = await carry_out(api, tmp_path, images(4))
     assert carried.statuses == ["done", "done", "done", "stored"]
@@ -171,8 +173,7 @@ async def test_a_failed_batch_is_retried_if_an_error_may_pass(
 
 
 async def test_what_may_pass_is_tried_again_step_by_step(api: FakeApi, tmp_path: Path) -> None:
-    api.look_errors = {1: [StoreError("down"), StoreError("down")]}
-    api.refusals = {2: [UnavailableError("502")]}
+    api.refusals = {1: [StoreError("down"), StoreError("down")], 2: [UnavailableError("502")]}
     carried = await carry_out(api, tmp_path, images(3))
     assert carried.statuses == ["stored"] * 3
     assert len(api.submissions) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from prefect_wavespeed.deployments.cli.app import app, main
 from prefect_wavespeed.flows import restyle_batch
 
 _DEPLOYMENTS = Path(__file__).resolve().parents[1] / "deployments" / "prefect.yaml"
+
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +132,7 @@ def test_a_wrong_flag_is_one_line_with_its_value_and_what_it_must_be(
 
 
 def test_a_shard_has_its_part_of_them() -> None:
-    shard = Shard(number=1, of=3, run_id="x", folder="y", max_cost_usd=0.5)
+    shard = Shard(number=1, of=3, run_id="x", folder="y", began=BEGAN, max_cost_usd=0.5)
     whole = BatchOptions(concurrency=10, max_cost_usd=1.5, max_failed=0.1, retry_failed=True)
     assert shard.options(whole) == BatchOptions(
         concurrency=4, max_cost_usd=0.5, max_failed=1.0, retry_failed=True
@@ -137,5 +140,5 @@ def test_a_shard_has_its_part_of_them() -> None:
 
 
 def test_a_shard_without_anything_to_pay_for_has_a_cap_of_nothing() -> None:
-    shard = Shard(number=1, of=3, run_id="x", folder="y", max_cost_usd=0)
+    shard = Shard(number=1, of=3, run_id="x", folder="y", began=BEGAN, max_cost_usd=0)
     assert shard.options(BatchOptions(max_cost_usd=1.5)).max_cost_usd == 0

@@ -21,10 +21,12 @@ from prefect_wavespeed.batch.outcome import JobOutcome
 from prefect_wavespeed.batch.progress import Recorder
 from prefect_wavespeed.batch.quoting import Quoting
 from prefect_wavespeed.batch.shards import lot
+from prefect_wavespeed.batch.survey import Survey
 from prefect_wavespeed.errors import BudgetExceededError, InsufficientCreditsError
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.ledger.records import DeadLetter, Metadata, OpenJob
 from prefect_wavespeed.steps.prices import PriceCache
+from prefect_wavespeed.storage.store import Store
 from tests.support.jobs import job_of, make_row
 
 DONE = cast("Metadata", SimpleNamespace())
@@ -47,7 +49,6 @@ class World:
 
     balance_usd: float = 100.0
     states: dict[str, JobState] = field(default_factory=dict)
-    looked_up: list[str] = field(default_factory=list)
     table: JobTable = field(default_factory=JobTable)
 
     async def balance(self) -> float:
@@ -63,7 +64,8 @@ class World:
         budget = Budget(options.max_cost_usd, prices)
         recorder = Recorder(self.table, cast("Any", None), lambda _: None)
         ledger = cast("LedgerView", Ledger(self))
-        return Quoting(client, prices, budget, self.table, ledger, recorder, options), budget
+        survey = Survey(self.table, ledger, cast("Store", None))  # few jobs: it reads nothing but the ledger
+        return Quoting(client, prices, budget, self.table, ledger, survey, recorder, options), budget
 
     def fill(self, count: int, **params: Any) -> list[Job]:
         first = self.table.row_count + 1
@@ -78,7 +80,6 @@ class Ledger:
     world: World
 
     async def states(self, jobs: Sequence[Job]) -> list[JobState]:
-        self.world.looked_up += [job.key for job in jobs]
         return [self.world.states.get(job.key, state()) for job in jobs]
 
     def stored_outcome(self, job: Job, metadata: Metadata, found: JobState) -> JobOutcome:
@@ -92,19 +93,19 @@ def world() -> Iterator[World]:
     made.table.close()
 
 
-async def test_all_jobs_are_quoted_and_none_is_looked_up_if_all_can_be_paid_for(world: World) -> None:
+async def test_all_jobs_of_which_the_ledger_holds_nothing_are_quoted(world: World) -> None:
     world.fill(4)
     world.fill(2, num_images=3)
     world.table.add_bad(BadRow(7, "wrong"))
     world.table.add_bad(BadRow(8, "gone", error_type="SourceError"))
-    quote = await world.quoting()[0].afford(look_up=False)
+    quote = await world.quoting()[0].afford()
     assert (quote.rows, quote.invalid, quote.unusable, quote.jobs) == (8, 1, 1, 6)
     assert (quote.billed, quote.balance_usd) == (6, 100)
     assert quote.usd == pytest.approx(0.25)
-    assert (quote.done, quote.open, quote.failed, world.looked_up) == (None, None, None, [])
+    assert (quote.done, quote.open, quote.failed) == (0, 0, 0)
 
 
-async def test_what_is_stored_submitted_or_failed_is_not_quoted_once_it_is_looked_up(world: World) -> None:
+async def test_what_is_stored_submitted_or_failed_is_not_quoted(world: World) -> None:
     done, submitted, failed, again, _ = (job.key for job in world.fill(5))
     world.states = {
         done: state(DONE),
@@ -112,22 +113,22 @@ async def test_what_is_stored_submitted_or_failed_is_not_quoted_once_it_is_looke
         failed: state(dead_letter=FAILED, recorded=[1]),
         again: state(dead_letter=FAILED, recorded=[1, 2]),  # a later attempt than the dead letter is about
     }
-    quote = await world.quoting()[0].quote(look_up=True)
+    quote = await world.quoting()[0].quote()
     assert (quote.done, quote.open, quote.failed, quote.billed) == (1, 2, 1, 1)
     world.states.pop(done)
-    retried = await world.quoting(BatchOptions(retry_failed=True))[0].quote(look_up=True)
+    retried = await world.quoting(BatchOptions(retry_failed=True))[0].quote()
     assert (retried.done, retried.open, retried.billed) == (1, 2, 1)
 
 
 async def test_failed_jobs_are_quoted_if_they_are_submitted_again(world: World) -> None:
     world.states = {job.key: state(dead_letter=FAILED) for job in world.fill(3)}
-    quote = await world.quoting(BatchOptions(retry_failed=True))[0].quote(look_up=True)
+    quote = await world.quoting(BatchOptions(retry_failed=True))[0].quote()
     assert (quote.failed, quote.billed) == (0, 3)
 
 
-async def test_jobs_are_looked_up_before_a_batch_is_refused(world: World) -> None:
+async def test_what_is_stored_is_not_paid_for_again_out_of_the_cap(world: World) -> None:
     world.states = {job.key: state(DONE) for job in world.fill(10)[:6]}
-    quote = await world.quoting(BatchOptions(max_cost_usd=0.1))[0].afford(look_up=False)
+    quote = await world.quoting(BatchOptions(max_cost_usd=0.1))[0].afford()
     assert (quote.done, quote.billed) == (6, 4)
 
 
@@ -145,14 +146,14 @@ async def test_what_costs_more_than_the_cap_or_the_balance_is_refused_with_both_
     world.balance_usd = balance
     world.fill(10)
     with pytest.raises(error, match=says):
-        await world.quoting(BatchOptions(max_cost_usd=cap))[0].afford(look_up=False)
+        await world.quoting(BatchOptions(max_cost_usd=cap))[0].afford()
 
 
 @pytest.mark.parametrize(("cap", "balance"), [(0.25, 100), (None, 0.25)])
 async def test_the_exact_price_is_enough(cap: float | None, balance: float, world: World) -> None:
     world.balance_usd = balance
     world.fill(10)
-    await world.quoting(BatchOptions(max_cost_usd=cap))[0].afford(look_up=False)
+    await world.quoting(BatchOptions(max_cost_usd=cap))[0].afford()
 
 
 async def test_what_an_earlier_try_of_the_run_has_paid_counts_against_the_cap(world: World) -> None:
@@ -160,7 +161,7 @@ async def test_what_an_earlier_try_of_the_run_has_paid_counts_against_the_cap(wo
     world.states = {jobs[0].key: state(DONE, paid=2), jobs[1].key: state(recorded=[1], paid=1)}
     quoting, budget = world.quoting(BatchOptions(max_cost_usd=0.1))
     with pytest.raises(BudgetExceededError, match=r"2 images to bill cost 0\.05 USD and 0\.075 USD are"):
-        await quoting.afford(look_up=True)
+        await quoting.afford()
     assert budget.total == 0.075
     assert world.table.report.spent_usd() == 0.05
 

@@ -31,7 +31,7 @@ async def restyle_all(url: str, output: Path) -> None:
 
         async def restyle(variant: int) -> Any:
             job = await make_job("https://example.com/cat.jpg", SMALL, variant, store)
-            return await run_job(job, submit, steps.poll, download, look=steps.look)
+            return await run_job(job, submit, steps.poll, download)
 
         await asyncio.gather(*(restyle(variant) for variant in range(IMAGES)))
 

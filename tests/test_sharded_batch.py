@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
@@ -35,6 +36,7 @@ from tests.support.fake_batch import FakeApi, images
 from tests.support.records import report_rows
 
 FOLDER = "runs/dt=2026-01-01/whole"
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 WHOLE = RunInfo(package_version="test", flow_run_id="whole", flow_run_name="restyle m.jsonl")
 
 
@@ -89,7 +91,7 @@ class World:
     ) -> tuple[Summary, RestyleError | None]:
         """Be all of them; those left out never start."""
         async with self.whole() as batch:
-            sharded = ShardedBatch(batch, of, 1)
+            sharded = ShardedBatch(batch, of, 1, BEGAN)
             shards = await sharded.divide()
             change()
             starting = [one for one in shards if one.number not in without]
@@ -127,7 +129,7 @@ async def test_the_reports_of_all_shards_are_one_complete_and_in_order(world: Wo
 async def test_every_job_is_in_one_shard_and_every_shard_has_some(world: World) -> None:
     world.manifest = images(40)
     async with world.whole() as batch:
-        shards = await ShardedBatch(batch, 4, 1).divide()
+        shards = await ShardedBatch(batch, 4, 1, BEGAN).divide()
         shares = [(await shard.share(batch.store)).keys for shard in shards]
     assert [shard.label for shard in shards] == ["1/4", "2/4", "3/4", "4/4"]
     assert sum(map(len, shares)) == len(frozenset().union(*shares)) == 40
@@ -137,12 +139,12 @@ async def test_every_job_is_in_one_shard_and_every_shard_has_some(world: World) 
 async def test_a_shard_that_is_running_is_not_started_again_nor_one_without_jobs(world: World) -> None:
     world.manifest = images(1)
     async with world.whole() as batch:
-        (only,) = await ShardedBatch(batch, 7, 1).divide()
-        assert await ShardedBatch(batch, 7, 2).divide([only]) == []
+        (only,) = await ShardedBatch(batch, 7, 1, BEGAN).divide()
+        assert await ShardedBatch(batch, 7, 2, BEGAN).divide([only]) == []
 
 
 async def test_what_is_submitted_is_the_whole_runs(world: World) -> None:
-    shard = Shard(number=2, of=3, run_id="whole", run_name="restyle m.jsonl", folder=FOLDER)
+    shard = Shard(number=2, of=3, run_id="whole", run_name="restyle m.jsonl", folder=FOLDER, began=BEGAN)
     own = RunInfo(package_version="test", flow_run_id="child", flow_run_name="restyle m.jsonl, 2/3")
     assert (shard.run(own).flow_run_id, shard.run(own).flow_run_name) == ("whole", "restyle m.jsonl")
     world.manifest, world.api.joined = images(4), {2: "whole"}  # submitted by an earlier try
@@ -242,7 +244,7 @@ async def test_together_they_keep_the_cap_when_attempts_fail(world: World) -> No
 async def test_a_shard_refuses_what_its_share_does_not_cover(world: World) -> None:
     world.manifest, world.options = images(20), BatchOptions(max_cost_usd=0.6)
     async with world.whole() as batch:
-        first, _ = await ShardedBatch(batch, 2, 1).divide()
+        first, _ = await ShardedBatch(batch, 2, 1, BEGAN).divide()
         cheaper = first.model_copy(update={"max_cost_usd": 0.1})  # as if the price had risen since
         with pytest.raises(BudgetExceededError):
             await world.carry_out(cheaper)
@@ -252,10 +254,10 @@ async def test_a_shard_refuses_what_its_share_does_not_cover(world: World) -> No
 async def test_the_cap_is_divided_once_for_all_tries_of_the_run(world: World) -> None:
     world.manifest, world.options = images(40), BatchOptions(max_cost_usd=2.0)
     async with world.whole() as batch:
-        first = await ShardedBatch(batch, 2, 1).divide()
+        first = await ShardedBatch(batch, 2, 1, BEGAN).divide()
     world.api.usd = 0.04
     async with world.whole() as batch:
-        second = await ShardedBatch(batch, 2, 2).divide()
+        second = await ShardedBatch(batch, 2, 2, BEGAN).divide()
     assert [shard.max_cost_usd for shard in first] == [shard.max_cost_usd for shard in second]
     caps = json.loads((world.output / FOLDER / "caps.json").read_text())
     assert caps == [shard.max_cost_usd for shard in first]
@@ -263,6 +265,6 @@ async def test_the_cap_is_divided_once_for_all_tries_of_the_run(world: World) ->
 
 
 async def test_a_shard_that_no_run_started_says_what_to_do(tmp_path: Path) -> None:
-    shard = Shard(number=1, of=2, run_id="made up", folder="runs/none")
+    shard = Shard(number=1, of=2, run_id="made up", folder="runs/none", began=BEGAN)
     with pytest.raises(ConfigurationError, match="leave shard empty and set shards"):
         await shard.share(directory_store(tmp_path))

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from tests.support.engine import QUICK
 from tests.support.records import report_rows
 
 FOLDER = "runs/dt=2026-01-01/whole"
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 WHOLE = RunInfo(package_version="test", flow_run_id="whole", flow_run_name="restyle m.jsonl")
 SMALL = ReduxParams(size="256*256")
 
@@ -64,7 +66,7 @@ class Sharded:
                 shard.path,
                 options,
                 share=await shard.share(store),
-                is_retry=shard.attempt > 1,
+                since=shard.began if shard.attempt > 1 else None,
                 on_progress=on_progress,
             ) as batch,
         ):
@@ -76,7 +78,9 @@ class Sharded:
 
             steps = StepSet(client, store, QUICK, admit=admit)
             submit = partial(steps.submit, run=run, retry_failed=options.retry_failed)
-            carrier = Carrier(submit, steps.poll, partial(steps.download, run=run), look=steps.look)
+            carrier = Carrier(
+                submit, steps.poll, partial(steps.download, run=run), expect_new=steps.expect_new
+            )
             work = asyncio.create_task(batch.carry_out(carrier.with_retries()))
             death = asyncio.create_task(dying.wait())
             await asyncio.wait([work, death], return_when=asyncio.FIRST_COMPLETED)
@@ -96,12 +100,17 @@ class Sharded:
         async with (
             WaveSpeedClient("test-key", self.url, submit_timeout=1, timeout=2) as client,
             Batch(
-                client, open_store(str(self.out)), WHOLE, FOLDER, self.options, is_retry=attempt > 1
+                client,
+                open_store(str(self.out)),
+                WHOLE,
+                FOLDER,
+                self.options,
+                since=BEGAN if attempt > 1 else None,
             ) as batch,
         ):
             await batch.read(self.manifest)
             await batch.afford()
-            sharded = ShardedBatch(batch, shards, attempt)
+            sharded = ShardedBatch(batch, shards, attempt, BEGAN)
             started = await sharded.divide()
             dies = dies_after or {}
             await asyncio.gather(*(self.carry_out(shard, dies.get(shard.number)) for shard in started))

@@ -37,7 +37,7 @@ from prefect_wavespeed.errors import (
 from prefect_wavespeed.job import Job, Restyled
 from prefect_wavespeed.steps.attempts import Submitted
 from prefect_wavespeed.steps.prices import PriceCache
-from prefect_wavespeed.steps.run_job import DownloadStep, LookStep, PollStep, SubmitStep, run_job
+from prefect_wavespeed.steps.run_job import DownloadStep, PollStep, SubmitStep, run_job
 
 # After these the attempt that was about to be submitted was not billed.
 _UNBILLED = (
@@ -63,14 +63,14 @@ class Carrier:
     Attributes:
         submit, poll, download: the steps.
         slot: a slot in flight beside the batch's own, such as one that several processes share.
-        look: ``StepSet.look``; never a task, which Prefect would try again.
+        expect_new: ``StepSet.expect_new``, called before a job of which the store held nothing.
     """
 
     submit: SubmitStep
     poll: PollStep
     download: DownloadStep
     slot: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext
-    look: LookStep | None = None
+    expect_new: Callable[[Job], object] = lambda _: None
 
     def with_retries(self) -> Carrier:
         """The same, with each step tried again after an error that may pass, where Prefect does not do so."""
@@ -144,7 +144,7 @@ class JobRunner:
                     return await self._submit_only(job, carrier, flight)
                 submit = partial(self._submit, carrier.submit, flight)
                 slot = partial(self._slot, carrier)
-                restyled = await run_job(job, submit, carrier.poll, carrier.download, slot, carrier.look)
+                restyled = await run_job(job, submit, carrier.poll, carrier.download, slot)
                 return _stored(restyled, flight)
             except RestyleError as error:
                 return await self._failed(job, flight, error)
@@ -173,8 +173,6 @@ class JobRunner:
         return submitted
 
     async def _submit_only(self, job: Job, carrier: Carrier, flight: _Flight) -> JobOutcome:
-        if carrier.look and (done := await carrier.look(job)) and done.restyled:
-            return _stored(done.restyled, flight)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._slot(carrier))
             submitted = await self._submit(carrier.submit, flight, job, after=0)

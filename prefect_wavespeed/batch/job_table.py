@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, NamedTuple
 
 from prefect_wavespeed.batch.manifest.carried import ColumnTypes
 from prefect_wavespeed.batch.manifest.rows import BadRow, Row
@@ -29,17 +29,37 @@ CREATE TABLE rows (
     number INTEGER PRIMARY KEY, id TEXT, image TEXT, job_key TEXT, reason TEXT, error_type TEXT, carried TEXT
 );
 CREATE INDEX rows_by_job ON rows (job_key);
--- outcome: NULL until the job has ended; unbilled: why it will not be billed any more
+-- outcome: NULL until the job has ended; unbilled: why it will not be billed any more;
+-- seen: 'new' if the store held nothing of the job, 'known' if it did
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY, key TEXT UNIQUE, job TEXT, price_kind TEXT, lot INTEGER,
-    first_row INTEGER, row_count INTEGER DEFAULT 1, unbilled TEXT,
+    first_row INTEGER, row_count INTEGER DEFAULT 1, unbilled TEXT, name TEXT, num_images INTEGER,
+    seen TEXT,
     status TEXT DEFAULT 'unsubmitted', outcome TEXT, pictures INTEGER DEFAULT 0, cost_usd REAL,
     seconds REAL, error_type TEXT, retryable INTEGER, warnings TEXT DEFAULT '',
     flagged INTEGER DEFAULT 0
 );
 CREATE TABLE thumbnails (job_key TEXT, position INTEGER, jpeg BLOB, PRIMARY KEY (job_key, position));
 """
+_NAMED = "SELECT number, key, name, num_images, seen IS 'known' FROM jobs WHERE outcome IS NULL"
 _MAX_THUMBNAILS = 40_000
+
+
+class NamedJob(NamedTuple):
+    """What a listing is searched for.
+
+    Attributes:
+        number: of the job in the batch.
+        key, name: the job's.
+        num_images: how many pictures it asks for.
+        is_known: the store is known to hold something of it.
+    """
+
+    number: int
+    key: str
+    name: str
+    num_images: int
+    is_known: bool
 
 
 class _Database(sqlite3.Connection):
@@ -94,7 +114,8 @@ class JobTable:
             return
         self.job_count += 1
         self._db.execute(
-            "INSERT INTO jobs (number, key, job, price_kind, lot, first_row) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO jobs (number, key, job, price_kind, lot, first_row, name, num_images)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 self.job_count,
                 job.key,
@@ -102,6 +123,8 @@ class JobTable:
                 str(price_key(job.params)),
                 lot(row.safe_image),
                 row.number,
+                job.name,
+                job.params.num_images,
             ),
         )
 
@@ -160,15 +183,59 @@ class JobTable:
         for job, count, shard in self._db.execute(query, (shards,)).fetchall():
             yield Job.model_validate_json(job), count, shard
 
-    def keys_of_shard(self, number: int, shards: int) -> Iterator[str]:
-        """Keys of a shard's jobs that have no outcome."""
-        query = "SELECT key FROM jobs WHERE outcome IS NULL AND lot % ? = ? ORDER BY number"
-        return (key for (key,) in self._db.execute(query, (shards, number - 1)))
+    def jobs_of_shard(self, number: int, shards: int) -> Iterator[tuple[str, bool]]:
+        """Keys of a shard's jobs that have no outcome, each with whether the store held nothing of it."""
+        query = "SELECT key, seen IS 'new' FROM jobs WHERE outcome IS NULL AND lot % ? = ? ORDER BY number"
+        return ((key, bool(is_new)) for key, is_new in self._db.execute(query, (shards, number - 1)))
 
     def shard_of(self, key: str, shards: int) -> int:
         """The number of the shard, of so many, that a job belongs to."""
         query = "SELECT lot % ? + 1 FROM jobs WHERE key = ?"
         return int(self._db.execute(query, (shards, key)).fetchone()[0])
+
+    # -- the survey ---------------------------------------------------------------------------------
+
+    def jobs_by_key(self) -> Iterator[NamedJob]:
+        """The jobs without an outcome, sorted by key."""
+        return map(NamedJob._make, self._db.execute(f"{_NAMED} ORDER BY key"))
+
+    def jobs_by_name(self) -> Iterator[NamedJob]:
+        """The jobs without an outcome, in the order of their folders in a listing."""
+        return map(NamedJob._make, self._db.execute(f"{_NAMED} ORDER BY name || '/'"))
+
+    def unsurveyed(self) -> Iterator[Job]:
+        """The jobs without an outcome of which the survey does not know that they are new."""
+        query = "SELECT job FROM jobs WHERE number = ? AND outcome IS NULL AND seen IS NOT 'new'"
+        for number in range(1, self.job_count + 1):
+            for (job,) in self._db.execute(query, (number,)).fetchall():
+                yield Job.model_validate_json(job)
+
+    def is_new(self, key: str) -> bool:
+        """Whether the store held nothing of a job."""
+        query = "SELECT seen IS 'new' FROM jobs WHERE key = ?"
+        return bool(self._db.execute(query, (key,)).fetchone()[0])
+
+    def mark_known(self, numbers: Iterable[int]) -> None:
+        """Note of which jobs the store holds something."""
+        self._db.executemany("UPDATE jobs SET seen = 'known' WHERE number = ?", ((n,) for n in numbers))
+
+    def mark_new(self, key: str) -> None:
+        """Note that the store holds nothing of a job."""
+        self._db.execute("UPDATE jobs SET seen = 'new' WHERE key = ?", (key,))
+
+    def mark_rest_new(self) -> None:
+        """Note that the store holds nothing of all jobs that were not found."""
+        self._db.execute("UPDATE jobs SET seen = 'new' WHERE outcome IS NULL AND seen IS NULL")
+
+    def record_done(self, found: Iterable[tuple[int, JobOutcome]]) -> None:
+        """Record, by their numbers, that jobs were done before."""
+        self._db.executemany(
+            "UPDATE jobs SET status = ?, outcome = ?, pictures = ?, cost_usd = ? WHERE number = ?",
+            (
+                (one.status, OUTCOME.dump_json(one), len(one.outputs), one.cost_usd, number)
+                for number, one in found
+            ),
+        )
 
     # -- outcomes -----------------------------------------------------------------------------------
 

@@ -33,6 +33,11 @@ class JobState:
     paid_attempts: int
 
     @property
+    def is_new(self) -> bool:
+        """Whether the ledger holds nothing of it."""
+        return self.metadata is None and self.dead_letter is None and not self.open_job.latest
+
+    @property
     def is_submitted(self) -> bool:
         """Whether a prediction is recorded that no dead letter is about."""
         latest_recorded = max(self.open_job.recorded, default=0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.batch.budget import Budget
@@ -13,21 +12,18 @@ from prefect_wavespeed.batch.ledger_view import JobState, LedgerView
 from prefect_wavespeed.batch.manifest.left_out import left_out_line
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.progress import Recorder
+from prefect_wavespeed.batch.survey import Survey
 from prefect_wavespeed.errors import BudgetExceededError, InsufficientCreditsError
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.steps.prices import PriceCache
 from prefect_wavespeed.words import counted
 
-_PAGE = 500  # jobs
 _ROUNDING = 1e-9  # USD by which sums of floats may differ
 
 
 @dataclass(frozen=True)
 class BatchQuote:
     """What a batch would cost, before anything is spent.
-
-    ``done``, ``open`` and ``failed`` are None if the jobs were not looked up one by one, because all could be
-    paid for anyway.
 
     Attributes:
         rows: of the manifest.
@@ -48,9 +44,9 @@ class BatchQuote:
     unusable: int
     left_out: dict[str, int]
     jobs: int
-    done: int | None
-    open: int | None
-    failed: int | None
+    done: int
+    open: int
+    failed: int
     billed: int
     usd: float
     balance_usd: float
@@ -64,11 +60,11 @@ class BatchQuote:
         """
         bad, cap = self.invalid + self.unusable, options.max_cost_usd
         skipped = f", {counted(bad, 'bad row')} skipped" if bad else ""
-        again = f"{self.failed or 0:,} given up earlier: {named('retry_failed')} tries again"
+        again = f"{self.failed:,} given up earlier: {named('retry_failed')} tries again"
         lines = [
             f"{counted(self.rows, 'row')}, {counted(self.jobs, 'distinct image')} to make{skipped}",
             *([left_out_line(self.left_out)] if self.left_out else []),
-            f"{_are(self.done or 0)} stored already",
+            f"{_are(self.done)} stored already",
             *([f"{_are(self.open)} open: joined, billed again only if failed"] if self.open else []),
             *([again] if self.failed else []),
             f"{self.billed:,} would be billed: {self.usd:g} USD",
@@ -96,7 +92,8 @@ class Quoting:
         prices: what jobs cost.
         budget: counts what an earlier try of the run has spent.
         table: the jobs.
-        ledger: what is stored, submitted or failed.
+        ledger: tells what an earlier try of the run has paid for.
+        survey: finds out what is stored, submitted or failed.
         recorder: records the jobs that are found to be done.
         options: the cap, and whether failed jobs are submitted again.
     """
@@ -108,6 +105,7 @@ class Quoting:
         budget: Budget,
         table: JobTable,
         ledger: LedgerView,
+        survey: Survey,
         recorder: Recorder,
         options: BatchOptions,
     ) -> None:
@@ -116,20 +114,19 @@ class Quoting:
         self._budget = budget
         self._table = table
         self._ledger = ledger
+        self._survey = survey
         self._recorder = recorder
         self._options = options
 
-    async def quote(self, *, look_up: bool) -> BatchQuote:
-        """Find out what the batch would cost and what the account holds. Nothing is spent.
-
-        Args:
-            look_up: find out, job by job, what is stored already; otherwise all jobs are quoted.
+    async def quote(self) -> BatchQuote:
+        """Find out what is stored already, what the rest would cost, and what the account holds.
 
         Raises:
             RestyleError: the price, the balance or the store cannot be read now.
         """
-        if look_up:
-            await self._look_up_all()
+        async for job, state in self._survey.states():
+            await self._note(job, state)
+        self._recorder.recount()
         table, usd, billed = self._table, 0.0, 0
         for job, count, _ in table.billable():
             usd += await self._price(job) * count
@@ -140,29 +137,23 @@ class Quoting:
             unusable=table.bad_rows["failed"],
             left_out=dict(table.left_out.most_common()),
             jobs=table.job_count,
-            done=table.count_stored() if look_up else None,
-            open=table.count_unbilled("open") if look_up else None,
-            failed=table.count_unbilled("failed") if look_up else None,
+            done=table.count_stored(),
+            open=table.count_unbilled("open"),
+            failed=table.count_unbilled("failed"),
             billed=billed,
             usd=usd,
             balance_usd=await self._client.balance(),
         )
 
-    async def afford(self, *, look_up: bool) -> BatchQuote:
+    async def afford(self) -> BatchQuote:
         """Refuse what cannot be paid for, before the first submission.
-
-        Args:
-            look_up: as in ``quote``; done in any case before a batch is refused.
 
         Raises:
             BudgetExceededError: it costs more than ``max_cost_usd``.
             InsufficientCreditsError: it costs more than the account holds.
             RestyleError: the price, the balance or the store cannot be read now.
         """
-        quote, cap = await self.quote(look_up=look_up), self._options.max_cost_usd
-        available = quote.balance_usd if cap is None else min(cap, quote.balance_usd)
-        if quote.usd > available + _ROUNDING and not look_up:
-            quote = await self.quote(look_up=True)
+        quote, cap = await self.quote(), self._options.max_cost_usd
         figures = f"{quote.billed:,} images to bill cost {quote.usd:g} USD"
         if cap is not None and quote.usd + self._budget.total > cap + _ROUNDING:
             spent = f" and {self._budget.total:g} USD are spent already" if self._budget.total else ""
@@ -189,18 +180,11 @@ class Quoting:
             costs[shard - 1] += await self._price(job) * count
         return [left * cost / (sum(costs) or 1.0) for cost in costs]
 
-    async def _look_up_all(self) -> None:
-        jobs = self._table.unfinished()
-        while page := list(islice(jobs, _PAGE)):
-            for job, state in zip(page, await self._ledger.states(page), strict=True):
-                await self._note(job, state)
-            await self._recorder.flush_if_due()
-
     async def _note(self, job: Job, state: JobState) -> None:
         if state.paid_attempts and self._options.max_cost_usd is not None:
             self._budget.count(state.paid_attempts * await self._price(job))
         if state.metadata:
-            self._recorder.record(job.key, self._ledger.stored_outcome(job, state.metadata, state))
+            self._table.record(job.key, self._ledger.stored_outcome(job, state.metadata, state))
         elif state.is_submitted:
             self._table.mark_unbilled(job.key, "open")
         elif state.dead_letter and not self._options.retry_failed:

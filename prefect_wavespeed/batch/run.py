@@ -18,7 +18,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from datetime import datetime
 from typing import Self
 
 from prefect_wavespeed.api.client import WaveSpeedClient
@@ -40,6 +40,7 @@ from prefect_wavespeed.batch.report.rows import Summary
 from prefect_wavespeed.batch.report.thumbnails import GalleryThumbnails
 from prefect_wavespeed.batch.report.write import write_report
 from prefect_wavespeed.batch.shards import Share
+from prefect_wavespeed.batch.survey import Survey
 from prefect_wavespeed.concurrency import for_each, map_all
 from prefect_wavespeed.errors import (
     BatchFailedError,
@@ -75,7 +76,8 @@ class Batch:
         folder: where in the store the report goes (``layout.run``, ``Shard.path``).
         options: what is asked for.
         prices: what jobs cost, shared with the steps; its own by default.
-        is_retry: an earlier try of the same run may have spent something, which counts against the cap.
+        since: when the first try of the run began, if this is a later one: what has been stored or submitted
+            since then may be its own, and counts against the cap.
         share: the jobs to carry out, if other runs carry out the rest. No report is written then, but its
             parts are left in ``folder`` for the whole run.
         on_progress: called whenever some more rows have an outcome.
@@ -99,7 +101,7 @@ class Batch:
         options: BatchOptions,
         *,
         prices: PriceCache | None = None,
-        is_retry: bool = False,
+        since: datetime | None = None,
         share: Share | None = None,
         on_progress: OnProgress = lambda _: None,
     ) -> None:
@@ -107,7 +109,6 @@ class Batch:
         self.run = run
         self.folder = folder
         self.options = options
-        self._is_retry = is_retry
         self._share = share
         self._manifest = ""
         self._quote: BatchQuote | None = None
@@ -120,7 +121,10 @@ class Batch:
         self.ledger = LedgerView(Ledger(store), run.flow_run_id)
         self.budget = Budget(options.max_cost_usd, prices)
         self.gate = Gate(client, prices, self.budget)
-        self.quoting = Quoting(client, prices, self.budget, self.table, self.ledger, self.recorder, options)
+        survey = Survey(self.table, self.ledger, store, since, share.new if share else None)
+        self.quoting = Quoting(
+            client, prices, self.budget, self.table, self.ledger, survey, self.recorder, options
+        )
         self._runner = JobRunner(client, options, prices, self.budget, self.gate, self.ledger)
         # Beside those in flight: one waiting for each slot that becomes free, and those that download.
         self._room = asyncio.Semaphore(options.concurrency + max(16, options.concurrency // 2))
@@ -203,13 +207,13 @@ class Batch:
             )
 
     async def quote(self) -> BatchQuote:
-        """Find out what it would cost, after looking up job by job what is stored. Nothing is spent.
+        """Find out what is stored, and what the rest would cost. Nothing is spent.
 
         Raises:
             RestyleError: the price, the balance or the store cannot be read now.
         """
         self.recorder.doing("looking up what is stored")
-        self._quote = await self.quoting.quote(look_up=True)
+        self._quote = await self.quoting.quote()
         return self._quote
 
     def quoted(self) -> Summary:
@@ -225,8 +229,8 @@ class Batch:
             RestyleError: the price, the balance or the store cannot be read now.
         """
         self.recorder.writes_parts = True
-        self.recorder.doing("asking for price and balance")
-        self._quote = await self.quoting.afford(look_up=self._is_retry)
+        self.recorder.doing("looking up what is stored")
+        self._quote = await self.quoting.afford()
         return self._quote
 
     async def carry_out(
@@ -245,8 +249,6 @@ class Batch:
             all_started: set when the last of them has started, so that those after them may start, too.
         """
         self.recorder.doing(RESTYLING)
-        if carrier.look:
-            carrier = replace(carrier, look=patiently(carrier.look))
 
         def jobs() -> Iterator[Job]:
             yield from self.table.unfinished(first, last)
@@ -257,6 +259,8 @@ class Batch:
 
     async def _carry_out(self, job: Job, carrier: Carrier) -> None:
         try:
+            if self.table.is_new(job.key):
+                carrier.expect_new(job)
             outcome = await self._runner.run(job, carrier)
             if self.options.wait:
                 await self.thumbnails.keep_source(job, outcome.status)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from datetime import datetime
 from itertools import groupby, islice
 from operator import attrgetter
 
@@ -45,16 +46,18 @@ class ShardedBatch:
         batch: read, quoted and affordable.
         shards: how many shards to divide it among.
         attempt: which try of the run this is.
+        began: when the first try began.
 
     Attributes:
         shards: those under way, by number.
     """
 
-    def __init__(self, batch: Batch, shards: int, attempt: int) -> None:
+    def __init__(self, batch: Batch, shards: int, attempt: int, began: datetime) -> None:
         self.shards: dict[int, Shard] = {}
         self._batch = batch
         self._of = shards
         self._attempt = attempt
+        self._began = began
         self._joined: set[str] = set()  # paths of report parts
 
     async def divide(self, running: Iterable[Shard] = ()) -> list[Shard]:
@@ -73,10 +76,10 @@ class ShardedBatch:
         caps = await self._caps()
         started = []
         for number in range(1, self._of + 1):
-            keys = list(self._batch.table.keys_of_shard(number, self._of))
-            if keys and number not in self.shards:
+            jobs = list(self._batch.table.jobs_of_shard(number, self._of))
+            if jobs and number not in self.shards:
                 shard = self._shard(number, caps[number - 1])
-                await shard.write_keys(keys, self._batch.store)
+                await shard.write_jobs(jobs, self._batch.store)
                 started.append(shard)
         self.shards |= {shard.number: shard for shard in started}
         return started
@@ -90,6 +93,7 @@ class ShardedBatch:
             run_id=str(batch.run.flow_run_id),
             run_name=batch.run.flow_run_name,
             folder=batch.folder,
+            began=self._began,
             max_cost_usd=cap,
         )
 

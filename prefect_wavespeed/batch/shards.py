@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from math import ceil
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +16,8 @@ from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.job import Job, RunInfo
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
+
+_NEW = " new"
 
 
 def lot(image: str) -> int:
@@ -33,6 +36,7 @@ class Shard(BaseModel):
     run_id: str = Field(description="The whole run: what its shards submit counts as its own.")
     run_name: str | None = Field(default=None, description="The whole run's name.")
     folder: str = Field(description="Where the whole run's report goes.")
+    began: datetime = Field(description="When the first try of the whole run began.")
     max_cost_usd: float | None = Field(default=None, ge=0, description="Its share of the whole run's cap.")
 
     @property
@@ -58,13 +62,13 @@ class Shard(BaseModel):
         """Who submits: the whole run, so that it finds what was paid for, whichever shard submitted it."""
         return own.model_copy(update={"flow_run_id": self.run_id, "flow_run_name": self.run_name})
 
-    async def write_keys(self, keys: Iterable[str], store: Store) -> None:
-        """Write down which jobs it carries out.
+    async def write_jobs(self, jobs: Iterable[tuple[str, bool]], store: Store) -> None:
+        """Write down which jobs it carries out: their keys, and whether the store held nothing of them.
 
         Raises:
             StoreError: the store cannot be written now.
         """
-        text = "".join(f"{key}\n" for key in keys)
+        text = "".join(f"{key}{_NEW if is_new else ''}\n" for key, is_new in jobs)
         await store.put(layout.shard_jobs(self.path), text.encode(), "text/plain")
 
     async def share(self, store: Store) -> Share:
@@ -75,13 +79,15 @@ class Shard(BaseModel):
             StoreError: the store cannot be read now.
         """
         path = layout.shard_jobs(self.path)
-        keys = await store.get(path)
-        if keys is None:
+        text = await store.get(path)
+        if text is None:
             raise ConfigurationError(
                 f"shard {self.label}: {store.uri_of(path)} is missing: leave shard empty and set shards: the "
                 "run then starts its shards itself"
             )
-        return Share(self, frozenset(keys.decode().split()))
+        lines = text.decode().splitlines()
+        new = frozenset(line.removesuffix(_NEW) for line in lines if line.endswith(_NEW))
+        return Share(self, new.union(line for line in lines if not line.endswith(_NEW)), new)
 
 
 @dataclass(frozen=True)
@@ -91,10 +97,12 @@ class Share:
     Attributes:
         shard: whose.
         keys: of the jobs.
+        new: keys of those of which the store held nothing.
     """
 
     shard: Shard
     keys: frozenset[str]
+    new: frozenset[str]
 
     def may_hold(self, row: Row) -> bool:
         """Whether a row's job may be one of them; if not, its source need not be looked up."""

@@ -102,14 +102,6 @@ class StepContext:
             doubtful=max(look.open_job.doubtful, default=0),
         )
 
-    async def find_stored(self, job: Job) -> Submitted | None:
-        """``StepSet.look``."""
-        await self.store.ensure_conditional_put()
-        look = await self.ledger.look(job)
-        if look.side_car is None and look.letter is None and not look.open_job.latest:
-            self.memory.keep_new(job)
-        return await self.stored(job, look)
-
     async def stored(self, job: Job, look: Look) -> Submitted | None:
         """What is stored of a job, if it is done. A runner that was killed at the very end left its claim."""
         side_car = look.side_car

@@ -71,7 +71,7 @@ class Memory:
         return self._completed.pop(prediction_id, None)
 
     def keep_new(self, job: Job) -> None:
-        """Remember that the ledger holds nothing of a job."""
+        """Remember that the ledger held nothing of a job when it was listed."""
         self._new[job.key] = True
 
     def take_new(self, job: Job) -> bool:

@@ -26,14 +26,6 @@ class SubmitStep(Protocol):
         ...
 
 
-class LookStep(Protocol):
-    """``StepSet.look``."""
-
-    def __call__(self, job: Job) -> Awaitable[Submitted | None]:
-        """Return what is stored of the job, if it is done."""
-        ...
-
-
 class PollStep(Protocol):
     """``StepSet.poll``, or a task around it."""
 
@@ -78,7 +70,6 @@ async def run_job(
     poll: PollStep,
     download: DownloadStep,
     slot: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext,
-    look: LookStep | None = None,
 ) -> Restyled:
     """Take a job from wherever it is to its end.
 
@@ -88,7 +79,6 @@ async def run_job(
         poll: ``StepSet.poll``, or a task around it.
         download: ``StepSet.download``, or a task around it.
         slot: a slot in flight, held from the submission until the prediction has ended; no longer.
-        look: ``StepSet.look``, so that a job that is done takes no slot.
 
     Returns:
         What is stored.
@@ -96,8 +86,6 @@ async def run_job(
     Raises:
         RestyleError: whatever a step raises.
     """
-    if look and (found := await look(job)) and found.restyled:
-        return found.restyled
     after = 0
     while True:
         async with slot():

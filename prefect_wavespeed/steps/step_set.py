@@ -73,19 +73,13 @@ class StepSet:
         self._output_step = OutputStep(self._context)
         self.prices = self._context.prices
 
-    async def look(self, job: Job) -> Submitted | None:
-        """Find out whether there is anything to do, before the job takes a slot in flight.
+    def expect_new(self, job: Job) -> None:
+        """Let the next ``submit`` of a job claim it before it looks at it.
 
-        Returns:
-            What is stored, of a job that is done; None otherwise. Where the ledger holds nothing of the job,
-            ``submit`` claims it without looking again.
-
-        Raises:
-            StoreError, UnsafeStoreError: the store cannot be relied on.
+        For a job of which a listing showed nothing, however long ago: if it is not new any more, ``submit``
+        finds that out once it holds the claim, before anything is sent.
         """
-        found = await self._context.find_stored(job)
-        self._let_show(found)
-        return found
+        self._context.memory.keep_new(job)
 
     async def submit(
         self,

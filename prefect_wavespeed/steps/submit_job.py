@@ -142,7 +142,7 @@ class Submission:
     # -- looking ----------------------------------------------------------------------------------
 
     async def _see(self) -> None:
-        """Look at the job, unless this process has just seen that it is new: what is new is claimed unseen.
+        """Look at the job, unless a listing showed nothing of it: that is claimed unseen.
 
         The look that counts comes after the claim anyway.
         """

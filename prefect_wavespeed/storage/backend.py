@@ -111,6 +111,10 @@ class Backend(ABC):
             if start and self.lists_by_name and not chunk[-1]["path"].startswith(beginning):
                 return
 
+    @abstractmethod
+    async def find(self, folder: str, wanted: Sequence[str]) -> Mapping[str, Sequence[Entry]]:
+        """The objects at many paths below a folder."""
+
     async def discard_if_empty(self) -> None:
         """Undo what opening it made, if nothing has been put there since."""
         return

@@ -32,6 +32,7 @@ from prefect_wavespeed.retry import retry
 from prefect_wavespeed.storage.backend import Backend, Entry, PutMode, entry, is_for_a_key, is_plain
 from prefect_wavespeed.storage.errors import is_conflict
 from prefect_wavespeed.storage.identity import SessionCredentials
+from prefect_wavespeed.storage.seek import PAGE, seek
 from prefect_wavespeed.trust import ca_bundle
 
 _CONSOLES = {"cn": "amazonaws.cn", "us-gov": "amazonaws-us-gov.com"}
@@ -266,6 +267,24 @@ class S3Backend(Backend):
                 raise
             async for page in self._plain_pages(prefix + start, last):
                 yield page
+
+    async def find(self, folder: str, wanted: Sequence[str]) -> Mapping[str, Sequence[Entry]]:
+        """The objects at many paths below a folder."""
+        return await seek(partial(self._page, folder), wanted)
+
+    async def _page(self, folder: str, after: str) -> Sequence[Entry]:
+        try:
+            listing = obstore.list(self.handle, prefix=folder, offset=after, chunk_size=PAGE)
+            return [entry(meta) for meta in await anext(aiter(listing), ())]
+        except BaseError as error:
+            if not is_for_a_key(error):
+                raise
+        page: list[Entry] = []
+        async for plain in self._plain_pages(folder, after):
+            page += plain
+            if len(page) >= PAGE:
+                break
+        return page
 
     async def _plain_pages(self, beginning: str, after: str) -> AsyncIterator[Sequence[Entry]]:
         """What obstore would list, if somebody's odd key did not stop it: no such key is of this project."""

@@ -141,6 +141,19 @@ class Store:
             async for page in self._backend.pages(prefix, start):
                 yield page
 
+    async def find(self, folder: str, wanted: Sequence[str]) -> Mapping[str, Sequence[Entry]]:
+        """Find objects by one listing for all: no more requests than paths, and no more than pages.
+
+        Args:
+            folder: all of them are below it.
+            wanted: paths of objects, or of folders with their slash; sorted, and none begins like another.
+
+        Returns:
+            By path the object, or the objects in the folder; paths without any are left out.
+        """
+        with translated("list", self.uri_of(folder)):
+            return await self._backend.find(folder, wanted)
+
     async def is_marked(self) -> bool:
         """Whether the marker of a directory that was used is there; True for a bucket, which has none."""
         return not self.is_directory or await self.get(layout.MARKER) is not None

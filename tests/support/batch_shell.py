@@ -68,7 +68,7 @@ class Shell:
 # Without a terminal, a batch says what it does before it can count, and now and then how far it is.
 PROGRESS = re.compile(
     r"^(created directory /.*|reading the manifest|checking [\d,]+ images?|looking up what is stored"
-    r"|asking for price and balance|writing the report"
+    r"|writing the report"
     r"|[\d,]+ of [\d,]+ rows(, [\d,]+/min)?, [\d,.]+ USD(, [\d,]+ failed)?)\n",
     re.MULTILINE,
 )

@@ -66,7 +66,7 @@ async def restyle_all(
     settings: Settings = QUICK,
     key: str = "test-key",
     run_id: str | None = None,
-    is_retry: bool = False,
+    since: datetime | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> Finished:
     """Carry a batch out, and read its report back.
@@ -81,7 +81,7 @@ async def restyle_all(
     submit_timeout = settings.submit_timeout_seconds
     async with (
         WaveSpeedClient(key, base_url, submit_timeout=submit_timeout, timeout=2) as client,
-        Batch(client, store, run, folder, options, is_retry=is_retry, on_progress=on_progress) as batch,
+        Batch(client, store, run, folder, options, since=since, on_progress=on_progress) as batch,
     ):
         await batch.read(manifest)
         await batch.afford()
@@ -92,7 +92,9 @@ async def restyle_all(
         steps = StepSet(client, store, settings, admit=admit, on_thumbnail=batch.table.keep_thumbnail)
         submit = partial(steps.submit, run=run, nsfw=options.nsfw_rules, retry_failed=options.retry_failed)
         download = partial(steps.download, run=run, nsfw=options.nsfw_rules)
-        await batch.carry_out(Carrier(submit, steps.poll, download, look=steps.look).with_retries())
+        await batch.carry_out(
+            Carrier(submit, steps.poll, download, expect_new=steps.expect_new).with_retries()
+        )
         summary = await batch.close()
         report = await store.get(f"{folder}/report.jsonl")
         assert report is not None

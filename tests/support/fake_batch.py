@@ -45,7 +45,6 @@ class FakeApi:
         done: images that are stored already.
         joined: by image, the flow run whose prediction is joined.
         submissions: image and attempt of each that was accepted.
-        look_errors: by image, what looking it up raises, one after another.
         on_submit: called with the image of each submission that is accepted.
         on_balance: seconds that the balance call takes.
         refused: submissions that raised something.
@@ -61,7 +60,6 @@ class FakeApi:
     ended: dict[int, asyncio.Event] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)
     joined: dict[int, str] = field(default_factory=dict)
-    look_errors: dict[int, list[Exception]] = field(default_factory=dict)
     on_submit: Callable[[int], None] = lambda _: None
     on_balance: Callable[[], float] = lambda: 0.0
     submissions: list[tuple[int, int]] = field(default_factory=list)
@@ -90,16 +88,11 @@ class FakeApi:
     def carrier(self, batch: Batch) -> Carrier:
         """The steps of a batch."""
 
-        async def look(job: Job) -> Submitted | None:
-            number = number_of(job)
-            if self.look_errors.get(number):
-                raise self.look_errors[number].pop(0)
-            if number not in self.done:
-                return None
-            return Submitted(job_key=job.key, prediction_id="old", restyled=self._restyled(job, cached=True))
-
         async def submit(job: Job, *, after: int) -> Submitted:
             number, attempt = number_of(job), after + 1
+            if number in self.done:
+                restyled = self._restyled(job, cached=True)
+                return Submitted(job_key=job.key, prediction_id="old", restyled=restyled)
             if owner := self.joined.get(number):
                 self._fly()
                 return Submitted(
@@ -143,7 +136,7 @@ class FakeApi:
         async def download(job: Job, submitted: Submitted) -> Restyled:
             return self._restyled(job, submitted.prediction_id)
 
-        return Carrier(submit, poll, download, look=look)
+        return Carrier(submit, poll, download)
 
     def _fly(self) -> None:
         self.in_flight += 1

@@ -187,7 +187,6 @@ class TrialRunner:
                 partial(self._steps.submit, run=self._run, max_cost_usd=self._purse.limit),
                 partial(self._poll, trial),
                 partial(self._steps.download, run=self._run),
-                look=self._steps.look,
             )
         except RestyleError as error:
             if isinstance(error, AuthenticationError | ConfigurationError | StoreError):
