@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import PurePosixPath
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from prefect_wavespeed.words import printable
 
@@ -58,8 +58,17 @@ def without_signature(url: str) -> str:
     Raises:
         ValueError: it is not a URL.
     """
-    parts = urlsplit(url)
-    query = parse_qsl(parts.query, keep_blank_values=True)
+    return unsigned(urlsplit(url))
+
+
+def unsigned(parts: SplitResult) -> str:
+    """``without_signature`` of a URL that is split already."""
+    host = parts.netloc.rpartition("@")[2].lower()
+    return urlunsplit((parts.scheme, host, parts.path, _shown_query(parts.query) if parts.query else "", ""))
+
+
+def _shown_query(text: str) -> str:
+    query = parse_qsl(text, keep_blank_values=True)
     names = {name.lower() for name, _ in query}
     dropped = frozenset[str]().union(*(also for holder, also in _BESIDE_SIGNATURE.items() if holder in names))
     kept = [
@@ -70,13 +79,12 @@ def without_signature(url: str) -> str:
     shown = [(name, value) for name, value in kept if _is_harmless(name, value)]
     if hidden := [pair for pair in kept if pair not in shown]:
         shown.append((_DIGEST, hashlib.sha256(urlencode(hidden).encode()).hexdigest()[:16]))
-    host = parts.netloc.rpartition("@")[2].lower()
-    return urlunsplit((parts.scheme.lower(), host, parts.path, urlencode(shown), ""))
+    return urlencode(shown)
 
 
-def is_shortened(url: str) -> bool:
-    """Whether parameters of a URL were replaced by a digest, so that it leads nowhere."""
-    return any(name == _DIGEST for name, _ in parse_qsl(urlsplit(url).query))
+def is_shortened(query: str) -> bool:
+    """Whether parameters of a URL with this query were replaced by a digest, so that it leads nowhere."""
+    return any(name == _DIGEST for name, _ in parse_qsl(query))
 
 
 def _is_harmless(name: str, value: str) -> bool:
@@ -105,9 +113,12 @@ def mistyped_url(text: str) -> str | None:
     return f"{(found['any'] or found['known']).lower()}://{found['rest']}" if found else None
 
 
+_FILE_URL = re.compile(r"file:[/\\]+(?:localhost/+)?(.*)", re.IGNORECASE | re.DOTALL)
+
+
 def path_of_file_url(text: str) -> str | None:
     """The path that a ``file:`` URL means, as reports name sources; None where it is none."""
-    found = re.fullmatch(r"(?i)file:[/\\]+(?:localhost/+)?(.*)", text, re.DOTALL)
+    found = _FILE_URL.fullmatch(text)
     return f"/{readable(found[1])}" if found else None
 
 

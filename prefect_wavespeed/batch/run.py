@@ -167,7 +167,7 @@ class Batch:
         async with aclosing(rows_of) as pages:
             async for rows in pages:
                 self.recorder.doing(f"checking {counted(self.table.row_count + len(rows), 'image')}")
-                for row, job in await map_all(self._identify, self._own(rows), _CONCURRENT_ROWS):
+                for row, job in await self._identified(self._own(rows)):
                     if isinstance(row, BadRow):
                         if self._share is None:
                             self.table.add_bad(row)
@@ -183,9 +183,17 @@ class Batch:
             return rows
         return [row for row in rows if isinstance(row, Row) and share.may_hold(row)]
 
-    async def _identify(self, row: Row | BadRow) -> tuple[Row | BadRow, Job | None]:
-        if isinstance(row, BadRow):
-            return row, None
+    async def _identified(self, rows: Sequence[Row | BadRow]) -> Iterator[tuple[Row | BadRow, Job | None]]:
+        """The rows with their jobs; only those whose image has to be looked at take their turns."""
+        jobs = [None if isinstance(row, BadRow) else row.job for row in rows]
+        unknown = [row for row, job in zip(rows, jobs, strict=True) if not (job or isinstance(row, BadRow))]
+        looked_at = iter(await map_all(self._identify, unknown, _CONCURRENT_ROWS))
+        return (
+            (row, job) if job or isinstance(row, BadRow) else next(looked_at)
+            for row, job in zip(rows, jobs, strict=True)
+        )
+
+    async def _identify(self, row: Row) -> tuple[Row | BadRow, Job | None]:
         try:
             return row, await patiently(make_job)(row.image, row.params, row.variant, self.store)
         except (SourceError, StoreError) as error:

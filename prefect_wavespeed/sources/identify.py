@@ -25,17 +25,18 @@ async def identify(image: str, store: Store) -> Source:
         SourceError: it is missing, cannot be read, is no image, or has more than 20 MB.
         StoreError: the server of an S3 source, or the store, cannot be used now.
     """
-    check_image(image)
-    scheme, separator, _ = image.partition("://")
-    if not separator:
+    if source := check_image(image):
+        return source
+    if "://" not in image:
         return await file_source(image, store)
-    if scheme.lower() == "s3":
-        return await identify_object(image, store)
-    return url_source(image)
+    return await identify_object(image, store)
 
 
-def check_image(image: str) -> None:
+def check_image(image: str) -> Source | None:
     """Refuse what cannot mean any picture, without looking whether there is one.
+
+    Returns:
+        The picture that a URL means; None for anything else, which has to be looked at.
 
     Raises:
         SourceError: it is empty, or no https URL, ``s3://bucket/key`` or path.
@@ -58,11 +59,11 @@ def check_image(image: str) -> None:
         raise SourceError(f"mistyped URL: image {redact(image)}: did you mean {redact(meant)}?")
     scheme, separator, _ = image.partition("://")
     if not separator:
-        return
-    if scheme.lower() == "s3":
-        check_s3_uri(image)
-    else:
-        url_source(image)
+        return None
+    if scheme.lower() != "s3":
+        return url_source(image)
+    check_s3_uri(image)
+    return None
 
 
 async def read_source(source: Source, store: Store) -> bytes | None:

@@ -6,9 +6,9 @@ import csv
 import difflib
 import re
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from prefect_wavespeed.api.models import NO_PROMPT, SHORT_NAMES, TRANSPORT, ReduxParams
@@ -49,6 +49,14 @@ class Divided(NamedTuple):
     known: dict[str, Any]
     carried: Values
     problem: str | None
+
+
+class _Role(NamedTuple):
+    """What a column is for: as which known one it counts, and under which name it is carried, if it is."""
+
+    name: str
+    known: str | None
+    carried_as: str | None
 
 
 @dataclass(frozen=True)
@@ -112,27 +120,37 @@ class Columns:
         """Divide the cells of a row, which are not empty.
 
         Args:
-            cells: by column.
+            cells: by column, blanks around its name or not.
             from_text: all of them are text, as in CSV: a carried one may be a number.
         """
-        found, problems = Divided({}, {}, None), []
+        found: dict[str, Any] = {}
+        carried: Values = {}
         unknown: list[str] = []
-        names: dict[str, str] = {}
-        for name, value in cells.items():
-            if not self.wants(name):
+        twice: list[str] = []
+        for column, value in cells.items():
+            if not (role := self._role(column)):
                 continue
-            known, is_carried = self.known.get(name), self._carries(name)
-            if known in names:
-                problems.append(_twice(names[known], name))
-            elif known:
-                names[known], found.known[known] = name, value
-            if is_carried:
-                found.carried[_plain(name)] = carried_value(Cell(value) if from_text else value)
-            elif not known:
-                unknown.append(name)
-        if unknown:
-            problems.insert(0, self._refusal(unknown, found.known))
-        return found._replace(problem="; ".join(problems) or None)
+            if role.known in found:
+                first = next(name for name in cells if (of := self._role(name)) and of.known == role.known)
+                twice.append(_twice(strip(first), role.name))
+            elif role.known:
+                found[role.known] = value
+            if role.carried_as is not None:
+                carried[role.carried_as] = carried_value(Cell(value) if from_text else value)
+            elif not role.known:
+                unknown.append(role.name)
+        problems = [self._refusal(unknown, found), *twice] if unknown else twice
+        return Divided(found, carried, "; ".join(problems) or None)
+
+    @cached_property
+    def _role(self) -> Callable[[str], _Role | None]:
+        """Of a column, by its name; None where it is not looked at. Every row has the same ones."""
+        return lru_cache(1_000)(self._find_role)
+
+    def _find_role(self, column: str) -> _Role | None:
+        name = strip(column)
+        carried_as = _plain(name) if self._carries(name) else None
+        return _Role(name, self.known.get(name), carried_as) if self.wants(name) else None
 
     def refusal_of_header(self, names: Sequence[str]) -> str | None:
         """What is wrong with the columns of a table; None if nothing is."""
@@ -162,15 +180,10 @@ class Columns:
             return False
         return not self._misspelt(name)
 
-    def _misspelt(self, name: str) -> str | None:
-        """The known column that a name differs from by a slip: it might be billed with a default."""
-        if name not in self._slips:
-            self._slips[name] = self._find_slip(name)
-        return self._slips[name]
-
     @cached_property
-    def _slips(self) -> dict[str, str | None]:
-        return {}  # by name: every row has the same ones
+    def _misspelt(self) -> Callable[[str], str | None]:
+        """Gives the known column that a name differs from by a slip: it might be billed with a default."""
+        return lru_cache(1_000)(self._find_slip)
 
     def _find_slip(self, name: str) -> str | None:
         slip = _letters(name)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from prefect_wavespeed.api.models import MAX_SEED, ReduxParams
+from prefect_wavespeed.api.models import MAX_SEED, SOURCE_SIZE, ReduxParams
 from prefect_wavespeed.batch.manifest.carried import Values
 from prefect_wavespeed.batch.manifest.columns import KINDS, KNOWN_COLUMNS, Columns
 from prefect_wavespeed.batch.manifest.values import as_text, is_empty, is_kind, show, strip
 from prefect_wavespeed.errors import SourceError, redact
+from prefect_wavespeed.job import Job, Source
 from prefect_wavespeed.sources.identify import check_image
 from prefect_wavespeed.urls import without_signature
 from prefect_wavespeed.words import requirement
 
 _LONE_SURROGATE = re.compile(r"[\ud800-\udfff]")  # JSON can express one, UTF-8 cannot
+_PARAMS = frozenset(ReduxParams.model_fields)
 _VARIANT: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=MAX_SEED)])
 
 
@@ -33,6 +36,7 @@ class Row:
         id: the user's own name for it.
         variant: another picture of the same source: 0, 1, 2, …
         carried: what the report carries of the manifest's own columns.
+        source: the picture, if it is known without a look at it, as that of a URL is.
     """
 
     number: int
@@ -41,11 +45,19 @@ class Row:
     id: str | None = None
     variant: int = 0
     carried: Values = field(default_factory=dict)
+    source: Source | None = None
 
     @property
     def safe_image(self) -> str:
         """The image without its signature: safe to show."""
-        return _without_signature(self.image)
+        return self.source.uri if self.source else _without_signature(self.image)
+
+    @property
+    def job(self) -> Job | None:
+        """Its job, if nothing has to be looked at for it."""
+        if not self.source or self.params.size == SOURCE_SIZE:
+            return None
+        return Job(source=self.source, params=self.params, variant=self.variant)
 
     def refused(self, reason: str, error_type: str | None = None) -> BadRow:
         """The same row as one that cannot be used, because of its image if there is a type of error."""
@@ -96,12 +108,12 @@ class RowReader:
 
     def read(self, number: int, cells: Mapping[str, Any]) -> Row | BadRow:
         """Check one row. Empty values and null mean "not given"; the image is not looked up."""
-        if not self.exact:
-            cells = {
-                strip(name): strip(value) if isinstance(value, str) else value
-                for name, value in cells.items()
-            }
-        given = {name: value for name, value in cells.items() if not is_empty(value)}
+        given = {}
+        for name, value in cells.items():
+            if isinstance(value, str) and not self.exact:
+                value = strip(value)
+            if not is_empty(value):
+                given[name] = value
         known, carried, problem = self.columns.divide(given, from_text=self.from_text)
         try:
             return self._row(number, known, carried, problem)
@@ -131,17 +143,23 @@ class RowReader:
         if problems:
             raise _RefusedError("; ".join(problems))
         image, row_id = given.get("image", ""), as_text(given.get("id"))
-        check_image(image)
+        source = check_image(image)
         if row_id and _LONE_SURROGATE.search(row_id):
             raise _RefusedError(f"id {show(row_id)} contains half a character (a lone surrogate)")
-        own = {name: value for name, value in given.items() if name in ReduxParams.model_fields}
-        params = ReduxParams(**{**dict(self.params), **own}) if own else self.params
-        variant = _VARIANT.validate_python(given.get("variant", 0))
+        own = tuple((name, type(value), value) for name, value in given.items() if name in _PARAMS)
+        params = _with_own(self.params, own) if own else self.params
+        variant = _VARIANT.validate_python(given["variant"]) if "variant" in given else 0
         if variant and params.seed != -1:
             raise _RefusedError(
                 f"variant {variant} with seed {params.seed}: a variant has its own seed: give one of the two"
             )
-        return Row(number, image, params, row_id, variant, carried)
+        return Row(number, image, params, row_id, variant, carried, source)
+
+
+@lru_cache(1_000)  # a million rows have few different ones, and share them
+def _with_own(params: ReduxParams, own: tuple[tuple[str, type, Any], ...]) -> ReduxParams:
+    """Parameters with a row's own; the types tell 1 from True."""
+    return ReduxParams(**{**dict(params), **{name: value for name, _, value in own}})
 
 
 class _RefusedError(ValueError):

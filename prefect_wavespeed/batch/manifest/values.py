@@ -13,7 +13,7 @@ Kind = Literal["a whole number", "a number", "true or false", "text", "text or a
 
 # What is copied from a document or a file browser brings them along: zero width, direction, byte order.
 _INVISIBLE = "\u200b\u200e\u200f\u202a\u202c\u2060\ufeff"
-_BLANKS = (  # what str.strip() takes away
+_BLANKS = _INVISIBLE + (  # what str.strip() takes away
     "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008"
     "\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 )
@@ -22,7 +22,7 @@ _SHOWN_LENGTH = 80
 
 def strip(text: str) -> str:
     """A text without blanks around it, no-break and invisible ones included."""
-    return text.strip(_BLANKS + _INVISIBLE)
+    return text.strip(_BLANKS)
 
 
 def show(value: object) -> str:
