@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import random
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
-from prefect_wavespeed.api.models import MAX_SEED, ReduxParams
+from prefect_wavespeed.api.models import MAX_SEED, MODEL, ReduxParams
 from prefect_wavespeed.job import Job, Source, slug
 
 SOURCE = Source(
@@ -23,6 +28,30 @@ def test_the_key_of_a_job_never_changes() -> None:
     assert job.seed == 1525205428
     assert job.name == "ete-2024-da5b0130dae8c9b4"
     assert job.label == "ete-2024-da5b"
+
+
+def test_the_key_is_the_sha256_of_the_canonical_json_of_the_request() -> None:
+    drawn = random.Random(0)
+    for _ in range(3_000):
+        identity = "".join(drawn.choices('https://é"\\/\x7f😀\ud800{}:,', k=drawn.randrange(20)))
+        variant = drawn.choice((0, 0, 1, 40))
+        params: dict[str, Any] = {
+            "size": f"{drawn.randint(256, 1536)}*512",
+            "num_inference_steps": drawn.randint(1, 50),
+            "guidance_scale": drawn.choice((3.5, 2, 7.25, 1 + drawn.random())),
+            "num_images": drawn.randint(1, 4),
+            "seed": -1 if variant else drawn.choice((-1, 0, drawn.randint(0, MAX_SEED))),
+            "output_format": drawn.choice(("jpeg", "png", "webp")),
+        }
+        job = Job(
+            source=SOURCE.model_copy(update={"identity": identity}),
+            params=ReduxParams(**params, enable_sync_mode=drawn.random() < 0.5),
+            variant=variant,
+        )
+        params["guidance_scale"] = float(params["guidance_scale"])
+        request = {"model": MODEL, "source": identity, "params": params, "variant": variant}
+        canonical = json.dumps(request, sort_keys=True, separators=(",", ":"))
+        assert job.key == hashlib.sha256(canonical.encode()).hexdigest()
 
 
 @pytest.mark.parametrize(
