@@ -1,5 +1,6 @@
 """An explicit-state model of the ledger: every interleaving of a few runners and settlers, with crashes, lost
-and late answers, failing searches, refusals, given-back claims, fast clocks and forgotten predictions.
+and late answers, failing searches, refusals, given-back claims, fast clocks, forgotten predictions, and jobs
+seen by a listing of any age.
 
     python -m tests.ledger_model          # the table: what breaks when a rule is left out
 
@@ -76,6 +77,7 @@ class Budget(NamedTuple):
     fast_clocks: int = 0  # looks by a clock that is far ahead
     unsure: int = 0  # searches that cannot tell, because the API does not say what was asked for
     verdicts: int = 0  # jobs that a person has looked into
+    listings: int = 0  # runners that go by a listing, of any age, that held nothing of the job
 
 
 class State(NamedTuple):
@@ -192,12 +194,14 @@ class Model:
     def _go_on(self, s: State, i: int, r: Runner) -> Iterator[State]:
         match r.step:
             case "look":
-                yield self._look(s, i, r, s.budget, ahead=0)
+                yield self._look(s, i, r, s.budget)
                 if s.budget.fast_clocks:
                     budget = s.budget._replace(fast_clocks=s.budget.fast_clocks - 1)
                     misled = self._look(s, i, r, budget, ahead=LEASE)
                     if isinstance(misled.runners[i].move, moves.Claim):
                         yield misled
+                if s.budget.listings and not r.begun:
+                    yield self._look(s, i, r, s.budget._replace(listings=s.budget.listings - 1), unseen=True)
             case "act":
                 yield from self._act(s, i, r)
             case "posting":
@@ -209,8 +213,10 @@ class Model:
 
     # -- looking and deciding -------------------------------------------------------------------
 
-    def _look(self, s: State, i: int, r: Runner, budget: Budget, *, ahead: int) -> State:
-        state = self._seen(s, i, ahead)
+    def _look(
+        self, s: State, i: int, r: Runner, budget: Budget, *, ahead: int = 0, unseen: bool = False
+    ) -> State:
+        state = JobState() if unseen else self._seen(s, i, ahead)
         mind = r.mind if r.begun else rules.begin(state, r.mind)
         move = rules.next_move(state, _aged(mind, s.now - r.since), self._rules)
         seen = state.latest if isinstance(move, moves.Search) else 0  # what is found is recorded for it
@@ -273,7 +279,8 @@ class Model:
         if any(n == attempt for n, _ in s.claims):
             return s.put(i, r)
         old = dict(s.claims).get(takes_over or 0)
-        is_live = old is not None and s.now - old < LEASE and not self.budget.fast_clocks
+        # once it is done, nothing is sent, whoever holds what
+        is_live = not s.done and old is not None and s.now - old < LEASE and not self.budget.fast_clocks
         mind = r.mind.with_claim(attempt, takes_over, float(LEASE))
         claims = (*s.claims, (attempt, s.now))
         broken = "a young claim is taken over" if is_live else s.broken

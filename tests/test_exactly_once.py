@@ -18,9 +18,14 @@ from tests.support.s3_proxy import proxy
 from tests.support.s3_servers import S3Server
 
 KINDS = ("directory", "moto")
+LISTED = "directory, listed as new"
+"""There each runner goes by a listing that held nothing of the job, whatever has become of it since."""
 QUICK = [*KILLED, *ASLEEP]
 ALL = [
-    (case, kind) for case in CASES for kind in KINDS if (case.on_s3 if kind == "moto" else not case.faults)
+    (case, kind)
+    for case in CASES
+    for kind in (*KINDS, LISTED)
+    if (case.on_s3 if kind == "moto" else not case.faults)
 ]
 
 
@@ -39,7 +44,8 @@ def outcomes(request: pytest.FixtureRequest, world: World, moto: S3Server) -> di
     async def one(turn: int, seed: int) -> CaseOutcome:
         await asyncio.sleep(turn * 0.3)  # a process costs some tenths of a second to start
         case, kind = ALL[seed]
-        return await world.carry_out(case, f"case-{seed}", moto if kind == "moto" else None, seed)
+        server = moto if kind == "moto" else None
+        return await world.carry_out(case, f"case-{seed}", server, seed, listed=kind == LISTED)
 
     async def all_of_them(seeds: list[int]) -> dict[int, CaseOutcome]:
         outcomes = await asyncio.gather(*(one(turn, seed) for turn, seed in enumerate(seeds)))

@@ -13,6 +13,7 @@ from tests.ledger_model import Budget, Model
 MODELS = [
     Model(("run", "run"), 2, Budget()),
     Model(("run",), 3, Budget(unsure=1, verdicts=1)),
+    Model(("run", "run"), 1, Budget(listings=2)),
 ]
 """Small enough for every run of the tests."""
 
@@ -36,6 +37,12 @@ LARGER = [
     Model(("settle", "retry_failed"), 3, Budget(losses=1, crashes=1), most_posts=2),
     Model(("run",), 3, Budget(crashes=1, unsure=1, verdicts=1)),
     Model(("run", "run"), 2, Budget(unsure=1, verdicts=1), most_posts=2),
+    Model(("run", "run"), 2, Budget(listings=2)),
+    Model(("run", "run"), 3, Budget(crashes=1, listings=1), most_posts=2),
+    Model(("run",), 3, Budget(crashes=1, failures=1, listings=1)),
+    Model(("run", "settle"), 2, Budget(failures=1, listings=1)),
+    Model(("retry_failed",), 3, Budget(losses=1, crashes=1, listings=2)),
+    Model(("run", "retry_failed"), 2, Budget(losses=1, listings=1)),
 ]
 
 _BREAKS_IN: dict[Rule, Model] = {

@@ -36,9 +36,13 @@ async def restyle(
     key: str = "test-key",
     run_id: str | None = None,
     inbox: WebhookInbox | None = None,
+    listed_as_new: bool = False,
     **terms: Any,
 ) -> Restyled:
-    """Restyle one image, from wherever its job is to its end; without ``run_id``, as a run of its own."""
+    """Restyle one image, from wherever its job is to its end; without ``run_id``, as a run of its own.
+
+    ``listed_as_new``: it goes by a listing, of whatever age, that held nothing of the job.
+    """
     run = RunInfo(package_version="test", flow_run_id=run_id or str(uuid4()))
     store = open_store(output) if isinstance(output, str) else output
     job = await make_job(str(image), params, variant, store)
@@ -46,6 +50,8 @@ async def restyle(
     async with WaveSpeedClient(key, base_url, submit_timeout=submit_timeout, timeout=2) as client:
         steps = StepSet(client, store, settings, inbox=inbox)
         rules = NsfwRules(flagged=nsfw, unchecked=nsfw_unchecked)
+        if listed_as_new:
+            steps.expect_new(job)
         return await run_job(
             job,
             partial(steps.submit, run=run, nsfw=rules, **terms),

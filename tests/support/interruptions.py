@@ -76,32 +76,40 @@ class World:
         access = self.accesses[server.endpoint]
         return Output(bucket_store(access, server.bucket, name), server.env)
 
-    async def run(self, output: Output, seed: int, run: Run | None = None, images: int = 1) -> Ended:
+    async def run(
+        self, output: Output, seed: int, run: Run | None = None, images: int = 1, *, listed: bool = False
+    ) -> Ended:
         """Let one runner run."""
         params = json.dumps({"size": "256*256", "seed": seed, "num_images": images})
         run = run or Run()
         await asyncio.sleep(run.delay)
-        options = ["--params", params, *run.options]
+        options = ["--params", params, *run.options, *(["--listed-as-new"] if listed else [])]
         return await self.runners.run(output.store.uri, self.emulator.url, *options, env=output.env)
 
     def predictions(self, seed: int) -> list[dict[str, Any]]:
         """What was created at WaveSpeedAI with a seed."""
         return [p for p in self.emulator.ledger()["predictions"] if p["input"]["seed"] == seed]
 
-    async def carry_out(self, case: Case, name: str, server: S3Server | None, seed: int) -> CaseOutcome:
-        """Let a case's rounds run."""
+    async def carry_out(
+        self, case: Case, name: str, server: S3Server | None, seed: int, *, listed: bool = False
+    ) -> CaseOutcome:
+        """Let a case's rounds run; ``listed``: each runner by a listing that held nothing."""
         output = self.output(name, server)
         if server is None or not case.faults:
-            return await self._rounds(case, output, seed)
+            return await self._rounds(case, output, seed, listed=listed)
         with proxy(server, *case.faults) as (way, seen):
             return await self._rounds(case, replace(output, env=seen.env), seed, way)
 
-    async def _rounds(self, case: Case, output: Output, seed: int, way: Proxy | None = None) -> CaseOutcome:
+    async def _rounds(
+        self, case: Case, output: Output, seed: int, way: Proxy | None = None, *, listed: bool = False
+    ) -> CaseOutcome:
         outcome = CaseOutcome(case, output)
         for runs in case.rounds:
             if way:
                 way.up()
-            outcome.ended += await asyncio.gather(*(self.run(output, seed, run, case.images) for run in runs))
+            outcome.ended += await asyncio.gather(
+                *(self.run(output, seed, run, case.images, listed=listed) for run in runs)
+            )
             outcome.predictions.append(self.predictions(seed))
         outcome.faults_left = [some for some in way.faults if some.times] if way else []
         return outcome

@@ -1,7 +1,7 @@
 """One image through the engine in a process of its own, which may be killed, paused or live in another time.
 
     python -m tests.support.runner IMAGE OUTPUT BASE_URL [--params JSON] [--clock SECONDS]
-        [--at PLACE --do WHAT]
+        [--at PLACE --do WHAT] [--listed-as-new]
 
 prints the Restyled, or {"error": …} with exit status 1, as JSON. Times are those of ``RESTYLE_…_SECONDS``.
 
@@ -44,6 +44,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("base_url")
     parser.add_argument("--params", default="{}", type=ReduxParams.model_validate_json)
     parser.add_argument("--retry-failed", action="store_true")
+    parser.add_argument("--listed-as-new", action="store_true")
     parser.add_argument("--clock", default=0.0, type=float)
     parser.add_argument("--at")
     parser.add_argument("--do", default="kill")
@@ -61,6 +62,7 @@ def main(argv: list[str]) -> int:
                 asked.params,
                 settings=Settings(),
                 retry_failed=asked.retry_failed,
+                listed_as_new=asked.listed_as_new,
             )
         )
     except RestyleError as error:
