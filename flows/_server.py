@@ -16,7 +16,7 @@ from typing import Literal
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.context import SettingsContext, get_settings_context
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, get_current_settings
 
 from prefect_wavespeed.batch.gate import Gate
 from prefect_wavespeed.errors import PrefectUnavailableError, redact
@@ -100,7 +100,7 @@ class _Watch:
         return True
 
     async def _state(self) -> Literal["answers", "busy", "gone"]:
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        with _trying_once():
             try:
                 async with asyncio.timeout(_TIMEOUT):
                     error = await self._client.api_healthcheck()
@@ -119,6 +119,15 @@ def _say(line: str) -> None:
 
 def _give_up_at_once() -> None:
     """Let Prefect's client try only once for the rest of this run: it would be in vain."""
+    _trying_once().__enter__()
+
+
+def _trying_once() -> SettingsContext:
+    """Prefect's settings as they are, but its client tries only once.
+
+    Not `temporary_settings`: it reads all of them anew, which takes the processor as long as three images.
+    """
     context = get_settings_context()
-    settings = context.settings.copy_with_update({PREFECT_CLIENT_MAX_RETRIES: 0})
-    SettingsContext(profile=context.profile, settings=settings).__enter__()
+    client = context.settings.client.model_copy(update={"max_retries": 0})
+    settings = context.settings.model_copy(update={"client": client})
+    return SettingsContext(profile=context.profile, settings=settings)

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect.context import FlowRunContext
 
 from prefect_wavespeed.batch.progress import OnProgress, Progress
 from prefect_wavespeed.errors import redact
@@ -32,6 +33,8 @@ class ProgressArtifact:
         self._progress = Progress()
         self._shown = (-1, "")  # rows, and what was being done
         self._artifact: UUID | None = None
+        # the run's own: each new one reads all certificates
+        self._client: Any = context.client if (context := FlowRunContext.get()) else None
 
     def update(self, progress: Progress) -> None:
         """Note how far the batch is, to be shown next time."""
@@ -49,7 +52,10 @@ class ProgressArtifact:
         try:
             if self._artifact:
                 await aupdate_progress_artifact(
-                    artifact_id=self._artifact, progress=percent, description=description
+                    artifact_id=self._artifact,
+                    progress=percent,
+                    description=description,
+                    client=self._client,
                 )
                 return
             created: Any = await acreate_progress_artifact(

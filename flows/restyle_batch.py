@@ -41,15 +41,17 @@ from prefect_wavespeed.tasks import (
     Runtime,
     collect_task_runs,
     current_batch,
+    emit_batch_lineage,
     emit_rows_failed,
     open_runtime,
     restyle_chunk,
     run_info,
+    sharing_events,
 )
 from prefect_wavespeed.words import counted, printable
 
 WATCHABLE = 50
-"""Up to this many images, every step is a task run of its own, so that a person can watch it."""
+"""Up to this many images, every step is a task run, and every job has its own events, for people to watch."""
 CHUNKS = 200
 """Beyond that, about this many task runs: Prefect's server on SQLite records some 30 a second."""
 _MIN_CHUNK = 25  # images
@@ -191,6 +193,8 @@ async def _restyle_all(
             if not shard:
                 await show_report(batch.table.report, summary, batch.store, shown(output))
                 emit_rows_failed(summary)
+                if batch.table.job_count > WATCHABLE:
+                    emit_batch_lineage(summary)
                 _log_outcome(summary)
             if error := batch.verdict(summary):
                 raise error
@@ -237,8 +241,11 @@ async def _carry_out(batch: Batch, wavespeed: WaveSpeedParam, output: OutputPara
     try:
         if batch.table.job_count <= WATCHABLE and batch.options.wait:
             await batch.carry_out(_tasks(wavespeed, output, batch.options, used))
-        else:
+        elif batch.table.job_count <= WATCHABLE:
             await _carry_out_in_chunks(batch, wavespeed, output)
+        else:
+            async with sharing_events(batch.store.uri, batch.run):
+                await _carry_out_in_chunks(batch, wavespeed, output)
     finally:
         current_batch.reset(token)
 

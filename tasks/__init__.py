@@ -1,9 +1,10 @@
 """Prefect tasks: the engine's steps with retries, names and events; and what flows that use them need."""
 
+from prefect_wavespeed.tasks.assets import emit_batch_lineage
 from prefect_wavespeed.tasks.chunk import restyle_chunk
 from prefect_wavespeed.tasks.context import collect_task_runs, collecting_task_runs, current_batch, run_info
 from prefect_wavespeed.tasks.download import download
-from prefect_wavespeed.tasks.events import emit_rows_failed
+from prefect_wavespeed.tasks.events import emit_rows_failed, sharing_events
 from prefect_wavespeed.tasks.find import find
 from prefect_wavespeed.tasks.poll import poll
 from prefect_wavespeed.tasks.restyle import arestyle, restyle
@@ -18,6 +19,7 @@ __all__ = [
     "collecting_task_runs",
     "current_batch",
     "download",
+    "emit_batch_lineage",
     "emit_rows_failed",
     "find",
     "open_runtime",
@@ -26,5 +28,6 @@ __all__ = [
     "restyle_chunk",
     "run_info",
     "settle_open",
+    "sharing_events",
     "submit",
 ]

@@ -1,7 +1,7 @@
 """Lineage: each output is a Prefect asset, and its source the asset that it was made from.
 
 The events are those that ``@materialize`` emits. Our tasks cannot use it: which assets they make is known
-only once these are stored, and a chunk of a batch makes hundreds.
+only once these are stored. Of a large batch, the output as a whole is the asset, made of the manifest.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from prefect.types.names import MAX_ASSET_KEY_LENGTH, RESTRICTED_ASSET_CHARACTER
 from pydantic import ValidationError
 
 from prefect_wavespeed.api.models import MODEL
+from prefect_wavespeed.batch.report.rows import Summary
 from prefect_wavespeed.job import Job, Output, Restyled, picture_params
 from prefect_wavespeed.words import printable
 
@@ -53,6 +54,29 @@ def emit_lineage(job: Job, output: str, restyled: Restyled) -> None:
                 [*related, _MATERIALIZED_BY],
                 _metadata(job, restyled, picture),
             )
+
+
+def emit_batch_lineage(summary: Summary) -> None:
+    """Emit that an output was made of a manifest: one event for all pictures that the run has stored."""
+    output = _asset(summary.output, summary.output)
+    if not (output and summary.images):
+        return
+    is_named = not summary.manifest.startswith("(")  # a list has no URI
+    manifest = _asset(summary.manifest, summary.manifest) if is_named else None
+    related = [AssetContext.asset_as_related(manifest)] if manifest else []
+    _emit(
+        "prefect.asset.materialization.succeeded",
+        output,
+        f"{summary.report}:{summary.outcome}",
+        [*related, _MATERIALIZED_BY],
+        {
+            "model": MODEL,
+            "manifest": summary.manifest,
+            "report": summary.report,
+            "images": summary.images,
+            "spent_usd": summary.spent_usd,
+        },
+    )
 
 
 def asset_key(uri: str) -> str | None:

@@ -1,32 +1,47 @@
 """The events of a job, once each: ``wavespeed.job.submitted``, ``.stored`` and ``.failed``; and of a batch.
 
 The id of an event is derived from the job, its output and the kind. However often a job is run again,
-Prefect keeps one event and triggers once.
+Prefect keeps one event and triggers once. The jobs of a large batch share events (`sharing_events`): each
+event costs this process and Prefect's server a millisecond or more, and its server keeps few a second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 from uuid import UUID, uuid5
 
 from prefect.events import emit_event
+from prefect.events.worker import EventsWorker
+from prefect.exceptions import EventTooLarge
+from prefect.logging import get_logger
 
 from prefect_wavespeed.api.models import MODEL
 from prefect_wavespeed.batch.outcome import NOT_STORED
 from prefect_wavespeed.batch.report.rows import Summary
 from prefect_wavespeed.errors import PredictionFailedError
-from prefect_wavespeed.job import Job, Restyled
+from prefect_wavespeed.job import Job, Restyled, RunInfo
 from prefect_wavespeed.steps.attempts import Submitted
 from prefect_wavespeed.tasks.assets import emit_lineage
 from prefect_wavespeed.words import counted
 
+Kind = Literal["submitted", "stored", "failed"]
+
 _NAMESPACE = UUID("27fc87b8-4233-4c9c-bb02-7d355f42b93e")
+_SHARED_BY = 100  # jobs at most: one event may have 1.5 MB, and a job with four long URIs has some 5 KB
+_EVERY = 5.0  # seconds between two events of a kind
+_OWN_FAILURES = 50  # jobs of a batch that fail for good and have an event of their own; the rest share them
+_MOST_WAITING = 200  # events in Prefect's queue, which has no bound of its own, while its server is away
 
 
 def emit_submitted(job: Job, output: str, submitted: Submitted) -> None:
     """Emit that the job was submitted. ``output`` is the store's URI, here and below."""
+    if _shared.get() and not submitted.fresh:
+        return  # the run that submitted it has told it
     payload = {
         "prediction_id": submitted.prediction_id,
         "attempt": submitted.attempt,
@@ -39,7 +54,10 @@ def emit_submitted(job: Job, output: str, submitted: Submitted) -> None:
 
 def emit_stored(job: Job, output: str, restyled: Restyled) -> None:
     """Emit that the job's outputs and its side-car are stored, and which asset was made of which."""
-    emit_lineage(job, output, restyled)
+    if not _shared.get():
+        emit_lineage(job, output, restyled)
+    elif restyled.cached:
+        return  # the run that stored it has told it
     payload = {
         "prediction_id": restyled.prediction_id,
         "cost_usd": restyled.cost_usd,
@@ -98,13 +116,10 @@ def emitting_failure(job: Job, output: str) -> Iterator[None]:
         raise
 
 
-def _emit(
-    kind: Literal["submitted", "stored", "failed"],
-    job: Job,
-    output: str,
-    payload: dict[str, Any],
-    distinct: str = "",
-) -> None:
+def _emit(kind: Kind, job: Job, output: str, payload: dict[str, Any], distinct: str = "") -> None:
+    payload = {"job_key": job.key, **payload}
+    if (shared := _shared.get()) and shared.add(kind, payload):
+        return
     event = f"wavespeed.job.{kind}"
     emit_event(
         event=event,
@@ -113,5 +128,94 @@ def _emit(
             "prefect.resource.id": f"wavespeed.job.{job.key}",
             "prefect.resource.name": job.label,
         },
-        payload={"job_key": job.key, **payload},
+        payload=payload,
     )
+
+
+class _SharedEvents:
+    """What the jobs of one run have come to, until it is emitted.
+
+    Args:
+        output: URI of the store.
+        run: whose jobs they are.
+    """
+
+    def __init__(self, output: str, run: RunInfo) -> None:
+        self._output = output
+        self._run = run
+        self._waiting: defaultdict[Kind, list[dict[str, Any]]] = defaultdict(list)
+        self._own_failures = 0
+        self.dropped = 0
+
+    def add(self, kind: Kind, payload: dict[str, Any]) -> bool:
+        """Take what is to be emitted of a job; False if it shall have an event of its own."""
+        if kind == "failed" and self._own_failures < _OWN_FAILURES:
+            self._own_failures += 1
+            return False
+        self._waiting[kind].append(payload)
+        if len(self._waiting[kind]) == _SHARED_BY:
+            self._emit(kind)
+        return True
+
+    async def emit_again_and_again(self) -> None:
+        """Emit every few seconds what there is."""
+        while True:
+            await asyncio.sleep(_EVERY)
+            self.emit_all()
+
+    def emit_all(self) -> None:
+        """Emit what there is."""
+        for kind in self._waiting:
+            self._emit(kind)
+
+    def _emit(self, kind: Kind) -> None:
+        jobs, self._waiting[kind] = self._waiting[kind], []
+        if not jobs:
+            return
+        event = f"wavespeed.jobs.{kind}"
+        keys = ",".join(job["job_key"] for job in jobs)
+        try:
+            if EventsWorker.instance()._queue.qsize() >= _MOST_WAITING:
+                self.dropped += 1
+                return
+            emit_event(
+                event=event,
+                id=uuid5(_NAMESPACE, f"{event}:{self._output}:{self._run.flow_run_id}:{keys}"),
+                resource={
+                    "prefect.resource.id": f"wavespeed.run.{self._run.flow_run_id}",
+                    "prefect.resource.name": self._run.flow_run_name or "restyle batch",
+                },
+                payload={"output": self._output, "count": len(jobs), "jobs": jobs},
+            )
+        except EventTooLarge:
+            self.dropped += 1
+
+
+_shared: ContextVar[_SharedEvents | None] = ContextVar("shared_events", default=None)
+
+
+@asynccontextmanager
+async def sharing_events(output: str, run: RunInfo) -> AsyncIterator[None]:
+    """Let the jobs that are carried out inside share events, of which each tells of up to a hundred.
+
+    Of a job that another run has submitted or stored nothing is told: that run has.
+
+    Args:
+        output: URI of the store.
+        run: whose jobs they are.
+    """
+    shared = _SharedEvents(output, run)
+    token = _shared.set(shared)
+    emitting = asyncio.create_task(shared.emit_again_and_again())
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+        emitting.cancel()
+        await asyncio.gather(emitting, return_exceptions=True)
+        shared.emit_all()
+        if shared.dropped:
+            get_logger("restyle").warning(
+                "%s dropped, as Prefect's server was away or slow: the report and the output are complete",
+                counted(shared.dropped, "event"),
+            )

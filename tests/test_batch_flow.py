@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,12 @@ class World:
         """The newest flow run's artifact of that key."""
         (found,) = [one for one in self.prefect.all("artifacts", **self.mine) if one["key"] == key]
         return found
+
+    def events_of(self, summary: Summary, prefix: str) -> list[dict[str, Any]]:
+        """The events of a run, as far as the server has them, whose names have this prefix."""
+        run = f"prefect.flow-run.{summary.flow_run_id}"
+        found = self.prefect.events(prefix)
+        return [one for one in found if run in {related["prefect.resource.id"] for related in one["related"]}]
 
     def report(self, summary: Summary) -> list[ReportRow]:
         """The rows of a run's report, the same in both of its files."""
@@ -345,6 +352,19 @@ def test_many_images_are_a_few_task_runs_and_the_same_report(world: World) -> No
             first, last = tasks[task]["name"].split()[1].split("-")
             assert int(first) <= number <= int(last)
 
+    wait_until(lambda: world.events_of(summary, "prefect.asset."))
+    told = Counter[str]()
+    for event in world.events_of(summary, "wavespeed.jobs."):
+        assert set(event["payload"]) == documented_events()[event["event"]]
+        assert event["resource"]["prefect.resource.id"] == f"wavespeed.run.{summary.flow_run_id}"
+        told[event["event"]] += len({job["job_key"] for job in event["payload"]["jobs"]})
+    assert told == {"wavespeed.jobs.submitted": 70, "wavespeed.jobs.stored": 69}
+    assert [one["event"] for one in world.events_of(summary, "wavespeed.job.")] == ["wavespeed.job.failed"]
+    (asset,) = world.events_of(summary, "prefect.asset.")
+    assert asset["resource"]["prefect.resource.id"] == f"file://{summary.output}"
+    assert f"file://{manifest}" in {one["prefect.resource.id"] for one in asset["related"]}
+    assert asset["payload"]["images"] == 69
+
     assert float(world.artifact("restyle-progress")["data"]) == 100
     assert "# 69 stored, 1 failed" in world.artifact("restyle-summary")["data"]
     (failure,) = json.loads(world.artifact("restyle-failures")["data"])
@@ -355,6 +375,7 @@ def test_many_images_are_a_few_task_runs_and_the_same_report(world: World) -> No
     assert again.counts == {"done": 69, "given_up": 1}
     assert (again.spent_usd, again.images) == (0, 0)
     assert world.emulator.ledger()["billed"] == 69
+    assert world.events_of(again, "wavespeed.job") == [], "nothing has happened"
 
 
 def test_a_flow_gives_rows_learns_what_they_would_cost_and_gets_rows(world: World) -> None:
