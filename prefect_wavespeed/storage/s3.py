@@ -274,17 +274,19 @@ class S3Backend(Backend):
 
     async def _page(self, folder: str, after: str) -> Sequence[Entry]:
         try:
-            listing = obstore.list(self.handle, prefix=folder, offset=after, chunk_size=PAGE)
-            return [entry(meta) for meta in await anext(aiter(listing), ())]
+            async for page in obstore.list(self.handle, prefix=folder, offset=after, chunk_size=PAGE):
+                return [entry(meta) for meta in page]
         except BaseError as error:
             if not is_for_a_key(error):
                 raise
-        page: list[Entry] = []
-        async for plain in self._plain_pages(folder, after):
-            page += plain
-            if len(page) >= PAGE:
+        else:
+            return []
+        plain: list[Entry] = []
+        async for some in self._plain_pages(folder, after):
+            plain += some
+            if len(plain) >= PAGE:
                 break
-        return page
+        return plain
 
     async def _plain_pages(self, beginning: str, after: str) -> AsyncIterator[Sequence[Entry]]:
         """What obstore would list, if somebody's odd key did not stop it: no such key is of this project."""

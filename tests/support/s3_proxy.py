@@ -48,6 +48,7 @@ class Proxy:
         endpoint: its address.
         ignore_conditions: remove ``If-None-Match`` from every request, as if the store ignored it.
         page: objects on a page of a listing, instead of 1,000.
+        listings_are_kept: a listing is answered as it was the first time.
         ahead: seconds by which the times in its responses are ahead.
         faults: what else it does.
         request_lines: the requests that reached it, as ``METHOD path``.
@@ -58,6 +59,7 @@ class Proxy:
     endpoint: str = ""
     ignore_conditions: bool = False
     page: int = 0
+    listings_are_kept: bool = False
     ahead: float = 0
     faults: list[Fault] = field(default_factory=list)
     request_lines: list[str] = field(default_factory=list)
@@ -65,6 +67,7 @@ class Proxy:
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     _runner: web.AppRunner | None = None
     _port: int = 0
+    _listings: dict[str, bytes] = field(default_factory=dict)
     _going_down: asyncio.Task[None] | None = None
 
     def up(self) -> None:
@@ -116,6 +119,8 @@ class Proxy:
             ) as answer,
         ):
             body = await answer.read()
+        if self.listings_are_kept and "list-type" in request.query:
+            body = self._listings.setdefault(request.raw_path, body)
         if fault == "drop" and request.transport:
             request.transport.abort()
         if fault == "fail":
