@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from datetime import date
 from itertools import count
 from typing import Any
 from uuid import UUID
@@ -71,8 +72,8 @@ async def _limits(client: PrefectClient, shards: int) -> list[tuple[str, int | N
     return limits
 
 
-async def carry_out_in_shards(batch: Batch, shards: int) -> None:
-    """Let child runs carry out the batch, and join their reports.
+async def carry_out_in_shards(batch: Batch, shards: int, day: date | None) -> None:
+    """Let child runs carry out the batch of a day, if its manifest has one, and join their reports.
 
     A retry of this run takes over those of its child runs that have not ended, and starts the rest anew.
     """
@@ -82,12 +83,12 @@ async def carry_out_in_shards(batch: Batch, shards: int) -> None:
     async with get_client() as client:
         children = {_shard(run).number: run for run in await _running(client, runtime.flow_run.id)}
         for shard in await sharded.divide(map(_shard, children.values())):
-            children[shard.number] = await _start(shard)
+            children[shard.number] = await _start(shard, day)
         children = await _wait_for_all(client, children, sharded)
     await sharded.finish({number: _reason(run) for number, run in children.items()})
 
 
-async def _start(shard: Shard) -> FlowRun:
+async def _start(shard: Shard, day: date | None) -> FlowRun:
     """Create the child run of a shard; the same one however often it is called in one try of this run."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
@@ -95,7 +96,11 @@ async def _start(shard: Shard) -> FlowRun:
     this = context.flow_run
     return await arun_deployment(
         UUID(runtime.deployment.id),
-        parameters={**this.parameters, "shard": shard.model_dump(mode="json")},
+        parameters={
+            **this.parameters,
+            "date": day and day.isoformat(),
+            "shard": shard.model_dump(mode="json"),
+        },
         timeout=0,
         idempotency_key=f"{this.id} shard {shard.number}.{shard.attempt}",
         work_queue_name=this.work_queue_name,

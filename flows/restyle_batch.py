@@ -3,7 +3,8 @@
 # No `from __future__ import annotations` here: see flows/restyle_image.py.
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
 from math import ceil
 from pathlib import PurePosixPath
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from prefect_wavespeed.batch.job_runner import Carrier
 from prefect_wavespeed.batch.manifest.left_out import left_out_line
+from prefect_wavespeed.batch.manifest.partition import filled, is_template
 from prefect_wavespeed.batch.manifest.read import Manifest
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.progress import OnProgress, Progress
@@ -24,7 +26,8 @@ from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.batch.shards import Shard
 from prefect_wavespeed.blocks.names import DEFAULT_OUTPUT, WAVESPEED_BLOCK
 from prefect_wavespeed.blocks.parameters import OutputParam, WaveSpeedParam, shown
-from prefect_wavespeed.errors import redact
+from prefect_wavespeed.blocks.schedules import day_of_run, rename_run
+from prefect_wavespeed.errors import ManifestError, redact
 from prefect_wavespeed.flows._batch_artifacts import show_quote, show_report
 from prefect_wavespeed.flows._dispatch import dispatched_flow
 from prefect_wavespeed.flows._retries import retry_only
@@ -63,11 +66,17 @@ _DEFAULT = BatchOptions()
 def _run_name() -> str:
     parameters = runtime.flow_run.parameters
     shard, manifest = parameters.get("shard"), parameters.get("manifest", "")
-    part = f", {Shard.model_validate(shard).label}" if shard else ""
+    if day := parameters.get("date"):
+        with suppress(ManifestError):  # is raised by the flow itself
+            manifest = filled(manifest, date.fromisoformat(str(day)))
+    return _name_of(manifest) + (f", {Shard.model_validate(shard).label}" if shard else "")
+
+
+def _name_of(manifest: Manifest) -> str:
     if not isinstance(manifest, str):
-        return f"restyle {counted(len(manifest), 'image')}{part}"
+        return f"restyle {counted(len(manifest), 'image')}"
     path = urlsplit(manifest).path if "://" in manifest else manifest
-    return f"restyle {printable(PurePosixPath(path).name or manifest)}{part}"
+    return f"restyle {printable(PurePosixPath(path).name or manifest)}"
 
 
 @dispatched_flow
@@ -86,6 +95,7 @@ async def restyle_batch(
     output: OutputParam = DEFAULT_OUTPUT,
     dry_run: bool = False,
     shards: Annotated[int, Field(ge=1, le=100)] = 1,
+    date: date | None = None,
     shard: SkipJsonSchema[Shard | None] = None,  # set by a run that starts its shards; not in the form
 ) -> Summary:
     """Restyle all images of a manifest, bill each once, and report the outcome of every row.
@@ -97,7 +107,8 @@ async def restyle_batch(
         manifest: What to restyle: a JSONL, JSON, CSV, TSV or Parquet file (a path, s3://bucket/key or an
             https URL) with a column image and, optionally, id, variant and any parameter; a folder, a pattern
             such as photos/**/*.jpg or s3://bucket/prefix/ for every image in it; or a list of images, or of
-            rows such as {"id": "sku-1", "image": "https://…"}.
+            rows such as {"id": "sku-1", "image": "https://…"}. {date} in its name, as in
+            s3://bucket/in/dt={date}/, is replaced by the run's day.
         options: How to restyle them, what it may cost, and when the batch counts as failed.
         wavespeed: The WaveSpeed block that holds the API key, or the name of a saved one.
         output: Where the pictures go: s3-bucket/NAME or local-file-system/NAME (saved blocks),
@@ -105,6 +116,8 @@ async def restyle_batch(
         dry_run: Only find out what it would cost, and show it as an artifact of the run. Nothing is spent.
         shards: Runs that share the work: child runs of this one's deployment, on its work pool, while this
             one waits for them and writes one report. 1: this run does it all.
+        date: The day that replaces {date} in the manifest. By default that of the run's scheduled time, in
+            the time zone of its schedule.
 
     Returns:
         The run in figures; of a dry run, what it would cost (`quoted_usd`). The report of every row is below
@@ -115,11 +128,14 @@ async def restyle_batch(
             BatchFailedError if more rows failed than max_failed allows, after everything else is stored.
     """
     async with retry_only():
+        if date is None and is_template(manifest):
+            date = await day_of_run()
+            await rename_run(_name_of(filled(manifest, date)))
         if dry_run:
-            return await _quote(manifest, options, wavespeed, output)
+            return await _quote(manifest, date, options, wavespeed, output)
         if shard:
             options, shards = shard.options(options), 1  # it has the whole run's parameters, and starts none
-        summary = await _restyle_all(manifest, options, wavespeed, output, shards, shard)
+        summary = await _restyle_all(manifest, date, options, wavespeed, output, shards, shard)
         return completed(summary, summary.outcome)
 
 
@@ -128,7 +144,11 @@ arestyle_batch = restyle_batch.aio
 
 
 async def _quote(
-    manifest: Manifest, options: BatchOptions, wavespeed: WaveSpeedParam, output: OutputParam
+    manifest: Manifest,
+    day: date | None,
+    options: BatchOptions,
+    wavespeed: WaveSpeedParam,
+    output: OutputParam,
 ) -> Summary:
     """Find out what the batch would cost, and show it."""
     async with (
@@ -137,7 +157,7 @@ async def _quote(
             used.client, used.store, run_info(), _report_folder(), options, prices=used.steps.prices
         ) as batch,
     ):
-        await batch.read(manifest)
+        await batch.read(manifest, day)
         quote = await batch.quote()
         lines = quote.lines(options)
         for line in lines:
@@ -149,6 +169,7 @@ async def _quote(
 
 async def _restyle_all(
     manifest: Manifest,
+    day: date | None,
     options: BatchOptions,
     wavespeed: WaveSpeedParam,
     output: OutputParam,
@@ -176,13 +197,13 @@ async def _restyle_all(
             share=await shard.share(used.store) if shard else None,
             on_progress=on_progress,
         ) as batch:
-            await batch.read(manifest)
+            await batch.read(manifest, day)
             if batch.table.left_out and not shard:
                 run_log().warning(left_out_line(batch.table.left_out))
             await batch.afford()
             async with watching(batch.gate):
                 if shards > 1:
-                    await carry_out_in_shards(batch, shards)
+                    await carry_out_in_shards(batch, shards, day)
                 else:
                     await _carry_out(batch, wavespeed, output, used)
             summary = await batch.close()

@@ -58,7 +58,15 @@ def test_every_option_is_described_and_has_its_place_in_the_form() -> None:
 
 def test_the_flow_takes_them_as_one_parameter() -> None:
     schema = parameter_schema(restyle_batch)
-    assert list(schema.properties) == ["manifest", "options", "wavespeed", "output", "dry_run", "shards"]
+    assert list(schema.properties) == [
+        "manifest",
+        "options",
+        "wavespeed",
+        "output",
+        "dry_run",
+        "shards",
+        "date",
+    ]
     assert schema.properties["options"]["position"] == 1
     assert schema.definitions["BatchOptions"]["additionalProperties"] is False
     assert list(schema.definitions["BatchOptions"]["properties"]) == list(BatchOptions.model_fields)

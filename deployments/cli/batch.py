@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from json import dumps
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,11 +68,11 @@ def batch(
         manifest: JSONL, JSON, CSV, TSV or Parquet (a path, s3://bucket/key or an https URL) with a column
             image and, optionally, id, variant and any parameter; or a folder, a pattern such as
             'photos/**/*.jpg' or s3://bucket/prefix/ for every image in it, except those that this project
-            stored there.
+            stored there. {date} in its name, as in s3://bucket/in/dt={date}/, is replaced by today's date.
         options: How to restyle them, what it may cost, and when the batch counts as failed.
         dry_run: Report what is done already, what would be billed and what it would cost. Spends nothing.
     """
-    asked = _Command(manifest, out, wavespeed, BatchOptions(**options.model_dump()))
+    asked = _Command(manifest, _today(manifest), out, wavespeed, BatchOptions(**options.model_dump()))
     with quiet_run(
         "run the same command again to continue, nothing is billed twice; "
         "or let `restyle settle` finish what was submitted"
@@ -95,9 +95,17 @@ class _Command:
     """What the command was given."""
 
     manifest: str
+    day: date | None
     out: str
     wavespeed: str
     options: BatchOptions
+
+
+def _today(manifest: str) -> date | None:
+    """The day of a manifest that has one: today, where the command is typed, even if it ends tomorrow."""
+    from prefect_wavespeed.batch.manifest.partition import day_at, is_template
+
+    return day_at(datetime.now(UTC), None) if is_template(manifest) else None
 
 
 async def _check(asked: _Command, dry_run: bool) -> None:
@@ -109,20 +117,22 @@ async def _check(asked: _Command, dry_run: bool) -> None:
     get_settings()
     async with new_output(asked.out, dry_run=dry_run) as store:
         if store:  # a mistake in the manifest is found without Prefect, which `check_access` may import
-            await _check_first_rows(asked.manifest, asked.options, store)
+            await _check_first_rows(asked, store)
         check_access(asked.wavespeed)
         if store:
             await store.ensure_conditional_put()
 
 
-async def _check_first_rows(manifest: str, options: BatchOptions, store: Store) -> None:
+async def _check_first_rows(asked: _Command, store: Store) -> None:
     """Most manifests that are wrong are wrong in their first rows."""
+    from prefect_wavespeed.batch.manifest.partition import filled
     from prefect_wavespeed.batch.manifest.read import read_manifest
     from prefect_wavespeed.batch.manifest.rows import BadRow
     from prefect_wavespeed.batch.run import bad_rows_error
 
+    options = asked.options
     reading = read_manifest(
-        manifest,
+        filled(asked.manifest, asked.day),
         options.params,
         store,
         columns=options.manifest_columns,
@@ -153,7 +163,7 @@ async def _quote(asked: _Command, on_progress: OnProgress) -> BatchQuote:
         block.get_client() as client,
         Batch(client, store, run, folder, asked.options, on_progress=on_progress) as batch,
     ):
-        await batch.read(asked.manifest)
+        await batch.read(asked.manifest, asked.day)
         return await batch.quote()
 
 
@@ -167,7 +177,11 @@ def _restyle(asked: _Command, console: Console) -> Summary:
             # no retries: the user decides whether to run it again
             return asyncio.run(
                 arestyle_batch.with_options(retries=0)(
-                    asked.manifest, asked.options, wavespeed=asked.wavespeed, output=asked.out
+                    asked.manifest,
+                    asked.options,
+                    wavespeed=asked.wavespeed,
+                    output=asked.out,
+                    date=asked.day,
                 )
             )
         finally:

@@ -18,7 +18,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
-from datetime import datetime
+from datetime import date, datetime
 from typing import Self
 
 from prefect_wavespeed.api.client import WaveSpeedClient
@@ -28,6 +28,7 @@ from prefect_wavespeed.batch.job_runner import Carrier, JobRunner
 from prefect_wavespeed.batch.job_table import JobTable
 from prefect_wavespeed.batch.ledger_view import LedgerView
 from prefect_wavespeed.batch.manifest.columns import say_columns
+from prefect_wavespeed.batch.manifest.partition import filled
 from prefect_wavespeed.batch.manifest.read import Manifest, read_manifest, safe_name
 from prefect_wavespeed.batch.manifest.rows import BadRow, Row
 from prefect_wavespeed.batch.options import BatchOptions
@@ -111,6 +112,7 @@ class Batch:
         self.options = options
         self._share = share
         self._manifest = ""
+        self._day: date | None = None
         self._quote: BatchQuote | None = None
         self._started = now()
         prices = prices or PriceCache(client)
@@ -143,17 +145,19 @@ class Batch:
         """How far it is."""
         return self.recorder.progress
 
-    async def read(self, manifest: Manifest) -> None:
+    async def read(self, manifest: Manifest, day: date | None = None) -> None:
         """Read the whole manifest and check every row.
 
         Args:
             manifest: a file, ``s3://…``, an https URL, or images; see ``read_manifest``.
+            day: what is filled in if it is a template such as ``s3://bucket/in/dt={date}/``.
 
         Raises:
             ManifestError: it cannot be read, is empty, or has bad rows that are not to be skipped.
             StoreError, UnsafeStoreError: the store cannot be relied on.
         """
-        self._manifest = safe_name(manifest)
+        manifest = filled(manifest, day)
+        self._manifest, self._day = safe_name(manifest), day
         self.recorder.doing("reading the manifest")
         await self.store.ensure_conditional_put()
         rows_of = read_manifest(
@@ -314,6 +318,7 @@ class Batch:
             flow_run_id=self.run.flow_run_id,
             flow_run_name=self.run.flow_run_name,
             manifest=self._manifest,
+            partition=self._day,
             output=self.store.uri,
             report=f"{self.store.uri_of(self._share.shard.folder if self._share else self.folder)}/",
             started=self._started,

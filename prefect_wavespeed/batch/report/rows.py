@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from shlex import quote
 from typing import Literal, TypeAlias
 
@@ -122,6 +122,9 @@ class Summary(BaseModel):
     flow_run_id: str | None = None
     flow_run_name: str | None = None
     manifest: str = Field(description="What was read, without its signature.")
+    partition: date | None = Field(
+        default=None, description="The day of the manifest; null if its name has no {date} to fill in."
+    )
     output: str = Field(description="Where the pictures are.")
     report: str = Field(default="", description="Where the report is.")
     started: datetime
