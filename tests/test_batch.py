@@ -118,17 +118,17 @@ async def test_local_files_and_their_parameters_become_jobs_like_those_of_single
     assert result.rows[2].status == "failed"
     shown = gallery_rows(tmp_path / "out" / result.folder)
     assert None not in [row["source"] for row in shown], "made while the file was read to be uploaded"
-    assert None not in [output["picture"] for row in shown for output in row["outputs"]]
+    assert [len(row.get("pictures", [])) for row in shown] == [2, 1, 0]
+    assert None not in [picture for row in shown for picture in row.get("pictures", [])]
 
 
 @pytest.mark.parametrize(
-    ("policy", "marks", "dropped", "pictured"),
-    [("keep", (True, False), [], 2), ("quarantine", (True, True), [], 0), ("drop", (), [1, 2], 0)],
+    ("policy", "kept_in", "pictured"),
+    [("keep", "images", 2), ("quarantine", "quarantine", 0), ("drop", None, 0)],
 )
 async def test_a_flag_is_in_the_account_and_the_gallery_pictures_nothing_that_was_not_kept(
     policy: NsfwPolicy,
-    marks: tuple[bool, ...],
-    dropped: list[int],
+    kept_in: str | None,
     pictured: int,
     api: Emulator,
     tmp_path: Path,
@@ -142,10 +142,12 @@ async def test_a_flag_is_in_the_account_and_the_gallery_pictures_nothing_that_wa
     assert [row.flagged for row in result.rows] == [[], [1, 2]]
     assert result.summary.flagged == 2
     safe, unsafe = gallery_rows(tmp_path / "out" / result.folder)
-    assert [(each["flagged"], each["quarantined"]) for each in unsafe["outputs"]] == [marks] * bool(marks) * 2
-    assert unsafe["dropped"] == dropped
-    assert [each["picture"] is not None for each in safe["outputs"]] == [True, True]
-    assert sum(each["picture"] is not None for each in unsafe["outputs"]) == pictured
+    assert unsafe["flagged"] == [1, 2]
+    assert [path.split("/")[1] for path in unsafe.get("outputs", [])] == [kept_in] * bool(kept_in) * 2
+    assert unsafe.get("quarantined", []) == ([1, 2] if kept_in == "quarantine" else [])
+    assert len(safe["pictures"]) == 2
+    assert None not in safe["pictures"]
+    assert sum(picture is not None for picture in unsafe.get("pictures", [])) == pictured
 
 
 async def test_one_bad_image_never_stops_the_others(api: Emulator, tmp_path: Path) -> None:

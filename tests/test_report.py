@@ -120,7 +120,7 @@ class Page(html.parser.HTMLParser):
     def __init__(self, data: bytes) -> None:
         super().__init__()
         self.elements: list[str] = []
-        self.data: dict[str, list[Any]] = {"summary": [], "rows": [], "pictures": []}
+        self.data: dict[str, list[Any]] = {"summary": [], "rows": [], "pictures": [], "page": []}
         self._kind = ""
         self.feed(data.decode())
         self.close()
@@ -244,20 +244,16 @@ async def test_the_gallery_needs_nothing_from_elsewhere_and_runs_only_its_own_sc
 
 async def test_the_gallery_leads_to_the_outputs_from_where_it_lies(local: Store) -> None:
     await write(local, [row(1, local), row(2, local, outputs=["s3://other/1.jpeg"], metadata_uri=None)])
-    first, second = (await page(local)).rows
-    away = local.uri.count("/") * "../"
-    assert first["outputs"][1] == {
-        "number": 2,
-        "uri": f"{local.uri}/images/a b-0000000000000000/2.jpeg",
-        "link": "../../../images/a%20b-0000000000000000/2.jpeg",
-        "picture": None,
-        "quarantined": False,
-        "flagged": False,
-        "warnings": [],
+    seen = await page(local)
+    first, second = seen.rows
+    folder = "./images/a b-0000000000000000"
+    assert first["outputs"] == [f"{folder}/1.jpeg", f"{folder}/2.jpeg"]
+    assert first["metadata_uri"] == f"{folder}/metadata.json"
+    assert {name: seen.data["summary"][0][name] for name in ("root", "up")} == {
+        "root": local.uri,
+        "up": "../../../",
     }
-    assert first["metadata"] == "../../../images/a%20b-0000000000000000/metadata.json"
-    assert second["outputs"][0]["link"] is None
-    assert away not in first["metadata"]
+    assert second["outputs"] == ["s3://other/1.jpeg"]
 
 
 async def test_the_gallery_says_what_is_wrong_with_which_picture_and_shows_none_from_quarantine(
@@ -276,12 +272,14 @@ async def test_the_gallery_says_what_is_wrong_with_which_picture_and_shows_none_
         warning_outputs=[None, 2, 2],
     )
     await write(local, [warned, row(2, local)], Thumbnails(b"source", {1: b"first", 2: b"second"}))
-    first, second = (await page(local)).rows
-    assert [output["warnings"] for output in first["outputs"]] == [[], ["format_differs", "not_checked"]]
-    assert [output["quarantined"] for output in first["outputs"]] == [False, True]
-    assert [output["picture"] is None for output in first["outputs"]] == [False, True]
-    assert first["outputs"][1]["link"] == f"../../../quarantine/{folder}/2.png", "a person may open it"
-    assert [output["picture"] is None for output in second["outputs"]] == [False, False]
+    seen = await page(local)
+    first, second = seen.rows
+    assert (first["warnings"], first["warning_outputs"]) == (warned.warnings, warned.warning_outputs)
+    assert first["quarantined"] == [2]
+    assert [picture is None for picture in first["pictures"]] == [False, True]
+    assert first["outputs"][1] == f"./quarantine/{folder}/2.png", "a person may open it"
+    assert [picture is None for picture in second["pictures"]] == [False, False]
+    assert [seen.data["page"][0][name] for name in ("rows", "warned", "flagged", "most")] == [2, 1, 0, 2]
     table = pq.read_table(io.BytesIO(await read(local, "report.parquet"))).to_pylist()
     assert table[0]["warnings"] == ["missing_outputs", "format_differs", "not_checked"]
     assert table[0]["warning_outputs"] == [None, 2, 2]
@@ -294,9 +292,7 @@ async def test_a_picture_that_many_rows_share_is_in_the_gallery_once(local: Stor
     )
     seen = await page(local)
     assert len(seen.data["pictures"][0]) == 2
-    assert {(row["source"], *(output["picture"] for output in row["outputs"])) for row in seen.rows} == {
-        (0, 0, 1)
-    }
+    assert {(row["source"], *row["pictures"]) for row in seen.rows} == {(0, 0, 1)}
 
 
 async def test_a_gallery_holds_no_more_pictures_than_a_browser_likes(
@@ -311,19 +307,35 @@ async def test_a_gallery_holds_no_more_pictures_than_a_browser_likes(
     await write_report(local, FOLDER, pairs, summary(rows))
     seen = await page(local)
     assert sum(len(picture) for block in seen.data["pictures"] for picture in block) == 100_000
-    places = [row["source"] for row in seen.rows]
+    places = [row.get("source") for row in seen.rows]
     assert None not in places[:125]
     assert set(places[125:]) == {None}
 
 
-async def test_of_very_many_rows_the_gallery_shows_the_failures_first(local: Store) -> None:
-    rows = [row(n, local, "failed" if n % 1000 == 0 else "unsubmitted") for n in range(1, 12_001)]
+async def test_of_very_many_rows_the_gallery_shows_the_failures_first(
+    local: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "_MAX_ROWS", 1_000)
+    rows = [row(n, local, "failed" if n % 100 == 0 else "unsubmitted") for n in range(1, 1_201)]
     await write(local, rows)
-    shown = [row["row"] for row in (await page(local)).rows]
-    assert len(shown) == 10_000
-    assert shown[:12] == list(range(1000, 13_000, 1000))
+    seen = await page(local)
+    shown = [row["row"] for row in seen.rows]
+    assert len(shown) == 1_000
+    assert shown[:12] == list(range(100, 1_300, 100))
     assert shown[12:14] == [1, 2]
-    assert len(report_rows(await read(local, "report.jsonl"))) == 12_000
+    assert seen.data["page"][0]["counts"] == {"failed": 12, "unsubmitted": 988}
+    assert len(report_rows(await read(local, "report.jsonl"))) == 1_200
+
+
+async def test_rows_full_of_text_end_the_gallery_before_it_is_too_big_for_a_browser(
+    local: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery, "ROW_BYTES", 1_000_000)
+    await write(local, [row(n, local, "failed", error_message="x" * 5_000) for n in range(1, 1_001)])
+    seen = await page(local)
+    assert [row["row"] for row in seen.rows] == list(range(1, 201))
+    assert (seen.data["page"][0]["rows"], seen.data["page"][0]["order"]) == (200, "first")
+    assert len(await read(local, "gallery.html")) < 1_600_000
 
 
 async def test_figures_that_are_no_numbers_do_not_break_the_gallery(local: Store) -> None:

@@ -172,7 +172,7 @@ async def test_the_gallery_shows_what_the_shards_have_stored(quick: Emulator, tm
     batch = Sharded(quick.url, tmp_path / "out", write_manifest(tmp_path / "m.jsonl", pictures(5)))
     await batch.whole()
     page = (batch.out / FOLDER / "gallery.html").read_text()
-    assert '"picture":0' in page
+    assert '"pictures":[0]' in page
 
 
 class TestOneDies:

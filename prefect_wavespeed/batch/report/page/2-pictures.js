@@ -2,14 +2,14 @@
 
 const served = location.protocol === "http:" && location.hostname === "127.0.0.1"; // by `restyle gallery`
 let loadsSources = false; // from elsewhere: only once a person has asked for it
-const revealed = new Set(); // flagged pictures that a person wanted to see, by their uris
+const revealed = new Set(); // pictures that are flagged, or may be, that a person wanted to see, by their uris
 
 const parsed = new Map();
 function thumbnail(row, index) {
   if (index == null) return null;
   let block = parsed.get(row.block);
   if (!block) {
-    block = JSON.parse(blocks[row.block].textContent);
+    block = JSON.parse(blocks.pictures[row.block].textContent);
     if (parsed.size > 7) parsed.delete(parsed.keys().next().value);
     parsed.set(row.block, block);
   }
@@ -55,17 +55,17 @@ function sharpen(image, link) {
 }
 
 const sourceOf = row => picture(thumbnail(row, row.source), sourceLink(row), "Source");
-const hides = output => output.flagged && !revealed.has(output.uri);
+const hides = output => (output.flagged || output.unseen) && !revealed.has(output.uri);
 
-/* A variation; a flagged one is blurred, and loaded whole, only once it has been clicked. */
+/* A variation; one that is flagged, or may be, is blurred, and loaded whole, only once it has been clicked. */
 function variation(row, output, onReveal) {
   const image = picture(thumbnail(row, output.picture), output.quarantined || hides(output) ? null : output.link, nameOfOutput(output));
   const frame = make("span", "framed", image);
   if (hides(output) && !output.quarantined) {
     const veil = make("button", "veil", "Show");
     veil.type = "button";
-    veil.title = WARNINGS.flagged[1];
-    veil.setAttribute("aria-label", `Show ${nameOfOutput(output)}, flagged as unsafe for work`);
+    veil.title = WARNINGS[output.flagged ? "flagged" : "unseen"][1];
+    veil.setAttribute("aria-label", `Show ${nameOfOutput(output)}, ${output.flagged ? "flagged as unsafe for work" : veil.title}`);
     veil.onclick = event => { event.stopPropagation(); revealed.add(output.uri); onReveal(); };
     frame.classList.add("blurred");
     frame.append(veil);

@@ -1,17 +1,22 @@
 /* --- the list and the contact sheet: only what is in view, and a little around it, is in the document --- */
 
 const list = $("rows"), drawn = new Map();
-let shown = rows; // rows that match, in their order
-let items = []; // of the view: a row, or a picture of one
+let shown = null; // rows that match, in their order; null: all, parsed or not
+let tiles = []; // of the contact sheet: a row, or a picture of one
 let view = { columns: 1, width: 0, height: 120 };
 const GAP = 14;
 
+const shownCount = () => shown?.length ?? rows.length;
+const shownAt = n => shown ? shown[n] : rowAt(n);
+const placeOf = row => shown ? shown.indexOf(row) : row.n;
+const itemCount = () => isSheet() ? tiles.length : shownCount();
+const itemAt = n => isSheet() ? tiles[n] : { row: shownAt(n) };
 const isSheet = () => $("sheet").getAttribute("aria-pressed") === "true";
 
 function draw() {
   const top = list.getBoundingClientRect().top, around = isSheet() ? 1 : 4;
   const first = Math.max(0, Math.floor(-top / view.height) - around) * view.columns;
-  const last = Math.min(items.length, (Math.ceil((innerHeight - top) / view.height) + around) * view.columns);
+  const last = Math.min(itemCount(), (Math.ceil((innerHeight - top) / view.height) + around) * view.columns);
   for (const [n, element] of drawn) {
     if ((n < first || n >= last) && !element.contains(document.activeElement)) { element.remove(); drawn.delete(n); }
   }
@@ -19,14 +24,14 @@ function draw() {
 }
 
 function insert(n) {
-  const { row, output } = items[n];
+  const { row, output } = itemAt(n);
   const element = isSheet() ? tile(row, output, n) : line(row, n);
   element.n = n;
   element.style.transform = `translate(${(n % view.columns) * view.width}px, ${Math.floor(n / view.columns) * view.height}px)`;
   element.setAttribute("role", "listitem");
-  element.setAttribute("aria-setsize", items.length);
+  element.setAttribute("aria-setsize", itemCount());
   element.setAttribute("aria-posinset", n + 1);
-  element.addEventListener("click", event => { if (!event.target.closest("label, a, .veil") && !String(getSelection())) enlarge(items[n].row, output); });
+  element.addEventListener("click", event => { if (!event.target.closest("label, a, .veil") && !String(getSelection())) enlarge(row, output); });
   list.insertBefore(element, [...list.children].find(other => other.n > n) ?? null);
   drawn.set(n, element);
 }
@@ -40,20 +45,19 @@ function redraw() {
     const width = (list.clientWidth + GAP) / columns;
     view = { columns, width, height: width + 34 };
     list.style.setProperty("--tile", width - GAP + "px");
-    items = shown.flatMap(row => row.outputs.length ? row.outputs.map(output => ({ row, output })) : [{ row }]);
+    tiles = (shown ?? allRows()).flatMap(row => row.outputs.length ? row.outputs.map(output => ({ row, output })) : [{ row }]);
   } else {
     view = { columns: 1, width: 0, height: parseFloat(getComputedStyle(document.documentElement).getPropertyValue("--row")) };
-    items = shown.map(row => ({ row }));
   }
   list.replaceChildren();
   drawn.clear();
-  list.style.height = Math.ceil(items.length / view.columns) * view.height + "px";
+  list.style.height = Math.ceil(itemCount() / view.columns) * view.height + "px";
   draw();
 }
 
 /* Draw an item again where it is. */
 function refresh(row) {
-  for (const [n, element] of [...drawn]) if (items[n].row === row) { element.remove(); drawn.delete(n); insert(n); }
+  for (const [n, element] of [...drawn]) if (itemAt(n).row === row) { element.remove(); drawn.delete(n); insert(n); }
 }
 
 const badge = row => make("span", `status ${row.status}`, make("i", "dot"), statusOf(row));
@@ -107,7 +111,7 @@ function tile(row, output) {
 
 /* Give an item the focus, wherever it is. */
 function focusItem(n) {
-  if (n < 0 || n >= items.length) return;
+  if (n < 0 || n >= itemCount()) return;
   const clear = $("tools").offsetHeight, top = list.getBoundingClientRect().top + Math.floor(n / view.columns) * view.height;
   if (top < clear) scrollBy(0, top - clear - 8);
   else if (top + view.height > innerHeight) scrollBy(0, top + view.height - innerHeight + 8);

@@ -1,6 +1,6 @@
 /* --- which rows are shown, and in which order --- */
 
-const KINDS = { all: () => true, warned: row => row.warnings.length, flagged: row => row.flagged.length };
+const KINDS = { all: () => true, warned: row => row.warnings.length > 0, flagged: isFlagged };
 const ORDER_OF_STATUS = ["failed", "given_up", "invalid", "open", "submitted", "unsubmitted", "stored", "done"];
 const ORDERS = {
   cost_usd: (one, other) => (other.cost_usd ?? -1) - (one.cost_usd ?? -1),
@@ -13,11 +13,12 @@ function choose() {
   const words = $("search").value.trim().toLowerCase().split(/\s+/);
   const warning = $("warning").value, column = $("column").value, value = $("value").value.trim().toLowerCase();
   const inColumn = row => row.carried?.[column] != null && String(row.carried[column]).toLowerCase().includes(value);
-  shown = rows.filter(row => of(row) && words.every(word => row.text.includes(word))
+  const isEvery = kind === "all" && !words[0] && !warning && !column && !$("sort").value;
+  shown = isEvery ? null : allRows().filter(row => of(row) && (!words[0] || words.every(word => textOf(row).includes(word)))
     && (!warning || row.warnings.includes(warning)) && (!column || inColumn(row)));
   if ($("sort").value) shown.sort(ORDERS[$("sort").value]);
-  $("found").textContent = shown.length === rows.length ? "" : `${count(shown.length)} of ${count(rows.length)}`;
-  $("nothing").hidden = shown.length > 0;
+  $("found").textContent = shownCount() === rows.length ? "" : `${count(shownCount())} of ${count(rows.length)}`;
+  $("nothing").hidden = shownCount() > 0;
   if ($("tools").getBoundingClientRect().top <= 0) scrollTo(0, $("tools").parentElement.offsetTop);
   redraw();
 }
@@ -33,9 +34,9 @@ function reset() {
 function chips() {
   const tally = new Map([["all", rows.length]]);
   const tell = (name, number) => { if (number) tally.set(name, number); };
-  for (const name of Object.keys(MEANINGS)) tell(name, rows.filter(row => row.status === name).length);
-  tell("warned", rows.filter(KINDS.warned).length);
-  tell("flagged", rows.filter(KINDS.flagged).length);
+  for (const name of Object.keys(MEANINGS)) tell(name, page.counts[name]);
+  tell("warned", page.warned);
+  tell("flagged", page.flagged);
   const titles = { ...MEANINGS, flagged: "with pictures that WaveSpeedAI flags as unsafe for work" };
   for (const [name, number] of tally) {
     const radio = make("input");
@@ -64,7 +65,7 @@ function warningsAndColumns() {
 
 function offerValues() {
   const column = $("column").value;
-  const values = [...new Set(rows.map(row => row.carried?.[column]).filter(value => value != null).map(String))].sort();
+  const values = [...new Set(allRows().map(row => row.carried?.[column]).filter(value => value != null).map(String))].sort();
   $("values").replaceChildren(...(values.length <= 200 ? values : []).map(value => option(value, value)));
   $("value").value = "";
   $("value").disabled = !column;

@@ -4,7 +4,7 @@ const ticked = new Set(); // numbers of rows
 
 function setTick(row, on) {
   if (on) ticked.add(row.row); else ticked.delete(row.row);
-  for (const [n, element] of drawn) if (items[n].row === row) element.querySelector(".tick input").checked = on;
+  for (const [n, element] of drawn) if (itemAt(n).row === row) element.querySelector(".tick input").checked = on;
   sayTicks();
 }
 
@@ -14,7 +14,7 @@ function sayTicks() {
 }
 
 function tickShown() {
-  for (const row of shown) ticked.add(row.row);
+  for (const row of shown ?? allRows()) ticked.add(row.row);
   redraw();
   sayTicks();
 }
@@ -35,7 +35,7 @@ function cell(value) {
 const pathOf = image => image.startsWith("file:///") ? decoded(image.slice(7)) : image;
 
 function csv() {
-  const lines = rows.filter(row => ticked.has(row.row)).map(row => [row.id, row.row, pathOf(row.image), row.status].map(cell).join(","));
+  const lines = allRows().filter(row => ticked.has(row.row)).map(row => [row.id, row.row, pathOf(row.image), row.status].map(cell).join(","));
   return ["id,row,image,status", ...lines].join("\r\n") + "\r\n";
 }
 

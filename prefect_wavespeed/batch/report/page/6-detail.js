@@ -10,11 +10,11 @@ const isComparing = () => $("compare").getAttribute("aria-pressed") === "true";
 function enlarge(row, output) {
   open = row;
   variationAt = Math.max(0, row.outputs.indexOf(output));
-  const n = shown.indexOf(row);
+  const n = placeOf(row);
   $("heading").textContent = nameOf(row);
   $("tick").checked = ticked.has(row.row);
   $("previous").disabled = n <= 0;
-  $("next").disabled = n < 0 || n === shown.length - 1;
+  $("next").disabled = n < 0 || n === shownCount() - 1;
   $("compare").hidden = !canCompare(row).length;
   showPictures();
   showFields(row);
@@ -112,8 +112,8 @@ function setScale(to) {
 /* --- all that is known of it --- */
 
 function showFields(row) {
-  const side = make("a", "", row.metadata_uri ?? "");
-  if (row.metadata) side.href = row.metadata;
+  const path = row.metadata_uri ?? "", side = make("a", "", uriOf(path));
+  if (linkOf(path)) side.href = linkOf(path);
   const id = row.id == null ? null : make("span", "", row.id, " ", copying(row.id, "Copy id"));
   const fields = [
     ["Row", count(row.row)], ["Id", id], ["Image", row.image, "code"], ["Status", make("span", "", badge(row), make("span", "meaning", MEANINGS[row.status]))],
@@ -123,13 +123,13 @@ function showFields(row) {
     ["Attempts", row.attempts], ...row.attempt_errors.map((error, n) => [`Attempt ${n + 1}`, error]), ["Prediction", row.prediction_id, "code"], ["Job", row.job_key, "code"],
     ...Object.entries(row.carried ?? {}),
     ...row.outputs.map(output => [nameOfOutput(output), output.uri, "code"]),
-    ["Side-car", row.metadata ? side : row.metadata_uri, "code"],
+    ["Side-car", path && (linkOf(path) ? side : path), "code"],
   ];
   $("fields").replaceChildren(...fields.filter(([, value]) => value != null && value !== "").flatMap(
     ([term, value, kind]) => [make("dt", "", term), make("dd", kind, value instanceof Node ? value : String(value))]));
 }
 
 function step(by) {
-  const next = shown[shown.indexOf(open) + by];
-  if (next) enlarge(next);
+  const n = placeOf(open) + by;
+  if (n >= 0 && n < shownCount()) enlarge(shownAt(n));
 }

@@ -21,18 +21,17 @@ for (const name of Object.keys(MEANINGS).filter(name => summary.counts[name])) {
 if (rows.length < summary.rows) {
   const link = make("a", "", "report.jsonl");
   link.href = "report.jsonl";
-  $("note").append(`This page shows ${count(rows.length)} of ${count(summary.rows)} rows, failures first. All of them are in `, link, ".");
+  $("note").append(`This page shows ${count(rows.length)} of ${count(summary.rows)} rows, ${page.order === "failures" ? "failures first" : "the first ones"}. All of them are in `, link, ".");
   $("note").hidden = false;
 }
-const most = rows.reduce((sofar, row) => Math.max(sofar, row.outputs.length + row.dropped.length), 1);
-document.documentElement.style.setProperty("--outs", most);
-document.documentElement.classList.toggle("many", most > 2);
+document.documentElement.style.setProperty("--outs", page.most);
+document.documentElement.classList.toggle("many", page.most > 2);
 if (innerWidth <= 760) $("size").value = 110;
 chips();
-warningsAndColumns();
 
-const elsewhere = rows.filter(row => row.source == null && webLink(row.image));
-if (elsewhere.length) {
+function offerSources() {
+  const elsewhere = rows.filter(row => row.source == null && webLink(row.image));
+  if (!elsewhere.length) return;
   const hosts = new Set(elsewhere.map(row => row.image.split("/")[2]));
   $("load").textContent = `Load sources from ${hosts.size === 1 ? [...hosts][0] : `${count(hosts.size)} hosts`}`;
   $("load").hidden = false;
@@ -73,7 +72,7 @@ $("previous").onclick = () => step(-1);
 $("next").onclick = () => step(1);
 $("close").onclick = () => detail.close();
 for (const dialog of [detail, zoom, $("help")]) dialog.addEventListener("click", event => { if (event.target === dialog) dialog.close(); });
-detail.addEventListener("close", () => focusItem(items.findIndex(item => item.row === open)));
+detail.addEventListener("close", () => focusItem(isSheet() ? tiles.findIndex(tile => tile.row === open) : placeOf(open)));
 
 /* --- keys --- */
 
@@ -86,7 +85,7 @@ const onPage = {
   "/": () => $("search").focus(), s: toggleSheet, "+": () => resize(40), "-": () => resize(-40),
   ArrowDown: () => move(view.columns), ArrowUp: () => move(-view.columns),
   ArrowRight: () => { if (isSheet()) move(1); }, ArrowLeft: () => { if (isSheet()) move(-1); },
-  x: () => { const n = focused(); if (n >= 0) setTick(items[n].row, !ticked.has(items[n].row.row)); },
+  x: () => { const n = focused(); if (n >= 0) setTick(itemAt(n).row, !ticked.has(itemAt(n).row.row)); },
 };
 const focused = () => document.activeElement.closest?.(".row, .tile")?.n ?? -1;
 const move = by => focusItem(focused() < 0 ? 0 : focused() + by);
@@ -103,4 +102,13 @@ addEventListener("keydown", event => {
   event.preventDefault();
   keys[event.key]();
 });
+
+/* --- the first view, and then all other rows, a few at a time --- */
+
+function parseRest() {
+  if (!parseFor(15)) { setTimeout(parseRest); return; }
+  warningsAndColumns();
+  offerSources();
+}
 choose();
+parseRest();
