@@ -9,7 +9,6 @@ import re
 import unicodedata
 from collections.abc import Callable
 from functools import cached_property, lru_cache
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
@@ -47,10 +46,19 @@ def _beginning(params: ReduxParams) -> str:
     return f'{json.dumps(shared, sort_keys=True, separators=(",", ":"))[:-1]},"source":'
 
 
+def seed_sent(seed: int, key: str) -> int:
+    """The seed of a request: the explicit one, else one derived from the job's key."""
+    return seed if seed != -1 else int(key[:16], 16) % (MAX_SEED + 1)
+
+
 def slug(name: str) -> str:
     """A file name as a readable part of an object's key: ``Été 2024.JPG`` gives ``ete-2024``."""
-    stem = PurePosixPath(name).stem or name
-    ascii_stem = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
+    last = name.rstrip("/").rpartition("/")[2]
+    dot = last.rfind(".")
+    stem = last[:dot] if 0 < dot < len(last) - 1 else last
+    ascii_stem = (
+        stem if stem.isascii() else unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
+    )
     return _NOT_SLUG.sub("-", ascii_stem.lower()).strip("-")[:40].rstrip("-") or "image"
 
 
@@ -109,7 +117,7 @@ class Job(BaseModel):
     @property
     def seed(self) -> int:
         """The seed to send: the explicit one, else one derived from the key."""
-        return self.params.seed if self.params.seed != -1 else int(self.key[:16], 16) % (MAX_SEED + 1)
+        return seed_sent(self.params.seed, self.key)
 
     @property
     def name(self) -> str:

@@ -34,7 +34,7 @@ def fill(table: JobTable, count: int) -> list[Job]:
     """So many rows of different images; the jobs in the order of the rows, which is none of their keys."""
     jobs = [job_of(make_row(number)) for number in range(1, count + 1)]
     for number, job in enumerate(jobs, 1):
-        table.add(make_row(number), job)
+        table.add([(make_row(number), job)])
     assert sorted(jobs, key=lambda job: job.key) != jobs
     return jobs
 
@@ -51,7 +51,7 @@ def record_shuffled(table: JobTable, jobs: list[Job], outcome: JobOutcome) -> No
 def test_rows_of_one_job_are_counted_and_the_first_pays(table: JobTable) -> None:
     job = job_of(make_row(1))
     for number in (3, 7):
-        table.add(make_row(number, job.source.uri), job)
+        table.add([(make_row(number, job.source.uri), job)])
     assert (table.row_count, table.job_count) == (2, 1)
     rows = table.record(job.key, STORED)
     assert [(row.row, row.id, row.cost_usd) for row in rows] == [(3, "n3", 0.025), (7, "n7", 0.0)]
@@ -79,7 +79,7 @@ def test_a_job_that_gets_its_outcome_meanwhile_is_left_out(table: JobTable) -> N
 def test_jobs_to_bill_are_counted_by_price_and_by_shard(table: JobTable) -> None:
     for number in range(1, 41):
         row = make_row(number, num_images=1 + number % 2)
-        table.add(row, job_of(row))
+        table.add([(row, job_of(row))])
     assert sorted((job.params.num_images, count) for job, count, _ in table.billable()) == [(1, 20), (2, 20)]
     by_shard = list(table.billable(4))
     assert {shard for *_, shard in by_shard} == {1, 2, 3, 4}
@@ -105,7 +105,7 @@ def test_what_is_stored_submitted_or_failed_is_not_billed(table: JobTable) -> No
 
 def test_all_rows_are_in_order_bad_ones_too(table: JobTable) -> None:
     jobs = fill(table, 30)
-    table.add_bad(BadRow(31, "size 9*9: must be …", "bad"))
+    table.add_bad([BadRow(31, "size 9*9: must be …", "bad")])
     record_shuffled(table, jobs, STORED)
     rows = [row for row, _ in table.report.rows()]
     assert [row.row for row in rows] == list(range(1, 32))
@@ -129,7 +129,7 @@ def test_the_first_pictures_are_those_of_the_first_rows(table: JobTable) -> None
 
 def test_the_first_failures_are_those_of_the_first_rows(table: JobTable) -> None:
     jobs = fill(table, 40)
-    table.add_bad(BadRow(41, "no such file", error_type="SourceError"))
+    table.add_bad([BadRow(41, "no such file", error_type="SourceError")])
     record_shuffled(table, jobs[::2], JobOutcome.of_error("failed", RestyleError("broken")))
     record_shuffled(table, jobs[1::2], JobOutcome.of_error("open", StoreError("down")))
     assert [row.row for row in table.report.failures(7)] == [1, 2, 3, 4, 5, 6, 7]
@@ -139,7 +139,7 @@ def test_the_first_failures_are_those_of_the_first_rows(table: JobTable) -> None
 def test_the_first_bad_rows_and_the_first_stopped_row_are_the_first(table: JobTable) -> None:
     jobs = fill(table, 40)
     for number in (90, 60, 50, 70):
-        table.add_bad(BadRow(number, "wrong"))
+        table.add_bad([BadRow(number, "wrong")])
     assert [row.number for row in table.first_bad_rows(3)] == [50, 60, 70]
     assert table.report.first_stopped() is None
     stopped = BudgetExceededError("max_cost_usd 1 is reached")
@@ -160,8 +160,8 @@ def test_the_first_stored_jobs_are_those_of_the_first_rows(table: JobTable) -> N
 
 def test_rows_are_counted_by_status_and_error(table: JobTable) -> None:
     jobs = fill(table, 6)
-    table.add_bad(BadRow(7, "wrong"))
-    table.add_bad(BadRow(8, "gone", error_type="SourceError"))
+    table.add_bad([BadRow(7, "wrong")])
+    table.add_bad([BadRow(8, "gone", error_type="SourceError")])
     table.record(jobs[0].key, STORED)
     table.record(jobs[1].key, JobOutcome.of_error("failed", StoreError("down")))
     table.record(jobs[2].key, JobOutcome.of_error("unsubmitted", RestyleError("stopped")))

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -146,7 +145,7 @@ def test_a_full_disk_of_temporary_files_is_said(monkeypatch: pytest.MonkeyPatch)
     table, rows = JobTable(), (BadRow(number, "x" * 1_000) for number in range(1_000))
     table._db.execute("PRAGMA max_page_count = 20")
     with pytest.raises(ScratchError, match=f"database or disk is full: {says}"):
-        deque(map(table.add_bad, rows), 0)
+        table.add_bad(rows)
     table.close()
 
 

@@ -71,7 +71,7 @@ class World:
         first = self.table.row_count + 1
         rows = [make_row(number, **params) for number in range(first, first + count)]
         for row in rows:
-            self.table.add(row, job_of(row))
+            self.table.add([(row, job_of(row))])
         return [job_of(row) for row in rows]
 
 
@@ -96,8 +96,8 @@ def world() -> Iterator[World]:
 async def test_all_jobs_of_which_the_ledger_holds_nothing_are_quoted(world: World) -> None:
     world.fill(4)
     world.fill(2, num_images=3)
-    world.table.add_bad(BadRow(7, "wrong"))
-    world.table.add_bad(BadRow(8, "gone", error_type="SourceError"))
+    world.table.add_bad([BadRow(7, "wrong")])
+    world.table.add_bad([BadRow(8, "gone", error_type="SourceError")])
     quote = await world.quoting()[0].afford()
     assert (quote.rows, quote.invalid, quote.unusable, quote.jobs) == (8, 1, 1, 6)
     assert (quote.billed, quote.balance_usd) == (6, 100)

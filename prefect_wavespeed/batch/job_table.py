@@ -9,39 +9,62 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.batch.manifest.carried import ColumnTypes
 from prefect_wavespeed.batch.manifest.rows import BadRow, Row
 from prefect_wavespeed.batch.outcome import JobOutcome, Status
 from prefect_wavespeed.batch.report.query import OUTCOME, SOURCE_POSITION, JobReport
 from prefect_wavespeed.batch.report.rows import ReportRow
 from prefect_wavespeed.batch.shards import lot
-from prefect_wavespeed.job import Job
-from prefect_wavespeed.steps.prices import price_key
+from prefect_wavespeed.job import Job, Source
 from prefect_wavespeed.storage.scratch import sqlite_error
 
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
+PRAGMA cache_size = -65536; -- KB: holds the index of a million keys, which come in no order
 CREATE TABLE rows (
-    number INTEGER PRIMARY KEY, id TEXT, image TEXT, job_key TEXT, reason TEXT, error_type TEXT, carried TEXT
+    number INTEGER PRIMARY KEY, id TEXT, image TEXT, job INTEGER, reason TEXT, error_type TEXT, carried TEXT
 );
-CREATE INDEX rows_by_job ON rows (job_key);
+CREATE INDEX rows_by_job ON rows (job);
+-- What a price may depend on: all parameters but the seed.
+CREATE TABLE params (number INTEGER PRIMARY KEY, params TEXT UNIQUE);
+-- A job's source has the uri that is the image of the job's first row; identity, location: NULL where they
+-- are the same;
 -- outcome: NULL until the job has ended; unbilled: why it will not be billed any more;
 -- seen: 'new' if the store held nothing of the job, 'known' if it did
 CREATE TABLE jobs (
-    number INTEGER PRIMARY KEY, key TEXT UNIQUE, job TEXT, price_kind TEXT, lot INTEGER,
-    first_row INTEGER, row_count INTEGER DEFAULT 1, unbilled TEXT, name TEXT, num_images INTEGER,
-    seen TEXT,
+    number INTEGER PRIMARY KEY, key BLOB UNIQUE, first_row INTEGER, row_count INTEGER DEFAULT 1,
+    identity TEXT, source_name TEXT, location TEXT, sha256 TEXT,
+    params INTEGER, seed INTEGER, variant INTEGER, name TEXT, num_images INTEGER, lot INTEGER,
+    unbilled TEXT, seen TEXT,
     status TEXT DEFAULT 'unsubmitted', outcome TEXT, pictures INTEGER DEFAULT 0, cost_usd REAL,
     seconds REAL, error_type TEXT, retryable INTEGER, warnings TEXT DEFAULT '',
     flagged INTEGER DEFAULT 0
 );
-CREATE TABLE thumbnails (job_key TEXT, position INTEGER, jpeg BLOB, PRIMARY KEY (job_key, position));
+CREATE TABLE thumbnails (job INTEGER, position INTEGER, jpeg BLOB, PRIMARY KEY (job, position));
 """
-_NAMED = "SELECT number, key, name, num_images, seen IS 'known' FROM jobs WHERE outcome IS NULL"
+_ADD_JOB = (
+    "INSERT INTO jobs (key, first_row, identity, source_name, location, sha256, params, seed, variant, name,"
+    " num_images, lot) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT (key) DO UPDATE SET row_count = row_count + 1"
+)
+_ADD_ROW = (
+    "INSERT INTO rows (number, id, image, job, carried)"
+    " VALUES (?, ?, ?, (SELECT number FROM jobs WHERE key = ?), ?)"
+)
+_ADD_BAD_ROW = "INSERT INTO rows (number, id, image, reason, error_type, carried) VALUES (?, ?, ?, ?, ?, ?)"
+_JOBS = (
+    "SELECT jobs.number, rows.image, identity, source_name, location, sha256, params, seed, variant"
+    " FROM jobs JOIN rows ON rows.number = jobs.first_row"
+)
+_STORED = _JOBS.replace("SELECT", "SELECT outcome,", 1)
+_PARAMS = 1_000  # kept in memory
+_NAMED = "SELECT number, lower(hex(key)), name, num_images, seen IS 'known' FROM jobs WHERE outcome IS NULL"
 _MAX_THUMBNAILS = 40_000
 
 
@@ -71,6 +94,12 @@ class _Database(sqlite3.Connection):
         except sqlite3.OperationalError as error:
             raise sqlite_error(error) from None
 
+    def executemany(self, *args: Any) -> sqlite3.Cursor:
+        try:
+            return super().executemany(*args)
+        except sqlite3.OperationalError as error:
+            raise sqlite_error(error) from None
+
 
 class JobTable:
     """The rows of a batch and its jobs, numbered from 1 in the order of their first rows.
@@ -95,6 +124,8 @@ class JobTable:
         self.carried = ColumnTypes()
         self.report = JobReport(self._db, self.bad_rows, self.carried)
         self._thumbnails = 0
+        self._params_number = lru_cache(_PARAMS)(self._find_params_number)
+        self._params = lru_cache(_PARAMS)(self._find_params)
 
     def close(self) -> None:
         """Delete it all."""
@@ -102,40 +133,33 @@ class JobTable:
 
     # -- rows ---------------------------------------------------------------------------------------
 
-    def add(self, row: Row, job: Job) -> None:
-        """Add a row. A job that several rows ask for is one job."""
-        self.row_count += 1
-        self._db.execute(
-            "INSERT INTO rows (number, id, image, job_key, carried) VALUES (?, ?, ?, ?, ?)",
-            (row.number, row.id, job.source.uri, job.key, self._carry(row)),
-        )
-        known = "UPDATE jobs SET row_count = row_count + 1 WHERE key = ?"
-        if self._db.execute(known, (job.key,)).rowcount:
-            return
-        self.job_count += 1
-        self._db.execute(
-            "INSERT INTO jobs (number, key, job, price_kind, lot, first_row, name, num_images)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                self.job_count,
-                job.key,
-                job.model_dump_json(),
-                str(price_key(job.params)),
-                lot(row.safe_image),
-                row.number,
-                job.name,
-                job.params.num_images,
-            ),
-        )
+    def add(self, rows: Iterable[tuple[Row, Job]]) -> None:
+        """Add rows with their jobs. A job that several rows ask for is one job."""
+        jobs, asking = [], []
+        for row, job in rows:
+            source, key, params = job.source, bytes.fromhex(job.key), job.params
+            identity, location = (
+                None if text == source.uri else text for text in (source.identity, source.location)
+            )
+            its_source = identity, source.name, location, source.sha256
+            its_params = self._params_number(_unseeded(params)), params.seed, job.variant
+            jobs.append(
+                (key, row.number, *its_source, *its_params, job.name, params.num_images, lot(row.safe_image))
+            )
+            asking.append((row.number, row.id, source.uri, key, self._carry(row)))
+        self._db.executemany(_ADD_JOB, jobs)
+        self._db.executemany(_ADD_ROW, asking)
+        self.row_count += len(asking)
+        (self.job_count,) = self._db.execute("SELECT coalesce(max(number), 0) FROM jobs").fetchone()
 
-    def add_bad(self, row: BadRow) -> None:
-        """Add a row that cannot be used."""
-        self.row_count += 1
-        self.bad_rows[row.status] += 1
-        self._db.execute(
-            "INSERT INTO rows (number, id, image, reason, error_type, carried) VALUES (?, ?, ?, ?, ?, ?)",
-            (row.number, row.id, row.image, row.reason, row.error_type, self._carry(row)),
-        )
+    def add_bad(self, rows: Iterable[BadRow]) -> None:
+        """Add rows that cannot be used."""
+        added = []
+        for row in rows:
+            self.bad_rows[row.status] += 1
+            added.append((row.number, row.id, row.image, row.reason, row.error_type, self._carry(row)))
+        self._db.executemany(_ADD_BAD_ROW, added)
+        self.row_count += len(added)
 
     def _carry(self, row: Row | BadRow) -> str | None:
         if not row.carried:
@@ -151,14 +175,36 @@ class JobTable:
         )
         return [BadRow(*columns) for columns in self._db.execute(query, (limit,))]
 
+    # -- jobs ---------------------------------------------------------------------------------------
+
+    def _each_job(self, condition: str, first: int = 1, last: int | None = None) -> Iterator[Job]:
+        """The jobs with these numbers that meet a condition when it is their turn."""
+        query = f"{_JOBS} WHERE jobs.number BETWEEN ? AND ? AND {condition} ORDER BY jobs.number LIMIT 1"
+        last = self.job_count if last is None else last
+        while found := self._db.execute(query, (first, last)).fetchone():
+            first = found[0] + 1
+            yield self._job(found)
+
+    def _job(self, columns: Sequence[Any]) -> Job:
+        _, uri, identity, name, location, sha256, params, seed, variant = columns
+        source = Source(uri=uri, identity=identity or uri, name=name, location=location or uri, sha256=sha256)
+        return Job(source=source, params=_seeded(self._params(params), seed), variant=variant)
+
+    def _find_params_number(self, params: ReduxParams) -> int:
+        as_json = params.model_dump_json()
+        self._db.execute("INSERT OR IGNORE INTO params (params) VALUES (?)", (as_json,))
+        query = "SELECT number FROM params WHERE params = ?"
+        return int(self._db.execute(query, (as_json,)).fetchone()[0])
+
+    def _find_params(self, number: int) -> ReduxParams:
+        query = "SELECT params FROM params WHERE number = ?"
+        return ReduxParams.model_validate_json(self._db.execute(query, (number,)).fetchone()[0])
+
     # -- jobs without an outcome --------------------------------------------------------------------
 
     def unfinished(self, first: int = 1, last: int | None = None) -> Iterator[Job]:
         """The jobs with these numbers, by default all, that have no outcome when it is their turn."""
-        query = "SELECT job FROM jobs WHERE number = ? AND outcome IS NULL"
-        for number in range(first, (last or self.job_count) + 1):
-            for (job,) in self._db.execute(query, (number,)).fetchall():
-                yield Job.model_validate_json(job)
+        return self._each_job("outcome IS NULL", first, last)
 
     def has_unfinished(self, first: int, last: int) -> bool:
         """Whether any of the jobs with these numbers has no outcome."""
@@ -167,7 +213,7 @@ class JobTable:
 
     def mark_unbilled(self, key: str, why: Literal["open", "failed"]) -> None:
         """Note that a job will not be billed any more: its prediction exists, or it has failed for good."""
-        self._db.execute("UPDATE jobs SET unbilled = ? WHERE key = ?", (why, key))
+        self._db.execute("UPDATE jobs SET unbilled = ? WHERE key = ?", (why, bytes.fromhex(key)))
 
     def count_unbilled(self, why: Literal["open", "failed"]) -> int:
         """How many jobs without an outcome will not be billed any more for that reason."""
@@ -177,21 +223,22 @@ class JobTable:
     def billable(self, shards: int = 1) -> Iterator[tuple[Job, int, int]]:
         """The jobs still to be billed, by price and by shard: one of them, how many, the shard's number."""
         query = (
-            "SELECT job, count(*), lot % ? + 1 AS shard FROM jobs WHERE outcome IS NULL AND unbilled IS NULL"
-            " GROUP BY shard, price_kind"
+            "SELECT min(number), count(*), lot % ? + 1 AS shard FROM jobs"
+            " WHERE outcome IS NULL AND unbilled IS NULL GROUP BY shard, params"
         )
-        for job, count, shard in self._db.execute(query, (shards,)).fetchall():
-            yield Job.model_validate_json(job), count, shard
+        for number, count, shard in self._db.execute(query, (shards,)).fetchall():
+            (columns,) = self._db.execute(f"{_JOBS} WHERE jobs.number = ?", (number,))
+            yield self._job(columns), count, shard
 
     def jobs_of_shard(self, number: int, shards: int) -> Iterator[tuple[str, bool]]:
         """Keys of a shard's jobs that have no outcome, each with whether the store held nothing of it."""
         query = "SELECT key, seen IS 'new' FROM jobs WHERE outcome IS NULL AND lot % ? = ? ORDER BY number"
-        return ((key, bool(is_new)) for key, is_new in self._db.execute(query, (shards, number - 1)))
+        return ((key.hex(), bool(is_new)) for key, is_new in self._db.execute(query, (shards, number - 1)))
 
     def shard_of(self, key: str, shards: int) -> int:
         """The number of the shard, of so many, that a job belongs to."""
         query = "SELECT lot % ? + 1 FROM jobs WHERE key = ?"
-        return int(self._db.execute(query, (shards, key)).fetchone()[0])
+        return int(self._db.execute(query, (shards, bytes.fromhex(key))).fetchone()[0])
 
     # -- the survey ---------------------------------------------------------------------------------
 
@@ -205,15 +252,12 @@ class JobTable:
 
     def unsurveyed(self) -> Iterator[Job]:
         """The jobs without an outcome of which the survey does not know that they are new."""
-        query = "SELECT job FROM jobs WHERE number = ? AND outcome IS NULL AND seen IS NOT 'new'"
-        for number in range(1, self.job_count + 1):
-            for (job,) in self._db.execute(query, (number,)).fetchall():
-                yield Job.model_validate_json(job)
+        return self._each_job("outcome IS NULL AND seen IS NOT 'new'")
 
     def is_new(self, key: str) -> bool:
         """Whether the store held nothing of a job."""
         query = "SELECT seen IS 'new' FROM jobs WHERE key = ?"
-        return bool(self._db.execute(query, (key,)).fetchone()[0])
+        return bool(self._db.execute(query, (bytes.fromhex(key),)).fetchone()[0])
 
     def mark_known(self, numbers: Iterable[int]) -> None:
         """Note of which jobs the store holds something."""
@@ -221,7 +265,7 @@ class JobTable:
 
     def mark_new(self, key: str) -> None:
         """Note that the store holds nothing of a job."""
-        self._db.execute("UPDATE jobs SET seen = 'new' WHERE key = ?", (key,))
+        self._db.execute("UPDATE jobs SET seen = 'new' WHERE key = ?", (bytes.fromhex(key),))
 
     def mark_rest_new(self) -> None:
         """Note that the store holds nothing of all jobs that were not found."""
@@ -254,7 +298,7 @@ class JobTable:
                 outcome.retryable,
                 " ".join(outcome.warnings),
                 len(outcome.flagged),
-                key,
+                bytes.fromhex(key),
             ),
         )
         return self.report.rows_of(key)
@@ -266,10 +310,10 @@ class JobTable:
 
     def stored_by_this_run(self, limit: int) -> list[tuple[Job, list[str]]]:
         """The first jobs that this run has stored, with the uris of their outputs."""
-        query = "SELECT job, outcome FROM jobs WHERE status = 'stored' AND pictures ORDER BY number LIMIT ?"
+        query = f"{_STORED} WHERE status = 'stored' AND pictures ORDER BY jobs.number LIMIT ?"
         return [
-            (Job.model_validate_json(job), OUTCOME.validate_json(outcome).outputs)
-            for job, outcome in self._db.execute(query, (limit,))
+            (self._job(columns), OUTCOME.validate_json(outcome).outputs)
+            for outcome, *columns in self._db.execute(query, (limit,))
         ]
 
     # -- thumbnails ---------------------------------------------------------------------------------
@@ -279,13 +323,22 @@ class JobTable:
         if self._thumbnails >= _MAX_THUMBNAILS:
             return
         self._thumbnails += 1
-        self._db.execute("INSERT OR REPLACE INTO thumbnails VALUES (?, ?, ?)", (key, number, jpeg))
+        query = "INSERT OR REPLACE INTO thumbnails SELECT number, ?, ? FROM jobs WHERE key = ?"
+        self._db.execute(query, (number, jpeg, bytes.fromhex(key)))
 
     def has_source(self, key: str) -> bool:
         """Whether there is a thumbnail of a job's source."""
-        query = "SELECT 1 FROM thumbnails WHERE job_key = ? AND position = ?"
-        return self._db.execute(query, (key, SOURCE_POSITION)).fetchone() is not None
+        query = "SELECT 1 FROM thumbnails JOIN jobs ON number = job WHERE key = ? AND position = ?"
+        return self._db.execute(query, (bytes.fromhex(key), SOURCE_POSITION)).fetchone() is not None
 
     def keep_source(self, key: str, jpeg: bytes) -> None:
         """Keep the thumbnail of a job's source."""
         self.keep_thumbnail(key, SOURCE_POSITION, jpeg)
+
+
+def _unseeded(params: ReduxParams) -> ReduxParams:
+    return params if params.seed == -1 else params.model_copy(update={"seed": -1})
+
+
+def _seeded(params: ReduxParams, seed: int) -> ReduxParams:
+    return params if seed == params.seed else params.model_copy(update={"seed": seed})

@@ -160,6 +160,7 @@ class Batch:
         self._manifest, self._day = safe_name(manifest), day
         self.recorder.doing("reading the manifest")
         await self.store.ensure_conditional_put()
+        share = self._share
         rows_of = read_manifest(
             manifest,
             self.options.params,
@@ -171,41 +172,43 @@ class Batch:
         async with aclosing(rows_of) as pages:
             async for rows in pages:
                 self.recorder.doing(f"checking {counted(self.table.row_count + len(rows), 'image')}")
-                for row, job in await self._identified(self._own(rows)):
-                    if isinstance(row, BadRow):
-                        if self._share is None:
-                            self.table.add_bad(row)
-                    elif job and (self._share is None or self._share.holds(job)):
-                        self.table.add(row, job)
+                identified = await self._identified(self._own(rows))
+                if not share:  # the whole run reports bad rows
+                    self.table.add_bad(row for row in identified if isinstance(row, BadRow))
+                good = (each for each in identified if not isinstance(each, BadRow))
+                self.table.add((row, job) for row, job in good if not share or share.holds(job))
         self._refuse_bad_rows()
         self.progress.rows = self.table.row_count
         self.progress.counts.update(self.table.bad_rows)
 
     def _own(self, rows: Sequence[Row | BadRow]) -> Sequence[Row | BadRow]:
-        """The rows to check: of a shard only its own; the whole run reports bad ones."""
+        """The rows to check: of a shard only its own."""
         if not (share := self._share):
             return rows
         return [row for row in rows if isinstance(row, Row) and share.may_hold(row)]
 
-    async def _identified(self, rows: Sequence[Row | BadRow]) -> Iterator[tuple[Row | BadRow, Job | None]]:
-        """The rows with their jobs; only those whose image has to be looked at take their turns."""
-        jobs = [None if isinstance(row, BadRow) else row.job for row in rows]
-        unknown = [row for row, job in zip(rows, jobs, strict=True) if not (job or isinstance(row, BadRow))]
+    async def _identified(self, rows: Sequence[Row | BadRow]) -> list[tuple[Row, Job] | BadRow]:
+        """Rows with their jobs, and bad ones. Only those whose image has to be looked at take their turns."""
+        jobs = {row.number: job for row in rows if isinstance(row, Row) and (job := row.job)}
+        unknown = [row for row in rows if isinstance(row, Row) and row.number not in jobs]
         looked_at = iter(await map_all(self._identify, unknown, _CONCURRENT_ROWS))
-        return (
-            (row, job) if job or isinstance(row, BadRow) else next(looked_at)
-            for row, job in zip(rows, jobs, strict=True)
-        )
+        found: list[tuple[Row, Job] | BadRow] = []
+        for row in rows:
+            if isinstance(row, BadRow):
+                found.append(row)
+            else:
+                found.append((row, jobs[row.number]) if row.number in jobs else next(looked_at))
+        return found
 
-    async def _identify(self, row: Row) -> tuple[Row | BadRow, Job | None]:
+    async def _identify(self, row: Row) -> tuple[Row, Job] | BadRow:
         try:
             return row, await patiently(make_job)(row.image, row.params, row.variant, self.store)
         except (SourceError, StoreError) as error:
             if isinstance(error, StoreError) and not await is_served(row.image, self.store):
                 raise
-            return row.refused(error.message, type(error).__name__), None
+            return row.refused(error.message, type(error).__name__)
         except InvalidRequestError as error:
-            return row.refused(error.message), None
+            return row.refused(error.message)
 
     def _refuse_bad_rows(self) -> None:
         table = self.table

@@ -14,7 +14,7 @@ from prefect_wavespeed.batch.manifest.rows import BadRow
 from prefect_wavespeed.batch.outcome import JobOutcome, Status, rebuilt_error
 from prefect_wavespeed.batch.report.rows import ReportRow, Thumbnails
 from prefect_wavespeed.errors import RestyleError
-from prefect_wavespeed.job import Job, WarningCode
+from prefect_wavespeed.job import WarningCode, seed_sent
 from prefect_wavespeed.reasons import Reason, Reasons
 
 OUTCOME = TypeAdapter(JobOutcome)
@@ -22,8 +22,8 @@ SOURCE_POSITION = 0  # of the source's thumbnail; the outputs' are their numbers
 
 _ROWS = (
     "SELECT rows.number, rows.id, rows.image, rows.carried, rows.reason, rows.error_type,"
-    " jobs.status, jobs.job, jobs.outcome, jobs.first_row"
-    " FROM rows LEFT JOIN jobs ON rows.job_key = jobs.key"
+    " rows.job, jobs.key, jobs.seed, jobs.variant, jobs.status, jobs.outcome, jobs.first_row"
+    " FROM rows LEFT JOIN jobs ON rows.job = jobs.number"
 )
 _FAILED = "WHERE jobs.status IN ('failed', 'given_up', 'open', 'unsubmitted') OR rows.error_type IS NOT NULL"
 _IGNORED = "WHERE rows.reason IS NOT NULL AND rows.error_type IS NULL"
@@ -47,12 +47,14 @@ class JobReport:
 
     def rows(self) -> Iterator[tuple[ReportRow, Thumbnails | None]]:
         """All rows, with the thumbnails of those that have any."""
-        for row in self._rows():
-            yield row, self._thumbnails(row.job_key)
+        pictured = {job for (job,) in self._db.execute("SELECT DISTINCT job FROM thumbnails")}
+        for job, row in self._numbered_rows():
+            yield row, self._thumbnails(job) if job in pictured else None
 
     def rows_of(self, job_key: str) -> list[ReportRow]:
         """The rows that ask for a job."""
-        return list(self._rows("WHERE rows.job_key = ?", job_key))
+        of_job = "WHERE rows.job = (SELECT number FROM jobs WHERE key = ?)"
+        return list(self._rows(of_job, bytes.fromhex(job_key)))
 
     def failures(self, limit: int = -1) -> Iterator[ReportRow]:
         """The first rows that have no pictures and were not ignored."""
@@ -64,9 +66,10 @@ class JobReport:
 
     def pictured(self, limit: int) -> list[tuple[ReportRow, Thumbnails]]:
         """The first rows that have thumbnails."""
-        where = "WHERE rows.job_key IN (SELECT job_key FROM thumbnails)"
+        where = "WHERE rows.job IN (SELECT job FROM thumbnails)"
         return [
-            (row, self._thumbnails(row.job_key) or Thumbnails()) for row in self._rows(where, limit=limit)
+            (row, self._thumbnails(job) or Thumbnails())
+            for job, row in self._numbered_rows(where, limit=limit)
         ]
 
     def first_stopped(self) -> ReportRow | None:
@@ -150,20 +153,27 @@ class JobReport:
     # -----------------------------------------------------------------------------------------------
 
     def _rows(self, where: str = "", *values: object, limit: int = -1) -> Iterator[ReportRow]:
+        return (row for _, row in self._numbered_rows(where, *values, limit=limit))
+
+    def _numbered_rows(
+        self, where: str = "", *values: object, limit: int = -1
+    ) -> Iterator[tuple[int | None, ReportRow]]:
+        """Rows, each after the number of its job, if it has one."""
         query = f"{_ROWS} {where} ORDER BY rows.number LIMIT ?"
-        for columns in self._db.execute(query, (*values, limit)):
-            number, row_id, image, carried, reason, error_type, status, job, outcome, first_row = columns
+        for number, row_id, image, carried, reason, error_type, job, *of_job in self._db.execute(
+            query, (*values, limit)
+        ):
             if job is None:
                 row = _bad_row(BadRow(number, reason, row_id, image, error_type))
             else:
-                row = _row(number, row_id, image, status, job, outcome, is_first=number == first_row)
+                row = _row(number, row_id, image, *of_job)
             if carried:
                 row.carried = self._carried.typed(json.loads(carried))
-            yield row
+            yield job, row
 
-    def _thumbnails(self, job_key: str | None) -> Thumbnails | None:
-        query = "SELECT position, jpeg FROM thumbnails WHERE job_key = ? ORDER BY position"
-        jpegs = dict(self._db.execute(query, (job_key,)).fetchall())
+    def _thumbnails(self, job: int | None) -> Thumbnails | None:
+        query = "SELECT position, jpeg FROM thumbnails WHERE job = ? ORDER BY position"
+        jpegs = dict(self._db.execute(query, (job,)).fetchall())
         source = jpegs.pop(SOURCE_POSITION, None)
         return Thumbnails(source, jpegs) if source or jpegs else None
 
@@ -187,30 +197,31 @@ def _row(
     number: int,
     row_id: str | None,
     image: str | None,
+    key: bytes,
+    seed: int,
+    variant: int,
     status: Status,
-    job_json: str,
     outcome_json: bytes | None,
-    *,
-    is_first: bool,
+    first_row: int,
 ) -> ReportRow:
-    job = Job.model_validate_json(job_json)
+    job_key = key.hex()
     outcome = OUTCOME.validate_json(outcome_json) if outcome_json else JobOutcome("unsubmitted")
     return ReportRow(
         row=number,
         id=row_id,
         image=image or "",
         status=status,
-        variant=job.variant,
-        job_key=job.key,
+        variant=variant,
+        job_key=job_key,
         prediction_id=outcome.prediction_id,
-        seed=job.seed,
+        seed=seed_sent(seed, job_key),
         outputs=outcome.outputs,
         warnings=outcome.warnings,
         warning_outputs=outcome.warning_outputs,
         flagged=outcome.flagged,
         metadata_uri=outcome.metadata_uri,
         # a job that several rows ask for is paid once
-        cost_usd=outcome.cost_usd if is_first or not outcome.cost_usd else 0.0,
+        cost_usd=outcome.cost_usd if number == first_row or not outcome.cost_usd else 0.0,
         attempts=outcome.attempts,
         error_type=outcome.error_type,
         error_message=outcome.error_message,
