@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -20,9 +21,10 @@ from rich.table import Table
 
 from benchmarks.contender import IMAGE
 from benchmarks.measured import Measured
-from benchmarks.memory import cpu_seconds, group_of, peak_mb
+from benchmarks.memory import cpu_seconds, group_of, peak_mb, resident_mb
 from benchmarks.servers import emulator
 from tests.support.prefect_server import PrefectServer
+from tests.support.processes import Command
 
 # A process of its own, so that its memory and its processor time are the client's alone.
 _RUN = """
@@ -111,7 +113,8 @@ def _run(folder: Path, images: int, in_flight: int, latency: tuple[float, float]
         env = {"WAVESPEED_API_KEY": "bench-key", "WAVESPEED_BASE_URL": api.url}
         began = time.time()
         command = server.python("-c", _RUN, str(manifest), str(out), str(in_flight), env=env)
-        ended = command.ended(3 * 3600)
+        _watch(command, out, images)
+        ended = command.ended()
         if ended.status:
             raise RuntimeError(ended.stderr)
         said = json.loads(ended.stdout.splitlines()[-1])
@@ -139,6 +142,20 @@ def _run(folder: Path, images: int, in_flight: int, latency: tuple[float, float]
         jobs=len(stored["job_key"].unique()),
         gallery=(report / "gallery.html").stat().st_size,
     )
+
+
+def _watch(command: Command, out: Path, images: int) -> None:
+    """Wait for the end, and tell on standard error at each tenth what the client has needed until then."""
+    began, told = time.time(), 0
+    while command.running:
+        time.sleep(1 + images / 10_000)
+        folder, process = out / "images", command.process.pid
+        stored = sum(1 for _ in os.scandir(folder)) if folder.exists() else 0
+        if stored * 10 // images > told and command.running:
+            told = stored * 10 // images
+            memory, cpu = resident_mb(process), cpu_seconds(process)
+            said = f"{stored:,} of {images:,} stored after {time.time() - began:.0f} s"
+            print(f"{said}: {memory:.0f} MB, {cpu / stored * 1000:.1f} ms an image", file=sys.stderr)
 
 
 def _flow(runs: Sequence[Run], title: str) -> Table:

@@ -18,6 +18,12 @@ def peak_mb(process: int | str = "self") -> float:
     return int(kilobytes) / 1024
 
 
+def resident_mb(process: int) -> float:
+    """A process's resident memory in MB, now."""
+    (kilobytes,) = re.findall(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    return int(kilobytes) / 1024
+
+
 def cpu_seconds(process: int) -> float:
     """Seconds of user and system time that a process has used, and its children that have ended."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()

@@ -39,7 +39,7 @@ class Prediction:
         reported_at: when the first answer said so; a webhook is not an answer.
         listed_from: since when the history contains it.
         deliveries: statuses of the webhook's deliveries; None where there was no answer.
-        done: set when it ends.
+        done: set when it ends, for those that wait for it.
         task: works on it.
     """
 
@@ -63,7 +63,7 @@ class Prediction:
     reported_at: int = 0
     listed_from: int = 0
     deliveries: list[int | None] = field(default_factory=list)
-    done: asyncio.Event = field(default_factory=asyncio.Event)
+    done: asyncio.Event | None = None
     task: asyncio.Task[None] | None = None
 
     @property

@@ -174,7 +174,9 @@ class Predictions:
         if status in _REFUNDED:
             prediction.refunded = True
             self.balance += prediction.price
-        prediction.done.set()
+        prediction.task = None  # a hundred thousand predictions are kept, and most have long ended
+        if prediction.done is not None:
+            prediction.done.set()
         if prediction.webhook is not None and status != "deleted":
             told = {**self._hand_out(prediction), "input": shapes.told_input(prediction, self.dialects)}
             self.start(

@@ -106,7 +106,8 @@ async def test_predictions_are_forgotten_after_seven_days(monkeypatch: pytest.Mo
         predictions = Predictions(Options(latency=(0, 0), prerendered=True), "http://127.0.0.1:1", session)
         request = ReduxRequest(image="https://example.com/a.jpg", size="256*256")
         prediction = predictions.create(request, {}, None, "key")
-        await prediction.done.wait()
+        assert prediction.task
+        await prediction.task
         now = time.time_ns()
         day = 24 * 3600 * 1_000_000_000
         monkeypatch.setattr("prefect_wavespeed.emulator.predictions.time.time_ns", lambda: now + 6 * day)

@@ -138,6 +138,9 @@ async def _answer(
             raise answers.by_rule(rule, created)
     if not prediction.request.enable_sync_mode:
         return answers.success(created)
+    prediction.done = prediction.done or asyncio.Event()
+    if prediction.terminal:
+        prediction.done.set()
     try:
         await asyncio.wait_for(prediction.done.wait(), SYNC_LIMIT)
     except TimeoutError:
