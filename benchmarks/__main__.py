@@ -49,6 +49,14 @@ def _profile(_: argparse.Namespace) -> Iterator[Table]:
         yield from profile(server)
 
 
+def _gallery(asked: argparse.Namespace) -> Iterator[Table]:
+    """the gallery of 10,000 and of 100,000 rows, written and opened in Chromium"""
+    from benchmarks.gallery import gallery
+
+    for rows in _images(asked, 10_000, 100_000):
+        yield gallery(rows)
+
+
 def _corpus(_: argparse.Namespace) -> Iterator[Table]:
     """Pillow's own test images in one batch; pip downloads them"""
     from benchmarks.corpus import corpus
@@ -59,7 +67,7 @@ def _corpus(_: argparse.Namespace) -> Iterator[Table]:
 
 Part = Callable[[argparse.Namespace], Iterator[Table]]
 PARTS: dict[str, Part] = {"contest": _contest, "batch": _batch, "growth": _growth, "profile": _profile}
-ASKED_FOR: dict[str, Part] = {"corpus": _corpus}
+ASKED_FOR: dict[str, Part] = {"corpus": _corpus, "gallery": _gallery}
 """Run only if they are named."""
 
 
@@ -79,7 +87,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parts", nargs="*", metavar="PART")
-    parser.add_argument("--images", type=int, nargs="+", help="of contest and batch (600), and of growth")
+    parser.add_argument("--images", type=int, nargs="+", help="600 of contest and batch; rows of gallery")
     parser.add_argument("--in-flight", type=int, default=200, help="of contest, batch and growth")
     parser.add_argument(
         "--latency",
