@@ -1,5 +1,6 @@
 """The command ``restyle`` as a process, also ``python -m prefect_wavespeed``."""
 
+import gc
 from typing import NoReturn
 
 from prefect_wavespeed.deployments.cli.shared.pipes import secure_streams
@@ -10,6 +11,7 @@ def run() -> NoReturn:
     """Run the command line until it ends, or SIGTERM or SIGINT ends it."""
     secure_streams()  # before a file or a pipe gets the number of one that is closed
     stop.watch()  # before the imports, which take a while
+    gc.set_threshold(50_000)  # what modules are made of is no garbage: looking for it is a tenth of the start
     from prefect_wavespeed.deployments.cli.app import main
 
     stop.end(main())

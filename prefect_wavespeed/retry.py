@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import ParamSpec, TypeVar
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
-
 from prefect_wavespeed.errors import worth_retrying
 
 _P = ParamSpec("_P")
@@ -50,25 +48,15 @@ async def retry(
         BaseException: the error of the last call, as it was raised.
     """
     waits = backoff(first, most)
-
-    def wait(state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        return max(next(waits), _asked(error))
-
-    def is_worth_it(error: BaseException) -> bool:
-        return _asked(error) <= _longest_wait.get() and when(error)
-
-    async def attempt() -> _T:
-        return await call()
-
-    retrying = AsyncRetrying(
-        stop=stop_after_attempt(tries),
-        wait=wait,
-        retry=retry_if_exception(is_worth_it),
-        sleep=_sleep,
-        reraise=True,
-    )
-    return await retrying(attempt)
+    for _ in range(tries - 1):
+        try:
+            return await call()
+        except BaseException as error:
+            if _asked(error) > _longest_wait.get() or not when(error):
+                raise
+            seconds = max(next(waits), _asked(error))
+        await _sleep(seconds)
+    return await call()
 
 
 def retrying(

@@ -90,7 +90,8 @@ class _Client(HttpxAiohttpClient):
         super().__init__(**options)
 
     def _init_transport(self, *_: Any, **__: Any) -> httpx.AsyncBaseTransport:
-        return AiohttpTransport(client=self._session)
+        # told whom to trust, or it reads all certificates once more
+        return AiohttpTransport(client=self._session, verify=trusted_authorities())
 
 
 class _Resolver(aiohttp.ThreadedResolver):
