@@ -15,7 +15,7 @@ from prefect_wavespeed.flows._artifacts import picture
 from prefect_wavespeed.flows._said import run_log
 from prefect_wavespeed.reasons import in_words
 from prefect_wavespeed.storage import layout
-from prefect_wavespeed.storage.s3 import split_s3_uri
+from prefect_wavespeed.storage.s3_names import split_s3_uri
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.words import counted, markdown
 

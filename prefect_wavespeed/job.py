@@ -119,7 +119,7 @@ class Job(BaseModel):
         """The seed to send: the explicit one, else one derived from the key."""
         return seed_sent(self.params.seed, self.key)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Name of the job's folder below ``images/``."""
         return f"{slug(self.source.name)}-{self.key[:16]}"

@@ -15,7 +15,8 @@ import pytest
 
 from prefect_wavespeed.errors import ConfigurationError, StoreError, UnsafeStoreError
 from prefect_wavespeed.storage.open_store import bucket_store, directory_store, open_store, s3_store
-from prefect_wavespeed.storage.s3 import S3Access, split_s3_uri
+from prefect_wavespeed.storage.s3 import S3Access
+from prefect_wavespeed.storage.s3_names import split_s3_uri
 from prefect_wavespeed.storage.store import Store
 from tests.support.s3_proxy import Fault, proxy
 from tests.support.s3_servers import S3Server

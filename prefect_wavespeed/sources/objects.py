@@ -17,7 +17,7 @@ from prefect_wavespeed.quality.verify import check_format, check_source_size, ve
 from prefect_wavespeed.settings import get_settings
 from prefect_wavespeed.storage.backend import Entry, is_plain
 from prefect_wavespeed.storage.errors import answered_with, bucket_is_missing, translate, translated
-from prefect_wavespeed.storage.s3 import is_bucket_name, split_s3_uri
+from prefect_wavespeed.storage.s3_names import is_bucket_name, split_s3_uri
 from prefect_wavespeed.storage.store import Store
 
 _BEGINNING = 16 * 1024  # bytes: they tell a picture, and a camera's raw file, from anything else

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import NamedTuple
 
-from botocore.exceptions import BotoCoreError, ClientError
 from obstore.exceptions import BaseError, NotSupportedError, PermissionDeniedError, UnauthenticatedError
 
 from prefect_wavespeed.errors import (
@@ -117,7 +116,9 @@ def translated(verb: str, uri: str) -> Iterator[None]:
         yield
     except (NotSupportedError, NotImplementedError) as error:
         raise UnsafeStoreError(f"conditional put refused: {uri}: {SAFE_STORES} ({redact(error)})") from None
-    except (BaseError, BotoCoreError, ClientError, OSError) as error:
+    except Exception as error:
+        if not (isinstance(error, BaseError | OSError) or _is_of_boto3(error)):
+            raise
         raise translate(error, f"cannot {verb} {uri}") from None
 
 
@@ -161,6 +162,11 @@ def answered_with(error: Exception) -> tuple[int | None, str]:
         return HTTPStatus.MOVED_PERMANENTLY, ""
     status, code = _STATUS.search(text), _CODE.search(text)
     return int(status[1]) if status else None, code[1] if code else ""
+
+
+def _is_of_boto3(error: Exception) -> bool:
+    """Whether boto3 raised an error; it is not imported for this."""
+    return any(kind.__module__ == "botocore.exceptions" for kind in type(error).__mro__)
 
 
 def _server(text: str) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-
-import boto3
+from typing import TYPE_CHECKING
 
 from prefect_wavespeed.errors import ConfigurationError
 from prefect_wavespeed.storage.directory import DirectoryBackend
@@ -14,8 +13,13 @@ from prefect_wavespeed.storage.output_name import (
     DIRECTORY_BLOCK_TYPE,
     check_output_name,
 )
-from prefect_wavespeed.storage.s3 import S3Access, S3Backend, environment_access, split_s3_uri
+from prefect_wavespeed.storage.s3_names import split_s3_uri
 from prefect_wavespeed.storage.store import Store
+
+if TYPE_CHECKING:  # a directory does not need boto3, which takes long to import
+    import boto3
+
+    from prefect_wavespeed.storage.s3 import S3Access
 
 
 def open_store(output: str) -> Store:
@@ -34,6 +38,8 @@ def open_store(output: str) -> Store:
         )
     if "://" not in output:
         return directory_store(Path(output))
+    from prefect_wavespeed.storage.s3 import environment_access
+
     return bucket_store(environment_access(), *split_s3_uri(output))
 
 
@@ -52,6 +58,8 @@ def s3_store(
     Raises:
         ConfigurationError: no credentials, or an endpoint that is no URL.
     """
+    from prefect_wavespeed.storage.s3 import S3Access
+
     return bucket_store(S3Access(session, endpoint_url=endpoint_url, verify=verify), bucket, prefix)
 
 
@@ -61,6 +69,8 @@ def bucket_store(access: S3Access, bucket: str, prefix: str = "") -> Store:
     Raises:
         ConfigurationError: no credentials, or a name that is not valid.
     """
+    from prefect_wavespeed.storage.s3 import S3Backend
+
     prefix = prefix.strip("/")
     uri = f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
     return Store(S3Backend(access, bucket, prefix), uri, access)

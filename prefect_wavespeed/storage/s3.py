@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -41,7 +40,6 @@ _RETRIES: Any = {
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=3), "base": 2},
     "retry_timeout": timedelta(seconds=30),
 }
-_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _HANDLES = 32  # that an S3Access keeps
 
 _NO_RETRIES: Any = {**_RETRIES, "max_retries": 0}
@@ -320,14 +318,3 @@ async def _patiently(call: Callable[[], Awaitable[_T]]) -> _T:
         return await call()
 
     return await retry(again, **_CONFLICTS)
-
-
-def is_bucket_name(name: str) -> bool:
-    """Whether a server may have a bucket of that name; in a URL, others would mean another path."""
-    return _BUCKET.fullmatch(name) is not None and name.strip(".") != ""
-
-
-def split_s3_uri(uri: str) -> tuple[str, str]:
-    """Bucket and key, or prefix, of ``s3://bucket/key``; what is missing is an empty string."""
-    bucket, _, key = uri[len("s3://") :].partition("/")
-    return bucket, key

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from obstore.exceptions import AlreadyExistsError
 
@@ -16,7 +17,9 @@ from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.backend import Backend, Entry
 from prefect_wavespeed.storage.clock import StoreClock, clocks
 from prefect_wavespeed.storage.errors import SAFE_STORES, translated
-from prefect_wavespeed.storage.s3 import S3Access, environment_access
+
+if TYPE_CHECKING:
+    from prefect_wavespeed.storage.s3 import S3Access
 
 
 class Store:
@@ -57,6 +60,10 @@ class Store:
         Raises:
             ConfigurationError: the environment's cannot be used.
         """
+        from prefect_wavespeed.storage.s3 import (
+            environment_access,  # boto3, which a directory needs for these alone
+        )
+
         return self.access or environment_access()
 
     def uri_of(self, path: str) -> str:

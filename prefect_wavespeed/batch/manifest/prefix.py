@@ -13,7 +13,7 @@ from prefect_wavespeed.errors import SourceError
 from prefect_wavespeed.quality.formats import endings
 from prefect_wavespeed.sources.objects import find_object, objects_below
 from prefect_wavespeed.storage import layout
-from prefect_wavespeed.storage.s3 import is_bucket_name
+from prefect_wavespeed.storage.s3_names import is_bucket_name
 from prefect_wavespeed.storage.store import Store
 
 _CONCURRENT_HEADS = 50

@@ -27,7 +27,7 @@ from prefect_wavespeed.errors import ManifestError, redact
 from prefect_wavespeed.local_files import expanded, in_time
 from prefect_wavespeed.storage.backend import is_plain
 from prefect_wavespeed.storage.open_store import bucket_store
-from prefect_wavespeed.storage.s3 import is_bucket_name
+from prefect_wavespeed.storage.s3_names import is_bucket_name
 from prefect_wavespeed.storage.scratch import is_full, scratch_folder
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.urls import mistyped_url, path_of_file_url, without_signature
