@@ -41,8 +41,8 @@ class Settings(BaseSettings):
 
     look_at_sources: bool = Field(
         default=True,
-        description="Read the first bytes of sources on AWS, instead of a HEAD: what is "
-        "archived, empty or no image is then refused before anything is spent.",
+        description="Read the first bytes of sources on AWS, instead of a HEAD, before they are submitted: "
+        "what is archived or no image is then refused before anything is spent.",
     )
     accept_avif: bool = Field(
         default=False,

@@ -55,18 +55,15 @@ def test_a_url_has_a_name(url: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "etag", "mark"),
+    ("etag", "size", "mark"),
     [
-        (None, '"0f"', "etag=0f"),
-        ("null", '"0f"', "etag=0f"),  # what an object has that is older than its bucket's versioning
-        ("v1", '"0f"', "version=v1"),
+        ('"0f"', 12, "etag=0f&size=12"),
+        ("0f", 12, "etag=0f&size=12"),  # as notifications have it
         (None, None, "etag="),
     ],
 )
-def test_an_object_is_its_uri_with_its_version_or_etag(
-    version: str | None, etag: str | None, mark: str
-) -> None:
-    source = object_source("s3://bucket/a/b.jpg", version, etag)
+def test_an_object_is_its_uri_with_its_etag_and_size(etag: str | None, size: int | None, mark: str) -> None:
+    source = object_source("s3://bucket/a/b.jpg", etag, size)
     assert source.identity == f"s3://bucket/a/b.jpg#{mark}"
     assert (source.uri, source.name) == ("s3://bucket/a/b.jpg", "b.jpg")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import uuid
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -13,17 +14,23 @@ import boto3
 import pytest
 
 from prefect_wavespeed.api.client import WaveSpeedClient
+from prefect_wavespeed.batch.manifest.read import read_manifest
+from prefect_wavespeed.batch.manifest.rows import BadRow, Row
+from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.errors import InvalidRequestError, PredictionFailedError, SourceError
-from prefect_wavespeed.job import Source
 from prefect_wavespeed.settings import get_settings
 from prefect_wavespeed.sources.identify import identify
-from prefect_wavespeed.sources.publish import Publisher
+from prefect_wavespeed.sources.objects import listed_object
+from prefect_wavespeed.sources.publish import Publisher, presigned
+from prefect_wavespeed.storage.backend import Entry
 from prefect_wavespeed.storage.open_store import directory_store, s3_store
 from prefect_wavespeed.storage.s3 import S3Access
 from prefect_wavespeed.storage.store import Store
+from tests.support.batches import restyle_all
 from tests.support.emulator_process import Emulator
 from tests.support.engine import PHOTO, SMALL, restyle
 from tests.support.runners import running
+from tests.support.s3_proxy import proxy
 from tests.support.s3_servers import S3Server
 
 OTHER_PHOTO = PHOTO.with_name("coffee.jpg")
@@ -74,30 +81,58 @@ async def test_the_same_bytes_under_two_names_are_one_job_in_one_folder_billed_o
     assert emulator.ledger()["billed"] == 1
 
 
-async def test_an_object_is_its_uri_with_its_etag(moto: S3Server, on_s3: Store) -> None:
-    image = put(moto, "sources/etag/a.jpg", PHOTO.read_bytes())
-    first = await identify(image, on_s3)
-    put(moto, "sources/etag/a.jpg", PHOTO.read_bytes())
-    assert await identify(image, on_s3) == first
-    put(moto, "sources/etag/a.jpg", OTHER_PHOTO.read_bytes())
-    changed = await identify(image, on_s3)
-    assert changed.uri == first.uri == image
-    assert re.fullmatch(re.escape(image) + "#etag=[0-9a-f]{32}", first.identity)
-    assert changed.identity != first.identity
+async def test_in_a_versioned_bucket_other_bytes_are_restyled_anew_and_the_same_bytes_again_are_not(
+    moto: S3Server, emulator: Emulator, on_s3: Store
+) -> None:
+    client, bucket, key = moto.client(), uuid.uuid4().hex, "in/a.jpg"
+    client.create_bucket(Bucket=bucket)
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    options = BatchOptions(params=SMALL)
+
+    async def becomes_of(data: bytes | None) -> str:
+        """What becomes of the object, if need be once it is put again."""
+        if data is not None:
+            client.put_object(Bucket=bucket, Key=key, Body=data)
+        (status,) = (await restyle_all(emulator.url, on_s3, f"s3://{bucket}/in/", options)).statuses
+        return status
+
+    mine, others = PHOTO.read_bytes(), OTHER_PHOTO.read_bytes()
+    nights = [await becomes_of(data) for data in (mine, mine, others, others, mine)]
+    assert nights == ["stored", "done", "stored", "done", "done"]
+    marker = client.delete_object(Bucket=bucket, Key=key)["VersionId"]
+    client.put_object(Bucket=bucket, Key="in/b.jpg", Body=others)
+    assert await becomes_of(None) == "stored", "b.jpg is another picture, whatever its bytes"
+    client.delete_object(Bucket=bucket, Key="in/b.jpg")
+    client.delete_object(Bucket=bucket, Key=key, VersionId=marker)
+    assert await becomes_of(None) == "done", "a.jpg is restored as it was"
+    again = await restyle(emulator.url, on_s3, f"s3://{bucket}/{key}")
+    assert again.cached, "by its name as by a listing"
+    assert emulator.ledger()["billed"] == 3
 
 
-async def test_an_object_in_a_versioned_bucket_is_its_uri_with_its_version(
+async def test_a_source_below_a_prefix_needs_no_request_of_its_own_and_is_refused_by_its_listed_size(
     moto: S3Server, on_s3: Store
 ) -> None:
-    client = moto.client()
-    client.create_bucket(Bucket="versioned")
-    client.put_bucket_versioning(Bucket="versioned", VersioningConfiguration={"Status": "Enabled"})
-    identities = []
-    for _ in range(2):
-        version = client.put_object(Bucket="versioned", Key="a.jpg", Body=PHOTO.read_bytes())["VersionId"]
-        identities.append((await identify("s3://versioned/a.jpg", on_s3)).identity)
-        assert identities[-1] == f"s3://versioned/a.jpg#version={version}"
-    assert len(set(identities)) == 2
+    folder, sizes = uuid.uuid4().hex, {"a.jpg": 5, "b.jpg": 6, "big.jpg": 20 * 2**20 + 1, "empty.jpg": 0}
+    images = {name: put(moto, f"{folder}/{name}", bytes(size)) for name, size in sizes.items()}
+    with proxy(moto) as (running, server):
+        store = s3_store(server.bucket, "out", server.session(), endpoint_url=server.endpoint)
+        pages = [page async for page in read_manifest(f"s3://{moto.bucket}/{folder}/", SMALL, store)]
+    assert [method for method, *_ in running.requests] == ["GET"]
+    for name, row in zip(sorted(images), pages[0], strict=True):
+        if isinstance(row, Row):
+            assert row.source == await identify(images[name], on_s3)
+        else:
+            with pytest.raises(SourceError) as caught:
+                await identify(images[name], on_s3)
+            assert (row.reason, row.status) == (caught.value.message, "failed")
+    assert [isinstance(row, BadRow) for row in pages[0]] == [False, False, True, True]
+
+
+async def test_a_listing_that_tells_no_etag_leaves_the_look_to_the_row() -> None:
+    entry = Entry("a.jpg", datetime.now(UTC), 5)
+    assert listed_object("s3://bucket/a.jpg", entry) is None
+    assert listed_object("s3://bucket/a.jpg", replace(entry, e_tag='"0f"'))
 
 
 async def test_the_same_bytes_are_uploaded_once_for_many_jobs_and_processes(
@@ -200,17 +235,14 @@ async def test_an_upload_is_checked_once_a_process_and_never_after_sending_it(
     assert emulator.ledger()["calls"]["upload"] == 1
 
 
-async def test_a_source_on_aws_is_presigned_late_and_not_uploaded() -> None:
+async def test_a_presigned_url_is_on_aws_itself_and_holds_no_secret_key() -> None:
     session = boto3.Session(
         aws_access_key_id="AKIAEXAMPLE", aws_secret_access_key="example", region_name="eu-central-1"
     )
     store = s3_store("outputs", "", session)
     assert store.access
     assert store.access.is_aws
-    image = "s3://pictures/a b.jpg"
-    source = Source(uri=image, identity=f"{image}#etag=1", name="a b.jpg", location=image)
-    async with WaveSpeedClient("key", "http://127.0.0.1:1") as client:
-        url = urlsplit(await Publisher(client, store).url(source))
+    url = urlsplit(await presigned("s3://pictures/a b.jpg", store))
     assert (url.scheme, url.hostname) == ("https", "s3.eu-central-1.amazonaws.com")
     assert url.path == "/pictures/a%20b.jpg"
     query = parse_qs(url.query)
@@ -234,7 +266,7 @@ async def test_a_source_on_aws_is_presigned_late_and_not_uploaded() -> None:
     ],
 )
 @pytest.mark.parametrize("looks", [True, False])
-async def test_a_source_on_aws_is_looked_at_by_its_first_bytes_in_one_request_unless_switched_off(
+async def test_a_source_on_aws_is_looked_at_by_its_first_bytes_when_it_is_presigned_unless_switched_off(
     key: str,
     data: bytes,
     storage_class: Any,
@@ -249,13 +281,23 @@ async def test_a_source_on_aws_is_looked_at_by_its_first_bytes_in_one_request_un
     get_settings.cache_clear()
     key = f"sources/{uuid.uuid4().hex}/{key}"
     image = f"s3://{moto.bucket}/{key}"
-    stored = moto.client().put_object(Bucket=moto.bucket, Key=key, Body=data, StorageClass=storage_class)
+    moto.client().put_object(Bucket=moto.bucket, Key=key, Body=data, StorageClass=storage_class)
     try:
-        if says and (looks or not data):
-            with pytest.raises(SourceError, match=says):
-                await identify(image, on_s3)
-        else:
-            assert (await identify(image, on_s3)).identity == f"{image}#etag=" + stored["ETag"].strip('"')
+        async with WaveSpeedClient("key", "http://127.0.0.1:1") as client:
+            publisher = Publisher(client, on_s3)
+            if not data:
+                with pytest.raises(SourceError, match=says):
+                    await identify(image, on_s3)
+                return
+            source = await identify(image, on_s3)
+            if says and looks:
+                with pytest.raises(SourceError, match=says):
+                    await publisher.url(source)
+                return
+            assert urlsplit(await publisher.url(source)).path == f"/{moto.bucket}/{key}"
+            put(moto, key, OTHER_PHOTO.read_bytes())
+            with pytest.raises(SourceError, match="changed while it was in use"):
+                await publisher.url(source)
     finally:
         get_settings.cache_clear()
 

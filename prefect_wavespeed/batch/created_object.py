@@ -155,7 +155,7 @@ async def find(
 
 async def _vanished(created: ObjectCreated, params: ReduxParams, reason: str, store: Store) -> Found:
     """What to do about an object of which the event is all that is left."""
-    found = _refused(object_source(created.uri, created.version, created.etag), params, reason)
+    found = _refused(object_source(created.uri, created.etag, created.size), params, reason)
     if found.job:
         metadata, _, open_job = await Ledger(store).look(found.job)
         if metadata or open_job.latest:  # restyled before it vanished, or under way

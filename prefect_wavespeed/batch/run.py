@@ -202,7 +202,7 @@ class Batch:
 
     async def _identify(self, row: Row) -> tuple[Row, Job] | BadRow:
         try:
-            return row, await patiently(make_job)(row.image, row.params, row.variant, self.store)
+            return row, await patiently(make_job)(row.image, row.params, row.variant, self.store, row.source)
         except (SourceError, StoreError) as error:
             if isinstance(error, StoreError) and not await is_served(row.image, self.store):
                 raise
@@ -270,7 +270,8 @@ class Batch:
             if all_started:
                 all_started.set()
 
-        await for_each(lambda job: self._carry_out(job, carrier), jobs(), self._room)
+        async with self.store.removals.together():
+            await for_each(lambda job: self._carry_out(job, carrier), jobs(), self._room)
 
     async def _carry_out(self, job: Job, carrier: Carrier) -> None:
         try:

@@ -200,6 +200,8 @@ class Ledger:
     async def close(self, key: str, open_job: OpenJob, last_attempt: int, *, done: bool) -> None:
         """Remove the claims and records of a job that has ended, of those attempts that the caller knows.
 
+        In a batch, those of many jobs together. What is left by a runner that is killed before is harmless.
+
         Args:
             key: the job.
             open_job: its attempts as they were seen.
@@ -214,7 +216,7 @@ class Ledger:
         if done and last_attempt:
             paths.append(layout.dead_letter(key))
         if paths:
-            await self.store.delete(paths)
+            await self.store.removals.remove(paths)
 
     async def _read(self, path: str, model: type[_Model]) -> _Model | None:
         data = await self.store.get(path)

@@ -22,7 +22,7 @@ async def identify(image: str, store: Store) -> Source:
         store: where outputs go: an S3 source is read with its credentials, if it is on S3.
 
     Raises:
-        SourceError: it is missing, cannot be read, is no image, or has more than 20 MB.
+        SourceError: it is missing, cannot be read, is empty, or has more than 20 MB; a file that is no image.
         StoreError: the server of an S3 source, or the store, cannot be used now.
     """
     if source := check_image(image):

@@ -1,4 +1,4 @@
-"""Sources on S3: an object, identified by its uri with its ETag or version."""
+"""Sources on S3: an object, identified by its uri with its ETag and size."""
 
 from __future__ import annotations
 
@@ -47,11 +47,14 @@ def check_s3_uri(image: str) -> None:
         raise SourceError(f"empty part, '.' or '..' in the key: image {image}: rename the object")
 
 
-def object_source(uri: str, version: str | None, etag: str | None) -> Source:
-    """The picture that one version of an S3 object is; nothing is fetched."""
-    is_versioned = version and version != "null"
-    mark = f"version={version}" if is_versioned else f"etag={_bare(etag)}"
-    return Source(uri=uri, identity=f"{uri}#{mark}", name=uri.rpartition("/")[2], location=uri)
+def object_source(uri: str, etag: str | None, size: int | None) -> Source:
+    """The picture that an S3 object is; nothing is fetched.
+
+    A listing, a HEAD, a GET and an event all tell ETag and size. A version's id does not count: a listing
+    tells none, and a version that is restored, or the same bytes again, are the same picture.
+    """
+    identity = f"{uri}#etag={_bare(etag)}" + ("" if size is None else f"&size={size}")
+    return Source(uri=uri, identity=identity, name=uri.rpartition("/")[2], location=uri)
 
 
 def _bare(etag: str | None) -> str:
@@ -66,31 +69,66 @@ async def identify_object(uri: str, store: Store) -> Source:
         store: whose credentials are used, if it is on S3.
 
     Raises:
-        SourceError: it does not exist, is empty, too big, archived or no image; SourceDeniedError where the
-            credentials may not read it.
+        SourceError: it does not exist, is empty or too big; SourceDeniedError where the credentials may not
+            read it.
         StoreError: the server cannot be reached now.
     """
+    meta, _ = await _look(uri, store, with_beginning=False)
+    if not _bare(meta["e_tag"]):  # another picture under this key would be the same job
+        raise SourceDeniedError(f"the server gives no ETag: image {uri}: copy it to another S3 server")
+    return _of_usable_size(object_source(uri, meta["e_tag"], meta["size"]), meta["size"])
+
+
+def listed_object(uri: str, entry: Entry) -> Source | None:
+    """The picture that an S3 object is, by a listing; None if that tells no ETag: then it is to be looked at.
+
+    Raises:
+        SourceError: it is empty or too big.
+    """
+    if not _bare(entry.e_tag):
+        return None
+    return _of_usable_size(object_source(uri, entry.e_tag, entry.size), entry.size)
+
+
+def _of_usable_size(source: Source, size: int) -> Source:
+    check_source_size(size, f"image {source.uri}")
+    if not size:
+        check_format(b"", f"image {source.uri}")
+    return source
+
+
+async def check_object(source: Source, store: Store) -> None:
+    """Make sure that an S3 object which nobody here reads is what was identified, and can be an image.
+
+    One request: of its first bytes, unless ``look_at_sources`` is off.
+
+    Raises:
+        SourceError: it has changed, is gone, archived or no image.
+        StoreError: the server cannot be reached now.
+    """
+    looks, name = get_settings().look_at_sources, f"image {source.uri}"
+    meta, beginning = await _look(source.location, store, with_beginning=looks)
+    if object_source(source.uri, meta["e_tag"], meta["size"]).identity != source.identity:
+        raise changed(source)
+    if looks and meta["size"] <= len(beginning):
+        verify_source(beginning, name)
+    elif looks:
+        check_format(beginning, name)
+
+
+async def _look(uri: str, store: Store, *, with_beginning: bool) -> tuple[obstore.ObjectMeta, bytes]:
+    """What an object's headers say, and its first bytes if these are wanted."""
     bucket, key = handle_and_key(uri, store)
     try:
         async with asyncio.timeout(_LOOK_SECONDS):
-            if store.source_access.is_aws and get_settings().look_at_sources:
-                # Nobody here reads it later, and this is one request as a HEAD would be.
-                result = await obstore.get_async(bucket, key, options={"range": (0, _BEGINNING)})
-                meta, beginning = result.meta, bytes(await result.bytes_async())
-            else:
-                meta, beginning = await obstore.head_async(bucket, key), None
+            if not with_beginning:
+                return await obstore.head_async(bucket, key), b""
+            result = await obstore.get_async(bucket, key, options={"range": (0, _BEGINNING)})
+            return result.meta, bytes(await result.bytes_async())
     except TimeoutError:
         raise StoreError(f"no answer within {_LOOK_SECONDS:g} s: image {uri}") from None
     except (BaseError, OSError) as error:
         raise await _source_error(uri, error, store) from None
-    if not (_bare(meta["e_tag"]) or meta["version"]):  # another picture under this key would be the same job
-        raise SourceDeniedError(f"the server gives no ETag: image {uri}: copy it to another S3 server")
-    check_source_size(meta["size"], f"image {uri}")
-    if beginning is not None and meta["size"] <= len(beginning):
-        verify_source(beginning, f"image {uri}")
-    elif beginning is not None or not meta["size"]:
-        check_format(beginning or b"", f"image {uri}")
-    return object_source(uri, meta["version"], meta["e_tag"])
 
 
 class SourceObject:
@@ -104,7 +142,7 @@ class SourceObject:
 
     def __init__(self, uri: str, result: obstore.GetResult, store: Store) -> None:
         meta = result.meta
-        self.source = object_source(uri, meta["version"], meta["e_tag"])
+        self.source = object_source(uri, meta["e_tag"], meta["size"])
         self.metadata = {str(name).lower(): value for name, value in result.attributes.items()}
         self.size = meta["size"]
         self._result = result

@@ -21,7 +21,8 @@ from prefect_wavespeed.job import Source
 from prefect_wavespeed.quality.formats import true_name
 from prefect_wavespeed.quality.verify import examine_source
 from prefect_wavespeed.sources.files import read_file, size_of_file
-from prefect_wavespeed.sources.objects import changed, find_object, handle_and_key
+from prefect_wavespeed.sources.known_uploads import KnownUploads
+from prefect_wavespeed.sources.objects import changed, check_object, find_object, handle_and_key
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
 
@@ -75,8 +76,9 @@ class Publisher:
         self._client = client
         self._store = store
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        # Uploads that were seen to exist: many jobs of one source ask once.
-        self._verified: TTLCache[str, bool] = TTLCache(_VERIFIED_UPLOADS, ttl=_VERIFIED_SECONDS)
+        self._known = KnownUploads(store)
+        # Uploads that were seen to exist, by the picture's digest: many jobs of one source ask once.
+        self._verified: TTLCache[str, str] = TTLCache(_VERIFIED_UPLOADS, ttl=_VERIFIED_SECONDS)
         self._lost: LRUCache[str, bool] = LRUCache(_VERIFIED_UPLOADS)  # those that WaveSpeedAI cannot fetch
         self._sent: TTLCache[str, bool] = TTLCache(_VERIFIED_UPLOADS, ttl=_SENT_SECONDS)
         self._room = Room(_IN_HAND)
@@ -90,7 +92,8 @@ class Publisher:
                 AWS, and can be decoded.
 
         Raises:
-            SourceError: the source changed since it was identified, or is no image, or does not decode.
+            SourceError: the source changed since it was identified, or is no image, or does not decode. On
+                AWS only its first bytes are looked at.
             RestyleError: the upload failed, as WaveSpeedClient.upload says.
         """
         scheme, separator, _ = source.location.partition("://")
@@ -101,6 +104,7 @@ class Publisher:
         if scheme.lower() != "s3":
             return source.location
         if self._store.source_access.is_aws:
+            await check_object(source, self._store)
             return await presigned(source.location, self._store)
         found = await find_object(source.location, self._store)
         if found.source.identity != source.identity:
@@ -146,16 +150,22 @@ class Publisher:
             except RestyleError as error:
                 error.message = f"{error.message}: upload of {source.uri}"
                 raise
-            self._verified[url] = self._sent[url] = True
+            self._verified[sha256], self._sent[url] = url, True
+            self._known.add(sha256)
             path = layout.upload(sha256, host, self._store.now())
             await self._store.create(path, _Upload(url=url).model_dump_json().encode())
             return url
 
     async def _recorded_upload(self, sha256: str, host: str) -> str | None:
         """The URL of the newest upload, unless it is too old or WaveSpeedAI has lost it."""
+        if (url := self._verified.get(sha256)) and url not in self._lost:
+            return url
+        since = self._store.now() - UPLOAD_KEPT_FOR
+        if not await self._known.may_have(sha256, since):
+            return None
         entries = await self._store.list(layout.uploads(sha256, host))
         newest = max(entries, key=lambda entry: (entry.last_modified, entry.path), default=None)
-        if newest is None or self._store.now() - newest.last_modified >= UPLOAD_KEPT_FOR:
+        if newest is None or newest.last_modified <= since:
             return None
         data = await self._store.get(newest.path)
         if data is None:
@@ -166,8 +176,7 @@ class Publisher:
             return None
         if url in self._lost:
             return None
-        if url not in self._verified:
-            if await self._client.is_gone(url):
-                return None
-            self._verified[url] = True
+        if await self._client.is_gone(url):
+            return None
+        self._verified[sha256] = url
         return url

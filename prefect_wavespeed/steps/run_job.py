@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from prefect_wavespeed.api.models import ReduxParams
 from prefect_wavespeed.errors import InvalidRequestError
-from prefect_wavespeed.job import Job, Restyled
+from prefect_wavespeed.job import Job, Restyled, Source
 from prefect_wavespeed.sources.identify import identify
 from prefect_wavespeed.sources.sizes import with_size
 from prefect_wavespeed.steps.attempts import Polled, Submitted
@@ -42,7 +42,9 @@ class DownloadStep(Protocol):
         ...
 
 
-async def make_job(image: str, params: ReduxParams, variant: int, store: Store) -> Job:
+async def make_job(
+    image: str, params: ReduxParams, variant: int, store: Store, source: Source | None = None
+) -> Job:
     """Identify the source and make its job. What cannot be done is refused before anything is spent.
 
     Args:
@@ -50,12 +52,13 @@ async def make_job(image: str, params: ReduxParams, variant: int, store: Store) 
         params: how to restyle it.
         variant: another picture of the same source: 0, 1, 2, …
         store: where the outputs go.
+        source: the picture that ``image`` means, where that is known already.
 
     Raises:
-        SourceError: the source is missing, no image, or too big.
+        SourceError: the source is missing, empty, or too big; a file that is no image.
         InvalidRequestError: an explicit seed together with a variant, or a negative variant.
     """
-    source = await identify(image, store)
+    source = source or await identify(image, store)
     params = await with_size(params, source, store)
     try:
         return Job(source=source, params=params, variant=variant)

@@ -25,11 +25,16 @@ _PARTS = 4  # of 5 MB, that an upload of a file holds at a time
 
 @dataclass(frozen=True)
 class Entry:
-    """An object in a listing."""
+    """An object in a listing.
+
+    Attributes:
+        e_tag: only in a listing of sources, which are identified by it.
+    """
 
     path: str
     last_modified: datetime
     size: int
+    e_tag: str | None = None
 
 
 class Backend(ABC):
@@ -114,6 +119,10 @@ class Backend(ABC):
     @abstractmethod
     async def find(self, folder: str, wanted: Sequence[str]) -> Mapping[str, Sequence[Entry]]:
         """The objects at many paths below a folder."""
+
+    async def page(self, folder: str, after: str) -> Sequence[Entry]:
+        """A thousand objects below a folder that follow a path, or all that do; where listings are sorted."""
+        raise NotImplementedError
 
     async def discard_if_empty(self) -> None:
         """Undo what opening it made, if nothing has been put there since."""

@@ -62,6 +62,7 @@ _OPEN_OBJECT = re.compile(
 _OPEN_KEY = re.compile(r"open/([0-9a-f]{64})/.*")
 _DEAD_LETTER = re.compile(r"failed/([0-9a-f]{64})\.json")
 _METADATA = re.compile(r"images/[^/]*-([0-9a-f]{16})/metadata\.json")
+_UPLOAD = re.compile(r"uploads/([0-9a-f]{64})/")
 _RUN = re.compile(r"runs/dt=\d{4}-\d\d-\d\d/[^/]+(?=/)")
 _PICTURE = re.compile(r"(?:^|/)(?:images|quarantine)/[^/]+-[0-9a-f]{16}/\d+\.\w+$")
 
@@ -243,6 +244,12 @@ def uploads(sha256: str, api_host: str) -> str:
 def upload(sha256: str, api_host: str, at: datetime) -> str:
     """The record of one upload of a picture, at a time by the store's clock."""
     return f"{uploads(sha256, api_host)}{at:%Y%m%dT%H%M%S%fZ}.json"
+
+
+def sha256_of_upload(path: str) -> str | None:
+    """The SHA-256 of the picture whose upload is recorded there; None for a stray object."""
+    match = _UPLOAD.match(path)
+    return match[1] if match else None
 
 
 def _folder_of(api_host: str) -> str:

@@ -158,7 +158,7 @@ class S3Access:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **start)
         for page in pages:
             found = page.get("Contents", ())
-            yield [Entry(item["Key"], item["LastModified"], item["Size"]) for item in found]
+            yield [Entry(item["Key"], item["LastModified"], item["Size"], item.get("ETag")) for item in found]
 
     def look_at_bucket(self, bucket: str) -> tuple[int | None, str | None]:
         """The status with which a bucket answers (None where nothing does), and its region, if told."""
@@ -268,9 +268,10 @@ class S3Backend(Backend):
 
     async def find(self, folder: str, wanted: Sequence[str]) -> Mapping[str, Sequence[Entry]]:
         """The objects at many paths below a folder."""
-        return await seek(partial(self._page, folder), wanted)
+        return await seek(partial(self.page, folder), wanted)
 
-    async def _page(self, folder: str, after: str) -> Sequence[Entry]:
+    async def page(self, folder: str, after: str) -> Sequence[Entry]:
+        """A thousand objects below a folder that follow a path, or all that do."""
         try:
             async for page in obstore.list(self.handle, prefix=folder, offset=after, chunk_size=PAGE):
                 return [entry(meta) for meta in page]

@@ -17,9 +17,12 @@ from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.backend import Backend, Entry
 from prefect_wavespeed.storage.clock import StoreClock, clocks
 from prefect_wavespeed.storage.errors import SAFE_STORES, translated
+from prefect_wavespeed.storage.removals import Removals
 
 if TYPE_CHECKING:
     from prefect_wavespeed.storage.s3 import S3Access
+
+_NAMED = 3  # objects that an error names
 
 
 class Store:
@@ -32,11 +35,15 @@ class Store:
         backend: moves the bytes.
         uri: ``s3://bucket/prefix`` or the directory's path; an object's uri is ``{uri}/{path}``.
         access: the S3 server it is on; None for a directory.
+
+    Attributes:
+        removals: of what nobody needs any more.
     """
 
     def __init__(self, backend: Backend, uri: str, access: S3Access | None = None) -> None:
         self._backend = backend
         self._probing = asyncio.Lock()
+        self.removals = Removals(self.delete)
         self.uri = uri
         self.access = access
 
@@ -161,6 +168,24 @@ class Store:
         with translated("list", self.uri_of(folder)):
             return await self._backend.find(folder, wanted)
 
+    @property
+    def sorts_listings(self) -> bool:
+        """Whether ``page`` can be asked for."""
+        return self._backend.lists_by_name
+
+    async def page(self, folder: str, after: str) -> Sequence[Entry]:
+        """A page of a sorted listing, by one request.
+
+        Args:
+            folder: with its slash.
+            after: a path, whether or not there is an object.
+
+        Returns:
+            The thousand objects below the folder that follow; fewer if these are all.
+        """
+        with translated("list", self.uri_of(folder)):
+            return await self._backend.page(folder, after)
+
     async def is_marked(self) -> bool:
         """Whether the marker of a directory that was used is there; True for a bucket, which has none."""
         return not self.is_directory or await self.get(layout.MARKER) is not None
@@ -182,7 +207,8 @@ class Store:
             once: send the request once, even if its answer is lost.
         """
         removed = list(paths)
-        with translated("delete", self.uri_of(", ".join(removed))):
+        more = " …" if len(removed) > _NAMED else ""
+        with translated("delete", self.uri_of(", ".join(removed[:_NAMED]) + more)):
             await self._backend.delete(removed, once=once)
 
     async def ensure_conditional_put(self) -> None:

@@ -13,6 +13,7 @@ from prefect_wavespeed.errors import SourceError
 from prefect_wavespeed.quality.formats import endings
 from prefect_wavespeed.sources.objects import find_object, objects_below
 from prefect_wavespeed.storage import layout
+from prefect_wavespeed.storage.backend import Entry
 from prefect_wavespeed.storage.s3_names import is_bucket_name
 from prefect_wavespeed.storage.store import Store
 
@@ -22,8 +23,8 @@ _S3 = "s3://"
 
 async def images_below(
     manifest: str, store: Store, left_out: Counter[str]
-) -> AsyncGenerator[list[str], None]:
-    """The uris of the images below ``s3://bucket/prefix/``, a page at a time.
+) -> AsyncGenerator[dict[str, Entry], None]:
+    """The images below ``s3://bucket/prefix/`` by their uris, as the listing has them, a page at a time.
 
     Args:
         manifest: the prefix.
@@ -42,12 +43,12 @@ async def images_below(
         raise UnreadableError(f"not a valid bucket name: {bucket!r}: give s3://bucket/prefix/")
     root, found = f"{_S3}{bucket}/{prefix}", Found()
     async for page in objects_below(bucket, prefix, store):
-        uris = [f"{_S3}{bucket}/{entry.path}" for entry in page if not is_marker(entry.path)]
-        pictures = list(candidates(uris, root, store, left_out, found))
+        listed = {f"{_S3}{bucket}/{entry.path}": entry for entry in page if not is_marker(entry.path)}
+        pictures = list(candidates(listed, root, store, left_out, found))
         images = await _without_outputs(pictures, root, store)
         found.images += len(images)
         found.stored += len(pictures) - len(images)
-        yield images
+        yield {image: listed[image] for image in images}
     if not found.images:
         raise no_images("below it", left_out, found)
 

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,9 +24,10 @@ from prefect_wavespeed.batch.manifest.folder import images_in, is_folder_or_patt
 from prefect_wavespeed.batch.manifest.prefix import images_below
 from prefect_wavespeed.batch.manifest.rows import BadRow, Row, RowReader
 from prefect_wavespeed.batch.manifest.text import UnreadableError
-from prefect_wavespeed.errors import ManifestError, redact
+from prefect_wavespeed.errors import ManifestError, SourceError, redact
 from prefect_wavespeed.local_files import expanded, in_time
-from prefect_wavespeed.storage.backend import is_plain
+from prefect_wavespeed.sources.objects import listed_object
+from prefect_wavespeed.storage.backend import Entry, is_plain
 from prefect_wavespeed.storage.open_store import bucket_store
 from prefect_wavespeed.storage.s3_names import is_bucket_name
 from prefect_wavespeed.storage.scratch import is_full, scratch_folder
@@ -193,7 +195,7 @@ def _is_s3(manifest: str) -> bool:
 
 
 async def _in_batches_of(
-    pages: AsyncGenerator[list[str], None], params: ReduxParams
+    pages: AsyncGenerator[dict[str, Entry], None], params: ReduxParams
 ) -> AsyncGenerator[Rows, None]:
     number = 0
     async with aclosing(pages):
@@ -202,7 +204,17 @@ async def _in_batches_of(
             number += len(images)
             async with aclosing(_in_batches(_images(numbered, params))) as batches:
                 async for batch in batches:
-                    yield batch
+                    yield [_as_listed(row, images) for row in batch]
+
+
+def _as_listed(row: Row | BadRow, images: Mapping[str, Entry]) -> Row | BadRow:
+    """The row with its picture, as the listing identifies it, or why that cannot be used."""
+    if isinstance(row, BadRow):
+        return row
+    try:
+        return replace(row, source=listed_object(row.image, images[row.image]))
+    except SourceError as error:
+        return row.refused(error.message, type(error).__name__)
 
 
 # --- a file, wherever it is ---

@@ -19,7 +19,7 @@ from prefect_wavespeed.storage.store import Store
 # Of sources that are read for nothing but the gallery: ten thousand of a catalogue, five hundred of a camera.
 # Those that failed have as much for themselves.
 _MAX_READ = 2_000_000_000
-_TRIED: tuple[Status, ...] = ("stored", "done", "failed", "given_up", "open")
+_THIS_RUNS: tuple[Status, ...] = ("stored", "failed", "open")
 _MAX_JOBS = 500  # of other runs
 _CONCURRENCY = 32
 _READERS = 4  # of sources, which may have 20 MB each
@@ -44,18 +44,19 @@ class GalleryThumbnails:
 
         Args:
             job: whose source it is.
-            status: how the job has ended. Nothing is read for one that was not submitted.
+            status: how the job has ended. Nothing is read for one that an earlier run finished or gave up, or
+                that was not submitted.
         """
-        is_done = status in ("stored", "done")
-        if status not in _TRIED or self._read[is_done] >= _MAX_READ or self._table.has_source(job.key):
+        is_stored = status == "stored"
+        if status not in _THIS_RUNS or self._read[is_stored] >= _MAX_READ or self._table.has_source(job.key):
             return
         async with self._readers:
-            await self._keep_source(job, is_done=is_done)
+            await self._keep_source(job, is_stored=is_stored)
 
-    async def _keep_source(self, job: Job, *, is_done: bool) -> None:
+    async def _keep_source(self, job: Job, *, is_stored: bool) -> None:
         with suppress(Exception):
             if data := await read_source(job.source, self._store):
-                self._read[is_done] += len(data)
+                self._read[is_stored] += len(data)
                 self._table.keep_source(job.key, await asyncio.to_thread(thumbnail, data, THUMBNAIL_EDGE))
 
     async def keep_stored(self) -> None:
