@@ -49,6 +49,21 @@ def _profile(_: argparse.Namespace) -> Iterator[Table]:
         yield from profile(server)
 
 
+def _requests(asked: argparse.Namespace) -> Iterator[Table]:
+    """S3 requests by kind, of a first and a second night of 1,000 images on moto and Ceph"""
+    from benchmarks.requests import requests_by_kind
+
+    yield from requests_by_kind(_images(asked, 1_000)[0])
+
+
+def _prefix(asked: argparse.Namespace) -> Iterator[Table]:
+    """S3 requests by kind, of a night over a prefix of 50,000 images of which 100 are new"""
+    from benchmarks.requests import huge_prefix
+
+    for images in _images(asked, 50_000):
+        yield from huge_prefix(images, min(100, images))
+
+
 def _gallery(asked: argparse.Namespace) -> Iterator[Table]:
     """the gallery of 10,000 and of 100,000 rows, written and opened in Chromium"""
     from benchmarks.gallery import gallery
@@ -67,7 +82,12 @@ def _corpus(_: argparse.Namespace) -> Iterator[Table]:
 
 Part = Callable[[argparse.Namespace], Iterator[Table]]
 PARTS: dict[str, Part] = {"contest": _contest, "batch": _batch, "growth": _growth, "profile": _profile}
-ASKED_FOR: dict[str, Part] = {"corpus": _corpus, "gallery": _gallery}
+ASKED_FOR: dict[str, Part] = {
+    "corpus": _corpus,
+    "gallery": _gallery,
+    "prefix": _prefix,
+    "requests": _requests,
+}
 """Run only if they are named."""
 
 

@@ -12,8 +12,9 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.measured import LATENCY
 from prefect_wavespeed.storage.open_store import open_store
-from tests.support.ceph import PROGRAMS, ceph_gateway
+from tests.support.ceph import PROGRAMS, CephGateway, ceph_gateway
 from tests.support.emulator_process import Emulator
+from tests.support.s3_servers import S3Server, moto_server
 
 
 def emulator(latency: tuple[float, float] = LATENCY) -> Emulator:
@@ -49,6 +50,19 @@ class Place:
             path.replace(".jpeg", ".json") in paths or f"{path.rpartition('/')[0]}/metadata.json" in paths
             for path in pictures
         )
+
+
+def servers() -> Iterator[tuple[str, S3Server]]:
+    """S3 servers with an empty bucket, one after the other: moto, and Ceph where it is installed."""
+    with moto_server() as moto:
+        yield "moto", moto
+    with place("ceph") as ceph:
+        if ceph:
+            endpoint, user = ceph.env["AWS_ENDPOINT_URL_S3"], CephGateway("")
+            yield (
+                ceph.kind,
+                S3Server(endpoint, user.bucket, user.access_key, user.secret_key, user.region),
+            )
 
 
 @contextmanager
