@@ -66,5 +66,8 @@ class Removals:
             del self._paths[:MOST]
             try:
                 await self._delete(paths)
+            except asyncio.CancelledError:
+                self._paths += paths  # for the flush at the end
+                raise
             except RestyleError as error:
                 _log.warning("claims of finished jobs are left for restyle settle: %s", error.message)
