@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import prefect
 from prefect import runtime
+from prefect.context import FlowRunContext
 
 from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.job import RunInfo
@@ -63,5 +64,8 @@ def run_info() -> RunInfo:
 @lru_cache(maxsize=100)
 def _deployment_name(flow_run_id: str | None) -> str | None:
     """A flow run's deployment. Prefect asks its server each time, and blocks the event loop meanwhile."""
+    run = context.flow_run if (context := FlowRunContext.get()) else None
+    if run and not run.deployment_id and not run.parent_task_run_id:  # a nested run's may be its parent's
+        return None
     name: str | None = runtime.deployment.name
     return name

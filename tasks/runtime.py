@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from prefect.blocks.core import Block
+from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.blocks.output import open_output
@@ -120,8 +121,14 @@ def _identity(block: Block | str) -> tuple[str, str]:
     """What tells a block from others: its type and a digest of its content, secrets included; or its name."""
     if isinstance(block, str):
         return "", block
-    content = block.model_dump_json(context={"include_secrets": True})
-    return block.get_block_type_slug(), sha256(content.encode()).hexdigest()
+    return block.get_block_type_slug(), sha256(repr(_content(block)).encode()).hexdigest()
+
+
+def _content(value: Any) -> Any:
+    """All that a block holds, with secrets; not `model_dump_json`, which works out its schema each time."""
+    if isinstance(value, BaseModel):
+        return {name: _content(item) for name, item in value}
+    return value.get_secret_value() if isinstance(value, Secret | SecretStr | SecretBytes) else value
 
 
 def _keep_thumbnail(job_key: str, number: int, jpeg: bytes) -> None:
