@@ -53,7 +53,7 @@ async def test_our_own_pictures_are_recognized_by_their_metadata(world: World) -
     assert world.submitted == 1
 
 
-async def test_each_version_is_a_job_and_a_deleted_object_a_dead_letter(
+async def test_a_version_with_other_bytes_is_a_job_and_a_deleted_object_a_dead_letter(
     world: World,
 ) -> None:
     """The output is in another bucket: in buckets with versions, Ceph 16 ignores create-if-absent."""
@@ -66,8 +66,11 @@ async def test_each_version_is_a_job_and_a_deleted_object_a_dead_letter(
     assert first.version
     for _ in range(2):
         assert isinstance(await world.deliver(first), Restyled)
-    second = world.put("a.jpg", PHOTO.read_bytes())  # the same bytes, put again
-    assert isinstance(await world.deliver(second), Restyled)
+    again = world.put("a.jpg", PHOTO.read_bytes())  # the same bytes
+    assert again.version != first.version
+    assert isinstance(await world.deliver(again), Restyled)
+    assert world.submitted == 1
+    assert isinstance(await world.deliver(world.put("a.jpg", OTHER_PHOTO.read_bytes())), Restyled)
     assert world.submitted == 2
     gone = world.put("gone.jpg", PHOTO.read_bytes())
     world.delete(gone)
