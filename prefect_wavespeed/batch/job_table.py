@@ -326,10 +326,12 @@ class JobTable:
         query = "INSERT OR REPLACE INTO thumbnails SELECT number, ?, ? FROM jobs WHERE key = ?"
         self._db.execute(query, (number, jpeg, bytes.fromhex(key)))
 
-    def has_source(self, key: str) -> bool:
-        """Whether there is a thumbnail of a job's source."""
+    def wants_source(self, key: str) -> bool:
+        """Whether a thumbnail of a job's source would be kept: there is none, and room for one."""
+        if self._thumbnails >= _MAX_THUMBNAILS:
+            return False
         query = "SELECT 1 FROM thumbnails JOIN jobs ON number = job WHERE key = ? AND position = ?"
-        return self._db.execute(query, (bytes.fromhex(key), SOURCE_POSITION)).fetchone() is not None
+        return self._db.execute(query, (bytes.fromhex(key), SOURCE_POSITION)).fetchone() is None
 
     def keep_source(self, key: str, jpeg: bytes) -> None:
         """Keep the thumbnail of a job's source."""

@@ -28,6 +28,7 @@ class Removals:
         self._holders = 0
         self._paths: list[str] = []
         self._timer: asyncio.Task[None] | None = None
+        self._flushing = asyncio.Lock()
 
     @asynccontextmanager
     async def together(self) -> AsyncIterator[None]:
@@ -62,12 +63,10 @@ class Removals:
         await self._flush()
 
     async def _flush(self) -> None:
-        while paths := self._paths[:MOST]:
-            del self._paths[:MOST]
-            try:
-                await self._delete(paths)
-            except asyncio.CancelledError:
-                self._paths += paths  # for the flush at the end
-                raise
-            except RestyleError as error:
-                _log.warning("claims of finished jobs are left for restyle settle: %s", error.message)
+        async with self._flushing:  # the last one waits for one that is cancelled, and finds what that left
+            while paths := self._paths[:MOST]:
+                try:
+                    await self._delete(paths)
+                except RestyleError as error:
+                    _log.warning("claims of finished jobs are left for restyle settle: %s", error.message)
+                del self._paths[: len(paths)]

@@ -48,7 +48,9 @@ class GalleryThumbnails:
                 that was not submitted.
         """
         is_stored = status == "stored"
-        if status not in _THIS_RUNS or self._read[is_stored] >= _MAX_READ or self._table.has_source(job.key):
+        if status not in _THIS_RUNS or self._read[is_stored] >= _MAX_READ:
+            return
+        if not self._table.wants_source(job.key):
             return
         async with self._readers:
             await self._keep_source(job, is_stored=is_stored)
