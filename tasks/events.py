@@ -17,7 +17,6 @@ from uuid import UUID, uuid5
 
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
-from prefect.exceptions import EventTooLarge
 from prefect.logging import get_logger
 
 from prefect_wavespeed.api.models import MODEL
@@ -187,7 +186,7 @@ class _SharedEvents:
                 },
                 payload={"output": self._output, "count": len(jobs), "jobs": jobs},
             )
-        except EventTooLarge:
+        except Exception:  # it is too large, or Prefect's client cannot start: no reason to fail a job
             self.dropped += 1
 
 
