@@ -33,6 +33,14 @@ def _batch(asked: argparse.Namespace) -> Iterator[Table]:
         yield command(server, _images(asked, 600)[0], asked.in_flight, asked.rounds)
 
 
+def _dry_run(asked: argparse.Namespace) -> Iterator[Table]:
+    """the dry run of a million rows, or as many as --rows says, nothing made yet"""
+    from benchmarks.dry_run import dry_run
+
+    with emulator() as server:
+        yield dry_run(server, asked.rows)
+
+
 def _growth(asked: argparse.Namespace) -> Iterator[Table]:
     """the flow restyle_batch on 100, 1,000 and 10,000 images, or as many as --images says"""
     from benchmarks.growth import growth
@@ -81,7 +89,13 @@ def _corpus(_: argparse.Namespace) -> Iterator[Table]:
 
 
 Part = Callable[[argparse.Namespace], Iterator[Table]]
-PARTS: dict[str, Part] = {"contest": _contest, "batch": _batch, "growth": _growth, "profile": _profile}
+PARTS: dict[str, Part] = {
+    "contest": _contest,
+    "batch": _batch,
+    "growth": _growth,
+    "dry-run": _dry_run,
+    "profile": _profile,
+}
 ASKED_FOR: dict[str, Part] = {
     "corpus": _corpus,
     "gallery": _gallery,
@@ -117,6 +131,7 @@ def main() -> None:
         metavar=("LOW", "HIGH"),
         help="of growth, in seconds",
     )
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of dry-run")
     parser.add_argument("--rounds", type=int, default=3, help="of batch")
     parser.add_argument("--store", choices=["directory", "ceph"], help="of contest; both by default")
     asked = parser.parse_args()

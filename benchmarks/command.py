@@ -41,12 +41,14 @@ class Process:
         began: Unix seconds.
         seconds: until it had ended.
         cpu: seconds of user and system time, those of its own child processes included.
+        peak_mb: the most memory that it had.
         said: its standard output.
     """
 
     began: float
     seconds: float
     cpu: float
+    peak_mb: float
     said: str
 
     @classmethod
@@ -62,7 +64,7 @@ class Process:
             err.seek(0)
             if status:
                 raise RuntimeError(err.read())
-            return cls(began, seconds, used.ru_utime + used.ru_stime, out.read())
+            return cls(began, seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, out.read())
 
 
 @dataclass(frozen=True)

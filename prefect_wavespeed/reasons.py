@@ -10,7 +10,8 @@ from pydantic import BaseModel, Field
 
 MAX_REASONS = 20
 """Reasons that are listed, the most frequent ones; the others are counted together."""
-_NAMES = 10  # of each reason
+NAMES = 10
+"""Names of the first failures of each reason."""
 _MAX_GROUPS = 10_000  # in memory
 _OTHERS = "other reasons"
 
@@ -39,7 +40,7 @@ class Reason(BaseModel):
     status: str = Field(description="The status that they have.")
     reason: str = Field(description="Why they failed. What differs from one to the next is left out: …")
     count: int
-    first: list[str] = Field(description=f"Names of the first {_NAMES}.")
+    first: list[str] = Field(description=f"Names of the first {NAMES}.")
 
     @property
     def line(self) -> str:
@@ -66,27 +67,28 @@ class Reasons:
     _groups: dict[tuple[str, str], Reason] = field(default_factory=dict)
     _others: Counter[str] = field(default_factory=Counter)  # by status
 
-    def add(self, status: str, reason: str, name: str, about: str = "") -> None:
-        """Add a failure.
+    def add(self, status: str, reason: str, name: str, about: str = "", *, count: int = 1) -> None:
+        """Add a failure, or as many alike.
 
         Args:
             status: its status.
             reason: why it failed.
             name: how a person finds it.
             about: as in ``shared``.
+            count: how many.
         """
         common = shared(reason, about)
         group = self._groups.get((status, common))
         if group is None and len(self._groups) < _MAX_GROUPS:
             # as it came, as long as it is the only one
-            self._groups[status, common] = Reason(status=status, reason=reason, count=1, first=[name])
+            self._groups[status, common] = Reason(status=status, reason=reason, count=count, first=[name])
             return
         if group is None:
-            self._others[status] += 1
+            self._others[status] += count
             return
         group.reason = common
-        group.count += 1
-        if len(group.first) < _NAMES:
+        group.count += count
+        if len(group.first) < NAMES:
             group.first.append(name)
 
     def listed(self) -> list[Reason]:

@@ -136,6 +136,16 @@ def test_the_first_failures_are_those_of_the_first_rows(table: JobTable) -> None
     assert [row.row for row in table.report.failures(100)] == list(range(1, 42))
 
 
+def test_rows_that_nothing_was_done_with_are_one_reason_beside_those_that_failed(table: JobTable) -> None:
+    jobs = fill(table, 30)
+    table.add([(make_row(31, jobs[29].source.uri), jobs[29])])
+    table.record(jobs[4].key, JobOutcome.of_error("failed", OutputError("cut short")))
+    waiting, failed = table.report.reasons()
+    assert (waiting.status, waiting.count) == ("unsubmitted", 30)
+    assert waiting.first == [f"n{number}" for number in range(1, 12) if number != 5]
+    assert (failed.status, failed.count, failed.first) == ("failed", 1, ["n5"])
+
+
 def test_the_first_bad_rows_and_the_first_stopped_row_are_the_first(table: JobTable) -> None:
     jobs = fill(table, 40)
     for number in (90, 60, 50, 70):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
+from typing import TypeVar
 
 from prefect_wavespeed import metrics
 from prefect_wavespeed.batch.job_table import JobTable, NamedJob
@@ -21,6 +22,8 @@ from prefect_wavespeed.job import Job
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.backend import Entry
 from prefect_wavespeed.storage.store import Store
+
+_T = TypeVar("_T")
 
 FEW = 50
 """Jobs that are looked at by themselves: their rows then say all that their side-cars do."""
@@ -75,20 +78,15 @@ class Survey:
 
     async def _list(self) -> None:
         """Look all jobs up; what is open first: a job that ends meanwhile is seen as open, or as done."""
-        await for_each(self._mark_open, _parts(self._table.jobs_by_key()), _LISTINGS)
-        await for_each(self._mark_failed, _parts(self._table.jobs_by_key()), _LISTINGS)
+        await for_each(self._mark_known, _parts(self._table.jobs_by_key()), _LISTINGS)
         await for_each(self._record_done, _parts(self._table.jobs_by_name()), _LISTINGS)
         self._table.mark_rest_new()
 
-    async def _mark_open(self, jobs: Sequence[NamedJob]) -> None:
-        numbers = {layout.open_job(job.key): job.number for job in jobs}
-        found = await patiently(self._store.find)(layout.OPEN, list(numbers))
-        self._table.mark_known(numbers[path] for path in found)
-
-    async def _mark_failed(self, jobs: Sequence[NamedJob]) -> None:
-        numbers = {layout.dead_letter(job.key): job.number for job in jobs}
-        found = await patiently(self._store.find)(layout.FAILED, list(numbers))
-        self._table.mark_known(numbers[path] for path in found)
+    async def _mark_known(self, jobs: Sequence[tuple[int, str]]) -> None:
+        for folder, path_of in ((layout.OPEN, layout.open_job), (layout.FAILED, layout.dead_letter)):
+            numbers = {path_of(key): number for number, key in jobs}
+            found = await patiently(self._store.find)(folder, list(numbers))
+            self._table.mark_known(numbers[path] for path in found)
 
     async def _record_done(self, jobs: Sequence[NamedJob]) -> None:
         by_folder = {layout.images(job.name): job for job in jobs}
@@ -120,7 +118,7 @@ class Survey:
         )
 
 
-def _parts(jobs: Iterator[NamedJob]) -> Iterator[list[NamedJob]]:
+def _parts(jobs: Iterator[_T]) -> Iterator[list[_T]]:
     while part := list(islice(jobs, _AT_ONCE)):
         yield part
 

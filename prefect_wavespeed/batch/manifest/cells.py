@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +33,13 @@ def rows_of(path: Path, metadata: FileMetaData, names: Sequence[str]) -> Iterato
     from pyarrow.parquet import ParquetFile
 
     _check_sizes(metadata, names)
-    schema, shared = metadata.schema.to_arrow_schema(), _shared(metadata)
-    # One long text that many rows share is then in memory once.
-    texts = [name for name in names if name in shared and types.is_string(schema.field(name).type)]
+    schema = metadata.schema.to_arrow_schema()
+    texts = {name for name in names if types.is_string(schema.field(name).type)}
+    # One long text that many rows share is then in memory once. Different ones would take several times as
+    # much as they are, so only where there is a long one.
+    shared = sorted(_shared(path, metadata, texts))
     with ParquetFile(
-        path, metadata=metadata, pre_buffer=False, buffer_size=1 << 20, read_dictionary=texts
+        path, metadata=metadata, pre_buffer=False, buffer_size=1 << 20, read_dictionary=shared
     ) as file:
         for batch in file.iter_batches(_BATCH, columns=list(names)):
             too_long = _too_long(batch)
@@ -49,16 +51,35 @@ def rows_of(path: Path, metadata: FileMetaData, names: Sequence[str]) -> Iterato
                     yield from _plain(batch.slice(first, size)).to_pylist()
 
 
-def _shared(metadata: FileMetaData) -> set[str]:
+def _shared(path: Path, metadata: FileMetaData, texts: Set[str]) -> set[str]:
     """The columns in which rows may share a text that is too long."""
-    groups = map(metadata.row_group, range(metadata.num_row_groups))
-    columns = (group.column(at) for group in groups for at in range(group.num_columns))
-    return {
-        column.path_in_schema
-        for column in columns
-        if column.total_uncompressed_size > LINE_LIMIT
-        and any("DICTIONARY" in way for way in column.encodings)
-    }
+    shared: set[str] = set()
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for column in map(group.column, range(group.num_columns)):
+            name = column.path_in_schema
+            if (
+                name in texts - shared
+                and column.total_uncompressed_size > LINE_LIMIT
+                and any("DICTIONARY" in way for way in column.encodings)
+                and _shares_long_text(path, metadata, number, name)
+            ):
+                shared.add(name)
+    return shared
+
+
+def _shares_long_text(path: Path, metadata: FileMetaData, group: int, name: str) -> bool:
+    """Whether a long text is among those that the rows of a group share; True also if that cannot be told."""
+    import pyarrow.compute as pc
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path, metadata=metadata, pre_buffer=False, read_dictionary=[name]) as file:
+        first = next(file.iter_batches(1, row_groups=[group], columns=[name]), None)
+    if first is None:
+        return False
+    texts = first.column(0).dictionary
+    # All that are shared come with the first row, unless that row's text is not one of them.
+    return len(texts) < 2 or (pc.max(pc.binary_length(texts)).as_py() or 0) > LINE_LIMIT
 
 
 def _check_sizes(metadata: FileMetaData, names: Sequence[str]) -> None:

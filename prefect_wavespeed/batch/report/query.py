@@ -15,7 +15,7 @@ from prefect_wavespeed.batch.outcome import JobOutcome, Status, rebuilt_error
 from prefect_wavespeed.batch.report.rows import ReportRow, Thumbnails
 from prefect_wavespeed.errors import RestyleError
 from prefect_wavespeed.job import WarningCode, seed_sent
-from prefect_wavespeed.reasons import Reason, Reasons
+from prefect_wavespeed.reasons import NAMES, Reason, Reasons
 
 OUTCOME = TypeAdapter(JobOutcome)
 SOURCE_POSITION = 0  # of the source's thumbnail; the outputs' are their numbers: 1, 2, …
@@ -26,6 +26,11 @@ _ROWS = (
     " FROM rows LEFT JOIN jobs ON rows.job = jobs.number"
 )
 _FAILED = "WHERE jobs.status IN ('failed', 'given_up', 'open', 'unsubmitted') OR rows.error_type IS NOT NULL"
+_FAILED_SO_FAR = (
+    "WHERE jobs.status IN ('failed', 'given_up', 'open', 'unsubmitted') AND jobs.outcome IS NOT NULL"
+    " OR rows.error_type IS NOT NULL"
+)
+_WAITING = "WHERE rows.job IS NOT NULL AND jobs.outcome IS NULL"
 _IGNORED = "WHERE rows.reason IS NOT NULL AND rows.error_type IS NULL"
 
 
@@ -102,9 +107,15 @@ class JobReport:
     def reasons(self) -> list[Reason]:
         """Why rows have no pictures, the most frequent reasons first."""
         reasons = Reasons()
-        for rows in (self.failures(), self.ignored()):
+        for rows in (self._rows(_FAILED_SO_FAR), self.ignored()):
             for row in rows:
                 reasons.add(row.status, row.reason, row.name, row.image)
+        # All others have the same one: of a dry run these are all rows, and there may be a million.
+        for row in (waiting := list(self._rows(_WAITING, limit=NAMES))):
+            reasons.add(row.status, row.reason, row.name)
+        query = "SELECT sum(row_count) FROM jobs WHERE outcome IS NULL"
+        if waiting and (more := self._db.execute(query).fetchone()[0] - len(waiting)):
+            reasons.add(row.status, row.reason, row.name, count=more)
         return reasons.listed()
 
     def warnings(self) -> dict[WarningCode, int]:
