@@ -31,7 +31,7 @@ from tests.support.engine import SMALL
 from tests.support.s3_proxy import Fault, Proxy, proxy
 from tests.support.s3_servers import S3Server
 
-IMAGES = FEW + 10
+IMAGES = FEW + 1
 
 
 def png(number: int) -> bytes:
