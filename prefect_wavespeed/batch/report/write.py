@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from prefect_wavespeed.storage.store import Store
 
 _log = logging.getLogger(__name__)
 JSONL = "application/x-ndjson"
+_CARRIED = "carried."
 _ROW_GROUP = 5_000  # rows in memory at once while the Parquet file is written
 
 
@@ -97,15 +98,19 @@ def _write_tables(
             pa.field("attempt_errors", pa.list_(pa.string()), nullable=False),
             pa.field("retryable", pa.bool_()),
             pa.field("seconds", pa.float64()),
-            *(pa.field(f"carried.{name}", types[type_]) for name, type_ in carried.items()),
+            *(pa.field(f"{_CARRIED}{name}", types[type_]) for name, type_ in carried.items()),
         ]
     )
     with jsonl.open("wb") as lines, ParquetWriter(parquet, schema) as table:
         while group := list(islice(rows, _ROW_GROUP)):
             lines.write(encode_part(group))
-            table.write_table(pa.Table.from_pylist([_columns(row) for row in group], schema))
+            columns = [_column(field.name, group) for field in schema]
+            arrays = [pa.array(cells, field.type) for cells, field in zip(columns, schema, strict=True)]
+            table.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
-def _columns(row: ReportRow) -> dict[str, Any]:
-    columns = row.model_dump()
-    return columns | {f"carried.{name}": value for name, value in columns.pop("carried").items()}
+def _column(name: str, rows: Sequence[ReportRow]) -> list[Any]:
+    if name.startswith(_CARRIED):
+        own = name.removeprefix(_CARRIED)
+        return [row.carried.get(own) for row in rows]
+    return [getattr(row, name) for row in rows]
