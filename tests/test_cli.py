@@ -145,7 +145,7 @@ def test_with_json_a_mistyped_option_is_json() -> None:
 
 def test_a_mistyped_command_gets_a_guess_or_the_list_of_commands() -> None:
     assert "no command imgae: did you mean image?" in restyle("imgae").stderr
-    assert "the commands are batch, completion, costs, " in restyle("xyz").stderr
+    assert "the commands are backfill, batch, completion, costs, " in restyle("xyz").stderr
 
 
 def test_a_picture_is_described_in_a_few_lines(

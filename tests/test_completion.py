@@ -83,7 +83,7 @@ def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Shell:
 @pytest.mark.parametrize("shell", SHELLS, indirect=True)
 def test_tab_completes_commands_options_choices_and_file_names(shell: Shell) -> None:
     expected = {
-        "restyle ba": ["batch"],
+        "restyle bat": ["batch"],
         "restyle se": ["settle", "setup"],
         "restyle batch --max": ["--max-cost-usd", "--max-failed"],
         "restyle setup --tier si": ["silver"],
@@ -102,5 +102,5 @@ def test_an_installed_script_completes_in_every_new_shell(shell: Shell) -> None:
     _, *install = examples(shell.name)
     shell.run(*install)
     # twice: the first Tab loads the script
-    found = shell.completions([_USUAL_STARTUP[shell.name]], "restyle ba", "restyle ba")
+    found = shell.completions([_USUAL_STARTUP[shell.name]], "restyle bat", "restyle bat")
     assert found == [["batch"]] * 2

@@ -34,6 +34,9 @@ _COMMANDS: dict[Group, dict[str, str]] = {
         "image": "Restyle one image. The same command again returns the stored picture and bills nothing.",
         "batch": "Restyle all images of a manifest, each billed once, and write a report on every row below "
         "runs/.\n\nRunning the same command again continues where it stopped, whatever stopped it.",
+        "backfill": "Begin the runs of a deployment for a range of days, each once, within one cap.\n\n"
+        "All days are quoted first, and each run gets its part of the cap. The same command again begins no "
+        "day twice.",
         "settle": "Finish the open jobs of an output, whichever run submitted them: store what is ready. It "
         "bills nothing.",
         "resolve": "Record what you found out about a job that may have been submitted.\n\n"
@@ -48,7 +51,8 @@ _COMMANDS: dict[Group, dict[str, str]] = {
         "costs": "Add up what an output has cost by day and by run, and compare it with what was billed.",
         "show": "Show everything about a job: status, attempts, times, cost, files, and what to do next.",
         "list": "List the jobs of an output, newest first, a line each: time, status, source, key, cost or "
-        "reason.\n\nWhen the output is not a terminal, the columns are separated by tabs.",
+        "reason.\n\nWith --by day, its days instead: whether each is whole, its rows by status, its manifest."
+        "\n\nWhen the output is not a terminal, the columns are separated by tabs.",
     },
     SET_UP: {
         "setup": "Create what deployed flows need in Prefect: blocks, work pool, settings, automations.\n\n"

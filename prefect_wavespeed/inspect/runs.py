@@ -17,7 +17,7 @@ from prefect_wavespeed.storage.scratch import scratch_folder
 from prefect_wavespeed.storage.store import Store
 
 LATEST = "latest"
-_HAVE_PICTURES: tuple[Status, ...] = ("stored", "done")
+HAVE_PICTURES: tuple[Status, ...] = ("stored", "done")
 _WHOLE_ID = 36  # characters
 
 
@@ -106,7 +106,7 @@ async def rows_without_pictures(store: Store, run: BatchRun) -> AsyncIterator[Re
             raise StoreError(f"{store.uri_of(path)} was deleted", retryable=False)
         with report.open("rb") as lines:
             for row in decode_rows(lines, store.uri_of(path)):
-                if row.status not in _HAVE_PICTURES:
+                if row.status not in HAVE_PICTURES:
                     yield row
 
 
@@ -117,7 +117,7 @@ async def _reported_so_far(store: Store, run: BatchRun) -> AsyncIterator[ReportR
             is_part = layout.shard_of_part(entry.path) is not None
             data = (await store.get(entry.path)) if is_part else None
             for row in decode_rows((data or b"").splitlines(), store.uri_of(entry.path)):
-                if row.status not in _HAVE_PICTURES:
+                if row.status not in HAVE_PICTURES:
                     rows[row.row] = row
                 else:
                     rows.pop(row.row, None)

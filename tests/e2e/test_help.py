@@ -16,9 +16,9 @@ from tests.support.engine import PHOTO
 from tests.support.prefect_server import PrefectServer
 from tests.support.s3_servers import S3Server
 
-# These have tests of their own: test_completion.py, test_incident.py and test_lost_submissions.py in tests/,
-# test_gallery.py here.
-IN_A_SHELL = sorted(EXAMPLES.keys() - {"completion", "failures", "gallery", "resolve"})
+# These have tests of their own: test_backfill.py, test_completion.py, test_incident.py and
+# test_lost_submissions.py in tests/, test_gallery.py here.
+IN_A_SHELL = sorted(EXAMPLES.keys() - {"backfill", "completion", "failures", "gallery", "resolve"})
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,14 @@ restyle batch s3://bucket/in/ --out s3://bucket/restyled --max-failed 0.05
 restyle batch catalogue.jsonl --out s3://bucket/restyled --no-wait
 restyle settle --out s3://bucket/restyled
 """,
+    "backfill": """
+# What the first half of a month would cost; this begins nothing
+restyle backfill --from 2026-11-01 --to 2026-11-15 --dry-run
+# Begin it, for at most 50 USD in all
+restyle backfill --from 2026-11-01 --to 2026-11-15 --max-cost-usd 50
+# Later, the days that are not whole
+restyle backfill --from 2026-11-01 --to 2026-11-15 --missing-only
+""",
     "settle": """
 # After a crash, or after `restyle batch --no-wait`
 restyle settle --out s3://bucket/restyled

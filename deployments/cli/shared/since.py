@@ -1,9 +1,9 @@
-"""The option `--since`."""
+"""Options that are days."""
 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 from prefect_wavespeed.errors import ConfigurationError, redact
 
@@ -26,7 +26,7 @@ def parse_since(since: str, now: datetime | None = None) -> datetime:
         if days := _DAYS.fullmatch(since):
             day = now.date() - timedelta(days=int(days[1]))
         elif _DAY.fullmatch(since):
-            day = datetime.strptime(since, "%Y-%m-%d").replace(tzinfo=UTC).date()
+            day = date.fromisoformat(since)
         else:
             raise ValueError
     except (ValueError, OverflowError):
@@ -36,3 +36,21 @@ def parse_since(since: str, now: datetime | None = None) -> datetime:
     if day > now.date():
         raise ConfigurationError(f"--since {since}: this day is in the future (today is {now.date()}, UTC)")
     return datetime.combine(day, time(), UTC)
+
+
+def parse_day(flag: str, given: str) -> date:
+    """Return a day.
+
+    Args:
+        flag: the option, for the error.
+        given: the day as YYYY-MM-DD.
+
+    Raises:
+        ConfigurationError: there is no such day, or it has another form.
+    """
+    try:
+        if not _DAY.fullmatch(given):
+            raise ValueError
+        return date.fromisoformat(given)
+    except ValueError:
+        raise ConfigurationError(f"{flag} {redact(given)}: no such day: give one as YYYY-MM-DD") from None
