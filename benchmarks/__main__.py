@@ -89,20 +89,15 @@ def _corpus(_: argparse.Namespace) -> Iterator[Table]:
 
 
 Part = Callable[[argparse.Namespace], Iterator[Table]]
-PARTS: dict[str, Part] = {
-    "contest": _contest,
-    "batch": _batch,
-    "growth": _growth,
-    "dry-run": _dry_run,
-    "profile": _profile,
-}
+PARTS: dict[str, Part] = {"contest": _contest, "batch": _batch, "growth": _growth, "profile": _profile}
 ASKED_FOR: dict[str, Part] = {
     "corpus": _corpus,
+    "dry-run": _dry_run,
     "gallery": _gallery,
     "prefix": _prefix,
     "requests": _requests,
 }
-"""Run only if they are named."""
+"""Run only if they are named: they take long, or need more."""
 
 
 def _images(asked: argparse.Namespace, *default: int) -> list[int]:
