@@ -6,6 +6,7 @@ import csv
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,9 @@ def dry_run(emulator: Emulator, rows: int) -> Table:
     return table
 
 
+_PART = 100_000
+
+
 def _rows(count: int) -> Iterator[dict[str, Any]]:
     for number in range(count):
         image = f"https://images.example.com/catalogue/{number % 997}/product-{number:07}.jpg"
@@ -63,9 +67,14 @@ def _write_jsonl(path: Path, count: int) -> None:
 
 def _write_parquet(path: Path, count: int) -> None:
     import pyarrow as pa
-    from pyarrow.parquet import write_table
+    from pyarrow.parquet import ParquetWriter
 
-    write_table(pa.Table.from_pylist(list(_rows(count))), path)
+    schema = pa.schema([("id", pa.string()), ("image", pa.string()), ("steps", pa.int64())])
+    rows = _rows(count)
+    with ParquetWriter(path, schema) as table:
+        # a part at a time: what this process has needed at most would be taken for the command's peak
+        while part := list(islice(rows, _PART)):
+            table.write_table(pa.Table.from_pylist(part, schema))
 
 
 _KINDS: dict[str, Callable[[Path, int], None]] = {
