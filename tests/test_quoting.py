@@ -82,6 +82,9 @@ class Ledger:
     async def states(self, jobs: Sequence[Job]) -> list[JobState]:
         return [self.world.states.get(job.key, state()) for job in jobs]
 
+    async def remove_leftovers(self, job: Job, found: JobState) -> None:
+        pass
+
     def stored_outcome(self, job: Job, metadata: Metadata, found: JobState) -> JobOutcome:
         return JobOutcome("stored" if found.paid_attempts else "done", cost_usd=0.025 * found.paid_attempts)
 

@@ -202,3 +202,13 @@ async def test_what_an_earlier_try_of_the_run_has_stored_is_its_own(nights: Nigh
     assert again.summary.spent_usd == pytest.approx(0.025 * IMAGES)
     later = await nights.run("the-run", since=datetime.now(UTC) + timedelta(hours=1))  # stored before that
     assert later.statuses == ["done"] * IMAGES
+
+
+async def test_what_a_runner_that_was_killed_at_the_end_left_open_is_removed(nights: Nights) -> None:
+    first = await nights.run()
+    key = first.rows[0].job_key or ""
+    for path in (layout.claim(key, 1), layout.prediction(key, 1)):
+        await nights.store.put(path, b"{}", "application/json")
+    second = await nights.run()
+    assert second.statuses == ["done"] * IMAGES
+    assert (nights.billed, await nights.left()) == (IMAGES, [])

@@ -86,6 +86,14 @@ class LedgerView:
         record = await self._ledger.read_record(job.key, attempt)
         return record.prediction_id if record else None
 
+    async def remove_leftovers(self, job: Job, state: JobState) -> None:
+        """Remove what is still open of a job that is done.
+
+        Raises:
+            StoreError: the store cannot be used now.
+        """
+        await self._ledger.close(job.key, state.open_job, state.open_job.latest, done=True)
+
     def stored_outcome(self, job: Job, metadata: Metadata, state: JobState) -> JobOutcome:
         """The outcome of a job that is done: by an earlier try of this run if that paid for it."""
         paid = state.paid_attempts > 0

@@ -124,8 +124,13 @@ class Quoting:
         Raises:
             RestyleError: the price, the balance or the store cannot be read now.
         """
+        return await self._quoted(tidies_up=False)
+
+    async def _quoted(self, *, tidies_up: bool) -> BatchQuote:
         async for job, state in self._survey.states():
             await self._note(job, state)
+            if tidies_up and state.metadata:
+                await self._ledger.remove_leftovers(job, state)
         self._recorder.recount()
         table, usd, billed = self._table, 0.0, 0
         for job, count, _ in table.billable():
@@ -148,12 +153,14 @@ class Quoting:
     async def afford(self) -> BatchQuote:
         """Refuse what cannot be paid for, before the first submission.
 
+        What a runner that was killed at the very end has left of jobs that are done is removed.
+
         Raises:
             BudgetExceededError: it costs more than ``max_cost_usd``.
             InsufficientCreditsError: it costs more than the account holds.
             RestyleError: the price, the balance or the store cannot be read now.
         """
-        quote, cap = await self.quote(), self._options.max_cost_usd
+        quote, cap = await self._quoted(tidies_up=True), self._options.max_cost_usd
         figures = f"{quote.billed:,} images to bill cost {quote.usd:g} USD"
         if cap is not None and quote.usd + self._budget.total > cap + _ROUNDING:
             spent = f" and {self._budget.total:g} USD are spent already" if self._budget.total else ""

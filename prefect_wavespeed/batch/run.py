@@ -245,7 +245,8 @@ class Batch:
         """
         self.recorder.writes_parts = True
         self.recorder.doing("looking up what is stored")
-        self._quote = await self.quoting.afford()
+        async with self.store.removals.together():
+            self._quote = await self.quoting.afford()
         return self._quote
 
     async def carry_out(
