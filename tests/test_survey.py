@@ -186,12 +186,16 @@ async def test_two_that_list_at_once_bill_each_image_once(nights: Nights) -> Non
 
 
 async def test_what_a_listing_does_not_say_is_read(nights: Nights) -> None:
+    nights.api.faults([{"on": "prediction", "fault": "nsfw", "match": {"image": "/3.jpg"}}])
     first = await nights.run()
-    picture = first.rows[0].outputs[0].removeprefix(f"{nights.store.uri}/")
-    await nights.store.delete([picture])
+    gone = first.rows[0].outputs[0].removeprefix(f"{nights.store.uri}/")
+    await nights.store.delete([gone])
     second = await nights.run()
     assert second.rows[0].prediction_id == first.rows[0].prediction_id
-    assert second.rows[0].outputs == first.rows[0].outputs
+    assert [row.outputs for row in second.rows] == [row.outputs for row in first.rows]
+    assert [row.flagged for row in second.rows] == [[], [], [1], *[[]] * (IMAGES - 3)]
+    assert second.summary.flagged == 1
+    assert sum(row.prediction_id is not None for row in second.rows) == 2  # no more were read
 
 
 async def test_what_an_earlier_try_of_the_run_has_stored_is_its_own(nights: Nights) -> None:

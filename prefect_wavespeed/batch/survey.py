@@ -124,9 +124,11 @@ def _parts(jobs: Iterator[_T]) -> Iterator[list[_T]]:
 
 
 def _pictures(entries: Sequence[Entry], count: int) -> list[str] | None:
-    """The paths of a job's pictures, if there are as many as it asked for: none dropped or in quarantine."""
+    """The paths of a job's pictures, if there are as many as it asked for, and a side-car, and nothing else.
+
+    Otherwise some were dropped or are in quarantine, or there are warnings or flags (``layout.remarks``).
+    """
     by_number = sorted((layout.number_of_picture(entry.path) or 0, entry.path) for entry in entries)
-    pictures = [(number, path) for number, path in by_number if number]
-    if [number for number, _ in pictures] != list(range(1, count + 1)):
+    if [number for number, _ in by_number] != list(range(count + 1)):  # 0: the side-car
         return None
-    return [path for _, path in pictures]
+    return [path for _, path in by_number[1:]]

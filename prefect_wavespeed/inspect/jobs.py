@@ -93,7 +93,8 @@ async def files(store: Store, job: JobView) -> list[Entry]:
     """List the pictures of a done job, and its side-car."""
     name = job.path.split("/")[1]
     folders = [await store.list(folder) for folder in (layout.images(name), layout.quarantine(name))]
-    return [entry for entries in folders for entry in sorted(entries, key=lambda entry: entry.path)]
+    found = [entry for entries in folders for entry in sorted(entries, key=lambda entry: entry.path)]
+    return [entry for entry in found if entry.path != layout.remarks(name)]
 
 
 async def _read(store: Store, listing: AsyncIterator[ListedJob]) -> AsyncIterator[JobView]:

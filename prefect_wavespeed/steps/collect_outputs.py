@@ -11,6 +11,7 @@ from prefect_wavespeed.steps.attempts import Submitted
 from prefect_wavespeed.steps.context import StepContext
 from prefect_wavespeed.steps.memory import FirstAttempt
 from prefect_wavespeed.steps.output_collector import OutputCollector
+from prefect_wavespeed.storage import layout
 from prefect_wavespeed.urls import without_signature
 
 
@@ -60,6 +61,8 @@ class OutputStep:
             completed=completed,
             stored=store.now(),
         )
+        if collected.remarkable:
+            await store.put(layout.remarks(job.name), b"", "text/plain")
         kept = await ledger.finish(job, side_car, collector.object_metadata)
         if kept is side_car:
             await ledger.close(job.key, history.open_job, submitted.attempt, done=True)

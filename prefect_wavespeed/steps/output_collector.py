@@ -34,6 +34,11 @@ class Collected:
     outputs: list[OutputInfo] = field(default_factory=list)
     warnings: list[OutputWarning] = field(default_factory=list)
 
+    @property
+    def remarkable(self) -> bool:
+        """Whether there is more to say of them than that they are stored."""
+        return bool(self.warnings) or any(output.nsfw for output in self.outputs)
+
 
 @dataclass
 class OutputCollector:

@@ -91,6 +91,11 @@ def metadata(job_name: str) -> str:
     return f"{IMAGES}{job_name}{METADATA_SUFFIX}"
 
 
+def remarks(job_name: str) -> str:
+    """An empty object beside a job's pictures, which a listing shows: its side-car has warnings or flags."""
+    return f"{IMAGES}{job_name}/remarks"
+
+
 def open_job(key: str) -> str:
     """The folder of an unfinished job."""
     return f"{OPEN}{key}/"

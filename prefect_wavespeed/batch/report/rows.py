@@ -26,8 +26,6 @@ from prefect_wavespeed.storage.scratch import scratch_folder
 from prefect_wavespeed.storage.store import Store
 from prefect_wavespeed.words import counted, html_table
 
-_ONLY_IN_SIDE_CAR = " Of a row that is done, it may be left empty: its side-car has it."
-
 
 class ReportRow(BaseModel):
     """The outcome of one row of the manifest: a line of ``report.jsonl``, a row of ``report.parquet``."""
@@ -44,13 +42,14 @@ class ReportRow(BaseModel):
     variant: int = Field(default=0, ge=0, description="Another picture of the same source: 0, 1, 2, …")
     job_key: str | None = Field(default=None, description="The job; rows with the same key share a picture.")
     prediction_id: str | None = Field(
-        default=None, description="WaveSpeedAI's id of the prediction." + _ONLY_IN_SIDE_CAR
+        default=None,
+        description="WaveSpeedAI's id of the prediction. Of a row that is done, it may be left empty: the "
+        "side-car has it.",
     )
     seed: int | None = Field(default=None, description="The seed that was sent.")
     outputs: list[str] = Field(default_factory=list, description="Full uris of the pictures.")
     warnings: list[WarningCode] = Field(
-        default_factory=list,
-        description="What is wrong with the pictures: the codes in the side-car." + _ONLY_IN_SIDE_CAR,
+        default_factory=list, description="What is wrong with the pictures: the codes in the side-car."
     )
     warning_outputs: list[int | None] = Field(
         default_factory=list,
@@ -59,7 +58,7 @@ class ReportRow(BaseModel):
     flagged: list[int] = Field(
         default_factory=list,
         description="Numbers, from 1, of the pictures that WaveSpeedAI flags as unsafe for work, those in "
-        "quarantine and those that were dropped included." + _ONLY_IN_SIDE_CAR,
+        "quarantine and those that were dropped included.",
     )
     metadata_uri: str | None = Field(default=None, description="Full uri of the side-car.")
     cost_usd: float | None = Field(
@@ -139,8 +138,7 @@ class Summary(BaseModel):
     )
     warnings: dict[WarningCode, int] = Field(
         default_factory=dict,
-        description="Warnings by code, over the distinct jobs that this run has stored, and those stored "
-        "earlier whose side-cars it has read: all of them in a batch of up to 50 images.",
+        description="Warnings by code, over the distinct jobs that are stored, by this run or earlier.",
     )
     flagged: int = Field(
         default=0,
