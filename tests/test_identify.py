@@ -59,6 +59,7 @@ def test_a_url_has_a_name(url: str, name: str) -> None:
     [
         ('"0f"', 12, "etag=0f&size=12"),
         ("0f", 12, "etag=0f&size=12"),  # as notifications have it
+        ('W/"0f"', 12, "etag=0f&size=12"),  # as a proxy hands it on
         (None, None, "etag="),
     ],
 )

@@ -18,13 +18,13 @@ class Deleted:
 
     def __init__(self) -> None:
         self.requests: list[list[str]] = []
-        self.down = 0
+        self.error: Exception | None = None  # of the next request
 
     async def delete(self, paths: Sequence[str]) -> None:
         await asyncio.sleep(0.02)
-        if self.down:
-            self.down -= 1
-            raise StoreError("down")
+        if self.error:
+            error, self.error = self.error, None
+            raise error
         self.requests.append(list(paths))
 
 
@@ -65,11 +65,13 @@ async def test_none_is_lost_when_a_batch_ends_while_some_are_removed(
     assert sorted(path for request in deleted.requests for path in request) == ["a", "b", *later]
 
 
-async def test_a_store_that_is_down_ends_no_batch() -> None:
+@pytest.mark.parametrize("error", [StoreError("down"), RuntimeError("no answer")])
+async def test_a_store_that_is_down_ends_no_batch(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     deleted = Deleted()
-    deleted.down = 1
+    deleted.error = error
     removing = Removals(deleted.delete)
     async with removing.together():
         await removing.remove(["a"])
     await removing.remove(["b"])
     assert deleted.requests == [["b"]]
+    assert f"{error}: claims of finished jobs are left: the next batch or" in caplog.text

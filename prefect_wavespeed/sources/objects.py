@@ -58,7 +58,8 @@ def object_source(uri: str, etag: str | None, size: int | None) -> Source:
 
 
 def _bare(etag: str | None) -> str:
-    return (etag or "").strip('"')
+    """An ETag without its quotes, and without the mark that a proxy in between puts before it."""
+    return (etag or "").removeprefix("W/").strip('"')
 
 
 async def identify_object(uri: str, store: Store) -> Source:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from prefect_wavespeed.errors import RestyleError
+from prefect_wavespeed.errors import RestyleError, redact
 
 MOST = 1000
 """Objects that S3 removes by one request."""
@@ -67,6 +67,10 @@ class Removals:
             while paths := self._paths[:MOST]:
                 try:
                     await self._delete(paths)
-                except RestyleError as error:
-                    _log.warning("claims of finished jobs are left for restyle settle: %s", error.message)
+                except Exception as error:  # all is paid for and stored: no reason to end without a report
+                    _log.warning(
+                        "%s: claims of finished jobs are left: the next batch or restyle settle removes them",
+                        redact(error),
+                        exc_info=not isinstance(error, RestyleError),
+                    )
                 del self._paths[: len(paths)]

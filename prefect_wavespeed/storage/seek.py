@@ -1,13 +1,14 @@
 """Find many paths in a sorted listing, which skips what nobody asked for.
 
-After each page it goes on at the next path that is wanted, so it takes no more requests than there are paths,
-and no more than there are pages.
+After each page it goes on at the next path that is wanted, so it takes no more requests than there are pages,
+and no more than there are paths, unless a page ends before or inside a folder that it has been asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from prefect_wavespeed.errors import StoreError
 from prefect_wavespeed.storage.backend import Entry
 
 PAGE = 1000
@@ -23,6 +24,9 @@ async def seek(read: ReadPage, wanted: Sequence[str]) -> dict[str, list[Entry]]:
     Args:
         read: reads a page of the listing.
         wanted: paths of objects, or of folders with their slash; sorted, and none begins like another.
+
+    Raises:
+        StoreError: the server answers with the same page again and again.
     """
     found: dict[str, list[Entry]] = {}
     page: Sequence[Entry] = ()
@@ -36,7 +40,14 @@ async def seek(read: ReadPage, wanted: Sequence[str]) -> dict[str, list[Entry]]:
                 at += 1
             if at < len(page) or is_last:
                 break
-            before = path if path.endswith("/") else path[:-1]
-            page, at = await read(max(before, page[-1].path) if page else before), 0
+            before = path[:-1]  # of a folder as well: obstore asks for what follows without its slash
+            if page:
+                before = max(before, page[-1].path)
+            page, at = await read(before), 0
             is_last = len(page) < PAGE
+            if not is_last and page[-1].path <= before:
+                raise StoreError(
+                    f"the server ignores start-after: listing of {path}, asked for what follows {before}: "
+                    "use a server that obeys it"
+                )
     return found
