@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from prefect_wavespeed import metrics
 from prefect_wavespeed.api.client import WaveSpeedClient
 from prefect_wavespeed.batch.budget import Budget
 from prefect_wavespeed.batch.job_table import JobTable
@@ -191,6 +192,7 @@ class Quoting:
         if state.paid_attempts and self._options.max_cost_usd is not None:
             self._budget.count(state.paid_attempts * await self._price(job))
         if state.metadata:
+            metrics.FOUND.inc()
             self._table.record(job.key, self._ledger.stored_outcome(job, state.metadata, state))
         elif state.is_submitted:
             self._table.mark_unbilled(job.key, "open")
