@@ -145,6 +145,7 @@ class _SharedEvents:
         self._waiting: defaultdict[Kind, list[dict[str, Any]]] = defaultdict(list)
         self._own_failures = 0
         self.dropped = 0
+        self.last_error: str | None = None
 
     def add(self, kind: Kind, payload: dict[str, Any]) -> bool:
         """Take what is to be emitted of a job; False if it shall have an event of its own."""
@@ -174,7 +175,7 @@ class _SharedEvents:
         event = f"wavespeed.jobs.{kind}"
         keys = ",".join(job["job_key"] for job in jobs)
         try:
-            if EventsWorker.instance()._queue.qsize() >= _MOST_WAITING:
+            if _waiting_events() >= _MOST_WAITING:
                 self.dropped += 1
                 return
             emit_event(
@@ -186,8 +187,17 @@ class _SharedEvents:
                 },
                 payload={"output": self._output, "count": len(jobs), "jobs": jobs},
             )
-        except Exception:  # it is too large, or Prefect's client cannot start: no reason to fail a job
+        except Exception as error:  # too large, or Prefect's client cannot start: no reason to fail a job
             self.dropped += 1
+            self.last_error = type(error).__name__
+
+
+def _waiting_events() -> int:
+    """How many events Prefect has not sent yet: it has no public count. 0 for a Prefect without this one."""
+    try:
+        return int(EventsWorker.instance()._queue.qsize())
+    except AttributeError:
+        return 0
 
 
 _shared: ContextVar[_SharedEvents | None] = ContextVar("shared_events", default=None)
@@ -215,6 +225,9 @@ async def sharing_events(output: str, run: RunInfo) -> AsyncIterator[None]:
         shared.emit_all()
         if shared.dropped:
             get_logger("restyle").warning(
-                "%s dropped, as Prefect's server was away or slow: the report and the output are complete",
+                "%s dropped, as %s: the report and the output are complete",
                 counted(shared.dropped, "event"),
+                f"Prefect did not take them ({shared.last_error} at last)"
+                if shared.last_error
+                else "Prefect's server was away or slow",
             )

@@ -41,3 +41,15 @@ async def test_events_that_wait_for_a_server_that_is_away_are_bounded_and_the_re
     (told,) = (record.getMessage() for record in caplog.records if record.name == "prefect.restyle")
     assert re.fullmatch(r"\d+ events dropped, as Prefect's server was away or slow: .*", told)
     assert int(told.split()[0]) >= 99
+
+
+@pytest.mark.usefixtures("_away")
+async def test_events_that_prefect_does_not_take_are_told_with_the_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    job = job_of(make_row(1))
+    async with sharing_events("s3://b/out", RunInfo(package_version="0", flow_run_id="run")):
+        too_large = Submitted(job_key=job.key, prediction_id="x" * 3_000_000, attempt=1, fresh=True)
+        emit_submitted(job, "s3://b/out", too_large)
+    (told,) = (record.getMessage() for record in caplog.records if record.name == "prefect.restyle")
+    assert told.startswith("1 event dropped, as Prefect did not take them (EventTooLarge at last): ")

@@ -2,6 +2,7 @@
 
 const served = location.protocol === "http:" && location.hostname === "127.0.0.1"; // by `restyle gallery`
 let loadsSources = false; // from elsewhere: only once a person has asked for it
+let showsUnseen = false; // pictures of earlier runs, likewise
 const revealed = new Set(); // pictures that are flagged, or may be, that a person wanted to see, by their uris
 
 const parsed = new Map();
@@ -55,7 +56,7 @@ function sharpen(image, link) {
 }
 
 const sourceOf = row => picture(thumbnail(row, row.source), sourceLink(row), "Source");
-const hides = output => (output.flagged || output.unseen) && !revealed.has(output.uri);
+const hides = output => (output.flagged || output.unseen && !showsUnseen) && !revealed.has(output.uri);
 
 /* A variation; one that is flagged, or may be, is blurred, and loaded whole, only once it has been clicked. */
 function variation(row, output, onReveal) {

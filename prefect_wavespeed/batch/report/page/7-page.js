@@ -38,6 +38,13 @@ function offerSources() {
   $("load").onclick = () => { loadsSources = true; $("load").hidden = true; redraw(); };
 }
 
+function offerUnseen() {
+  if (!rows.some(row => row.outputs.some(hides) && !isFlagged(row))) return;
+  $("show").title = WARNINGS.unseen[1];
+  $("show").hidden = false;
+  $("show").onclick = () => { showsUnseen = true; $("show").hidden = true; redraw(); };
+}
+
 let asked = 0;
 const soon = action => { cancelAnimationFrame(asked); asked = requestAnimationFrame(action); };
 addEventListener("scroll", () => soon(draw), { passive: true });
@@ -109,6 +116,7 @@ function parseRest() {
   if (!parseFor(15)) { setTimeout(parseRest); return; }
   warningsAndColumns();
   offerSources();
+  offerUnseen();
 }
 choose();
 parseRest();
