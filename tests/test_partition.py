@@ -38,7 +38,21 @@ def test_a_date_is_filled_in_wherever_the_manifest_is(template: str, manifest: s
 
 
 @pytest.mark.parametrize(
-    "manifest", ["in/{a,b}/", "{}.csv", "{7b0de9a1-33}/a.csv", "photos/*.jpg", ["{date}.jpg"], "a{b", "date}"]
+    "manifest",
+    [
+        "in/{a,b}/",
+        "in/{day,night}/",
+        "in/{draft}/a.csv",
+        "in/{a b}/x.csv",
+        "in/{data}/{dating}.csv",
+        "{}.csv",
+        "{7b0de9a1-33}/a.csv",
+        "s3://b/{deadbeef-1111}/",
+        "photos/*.jpg",
+        ["{date}.jpg"],
+        "a{b",
+        "date}",
+    ],
 )
 def test_other_braces_are_part_of_the_name(manifest: Manifest) -> None:
     assert not is_template(manifest)
@@ -54,12 +68,16 @@ def test_other_braces_are_part_of_the_name(manifest: Manifest) -> None:
         "{ date }",
         "{{date}}",
         "{{ ds }}",
+        "{{ds_nodash}}",
+        "{execution_date}",
+        "{dt}",
+        "{datum}",
         "{date-1}",
-        "{hour}",
         "{YYYY-MM-DD}",
         "{date:%H}",
         "{date:}",
         "{date:x}",
+        "{Date:%Y,%m,%d}",
     ],
 )
 def test_a_mistaken_placeholder_is_named_with_what_is_allowed(braces: str) -> None:

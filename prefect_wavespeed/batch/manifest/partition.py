@@ -9,8 +9,13 @@ from zoneinfo import ZoneInfo
 from prefect_wavespeed.batch.manifest.read import Manifest, safe_name
 from prefect_wavespeed.errors import ConfigurationError, ManifestError, redact
 
-# A word in braces is meant to be replaced; `{a,b}`, `{}` and `{7b0d…}` are names that people have.
-_BRACES = re.compile(r"\{+\s*[A-Za-z_]+\b[^{},]*\}+")
+# What is meant as a day to fill in, rightly written or not: `{date}`, `{Date}`, `{{ next_ds }}`, `{date-1}`.
+# Other braces are part of names that people have: `{draft}`, `{a,b}`, `{7b0d…}`.
+_BRACES = re.compile(
+    r"\{+\s*(?:[a-z]+_)*(?:dat|dates?|datum|days?|today|yesterday|ds|dt|yyyy)(?![a-z0-9])"
+    r"(?::[^{}]*|[^{},]*)\}+",
+    re.IGNORECASE,
+)
 _DATE = re.compile(r"\{date(?::([^{}]*))?\}")
 _FORM = "%Y-%m-%d"
 _PARTS = {"%Y", "%m", "%d"}
@@ -21,7 +26,7 @@ def is_template(manifest: Manifest) -> bool:
     """Whether a manifest has a date to fill in: ``{date}``, or ``{date:…}`` with ``%Y``, ``%m`` and ``%d``.
 
     Raises:
-        ManifestError: something else is in braces, or the date does not tell one day from another.
+        ManifestError: a date is written another way, or does not tell one day from another.
     """
     if not isinstance(manifest, str):
         return False
