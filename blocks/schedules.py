@@ -7,6 +7,7 @@ from uuid import UUID
 
 from prefect import runtime
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.context import FlowRunContext
 
@@ -56,12 +57,21 @@ def zone_of(deployment: DeploymentResponse, creator: UUID | None = None) -> str:
     Raises:
         ConfigurationError: its schedules have different time zones, and none of them made the run.
     """
-    zones = {saved.id: getattr(saved.schedule, "timezone", None) or "UTC" for saved in deployment.schedules}
-    if creator and creator in zones:
-        return zones[creator]
-    if len(different := sorted(set(zones.values()))) > 1:
+    for saved in deployment.schedules:
+        if creator and creator == saved.id:
+            return _zone(saved)
+    if len(different := zones_of(deployment)) > 1:
         raise ConfigurationError(
             f"date: not given, and the schedules of deployment {deployment.name} are in different time zones "
             f"({', '.join(different)}): give the day, as 2026-11-01"
         )
-    return different[0] if different else "UTC"
+    return different[0]
+
+
+def zones_of(deployment: DeploymentResponse) -> list[str]:
+    """The different time zones of a deployment's schedules; UTC if it has none."""
+    return sorted(set(map(_zone, deployment.schedules))) or ["UTC"]
+
+
+def _zone(saved: DeploymentSchedule) -> str:
+    return getattr(saved.schedule, "timezone", None) or "UTC"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -15,9 +15,11 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect.utilities.callables import parameter_schema
 
 from prefect_wavespeed.batch.report.rows import Summary
+from prefect_wavespeed.deployments.backfill import Backfill, begin_backfill
 from prefect_wavespeed.flows import restyle_batch
 from tests.support.batches import pictures, write_manifest
 from tests.support.emulator_process import Emulator
@@ -47,14 +49,14 @@ class World:
     def out(self) -> str:
         return str(self.folder / "out")
 
-    def deploy(self, manifest: str, **options: Any) -> dict[str, Any]:
+    def deploy(self, manifest: str, schedules: Sequence[Any] = (NIGHTLY,), **options: Any) -> dict[str, Any]:
         flow = self.prefect.call("POST", "/flows/", {"name": "restyle-batch"})
         deployment = {
             "name": self.name,
             "flow_id": flow["id"],
             "parameters": {"manifest": manifest, "output": self.out, "options": {**SMALL, **options}},
             "parameter_openapi_schema": parameter_schema(restyle_batch).model_dump_for_openapi(),
-            "schedules": [NIGHTLY],
+            "schedules": schedules,
         }
         found: dict[str, Any] = self.prefect.call("POST", "/deployments/", deployment)
         return found
@@ -156,6 +158,9 @@ def test_a_range_is_begun_once_each_within_one_cap_and_a_list_says_which_days_ar
     refused = world.backfill("--from", str(DAYS[0]), "--to", str(DAYS[3]), "--max-cost-usd", "0.1")
     assert (refused.status, world.runs) == (1, [])
     assert "--max-cost-usd 0.1: 3 days would cost 0.15 USD: give 0.15 or more" in refused.stderr
+    dry = world.backfill("--from", str(DAYS[0]), "--to", str(DAYS[3]), "--max-cost-usd", "0.1", "--dry-run")
+    assert dry.stdout.splitlines()[1] == "2026-11-02  3 would be billed, 0.075 USD"
+    assert dry.stdout.splitlines()[-1].startswith("not enough: --max-cost-usd 0.1: 3 days would cost 0.15")
 
     assert world.statuses("--max-cost-usd", "0.3") == ["begun", "begun", "refused", "begun"]
     assert world.statuses("--max-cost-usd", "0.3") == ["earlier", "earlier", "refused", "earlier"]
@@ -171,7 +176,8 @@ def test_a_range_is_begun_once_each_within_one_cap_and_a_list_says_which_days_ar
         world.carry_out(runs[1]["id"])
     missing = ["--missing-only", "--from", str(DAYS[0]), "--to", str(DAYS[1])]
     refused = world.backfill(*missing, "--max-cost-usd", "0.3")
-    assert "would cost 0.225 USD, and runs begun earlier may spend 0.25 USD: give 0.475" in refused.stderr
+    spent = "runs begun earlier have spent or may spend 0.2 USD"  # of 0.25: the first one is over
+    assert f"would cost 0.225 USD, and {spent}: give 0.425" in refused.stderr
     begun = world.backfill(*missing, "--max-cost-usd", "1")
     assert begun.status == 0
     whole, day, total = begun.stdout.splitlines()
@@ -182,7 +188,7 @@ def test_a_range_is_begun_once_each_within_one_cap_and_a_list_says_which_days_ar
     assert world.backfill(*missing, "--json").status == 0
     assert [run["parameters"]["date"] for run in world.runs] == [str(DAYS[n]) for n in (0, 1, 1, 3)]
     caps = [run["parameters"]["options"]["max_cost_usd"] for run in world.runs[:3]]
-    assert caps == [pytest.approx(usd) for usd in (0.1, 0.15, 0.75)]  # of those two days, as one cap says
+    assert caps == [pytest.approx(usd) for usd in (0.1, 0.15, 0.8)]  # of those two days, as one cap says
 
     write_manifest(
         world.folder / f"{DAYS[3]}.jsonl", [*pictures(1), {"image": str(world.folder / "gone.jpg")}]
@@ -203,13 +209,59 @@ def test_a_range_is_begun_once_each_within_one_cap_and_a_list_says_which_days_ar
     assert (last["day"], last["whole"], last["counts"]) == ("2026-11-04", False, {"done": 1, "failed": 1})
 
 
+async def _begin(world: World, last: date, *, missing_only: bool = False) -> list[str]:
+    asked = Backfill(world.name, DAYS[0], last, missing_only, max_cost_usd=1.0)
+    return [day.status for day in (await begin_backfill(asked)).days]
+
+
+def _caps(world: World) -> list[float]:
+    days = [run["parameters"]["date"] for run in world.runs]
+    assert len(days) == len(set(days))
+    return [run["parameters"]["options"]["max_cost_usd"] for run in world.runs]
+
+
+def test_two_backfills_at_once_hand_out_no_more_than_the_cap(world: World) -> None:
+    world.deploy(world.template)
+    for day in DAYS:
+        world.manifest(day, 1)
+
+    async def at_once() -> tuple[list[str], list[str]]:
+        return await asyncio.gather(_begin(world, DAYS[1]), _begin(world, DAYS[3]))
+
+    with world.prefect.used_here():
+        statuses = asyncio.run(at_once())
+    assert sum(_caps(world)) <= 1 + 1e-9
+    assert [day.count("begun") for day in zip(*statuses, strict=False)] == [1, 1]
+
+
+def test_a_backfill_that_was_killed_on_the_way_is_completed_within_its_cap(world: World) -> None:
+    world.deploy(world.template)
+    for day in DAYS:
+        world.manifest(day, 1)
+
+    async def killed() -> None:
+        task = asyncio.create_task(_begin(world, DAYS[3]))
+        while not await asyncio.to_thread(lambda: world.runs):
+            await asyncio.sleep(0)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    with world.prefect.used_here():
+        asyncio.run(killed())
+        again = asyncio.run(_begin(world, DAYS[3]))
+        assert again == sorted(again, reverse=True)
+        assert again[0] == "earlier"
+        in_flight = asyncio.run(_begin(world, DAYS[3], missing_only=True))
+        assert in_flight == ["earlier"] * 4
+    assert _caps(world) == [pytest.approx(0.25)] * 4
+
+
 @pytest.mark.parametrize(
     ("days", "says"),
     [
-        (("2026-11-15", "2026-11-01"), "--from 2026-11-15 --to 2026-11-01: the range is turned round"),
         (("2026-02-01", "2026-02-30"), "--to 2026-02-30: no such day: give one as YYYY-MM-DD"),
         (("20260201", "2026-02-03"), "--from 20260201: no such day"),
-        (("2026-11-01", "2999-01-01"), "--to 2999-01-01: this day is in the future (today is "),
         (("2025-01-01", "2025-04-11"), "would begin 101 runs, more than 100: give a shorter range, or --yes"),
         (("2026-11-01", "2026-11-01", "--max-cost-usd", "0"), "--max-cost-usd 0: must be greater than 0"),
     ],
@@ -217,7 +269,8 @@ def test_a_range_is_begun_once_each_within_one_cap_and_a_list_says_which_days_ar
 def test_a_range_that_is_a_mistake_is_refused_before_anything_begins(
     days: tuple[str, ...], says: str, world: World
 ) -> None:
-    world.deploy(world.template)
+    tokyo = {"schedule": {"cron": "30 23 * * *", "timezone": "Asia/Tokyo"}}
+    world.deploy(world.template, [NIGHTLY, tokyo])
     first, last, *more = days
     refused = world.backfill("--from", first, "--to", last, *more)
     assert (refused.status, refused.stdout) == (1, "")
@@ -225,9 +278,24 @@ def test_a_range_that_is_a_mistake_is_refused_before_anything_begins(
     assert world.runs == []
 
 
+def test_what_needs_no_server_is_refused_without_one(tmp_path: Path) -> None:
+    def refused(first: str, last: str) -> str:
+        ended = restyle("backfill", "--from", first, "--to", last)
+        assert ended.status == 1
+        return ended.stderr
+
+    with temporary_settings({PREFECT_HOME: tmp_path}, restore_defaults={PREFECT_API_URL}):
+        assert "the range is turned round" in refused("2026-11-15", "2026-11-01")
+        assert "this day is in the future" in refused("2026-11-15", "2999-01-01")
+        assert "no Prefect server with deployments: set PREFECT_API_URL" in refused(
+            "2026-11-01", "2026-11-02"
+        )
+
+
 def test_a_manifest_without_a_date_and_an_unknown_deployment_are_refused(world: World) -> None:
     range_ = ("--from", "2026-11-01", "--to", "2026-11-02")
-    assert f"deployment {world.name}: there is none of this name" in world.backfill(*range_).stderr
+    unknown = world.backfill(*range_).stderr
+    assert f"deployment {world.name}: {world.prefect.url}/ has none of this name" in unknown
     world.deploy("s3://bucket/in/")
     assert "manifest s3://bucket/in/ of deployment" in (refused := world.backfill(*range_)).stderr
     assert "it has no {date}, so all days would be the same" in refused.stderr

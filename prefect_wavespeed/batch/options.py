@@ -6,13 +6,15 @@ the fields, and every shard gets them from the run that started it.
 
 from __future__ import annotations
 
+import json
+from hashlib import sha256
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from prefect_wavespeed.api.models import FormParams, ReduxParams
 from prefect_wavespeed.batch.manifest.columns import Columns
-from prefect_wavespeed.job import NsfwPolicy, NsfwRules, UncheckedPolicy
+from prefect_wavespeed.job import NsfwPolicy, NsfwRules, UncheckedPolicy, picture_params
 
 
 def _for_form(schema: dict[str, Any]) -> None:
@@ -110,3 +112,10 @@ class BatchOptions(BaseModel):
     def nsfw_rules(self) -> NsfwRules:
         """What becomes of flagged and unchecked pictures."""
         return NsfwRules(flagged=self.nsfw, unchecked=self.nsfw_unchecked)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what decides the pictures of a manifest, and which of them are stored where."""
+        names = ("nsfw", "nsfw_unchecked", "columns", "ignore_columns")
+        deciding = {"params": picture_params(self.params), **{name: getattr(self, name) for name in names}}
+        return sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()

@@ -324,6 +324,7 @@ class Batch:
             flow_run_name=self.run.flow_run_name,
             manifest=self._manifest,
             partition=self._day,
+            options_digest=self.options.digest,
             output=self.store.uri,
             report=f"{self.store.uri_of(self._share.shard.folder if self._share else self.folder)}/",
             started=self._started,

@@ -71,11 +71,11 @@ async def _print_days(out: str, since: datetime | None, stdout: TextIO, *, as_js
     from prefect_wavespeed.deployments.cli.shared.outputs import open_existing_output
     from prefect_wavespeed.deployments.cli.shared.progress import ListingProgress
     from prefect_wavespeed.deployments.cli.views.days import as_dict, print_days
-    from prefect_wavespeed.inspect.days import days
+    from prefect_wavespeed.inspect.days import days_of, read_summaries
 
     store = await open_existing_output(out)
     with ListingProgress() as progress:
-        found = await days(store, since.date() if since else None, progress.on_page)
+        found = days_of(await read_summaries(store, since.date() if since else None, progress.on_page))
     if as_json:
         print(json.dumps({"days": list(map(as_dict, found))}), file=stdout)
     elif found:

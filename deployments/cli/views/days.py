@@ -53,6 +53,6 @@ def _lines(days: Sequence[Day]) -> Iterator[tuple[str, str, str, str]]:
             first, last = before.day + _ONE, after.day - _ONE
             yield f"{first}" if first == last else f"{first} to {last}", "no run", "", ""
         if after:
-            state = "whole" if after.is_whole else "not whole"
+            state = "whole" if after.is_whole else "whole so far" if after.has_all else "not whole"
             rows = f"{counted(after.last.row_count, 'row')}: {after.last.outcome}"
             yield after.day.isoformat(), state, rows, after.last.manifest

@@ -124,6 +124,9 @@ class Summary(BaseModel):
     partition: date | None = Field(
         default=None, description="The day of the manifest; null if its name has no {date} to fill in."
     )
+    options_digest: str = Field(
+        default="", description="Tells apart runs whose options make other pictures of the same manifest."
+    )
     output: str = Field(description="Where the pictures are.")
     report: str = Field(default="", description="Where the report is.")
     started: datetime
