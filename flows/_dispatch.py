@@ -44,6 +44,13 @@ class DispatchedFlow(Flow[P, R]):
         plain.__class__ = Flow
         return cast("Flow[P, Coroutine[Any, Any, R]]", plain)
 
+    @property
+    def once(self) -> Flow[P, Coroutine[Any, Any, R]]:
+        """``aio`` without retries. `with_options` would work out the parameters' schema anew."""
+        plain = self.aio
+        plain.retries = 0
+        return plain
+
     def with_options(self, **options: Any) -> DispatchedFlow[P, R]:
         """The same flow with other options, those of `prefect.Flow.with_options`."""
         return dispatched_flow(self.aio.with_options(**options))

@@ -54,6 +54,18 @@ def test_the_engine_needs_no_prefect() -> None:
     assert ended.stdout.strip() == "False"
 
 
+def test_a_flow_is_made_when_it_is_used_and_goes_by_the_name_of_its_module() -> None:
+    script = (
+        "import sys; from prefect_wavespeed.flows.restyle_batch import CHUNKS;"
+        "from prefect_wavespeed.flows import arestyle_batch, restyle_batch; from prefect import Flow;"
+        "assert isinstance(restyle_batch, Flow) and isinstance(arestyle_batch, Flow);"
+        "print([name for name in ('restyle_image', 'restyle_object', 'settle')"
+        " if f'prefect_wavespeed.flows.{name}' in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
+
+
 async def test_the_engine_restyles_an_image_once(emulator: Emulator, tmp_path: Path) -> None:
     from prefect_wavespeed import Engine, WaveSpeedClient, open_store
 

@@ -168,7 +168,7 @@ async def _quote(asked: _Command, on_progress: OnProgress) -> BatchQuote:
 
 
 def _restyle(asked: _Command, console: Console) -> Summary:
-    from prefect_wavespeed.flows import arestyle_batch
+    from prefect_wavespeed.flows import restyle_batch
     from prefect_wavespeed.flows.progress import announce, observer
 
     with BatchProgress(console) as bar:
@@ -176,7 +176,7 @@ def _restyle(asked: _Command, console: Console) -> Summary:
         try:
             # no retries: the user decides whether to run it again
             return asyncio.run(
-                arestyle_batch.with_options(retries=0)(
+                restyle_batch.once(
                     asked.manifest,
                     asked.options,
                     wavespeed=asked.wavespeed,

@@ -177,10 +177,10 @@ def _write_manifest(path: Path) -> Path:
 
 async def _restyle_all(manifest: Path, folder: Path) -> Summary:
     from prefect_wavespeed.batch.options import BatchOptions
-    from prefect_wavespeed.flows import arestyle_batch
+    from prefect_wavespeed.flows import restyle_batch
 
     options = BatchOptions(on_bad_row="skip", max_failed=1)
-    return await arestyle_batch.with_options(retries=0)(str(manifest), options, output=str(folder))
+    return await restyle_batch.once(str(manifest), options, output=str(folder))
 
 
 def _check(summary: Summary, again: Summary, first: dict[str, Any], second: dict[str, Any]) -> None:

@@ -47,10 +47,10 @@ def image(
         params = ReduxParams(**picture.model_dump())
         _check_max_cost(max_cost_usd)
         await _check(source, params, variant, out, wavespeed)
-        from prefect_wavespeed.flows import arestyle_image
+        from prefect_wavespeed.flows import restyle_image
 
         # at a terminal the user decides whether to try again
-        return await arestyle_image.with_options(retries=0)(
+        return await restyle_image.once(
             source,
             params,
             variant=variant,

@@ -35,7 +35,7 @@ async def _settle(out: str, wavespeed: str) -> Settled:
     from prefect_wavespeed.flows import settle
 
     # at a terminal the user decides whether to try again
-    return await settle.aio.with_options(retries=0)(wavespeed=wavespeed, output=out)
+    return await settle.once(wavespeed=wavespeed, output=out)
 
 
 def _summary(settled: Settled) -> str:

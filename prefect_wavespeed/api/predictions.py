@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
@@ -29,6 +30,7 @@ from pydantic import (
 from prefect_wavespeed.api._shown import showable
 from prefect_wavespeed.api.base64_stream import decode
 from prefect_wavespeed.errors import redact
+from prefect_wavespeed.process_local import ProcessLocal
 
 Status = Literal["created", "processing", "completed", "failed", "cancelled", "timeout", "deleted"]
 ENDED_BADLY: frozenset[str] = frozenset({"failed", "cancelled", "timeout", "deleted"})
@@ -116,6 +118,7 @@ class Prediction(BaseModel):
     # Base64 outputs, decoded while they were received; outputs[i] is then "inline:i".
     _inline: dict[str, bytes] = PrivateAttr(default_factory=dict)
     _answer: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _show: ProcessLocal[Callable[[], dict[str, Any]]] = PrivateAttr(default_factory=ProcessLocal)
     _unreadable: bool = PrivateAttr(default=False)
 
     @field_validator("outputs", mode="before")
@@ -181,7 +184,11 @@ class Prediction(BaseModel):
                 if (picture := pictures.get(output) or decode(output)) is not None:
                     pictures[output] = prediction._inline[f"inline:{index}"] = picture
                     prediction.outputs[index] = f"inline:{index}"
-            prediction._answer = showable(value, make_safe, pictures)
+            show = partial(showable, value, make_safe, pictures)
+            if prediction.terminal:
+                prediction._answer = show()
+            else:  # nobody looks at most answers to a poll
+                prediction._show = ProcessLocal(show)
             prediction._unreadable = _holds_unreadable(value.get("outputs"))
         return prediction
 
@@ -191,17 +198,19 @@ class Prediction(BaseModel):
 
         URLs lose their queries, pictures are replaced by a short mark. Empty for what was not received.
         """
+        if self._show.value:
+            self._answer, self._show = self._show.value(), ProcessLocal()
         return self._answer
 
     def with_answer(self, answer: Mapping[str, Any]) -> Prediction:
         """Return this prediction, with what ``answer`` was before it was written down."""
-        self._answer = dict(answer)
+        self._answer, self._show = dict(answer), ProcessLocal()
         return self
 
     @property
     def unreadable_outputs(self) -> str | None:
         """What the API sent as outputs, in one line, where it holds something that is none; else None."""
-        return redact(json.dumps(self._answer.get("outputs"))) if self._unreadable else None
+        return redact(json.dumps(self.answer.get("outputs"))) if self._unreadable else None
 
     def flag(self, index: int) -> bool | None:
         """Whether the output at an index was flagged as NSFW; None where it was not checked."""
