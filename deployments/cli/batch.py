@@ -23,7 +23,7 @@ from prefect_wavespeed.deployments.cli.shared.flags import (
 )
 from prefect_wavespeed.deployments.cli.shared.options import AsJson, Out, WaveSpeedBlock
 from prefect_wavespeed.deployments.cli.shared.progress import BatchProgress
-from prefect_wavespeed.deployments.prefect_runtime import quiet_run
+from prefect_wavespeed.deployments.prefect_runtime import all_imported, quiet_run
 
 if TYPE_CHECKING:
     from prefect_wavespeed.batch.progress import OnProgress
@@ -155,6 +155,7 @@ async def _quote(asked: _Command, on_progress: OnProgress) -> BatchQuote:
     from prefect_wavespeed.job import RunInfo
     from prefect_wavespeed.storage import layout
 
+    all_imported()
     store = await open_output(asked.out)
     await UsedOutput(store).check()
     block = await load_wavespeed(asked.wavespeed)
@@ -171,6 +172,7 @@ def _restyle(asked: _Command, console: Console) -> Summary:
     from prefect_wavespeed.flows import restyle_batch
     from prefect_wavespeed.flows.progress import announce, observer
 
+    all_imported()
     with BatchProgress(console) as bar:
         token, announcing = observer.set(bar.update), announce.set(bar.say)
         try:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from prefect_wavespeed.deployments.prefect_runtime import all_imported
+
 
 def emulator(*options: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> int:
     """Run the emulator until it is stopped.
@@ -15,4 +17,5 @@ def emulator(*options: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> 
     """
     from prefect_wavespeed.emulator import main
 
+    all_imported()
     return main(options, prog="restyle emulator")

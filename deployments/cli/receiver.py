@@ -6,7 +6,7 @@ import os
 
 from prefect_wavespeed.blocks.names import WAVESPEED_BLOCK
 from prefect_wavespeed.deployments.cli.shared.options import WaveSpeedBlock
-from prefect_wavespeed.deployments.prefect_runtime import quieten
+from prefect_wavespeed.deployments.prefect_runtime import all_imported, quieten
 
 
 def receiver(
@@ -30,5 +30,6 @@ def receiver(
 
     from prefect_wavespeed.deployments.receiver.serve import serve
 
+    all_imported()
     asyncio.run(serve(host, port, sqs, wavespeed))
     return 0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from prefect_wavespeed.blocks.names import WAVESPEED_BLOCK
 from prefect_wavespeed.deployments.cli.shared.options import AsJson, Out, WaveSpeedBlock
-from prefect_wavespeed.deployments.prefect_runtime import quiet_run
+from prefect_wavespeed.deployments.prefect_runtime import all_imported, quiet_run
 
 if TYPE_CHECKING:
     from prefect_wavespeed.settling.summary import Settled
@@ -34,6 +34,7 @@ async def _settle(out: str, wavespeed: str) -> Settled:
         await store.ensure_conditional_put()
     from prefect_wavespeed.flows import settle
 
+    all_imported()
     # at a terminal the user decides whether to try again
     return await settle.once(wavespeed=wavespeed, output=out)
 

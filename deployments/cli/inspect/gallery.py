@@ -6,7 +6,7 @@ import sys
 from typing import IO
 
 from prefect_wavespeed.deployments.cli.shared.options import Out, Run
-from prefect_wavespeed.deployments.prefect_runtime import quiet_run
+from prefect_wavespeed.deployments.prefect_runtime import all_imported, quiet_run
 
 
 def gallery(*, out: Out, run: Run = "latest") -> int:
@@ -28,6 +28,7 @@ async def _serve(out: str, wanted: str, stdout: IO[str]) -> None:
     from prefect_wavespeed.deployments.gallery_server import serve_gallery
     from prefect_wavespeed.inspect.runs import find_run
 
+    all_imported()
     store = await open_existing_output(out)
     run = await find_run(store, wanted)
     print(f"run {run.id}; Ctrl-C ends it; open:", file=sys.stderr)
