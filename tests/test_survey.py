@@ -16,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from prefect_wavespeed.api.models import ReduxParams
+from prefect_wavespeed.batch import survey
 from prefect_wavespeed.batch.options import BatchOptions
 from prefect_wavespeed.batch.survey import FEW
 from prefect_wavespeed.errors import StoreError
@@ -202,7 +203,8 @@ async def test_two_that_list_at_once_bill_each_image_once(nights: Nights) -> Non
     assert sum(result.summary.spent_usd for result in results) == pytest.approx(0.025 * IMAGES)
 
 
-async def test_what_a_listing_does_not_say_is_read(nights: Nights) -> None:
+async def test_what_a_listing_does_not_say_is_read(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey, "_AT_ONCE", 20)
     nights.api.faults([{"on": "prediction", "fault": "nsfw", "match": {"image": "/3.jpg"}}])
     first = await nights.run()
     gone = first.rows[0].outputs[0].removeprefix(f"{nights.store.uri}/")

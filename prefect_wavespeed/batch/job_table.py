@@ -254,9 +254,9 @@ class JobTable:
         )
         return map(NamedJob._make, self._db.execute(query))
 
-    def unsurveyed(self) -> Iterator[Job]:
-        """The jobs without an outcome of which the survey does not know that they are new."""
-        return self._each_job("outcome IS NULL AND seen IS NOT 'new'")
+    def unsurveyed(self, first: int, last: int) -> Iterator[Job]:
+        """The jobs with these numbers without an outcome of which it is not known that they are new."""
+        return self._each_job("outcome IS NULL AND seen IS NOT 'new'", first, last)
 
     def is_new(self, key: str) -> bool:
         """Whether the store held nothing of a job."""
@@ -271,9 +271,12 @@ class JobTable:
         """Note that the store holds nothing of a job."""
         self._db.execute("UPDATE jobs SET seen = 'new' WHERE key = ?", (bytes.fromhex(key),))
 
-    def mark_rest_new(self) -> None:
-        """Note that the store holds nothing of all jobs that were not found."""
-        self._db.execute("UPDATE jobs SET seen = 'new' WHERE outcome IS NULL AND seen IS NULL")
+    def mark_rest_new(self, first: int, last: int) -> None:
+        """Note that the store holds nothing of those jobs with these numbers that were not found."""
+        self._db.execute(
+            "UPDATE jobs SET seen = 'new' WHERE number BETWEEN ? AND ? AND outcome IS NULL AND seen IS NULL",
+            (first, last),
+        )
 
     def record_done(self, found: Iterable[tuple[int, JobOutcome]]) -> None:
         """Record, by their numbers, that jobs were done before."""

@@ -7,7 +7,8 @@ nothing about a bill: what it shows as new is claimed first, and looked at after
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import TypeVar
@@ -27,7 +28,7 @@ _T = TypeVar("_T")
 
 FEW = 50
 """Jobs that are looked at by themselves: their rows then say all that their side-cars do."""
-_AT_ONCE = 10_000  # jobs that are looked up in one listing
+_AT_ONCE = 10_000  # jobs that are looked up in one listing, or gone through in one step
 _LISTINGS = 8  # at a time
 _PAGE = 500  # jobs that are looked at
 
@@ -69,8 +70,7 @@ class Survey:
                 self._table.mark_new(key)
         elif self._table.job_count > FEW:
             await self._list()
-        jobs = self._table.unsurveyed()
-        while page := list(islice(jobs, _PAGE)):
+        async for page in self._unsurveyed():
             for job, state in zip(page, await self._ledger.states(page), strict=True):
                 if state.is_new:
                     self._table.mark_new(job.key)
@@ -78,9 +78,27 @@ class Survey:
 
     async def _list(self) -> None:
         """Look all jobs up; what is open first: a job that ends meanwhile is seen as open, or as done."""
-        await for_each(self._mark_known, _parts(self._table.jobs_by_key()), _LISTINGS)
-        await for_each(self._record_done, _parts(self._table.jobs_by_name()), _LISTINGS)
-        self._table.mark_rest_new()
+        await for_each(self._mark_known, _parts(await _in_thread(self._table.jobs_by_key)), _LISTINGS)
+        await for_each(self._record_done, _parts(await _in_thread(self._table.jobs_by_name)), _LISTINGS)
+        async for first, last in self._ranges():
+            self._table.mark_rest_new(first, last)
+
+    async def _unsurveyed(self) -> AsyncIterator[list[Job]]:
+        page = []
+        async for first, last in self._ranges():
+            for job in self._table.unsurveyed(first, last):
+                page.append(job)
+                if len(page) == _PAGE:
+                    yield page
+                    page = []
+        if page:
+            yield page
+
+    async def _ranges(self) -> AsyncIterator[tuple[int, int]]:
+        """Numbers of jobs, first and last: a million in one step would hold up all other work."""
+        for first in range(1, self._table.job_count + 1, _AT_ONCE):
+            yield first, first + _AT_ONCE - 1
+            await asyncio.sleep(0)
 
     async def _mark_known(self, jobs: Sequence[tuple[int, str]]) -> None:
         for folder, path_of in ((layout.OPEN, layout.open_job), (layout.FAILED, layout.dead_letter)):
@@ -116,6 +134,18 @@ class Survey:
             metadata_uri=self._store.uri_of(side_car.path),
             cost_usd=0.0,
         )
+
+
+async def _in_thread(sort: Callable[[], _T]) -> _T:
+    """Let a query sort a million jobs, for a second or two, while no listing is under way that marks any.
+
+    It is waited for if this is cancelled, too: next the table is closed.
+    """
+    sorting = asyncio.create_task(asyncio.to_thread(sort))
+    try:
+        return await asyncio.shield(sorting)
+    finally:
+        await asyncio.wait([sorting])
 
 
 def _parts(jobs: Iterator[_T]) -> Iterator[list[_T]]:
