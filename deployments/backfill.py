@@ -193,7 +193,6 @@ class _Deployed:
         self.output = typed.get("output", DEFAULT_OUTPUT)
         self.wavespeed = typed.get("wavespeed", WAVESPEED_BLOCK)
         self.options: BatchOptions = typed.get("options", BatchOptions())
-
         self.zones = zones_of(deployment)
 
     def check_range(self, asked: Backfill) -> None:
