@@ -48,7 +48,8 @@ class Proxy:
         endpoint: its address.
         ignore_conditions: remove ``If-None-Match`` from every request, as if the store ignored it.
         page: objects on a page of a listing, instead of 1,000.
-        listings_are_kept: a listing is answered as it was the first time.
+        listings_are_kept: a listing that begins after a key is answered as it was the first time; a job's own
+            folder is listed from its beginning, and has to be as it is.
         ahead: seconds by which the times in its responses are ahead.
         faults: what else it does.
         request_lines: the requests that reached it, as ``METHOD path``.
@@ -119,7 +120,7 @@ class Proxy:
             ) as answer,
         ):
             body = await answer.read()
-        if self.listings_are_kept and "list-type" in request.query:
+        if self.listings_are_kept and "start-after" in request.query:
             body = self._listings.setdefault(request.raw_path, body)
         if fault == "drop" and request.transport:
             request.transport.abort()
