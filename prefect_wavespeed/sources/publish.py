@@ -160,6 +160,7 @@ class Publisher:
         """The URL of the newest upload, unless it is too old or WaveSpeedAI has lost it."""
         if (url := self._verified.get(sha256)) and url not in self._lost:
             return url
+        await self._store.ensure_conditional_put()  # which also reads the store's clock
         since = self._store.now() - UPLOAD_KEPT_FOR
         if not await self._known.may_have(sha256, since):
             return None
