@@ -72,7 +72,7 @@ def test_copied_paths_suffice_to_install_the_flows_and_the_command(tmp_path: Pat
         [
             sys.executable,
             "-c",
-            "from prefect_wavespeed import deployments, flows; print(flows.__file__, *vars(flows))",
+            "from prefect_wavespeed import deployments, flows; print(flows.__file__, *dir(flows))",
         ],
         cwd=tmp_path,
         env={"PYTHONPATH": str(target), "PATH": ""},
