@@ -26,7 +26,7 @@ from prefect.settings import get_current_settings
 from prefect_wavespeed.batch.manifest.partition import day_at, filled, is_template
 from prefect_wavespeed.batch.manifest.read import safe_name
 from prefect_wavespeed.batch.options import BatchOptions
-from prefect_wavespeed.batch.quoting import BatchQuote
+from prefect_wavespeed.batch.quoting import ROUNDING, BatchQuote
 from prefect_wavespeed.batch.report.rows import Summary
 from prefect_wavespeed.batch.run import Batch
 from prefect_wavespeed.blocks.names import BATCH_DEPLOYMENT, DEFAULT_OUTPUT, WAVESPEED_BLOCK
@@ -57,7 +57,6 @@ MOST_RUNS = 100
 """Runs that are begun without `yes`."""
 
 _LABEL = "restyle.backfill"
-_ROUNDING = 1e-9  # USD by which sums of floats may differ
 _NOTHING = 1e-9  # USD: a cap that pays for nothing; zero is none
 _ONE = timedelta(days=1)
 
@@ -295,20 +294,20 @@ class Caps:
                 "its own, so what it may spend is not known: wait for it or cancel it, or leave the days of "
                 "such runs out; nothing was begun"
             )
-        if self.total is not None and usd > max(0.0, self.total - held) + _ROUNDING:
+        if self.total is not None and usd > max(0.0, self.total - held) + ROUNDING:
             more = f", and runs begun earlier have spent or may spend {held:g} USD" if held else ""
             return BudgetExceededError(
                 f"max_cost_usd {self.total:g}: {days} would cost {usd:g} USD{more}: give {usd + held:g} or "
                 "more, or a shorter range; nothing was begun"
             )
         dearest = max(new, key=lambda one: one.quote.usd if one.quote else 0.0)
-        if self.each is not None and _usd([dearest]) > self.each + _ROUNDING:
+        if self.each is not None and _usd([dearest]) > self.each + ROUNDING:
             return BudgetExceededError(
                 f"{dearest.day} would cost {_usd([dearest]):g} USD, and the deployment lets a run spend "
                 f"{self.each:g} USD (max_cost_usd of its options): raise that, or leave the day out; nothing "
                 "was begun"
             )
-        if usd > (balance := quotes[-1].balance_usd) + _ROUNDING:
+        if usd > (balance := quotes[-1].balance_usd) + ROUNDING:
             return InsufficientCreditsError(
                 f"{days} would cost {usd:g} USD, and the account holds {balance:g} USD: top it up, or give a "
                 "shorter range; nothing was begun"
@@ -347,7 +346,7 @@ async def _begin_all(
     rest = [one for one in plan if one.status == "new"]
     done: dict[date, DayRun] = {}
     while rest:
-        if left is not None and _usd(rest) > max(0.0, left) + _ROUNDING:
+        if left is not None and _usd(rest) > max(0.0, left) + ROUNDING:
             reason = (
                 "another command has begun runs meanwhile, and what is left of the cap "
                 f"({max(0.0, left):g} USD) does not cover the days that are left ({_usd(rest):g} USD)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 from prefect.events.clients import PrefectEventsClient
@@ -28,17 +28,26 @@ def _away() -> Iterator[None]:
         EventsWorker.set_client_override(None)
 
 
+async def told_of(events: Iterable[Submitted], caplog: pytest.LogCaptureFixture) -> str:
+    """The only line in the log about events of jobs that share theirs."""
+    job = job_of(make_row(1))
+    async with sharing_events("s3://b/out", RunInfo(package_version="0", flow_run_id="run")):
+        for submitted in events:
+            emit_submitted(job, "s3://b/out", submitted)
+    (told,) = (record.getMessage() for record in caplog.records if record.name == "prefect.restyle")
+    return told
+
+
+def of_prediction(prediction_id: str) -> Submitted:
+    return Submitted(job_key="a" * 64, prediction_id=prediction_id, attempt=1, fresh=True)
+
+
 @pytest.mark.usefixtures("_away")
 async def test_events_that_wait_for_a_server_that_is_away_are_bounded_and_the_rest_is_told_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    job = job_of(make_row(1))
-    async with sharing_events("s3://b/out", RunInfo(package_version="0", flow_run_id="run")):
-        for number in range(30_000):
-            submitted = Submitted(job_key=job.key, prediction_id=str(number), attempt=1, fresh=True)
-            emit_submitted(job, "s3://b/out", submitted)
+    told = await told_of((of_prediction(str(number)) for number in range(30_000)), caplog)
     assert EventsWorker.instance()._queue.qsize() <= 200, "of 300"
-    (told,) = (record.getMessage() for record in caplog.records if record.name == "prefect.restyle")
     assert re.fullmatch(r"\d+ events dropped, as Prefect's server was away or slow: .*", told)
     assert int(told.split()[0]) >= 99
 
@@ -47,9 +56,5 @@ async def test_events_that_wait_for_a_server_that_is_away_are_bounded_and_the_re
 async def test_events_that_prefect_does_not_take_are_told_with_the_reason(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    job = job_of(make_row(1))
-    async with sharing_events("s3://b/out", RunInfo(package_version="0", flow_run_id="run")):
-        too_large = Submitted(job_key=job.key, prediction_id="x" * 3_000_000, attempt=1, fresh=True)
-        emit_submitted(job, "s3://b/out", too_large)
-    (told,) = (record.getMessage() for record in caplog.records if record.name == "prefect.restyle")
+    told = await told_of([of_prediction("x" * 3_000_000)], caplog)
     assert told.startswith("1 event dropped, as Prefect did not take them (EventTooLarge at last): ")

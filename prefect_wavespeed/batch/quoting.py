@@ -19,7 +19,8 @@ from prefect_wavespeed.job import Job
 from prefect_wavespeed.steps.prices import PriceCache
 from prefect_wavespeed.words import counted
 
-_ROUNDING = 1e-9  # USD by which sums of floats may differ
+ROUNDING = 1e-9
+"""USD by which sums of floats may differ."""
 
 
 @dataclass(frozen=True)
@@ -163,13 +164,13 @@ class Quoting:
         """
         quote, cap = await self._quoted(tidies_up=True), self._options.max_cost_usd
         figures = f"{quote.billed:,} images to bill cost {quote.usd:g} USD"
-        if cap is not None and quote.usd + self._budget.total > cap + _ROUNDING:
+        if cap is not None and quote.usd + self._budget.total > cap + ROUNDING:
             spent = f" and {self._budget.total:g} USD are spent already" if self._budget.total else ""
             raise BudgetExceededError(
                 f"max_cost_usd {cap:g}: {figures}{spent}: raise the limit or restyle fewer images; nothing "
                 "was submitted"
             )
-        if quote.usd > quote.balance_usd + _ROUNDING:
+        if quote.usd > quote.balance_usd + ROUNDING:
             raise InsufficientCreditsError(
                 f"{figures} and the balance is {quote.balance_usd:g} USD: top up the WaveSpeed account; "
                 "nothing was submitted"
