@@ -9,6 +9,7 @@ import asyncio
 import io
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,8 +52,10 @@ class World:
         (found,) = (found for found in self.prefect.all("deployments") if found["name"] == name)
         return found
 
-    def artifact(self, begins: str) -> dict[str, Any]:
-        return next(found for found in self.prefect.all("artifacts") if found["key"].startswith(begins))
+    def artifact(self, pattern: str) -> dict[str, Any]:
+        """The one whose whole key fits a pattern."""
+        (found,) = (a for a in self.prefect.all("artifacts") if re.fullmatch(pattern, a["key"]))
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +236,7 @@ async def test_what_is_entered_in_the_form_is_what_the_run_is_given(world: World
 async def test_an_image_and_a_batch_show_their_pictures_beside_their_sources(
     world: World, page: Page, tmp_path: Path
 ) -> None:
-    one = world.artifact("restyle-astronaut")
+    one = world.artifact("restyle-astronaut-.*")
     await page.show(world.page(f"/artifacts/artifact/{one['id']}"), width=1200, height=840)
     await page.until(f"{LOADED}.length === 3")
     await reads(page, "astronaut.jpg", "2 pictures for 0.05 USD.", "source output 1 output 2", "Seed 7")

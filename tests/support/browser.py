@@ -61,9 +61,13 @@ class Page:
 
     async def until(self, condition: str, seconds: float = 120) -> None:
         """Wait until an expression holds."""
-        async with asyncio.timeout(seconds):
-            while not await self.ask(f"Boolean({condition})"):
-                await asyncio.sleep(0.05)
+        try:
+            async with asyncio.timeout(seconds):
+                while not await self.ask(f"Boolean({condition})"):
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            shown = await self.ask("document.body.innerText")
+            raise TimeoutError(f"after {seconds} s: {condition}\n{shown}") from None
 
     async def press(self, key: str) -> None:
         """Press and release a key, such as ``Enter`` or ``ArrowRight``; or type one character."""
