@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
+from typing import Any
 
 import prefect
 from prefect import runtime
@@ -48,21 +49,27 @@ def record_task_run() -> list[str]:
 
 def run_info() -> RunInfo:
     """Who is running now, with the task runs up to this one. In a shard: the run that started it."""
-    batch, current = current_batch.get(), runtime.flow_run
+    changes: dict[str, Any] = {"task_run_ids": list(record_task_run())}
+    if batch := current_batch.get():
+        changes |= {"flow_run_id": batch.run.flow_run_id, "flow_run_name": batch.run.flow_run_name}
+    return _run_of(runtime.flow_run.id).model_copy(update=changes)
+
+
+@lru_cache(maxsize=100)
+def _run_of(flow_run_id: str | None) -> RunInfo:
+    """The current flow run, whose id this is: Prefect looks for each of these in four places."""
     return RunInfo(
-        flow=current.flow_name,
-        flow_run_id=batch.run.flow_run_id if batch else current.id,
-        flow_run_name=batch.run.flow_run_name if batch else current.name,
-        deployment=_deployment_name(current.id),
-        task_run_ids=list(record_task_run()),
+        flow=runtime.flow_run.flow_name,
+        flow_run_id=flow_run_id,
+        flow_run_name=runtime.flow_run.name,
+        deployment=_deployment_name(),
         prefect_version=prefect.__version__,
         package_version=package_version(),
         git_commit=git_commit(),
     )
 
 
-@lru_cache(maxsize=100)
-def _deployment_name(flow_run_id: str | None) -> str | None:
+def _deployment_name() -> str | None:
     """A flow run's deployment. Prefect asks its server each time, and blocks the event loop meanwhile."""
     run = context.flow_run if (context := FlowRunContext.get()) else None
     if run and not run.deployment_id and not run.parent_task_run_id:  # a nested run's may be its parent's

@@ -82,6 +82,7 @@ class Transport:
         limits = httpx.Limits(max_connections=max_connections)
         # Calls go to one host with one key, and need no redirects, cookies or mounts. A whole client
         # would take as long for those as for the request itself.
+        self._headers = httpx.Headers({**_HEADERS, "Authorization": f"Bearer {key}"})
         trusted = trusted_authorities()
         self._api = AiohttpTransport(limits=limits, proxy=proxy_for(self.base_url, host), verify=trusted)
         self._cdn = client_beside(host, max_connections, headers={"User-Agent": _USER_AGENT}, limits=limits)
@@ -120,18 +121,19 @@ class Transport:
                 response = await self._api.handle_async_request(
                     httpx.Request(
                         method,
-                        self.base_url + path,
-                        headers={**_HEADERS, "Authorization": f"Bearer {self._key.get_secret_value()}"},
-                        extensions={"timeout": _timeouts(seconds).as_dict()},
+                        _url(self.base_url + path),
+                        headers=self._headers,
+                        extensions={"timeout": _connecting(seconds)},
                         **request,
                     )
                 )
                 try:
-                    reply.status, reply.retry_after = response.status_code, _retry_after(response.headers)
-                    reply.limits = frozenset(name for name in response.headers if _ABOUT_LIMITS.search(name))
-                    if date := response.headers.get("Date"):
+                    headers = dict(response.headers.items())
+                    reply.status, reply.retry_after = response.status_code, _retry_after(headers)
+                    reply.limits = frozenset(name for name in headers if _ABOUT_LIMITS.search(name))
+                    if date := headers.get("date"):
                         self._server_date = date, time.time()
-                    reply.body, reply.pictures = await _document(response)
+                    reply.body, reply.pictures = await _document(response, headers)
                 finally:
                     await response.aclose()
         except FAILURES as error:
@@ -223,31 +225,33 @@ class Transport:
             yield response
 
 
-def _retry_after(headers: httpx.Headers) -> float | None:
+def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait: ``Retry-After`` as seconds, or as a date by the server's own clock."""
-    value = headers.get("Retry-After", "").strip()
+    value = headers.get("retry-after", "").strip()
     if not value:
         return None
     try:
         if value.isdecimal():
             return float(value)
         then = parsedate_to_datetime(value)
-        now = parsedate_to_datetime(headers["Date"]) if "Date" in headers else datetime.now(UTC)
+        now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
         return max(0.0, (then - now).total_seconds())
     except (ValueError, TypeError, OverflowError):  # TypeError: one of the dates has no time zone
         return None
 
 
-async def _document(response: httpx.Response) -> tuple[Any, Mapping[str, bytes]]:
+async def _document(response: httpx.Response, headers: Mapping[str, str]) -> tuple[Any, Mapping[str, bytes]]:
     """A JSON answer, and the pictures that were in it.
 
     Raises:
         ValueError: it is not JSON, or absurdly long.
     """
     await check_coding(response)
-    length = response.headers.get("Content-Length", "")
-    if length.isdecimal() and int(length) <= LONG and "Content-Encoding" not in response.headers:
-        body = await response.aread()  # too short to hold a picture that must be kept out of the text
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length) <= LONG and "content-encoding" not in headers:
+        # too short to hold a picture that must be kept out of the text, and nothing is to be unpacked
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        body = b"".join([chunk async for chunk in response.stream])
         return decode_json(body.decode("utf-8-sig", "replace")), {}
     sieve = Sieve()
     async for chunk in response.aiter_bytes():
@@ -269,6 +273,18 @@ async def _bounded(response: httpx.Response, limit: int) -> bytes:
     if length is not None and response.num_bytes_downloaded != length:
         raise ValueError(f"received {response.num_bytes_downloaded} of {length} bytes")
     return buffer.getvalue()
+
+
+_url = lru_cache(4_096)(
+    httpx.URL
+)  # results are asked for several times; a parse takes as long as an answer's
+
+
+@lru_cache(16)
+def _connecting(seconds: float) -> Mapping[str, float | None]:
+    """Timeouts until a connection is there; one for the whole of a request needs no other."""
+    timeouts = _timeouts(seconds)
+    return {"connect": timeouts.connect, "pool": timeouts.pool}
 
 
 @lru_cache(16)

@@ -23,8 +23,10 @@ def is_blank(reduced: Image.Image) -> bool:
     Args:
         reduced: the picture with its longer side reduced to about a hundred pixels, which averages noise out.
     """
-    extremes = cast("tuple[tuple[int, int], ...]", reduced.convert("RGBA").getextrema())
-    is_transparent = extremes[3][1] == 0
+    opaque = reduced.mode == "RGB"  # as a JPEG mostly is
+    found = (reduced if opaque else reduced.convert("RGBA")).getextrema()
+    extremes = cast("tuple[tuple[int, int], ...]", found)
+    is_transparent = not opaque and extremes[3][1] == 0
     return is_transparent or all(most - least <= _ONE_COLOUR for least, most in extremes)
 
 

@@ -66,6 +66,12 @@ def check_image(image: str) -> Source | None:
     return None
 
 
+def is_url(source: Source) -> bool:
+    """Whether WaveSpeedAI fetches it, and nobody else: it is neither a file nor on S3."""
+    scheme, separator, _ = source.location.partition("://")
+    return bool(separator) and scheme.lower() != "s3"
+
+
 async def read_source(source: Source, store: Store) -> bytes | None:
     """The picture itself where it is a file or on S3; None for a URL, which WaveSpeedAI fetches.
 
@@ -73,9 +79,8 @@ async def read_source(source: Source, store: Store) -> bytes | None:
         SourceError: it cannot be read any more, or has more than 20 MB.
         StoreError: the server cannot be reached now.
     """
-    scheme, separator, _ = source.location.partition("://")
-    if not separator:
-        return await read_file(source.location)
-    if scheme.lower() != "s3":
+    if is_url(source):
         return None
+    if "://" not in source.location:
+        return await read_file(source.location)
     return await (await find_object(source.location, store)).read()

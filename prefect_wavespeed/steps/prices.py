@@ -58,6 +58,8 @@ class PriceCache:
             RestyleError: it is required and could not be fetched.
         """
         key = price_key(request)
+        if price := self._fresh(key, time.monotonic() - MAX_AGE):
+            return price.usd
         if not required and key in self._unknown:
             return self.cached(request)
         try:
@@ -75,10 +77,10 @@ class PriceCache:
             BudgetExceededError: it is not in USD.
             RestyleError: it could not be fetched.
         """
-        key, called_at = price_key(request), time.monotonic()
+        key, since = price_key(request), time.monotonic() - max_age
         async with self._locks[key]:
-            price = self._prices.get(key)
-            if price is None or called_at - price.requested_at > max_age:
+            price = self._fresh(key, since)
+            if price is None:
                 requested_at = time.monotonic()
                 quote = await self._client.price(request)
                 if quote.currency != "USD":
@@ -88,6 +90,10 @@ class PriceCache:
                     )
                 price = self._prices[key] = Price(quote.usd, requested_at)
             return price
+
+    def _fresh(self, key: Hashable, since: float) -> Price | None:
+        price = self._prices.get(key)
+        return price if price and price.requested_at >= since else None
 
 
 def price_key(params: ReduxParams) -> Hashable:

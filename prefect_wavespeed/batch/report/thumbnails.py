@@ -12,7 +12,7 @@ from prefect_wavespeed.concurrency import for_each
 from prefect_wavespeed.job import Job
 from prefect_wavespeed.quality.thumbnails import thumbnail
 from prefect_wavespeed.quality.verify import THUMBNAIL_EDGE
-from prefect_wavespeed.sources.identify import read_source
+from prefect_wavespeed.sources.identify import is_url, read_source
 from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.store import Store
 
@@ -48,7 +48,7 @@ class GalleryThumbnails:
                 that was not submitted.
         """
         is_stored = status == "stored"
-        if status not in _THIS_RUNS or self._read[is_stored] >= _MAX_READ:
+        if status not in _THIS_RUNS or self._read[is_stored] >= _MAX_READ or is_url(job.source):
             return
         if not self._table.wants_source(job.key):
             return
