@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from io import BytesIO
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import httpx
@@ -250,8 +250,8 @@ async def _document(response: httpx.Response, headers: Mapping[str, str]) -> tup
     length = headers.get("content-length", "")
     if length.isdecimal() and int(length) <= LONG and "content-encoding" not in headers:
         # too short to hold a picture that must be kept out of the text, and nothing is to be unpacked
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        body = b"".join([chunk async for chunk in response.stream])
+        stream = cast("httpx.AsyncByteStream", response.stream)
+        body = b"".join([chunk async for chunk in stream])
         return decode_json(body.decode("utf-8-sig", "replace")), {}
     sieve = Sieve()
     async for chunk in response.aiter_bytes():
@@ -275,9 +275,7 @@ async def _bounded(response: httpx.Response, limit: int) -> bytes:
     return buffer.getvalue()
 
 
-_url = lru_cache(4_096)(
-    httpx.URL
-)  # results are asked for several times; a parse takes as long as an answer's
+_url = lru_cache(4_096)(httpx.URL)  # results are asked for several times, and each parse takes its time
 
 
 @lru_cache(16)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -65,6 +65,7 @@ _JOBS = (
 _STORED = _JOBS.replace("SELECT", "SELECT outcome,", 1)
 _PARAMS = 1_000  # kept in memory
 _MAX_THUMBNAILS = 40_000
+_CACHE_KB = 16 * 1024  # while jobs are carried out and reported
 
 
 class NamedJob(NamedTuple):
@@ -87,16 +88,20 @@ class _Database(sqlite3.Connection):
     """Says what to do when its temporary file does not fit on the disk."""
 
     def execute(self, *args: Any) -> sqlite3.Cursor:
-        try:
-            return super().execute(*args)
-        except sqlite3.OperationalError as error:
-            raise sqlite_error(error) from None
+        return _explained(super().execute, *args)
 
     def executemany(self, *args: Any) -> sqlite3.Cursor:
-        try:
-            return super().executemany(*args)
-        except sqlite3.OperationalError as error:
-            raise sqlite_error(error) from None
+        return _explained(super().executemany, *args)
+
+    def executescript(self, *args: Any) -> sqlite3.Cursor:
+        return _explained(super().executescript, *args)
+
+
+def _explained(call: Callable[..., sqlite3.Cursor], *args: Any) -> sqlite3.Cursor:
+    try:
+        return call(*args)
+    except sqlite3.OperationalError as error:
+        raise sqlite_error(error) from None
 
 
 class JobTable:
@@ -237,6 +242,11 @@ class JobTable:
         """The number of the shard, of so many, that a job belongs to."""
         query = "SELECT lot % ? + 1 FROM jobs WHERE key = ?"
         return int(self._db.execute(query, (shards, bytes.fromhex(key))).fetchone()[0])
+
+    def shrink(self) -> None:
+        """Give memory back once all jobs are known: from here on they are gone through in their order."""
+        # as a script, which commits first: only pages that are written can be given back
+        self._db.executescript(f"PRAGMA cache_size = -{_CACHE_KB}; PRAGMA shrink_memory;")
 
     # -- the survey ---------------------------------------------------------------------------------
 

@@ -247,6 +247,7 @@ class Batch:
         self.recorder.doing("looking up what is stored")
         async with self.store.removals.together():
             self._quote = await self.quoting.afford()
+        self.table.shrink()
         return self._quote
 
     async def carry_out(

@@ -64,6 +64,10 @@ class DirectoryBackend(Backend):
         """Read an object."""
         return await self._call(_read, self.handle, path)
 
+    async def head(self, path: str) -> Entry:
+        """Look at an object without its bytes."""
+        return entry(await self._call(obstore.head, self.handle, path))
+
     async def list(self, prefix: str) -> list[Entry]:
         """All objects below a prefix."""
         try:

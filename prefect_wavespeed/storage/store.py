@@ -188,7 +188,7 @@ class Store:
 
     async def is_marked(self) -> bool:
         """Whether the marker of a directory that was used is there; True for a bucket, which has none."""
-        return not self.is_directory or await self.get(layout.MARKER) is not None
+        return not self.is_directory or await self.head(layout.MARKER) is not None
 
     async def mark(self) -> None:
         """Mark a directory as used."""
