@@ -20,7 +20,6 @@ from prefect_wavespeed.storage.scratch import scratch_error
 PutMode = Literal["create", "overwrite"]
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_PARTS = 4  # of 5 MB, that an upload of a file holds at a time
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,13 @@ class Backend(ABC):
 
     Attributes:
         lists_by_name: whether a listing is sorted.
+        parts_at_once: how many parts of a file, of 5 MB each, are under way at a time.
         identity: endpoint and bucket (S3), or an empty string and the path (directory): what create-if-absent
             and the clock are properties of.
     """
 
     lists_by_name: ClassVar[bool]
+    parts_at_once: ClassVar[int]
 
     def __init__(self, handle: S3Store | LocalStore, identity: tuple[str, str]) -> None:
         self.handle = handle
@@ -73,7 +74,9 @@ class Backend(ABC):
     async def put_file(self, path: str, file: Path, content_type: str) -> None:
         """Put a file of any size, over what exists; in several parts where it is big."""
         attributes = self.attributes(content_type, {})
-        await obstore.put_async(self.handle, path, file, attributes=attributes, max_concurrency=_PARTS)
+        await obstore.put_async(
+            self.handle, path, file, attributes=attributes, max_concurrency=self.parts_at_once
+        )
 
     @abstractmethod
     async def get(self, path: str) -> bytes:

@@ -38,6 +38,7 @@ class DirectoryBackend(Backend):
     """
 
     lists_by_name = False
+    parts_at_once = 1
     handle: LocalStore
 
     def __init__(self, path: Path, made: Path | None = None) -> None:

@@ -198,6 +198,7 @@ class S3Backend(Backend):
     """
 
     lists_by_name = True
+    parts_at_once = 4
 
     def __init__(self, access: S3Access, bucket: str, prefix: str) -> None:
         super().__init__(access.bucket(bucket, prefix), (access.endpoint_url, bucket))

