@@ -80,9 +80,9 @@ class Transport:
         self._server_date: tuple[str, float] | None = None  # an answer's Date header, and our time then
         self.base_url, host = checked_base_url(base_url)
         limits = httpx.Limits(max_connections=max_connections)
+        self._headers = httpx.Headers({**_HEADERS, "Authorization": f"Bearer {key}"})
         # Calls go to one host with one key, and need no redirects, cookies or mounts. A whole client
         # would take as long for those as for the request itself.
-        self._headers = httpx.Headers({**_HEADERS, "Authorization": f"Bearer {key}"})
         trusted = trusted_authorities()
         self._api = AiohttpTransport(limits=limits, proxy=proxy_for(self.base_url, host), verify=trusted)
         self._cdn = client_beside(host, max_connections, headers={"User-Agent": _USER_AGENT}, limits=limits)
