@@ -103,7 +103,10 @@ class Page:
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         session = {"sessionId": self._session} if self._session else {}
         await self._socket.send_json({"id": number, "method": method, "params": params, **session})
-        reply = await asyncio.wait_for(answer, 60)
+        try:
+            reply = await asyncio.wait_for(answer, 60)
+        finally:
+            del self._answers[number]  # it may come after nobody waits any more
         assert "error" not in reply, (method, reply["error"])
         result: dict[str, Any] = reply["result"]
         return result
@@ -111,10 +114,11 @@ class Page:
     async def _listen(self) -> None:
         async for message in self._socket:
             event = message.json()
-            if answer := self._answers.pop(event.get("id", -1), None):
+            answer = self._answers.get(event.get("id", -1))
+            if answer and not answer.done():
                 answer.set_result(event)
-            else:
-                self._note(event.get("method", ""), event.get("params", {}))
+            elif "method" in event:
+                self._note(event["method"], event.get("params", {}))
 
     def _note(self, event: str, about: dict[str, Any]) -> None:
         match event:
