@@ -14,6 +14,7 @@ import boto3
 import pytest
 
 from prefect_wavespeed.errors import ConfigurationError, StoreError, UnsafeStoreError
+from prefect_wavespeed.storage import layout
 from prefect_wavespeed.storage.open_store import bucket_store, directory_store, open_store, s3_store
 from prefect_wavespeed.storage.s3 import S3Access
 from prefect_wavespeed.storage.s3_names import split_s3_uri
@@ -244,6 +245,38 @@ def test_any_other_name_is_a_directory(output: str, tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there:" / "x").mkdir(parents=True)
     assert open_store(output).uri == str(tmp_path / output)
+
+
+async def test_a_job_that_has_ended_leaves_no_folder_behind_in_a_directory(tmp_path: Path) -> None:
+    store = directory_store(tmp_path)
+    for path in (layout.claim("k", 1), layout.prediction("k", 1)):
+        await store.create(path, b"1")
+    await store.delete([layout.claim("k", 1)])
+    assert (tmp_path / "open/k").is_dir()
+    await store.delete([layout.prediction("k", 1)])
+    assert [path.name for path in tmp_path.iterdir()] == ["open"]
+    assert not list((tmp_path / "open").iterdir())
+
+
+async def test_a_folder_that_is_removed_stops_nobody_who_writes_into_it_or_lists(tmp_path: Path) -> None:
+    async def come_and_go(number: int) -> None:
+        store = directory_store(tmp_path)
+        for _ in range(300):
+            assert await store.create(layout.claim("k", number), b"1")
+            await store.delete([layout.claim("k", number)])
+
+    async def look() -> None:
+        store = directory_store(tmp_path)
+        for _ in range(300):
+            await store.list(layout.OPEN)
+            await store.find(layout.OPEN, [layout.open_job("k")])
+            await store.folders(layout.OPEN)
+            async for _ in store.pages(layout.OPEN):
+                pass
+
+    work = [*(come_and_go(number) for number in range(1, 4)), look()]
+    await asyncio.gather(*(asyncio.to_thread(asyncio.run, each) for each in work))
+    assert not list((tmp_path / "open").iterdir())
 
 
 async def test_a_directory_that_was_made_for_nothing_is_removed_again(tmp_path: Path) -> None:

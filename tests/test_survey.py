@@ -215,6 +215,10 @@ async def test_what_a_listing_does_not_say_is_read(nights: Nights, monkeypatch: 
     assert [row.flagged for row in second.rows] == [[], [], [1], *[[]] * (IMAGES - 3)]
     assert second.summary.flagged == 1
     assert sum(row.prediction_id is not None for row in second.rows) == 2  # no more were read
+    gets = [urlsplit(path).path for method, path, _ in nights.way.requests if method == "GET"]
+    read = [path for path in gets if "/images/" in path or "/failed/" in path]
+    assert len(read) == 2
+    assert all(path.endswith("/metadata.json") for path in read)
 
 
 async def test_what_an_earlier_try_of_the_run_has_stored_is_its_own(nights: Nights) -> None:

@@ -36,7 +36,8 @@ CREATE TABLE params (number INTEGER PRIMARY KEY, params TEXT UNIQUE);
 -- A job's source has the uri that is the image of the job's first row; identity, location: NULL where they
 -- are the same;
 -- outcome: NULL until the job has ended; unbilled: why it will not be billed any more;
--- seen: 'new' if the store held nothing of the job, 'known' if it did
+-- seen: 'new' if the store held nothing of the job, 'done' if its side-car and nothing open or failed,
+-- 'known' if something else
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY, key BLOB UNIQUE, first_row INTEGER, row_count INTEGER DEFAULT 1,
     identity TEXT, source_name TEXT, location TEXT, sha256 TEXT,
@@ -264,9 +265,10 @@ class JobTable:
         )
         return map(NamedJob._make, self._db.execute(query))
 
-    def unsurveyed(self, first: int, last: int) -> Iterator[Job]:
-        """The jobs with these numbers without an outcome of which it is not known that they are new."""
-        return self._each_job("outcome IS NULL AND seen IS NOT 'new'", first, last)
+    def unsurveyed(self, first: int, last: int, *, done: bool) -> Iterator[Job]:
+        """The jobs with these numbers without an outcome: those that are done, or all that need a look."""
+        seen = "seen IS 'done'" if done else "seen IS NOT 'new' AND seen IS NOT 'done'"
+        return self._each_job(f"outcome IS NULL AND {seen}", first, last)
 
     def is_new(self, key: str) -> bool:
         """Whether the store held nothing of a job."""
@@ -276,6 +278,10 @@ class JobTable:
     def mark_known(self, numbers: Iterable[int]) -> None:
         """Note of which jobs the store holds something."""
         self._db.executemany("UPDATE jobs SET seen = 'known' WHERE number = ?", ((n,) for n in numbers))
+
+    def mark_done(self, numbers: Iterable[int]) -> None:
+        """Note which jobs have their side-car in the store, and nothing open or failed."""
+        self._db.executemany("UPDATE jobs SET seen = 'done' WHERE number = ?", ((n,) for n in numbers))
 
     def mark_new(self, key: str) -> None:
         """Note that the store holds nothing of a job."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from prefect_wavespeed.batch.outcome import JobOutcome
 from prefect_wavespeed.batch.patience import patiently
 from prefect_wavespeed.concurrency import map_all
 from prefect_wavespeed.job import Job
-from prefect_wavespeed.ledger.ledger import Ledger
+from prefect_wavespeed.ledger.ledger import Ledger, Look
 from prefect_wavespeed.ledger.records import DeadLetter, Metadata, OpenJob
 from prefect_wavespeed.ledger.sidecar import restyled_from
 
@@ -60,16 +61,21 @@ class LedgerView:
         """Whether it was this run that submitted something, in this try or an earlier one."""
         return flow_run_id is not None and flow_run_id == self._flow_run_id
 
-    async def states(self, jobs: Sequence[Job]) -> list[JobState]:
+    async def states(self, jobs: Sequence[Job], *, done: bool = False) -> list[JobState]:
         """Read the states of jobs, in their order.
+
+        Args:
+            jobs: that may be in any state.
+            done: they have side-cars and nothing else, as a listing says: nothing else is read.
 
         Raises:
             StoreError: the store cannot be read now.
         """
-        return await map_all(patiently(self._state), jobs, _CONCURRENCY)
+        return await map_all(patiently(partial(self._state, done=done)), jobs, _CONCURRENCY)
 
-    async def _state(self, job: Job) -> JobState:
-        metadata, dead_letter, open_job = await self._ledger.look(job)
+    async def _state(self, job: Job, *, done: bool) -> JobState:
+        look = Look(await self._ledger.side_car(job) if done else None, None, OpenJob())
+        metadata, dead_letter, open_job = look if look.side_car else await self._ledger.look(job)
         claims = [] if metadata else [await self._ledger.read_claim(job.key, n) for n in open_job.claimed]
         closed = metadata or dead_letter
         attempts = closed.attempts if closed else []

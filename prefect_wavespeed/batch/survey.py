@@ -1,8 +1,9 @@
 """What a store holds of a batch's jobs before any of them is carried out.
 
 Few jobs are looked at, each by itself. Many are looked up in listings, a thousand objects an answer, and only
-those are looked at that are open or failed, or of which the listing does not say enough. A listing decides
-nothing about a bill: what it shows as new is claimed first, and looked at after that.
+those are looked at that are open or failed; where a listing does not say enough of one that is done, its
+side-car is read. A listing decides nothing about a bill: what it shows as new is claimed first, and looked at
+after that.
 """
 
 from __future__ import annotations
@@ -70,11 +71,12 @@ class Survey:
                 self._table.mark_new(key)
         elif self._table.job_count > FEW:
             await self._list()
-        async for page in self._unsurveyed():
-            for job, state in zip(page, await self._ledger.states(page), strict=True):
-                if state.is_new:
-                    self._table.mark_new(job.key)
-                yield job, state
+        for done in (True, False):
+            async for page in self._unsurveyed(done):
+                for job, state in zip(page, await self._ledger.states(page, done=done), strict=True):
+                    if state.is_new:
+                        self._table.mark_new(job.key)
+                    yield job, state
 
     async def _list(self) -> None:
         """Look all jobs up; what is open first: a job that ends meanwhile is seen as open, or as done."""
@@ -83,10 +85,10 @@ class Survey:
         async for first, last in self._ranges():
             self._table.mark_rest_new(first, last)
 
-    async def _unsurveyed(self) -> AsyncIterator[list[Job]]:
+    async def _unsurveyed(self, done: bool) -> AsyncIterator[list[Job]]:
         page = []
         async for first, last in self._ranges():
-            for job in self._table.unsurveyed(first, last):
+            for job in self._table.unsurveyed(first, last, done=done):
                 page.append(job)
                 if len(page) == _PAGE:
                     yield page
@@ -109,18 +111,19 @@ class Survey:
     async def _record_done(self, jobs: Sequence[NamedJob]) -> None:
         by_folder = {layout.images(job.name): job for job in jobs}
         found = await patiently(self._store.find)(layout.IMAGES, list(by_folder))
-        done = []
+        done, unsaid = [], []
         for folder, entries in found.items():
             job = by_folder[folder]
             side_car = next((each for each in entries if each.path == layout.metadata(job.name)), None)
-            if side_car is None:
+            if side_car is None or job.is_known:
                 continue
             pictures = _pictures(entries, job.num_images)
-            if pictures and not job.is_known and not self._may_be_own(side_car):
+            if pictures and not self._may_be_own(side_car):
                 done.append((job.number, self._outcome(side_car, pictures)))
             else:
-                self._table.mark_known([job.number])
+                unsaid.append(job.number)
         self._table.record_done(done)
+        self._table.mark_done(unsaid)
         metrics.FOUND.inc(len(done))
 
     def _may_be_own(self, side_car: Entry) -> bool:

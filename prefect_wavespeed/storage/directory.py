@@ -106,8 +106,8 @@ class DirectoryBackend(Backend):
             await asyncio.to_thread(_remove_folders, self._made)
 
     async def delete(self, paths: Sequence[str], *, once: bool) -> None:
-        """Remove objects."""
-        await self._call(_remove, self.handle, paths)
+        """Remove objects, and the folders that held nothing else."""
+        await self._call(_remove, self.handle, self._path, paths)
 
     async def _call(self, call: Callable[_P, _T], *args: _P.args, **options: _P.kwargs) -> _T:
         if self.is_immediate:
@@ -168,7 +168,11 @@ def _read(handle: LocalStore, path: str) -> bytes:
     return bytes(obstore.get(handle, path).bytes())
 
 
-def _remove(handle: LocalStore, paths: Sequence[str]) -> None:
+def _remove(handle: LocalStore, root: Path, paths: Sequence[str]) -> None:
     for path in paths:  # obstore would stop at the first one that is missing
         with suppress(FileNotFoundError):
             obstore.delete(handle, path)
+    for folder in {path.rpartition("/")[0] for path in paths}:
+        if "/" in folder:  # a job's, a run's; the few at the top stay
+            with suppress(OSError):  # it holds more
+                Path(root, folder).rmdir()
