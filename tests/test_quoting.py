@@ -79,7 +79,7 @@ class World:
 class Ledger:
     world: World
 
-    async def states(self, jobs: Sequence[Job]) -> list[JobState]:
+    async def states(self, jobs: Sequence[Job], *, done: bool = False) -> list[JobState]:
         return [self.world.states.get(job.key, state()) for job in jobs]
 
     async def remove_leftovers(self, job: Job, found: JobState) -> None:
