@@ -261,13 +261,13 @@ async def test_a_job_that_has_ended_leaves_no_folder_behind_in_a_directory(tmp_p
 async def test_a_folder_that_is_removed_stops_nobody_who_writes_into_it_or_lists(tmp_path: Path) -> None:
     async def come_and_go(number: int) -> None:
         store = directory_store(tmp_path)
-        for _ in range(300):
+        for _ in range(100):
             assert await store.create(layout.claim("k", number), b"1")
             await store.delete([layout.claim("k", number)])
 
     async def look() -> None:
         store = directory_store(tmp_path)
-        for _ in range(300):
+        for _ in range(100):
             await store.list(layout.OPEN)
             await store.find(layout.OPEN, [layout.open_job("k")])
             await store.folders(layout.OPEN)
