@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, GenericError
 from obstore.store import LocalStore
 
 from prefect_wavespeed.storage.backend import Backend, Entry, PutMode, entry, is_for_a_key, is_plain
 
 _UNFINISHED = re.compile(r"#\d+$")  # what obstore is still writing, and does not list
+_TRIES = 5  # to put an object into a folder that others empty and remove
 _SLOW = 0.005  # seconds a call: from here on, other work should not have to wait for it
 
 _P = ParamSpec("_P")
@@ -59,7 +60,13 @@ class DirectoryBackend(Backend):
         self, path: str, data: bytes, content_type: str, metadata: Mapping[str, str], mode: PutMode
     ) -> None:
         """Put an object; obstore renames it into place, so it is never seen half-written."""
-        await self._call(obstore.put, self.handle, path, data, mode=mode, use_multipart=False)
+        for tries_left in range(_TRIES - 1, -1, -1):
+            try:
+                await self._call(obstore.put, self.handle, path, data, mode=mode, use_multipart=False)
+                return
+            except GenericError:  # its folder was there, and was removed before it could be used
+                if not tries_left:
+                    raise
 
     async def get(self, path: str) -> bytes:
         """Read an object."""
