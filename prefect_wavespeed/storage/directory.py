@@ -105,7 +105,7 @@ class DirectoryBackend(Backend):
 
     async def find(self, folder: str, wanted: Sequence[str]) -> Mapping[str, Sequence[Entry]]:
         """The objects at many paths: a look at each takes some microseconds, and a listing is not sorted."""
-        return await asyncio.to_thread(_find, self._path, wanted)
+        return await asyncio.to_thread(_find, self._path, folder, wanted)
 
     async def discard_if_empty(self) -> None:
         """Remove the directory, and what was made above it, unless somebody has put a file there."""
@@ -129,7 +129,13 @@ class DirectoryBackend(Backend):
             self._mean_seconds += 0.1 * (time.perf_counter() - start - self._mean_seconds)
 
 
-def _find(root: Path, wanted: Sequence[str]) -> dict[str, list[Entry]]:
+def _find(root: Path, folder: str, wanted: Sequence[str]) -> dict[str, list[Entry]]:
+    try:
+        with os.scandir(root / folder) as anything:
+            if not any(anything):  # as what is open and what has failed mostly is
+                return {}
+    except FileNotFoundError:
+        return {}
     found = ((path, _entries_at(root, path)) for path in wanted)
     return {path: entries for path, entries in found if entries}
 
