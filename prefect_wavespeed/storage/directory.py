@@ -134,7 +134,7 @@ def _find(root: Path, folder: str, wanted: Sequence[str]) -> dict[str, list[Entr
         with os.scandir(root / folder) as anything:
             if not any(anything):  # as what is open and what has failed mostly is
                 return {}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     found = ((path, _entries_at(root, path)) for path in wanted)
     return {path: entries for path, entries in found if entries}
