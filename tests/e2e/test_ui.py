@@ -221,7 +221,7 @@ async def test_what_is_entered_in_the_form_is_what_the_run_is_given(world: World
     )
     await page.click("#submit")
     wanted = {"deployments": {"id": {"any_": [deployment["id"]]}}}
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not (runs := await asyncio.to_thread(world.prefect.all, "flow_runs", **wanted)):
             await asyncio.sleep(0.2)
     (run,) = runs
